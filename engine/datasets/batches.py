@@ -1,0 +1,96 @@
+"""Batches as index selections on the training device: order, normalisation and augmentation without the CPU's help.
+
+The order of an epoch comes from (seed, epoch), the augmentation of a step from (seed, epoch, step), and from nothing
+else, so a resumed or distributed step sees the same pixels. Both are drawn on the CPU: the same on every device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def generator(*entropy: int) -> torch.Generator:
+    """A CPU generator seeded by all of `entropy` together (numpy's SeedSequence mixes them)."""
+    seed = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
+    return torch.Generator().manual_seed(seed & (2**63 - 1))
+
+
+def epoch_order(num_images: int, seed: int, epoch: int) -> Tensor:
+    """The order of the images in an epoch (from 1): (N,) int64."""
+    return torch.randperm(num_images, generator=generator(seed, epoch))
+
+
+def batch_bounds(num_images: int, batch_size: int) -> list[tuple[int, int]]:
+    """Where each batch starts and ends. A last batch of one joins the one before: batch-norm cannot take it."""
+    starts = list(range(0, num_images, batch_size))
+    if len(starts) > 1 and num_images - starts[-1] == 1:
+        starts.pop()
+    return list(zip(starts, [*starts[1:], num_images], strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """Turns uint8 images into what the network takes; `flip` and `crop_padding` (pixels) are for training alone."""
+
+    scale: Tensor
+    shift: Tensor
+    memory_format: torch.memory_format
+    flip: bool = False
+    crop_padding: int = 0
+
+    @classmethod
+    def build(
+        cls,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        device: torch.device,
+        memory_format: torch.memory_format = torch.contiguous_format,
+        flip: bool = False,
+        crop_padding: int = 0,
+    ) -> Preparation:
+        """`mean` and `std` are for pixels from 0 to 1."""
+        std_255 = 255 * torch.tensor(std, dtype=torch.float64)
+        shift = -torch.tensor(mean, dtype=torch.float64) / torch.tensor(std, dtype=torch.float64)
+        shape = (1, -1, 1, 1)
+        return cls(
+            (1 / std_255).float().view(shape).to(device), shift.float().view(shape).to(device),
+            memory_format, flip, crop_padding,
+        )  # fmt: skip
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) uint8 to float32, (x / 255 - mean) / std."""
+        return torch.addcmul(self.shift, images.float(), self.scale).contiguous(memory_format=self.memory_format)
+
+    def augmented(self, images: Tensor, seed: int, epoch: int, step: int) -> Tensor:
+        """As `__call__`, each image mirrored and shifted on its own; `step` counts within the epoch."""
+        if self.flip or self.crop_padding:
+            draws = generator(seed, epoch, step)
+            if self.crop_padding:
+                images = random_crop(images, self.crop_padding, draws)
+            if self.flip:
+                images = random_flip(images, draws)
+        return self(images)
+
+
+def random_flip(images: Tensor, draws: torch.Generator) -> Tensor:
+    """Mirror about half of the images left to right."""
+    chosen = torch.rand(len(images), generator=draws) < 0.5
+    return torch.where(chosen.to(images.device).view(-1, 1, 1, 1), images.flip(-1), images)
+
+
+def random_crop(images: Tensor, padding: int, draws: torch.Generator) -> Tensor:
+    """Pad every side with `padding` zeros and cut the size out again at a place drawn for each image."""
+    number, _, height, width = images.shape
+    padded = F.pad(images, (padding,) * 4)
+    offsets = torch.randint(0, 2 * padding + 1, (2, number), generator=draws).to(images.device)
+    rows = offsets[0, :, None] + torch.arange(height, device=images.device)
+    columns = offsets[1, :, None] + torch.arange(width, device=images.device)
+    which = torch.arange(number, device=images.device)
+    # Indexing (N, H, W, C) with three broadcast indices: one gather for the whole batch.
+    cut = padded.permute(0, 2, 3, 1)[which[:, None, None], rows[:, :, None], columns[:, None, :]]
+    return cut.permute(0, 3, 1, 2)

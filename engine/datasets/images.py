@@ -1,0 +1,101 @@
+"""The values that datasets are made of: uint8 images in memory, and progress on the way there."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from engine.control import Control
+from engine.shape import DataShape
+from engine.spec import RunSpec
+
+
+class LoadingStopped(Exception):
+    """The person asked for a stop while the images were still on their way. No error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """`done` of `total` `unit`s of a stage such as "download" (total 0: unknown)."""
+
+    stage: str
+    done: int
+    total: int
+    unit: str
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Images (N, C, H, W) uint8 and their labels (N,) int64, both on one device."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def num_bytes(self) -> int:
+        return self.images.nbytes + self.labels.nbytes
+
+    def take(self, indices: Tensor) -> Split:
+        return Split(self.images[indices], self.labels[indices])
+
+    def to(self, device: torch.device) -> Split:
+        return Split(self.images.to(device), self.labels.to(device))
+
+    def sha256(self) -> str:
+        digest = hashlib.sha256(str(tuple(self.images.shape)).encode())
+        digest.update(self.images.cpu().contiguous().numpy())
+        digest.update(self.labels.cpu().contiguous().numpy())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class RawImages:
+    """What a loader returns: the two parts as they lie on disk, perhaps already at the size asked for."""
+
+    train: Split
+    test: Split
+    class_names: tuple[str, ...]
+    num_unusable: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ImageData:
+    """A dataset ready to train on. `mean` and `std` per channel, of the training part, for pixels from 0 to 1."""
+
+    train: Split
+    val: Split | None
+    test: Split
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    test_sha256: str
+    num_unusable: int = 0
+
+    @property
+    def shape(self) -> DataShape:
+        _, channels, height, width = self.train.images.shape
+        return DataShape(channels, height, width, len(self.class_names))
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(split.num_bytes for split in (self.train, self.val, self.test) if split is not None)
+
+
+class Loader(Protocol):
+    """A source of images: a generator that yields progress and returns the images.
+
+    Raises:
+        DatasetError: the images are missing or unusable; the text says where they were expected.
+        LoadingStopped: `control` asked for a stop.
+    """
+
+    def __call__(self, spec: RunSpec, data_dir: Path, control: Control) -> Generator[Progress, None, RawImages]: ...

@@ -1,0 +1,106 @@
+"""From a spec to an `ImageData`: the source's images, resized, split for validation, measured.
+
+Every dataset passes through here, so that size, validation share and normalisation mean the same for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from importlib import import_module
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from engine.control import Control
+from engine.datasets.images import ImageData, Loader, LoadingStopped, Progress, Split
+from engine.datasets.registry import FOLDER, find_dataset
+from engine.datasets.splits import stratified
+from engine.errors import DatasetError
+from engine.spec import RunSpec
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # torchvision's documentation of its pretrained weights
+IMAGENET_STD = (0.229, 0.224, 0.225)
+_CHUNK = 4096  # images resized at once: bounds the float copy
+
+
+def check_dataset(spec: RunSpec) -> None:
+    """Raise DatasetError for what is plainly wrong before anything is recorded: a folder that is not there."""
+    if find_dataset(spec.dataset) is FOLDER:
+        from engine.datasets.folder import check
+
+        check(spec)
+
+
+def data_key(spec: RunSpec) -> tuple[object, ...]:
+    """Two specs with the same key load the same images."""
+    imagenet = spec.weights != "random"
+    return (spec.dataset, spec.image_size, spec.test_share, spec.val_share, spec.split_seed, imagenet)
+
+
+def load_dataset(spec: RunSpec, data_dir: Path, control: Control) -> Generator[Progress, None, ImageData]:
+    """Yield progress and return the images, on the CPU.
+
+    Raises:
+        DatasetError: they are missing, unreadable or too few.
+        LoadingStopped: `control` asked for a stop.
+    """
+    module, function = find_dataset(spec.dataset).loader.split(":")
+    loader: Loader = getattr(import_module(module), function)
+    raw = yield from loader(spec, data_dir, control)
+    train, test = raw.train, raw.test
+    if spec.image_size is not None:
+        train = yield from _resized(train, spec.image_size, control)
+        test = yield from _resized(test, spec.image_size, control)
+    val = None
+    if spec.val_share > 0:
+        rest, held_out = stratified(train.labels.numpy(), spec.val_share, spec.split_seed, "val")
+        train, val = train.take(torch.from_numpy(rest)), train.take(torch.from_numpy(held_out))
+    if len(train) < 2:
+        raise DatasetError(f"{spec.dataset} has {len(train)} training images; expected at least two")
+    pretrained = spec.weights != "random"
+    mean, std = imagenet_moments(train.images.shape[1]) if pretrained else _moments(train.images)
+    return ImageData(train, val, test, raw.class_names, mean, std, test.sha256(), raw.num_unusable)
+
+
+def imagenet_moments(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """What pretrained weights were fed: the three published values, or their mean for any other number of channels."""
+    if channels == len(IMAGENET_MEAN):
+        return IMAGENET_MEAN, IMAGENET_STD
+    return (sum(IMAGENET_MEAN) / 3,) * channels, (sum(IMAGENET_STD) / 3,) * channels
+
+
+def _resized(split: Split, size: int, control: Control) -> Generator[Progress, None, Split]:
+    """Shorter side to `size` (bilinear, antialiased), then the centre square."""
+    height, width = split.images.shape[2:]
+    if (height, width) == (size, size):
+        return split
+    scale = size / min(height, width)
+    target = (max(size, round(height * scale)), max(size, round(width * scale)))
+    top, left = (target[0] - size) // 2, (target[1] - size) // 2
+    chunks = []
+    for chunk in split.images.split(_CHUNK):
+        if control.stop_requested:
+            raise LoadingStopped
+        resized = F.interpolate(chunk.float(), target, mode="bilinear", antialias=True, align_corners=False)
+        square = resized[..., top : top + size, left : left + size]
+        chunks.append(square.round_().clamp_(0, 255).to(torch.uint8))
+        yield Progress("resize", min(len(chunks) * _CHUNK, len(split)), len(split), "images")
+    return Split(torch.cat(chunks), split.labels)
+
+
+def _moments(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel, exactly, from the counts of the 256 values; pixels from 0 to 1."""
+    values = torch.arange(256, dtype=torch.float64) / 255
+    means, stds = [], []
+    for channel in range(images.shape[1]):
+        counts = torch.zeros(256, dtype=torch.float64)
+        for chunk in images[:, channel].split(_CHUNK):
+            counts += torch.bincount(chunk.flatten(), minlength=256)
+        share = counts / counts.sum()
+        mean = float((share * values).sum())
+        variance = float((share * (values - mean) ** 2).sum())
+        means.append(mean)
+        stds.append(max(variance**0.5, 1e-3))  # a constant channel is left at zero rather than blown up
+    return tuple(means), tuple(stds)

@@ -1,0 +1,139 @@
+"""Which device, which arithmetic, and why; and whether torch works here at all."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import DeviceError
+from engine.events import Resolved
+from engine.spec import RunSpec
+
+if TYPE_CHECKING:
+    import torch
+
+_MEND = (
+    "torch and torchvision come from different builds ({error}); install both from the same place: "
+    "uv sync --reinstall-package torch --reinstall-package torchvision"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a run's tensors live and how they are laid out. `reason` says why this device."""
+
+    device: torch.device
+    dtype: torch.dtype
+    memory_format: torch.memory_format
+    reason: str
+
+    @property
+    def autocast(self) -> bool:
+        import torch
+
+        return self.dtype is not torch.float32
+
+
+def import_torch() -> Any:
+    """Import torch and torchvision, or say in one sentence why they do not work.
+
+    Raises:
+        DeviceError: either is missing, or they do not belong together.
+    """
+    try:
+        torch = import_module("torch")
+        import_module("torchvision")
+    except ModuleNotFoundError as error:
+        raise DeviceError(f"{error.name} is not installed; run uv sync") from None
+    except (RuntimeError, ImportError, OSError) as error:
+        raise DeviceError(_MEND.format(error=str(error).splitlines()[0])) from None
+    return torch
+
+
+def choose_placement(spec: RunSpec) -> Placement:
+    """Resolve the spec's device and dtype on this machine.
+
+    Raises:
+        DeviceError: the one asked for is not to be had.
+    """
+    import torch
+
+    device, reason = _choose_device(spec.device)
+    if spec.dtype == "auto":
+        has_bf16 = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8
+        dtype = torch.bfloat16 if has_bf16 else torch.float32
+    else:
+        dtype = getattr(torch, spec.dtype)
+    on_gpu = device.type == "cuda"
+    return Placement(device, dtype, torch.channels_last if on_gpu else torch.contiguous_format, reason)
+
+
+def _choose_device(asked: str) -> tuple[torch.device, str]:
+    import torch
+
+    has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if asked == "cuda" and not has_cuda:
+        raise DeviceError(f"device cuda is not to be had: {why_no_cuda()}; choose device auto or cpu")
+    if asked == "mps" and not has_mps:
+        raise DeviceError("device mps is not to be had: it needs an Apple GPU; choose device auto or cpu")
+    if asked != "auto":
+        return torch.device(asked, 0 if asked == "cuda" else None), "asked for"
+    if has_cuda:
+        return torch.device("cuda", 0), "the first CUDA GPU"
+    return (torch.device("mps"), "Apple's GPU") if has_mps else (torch.device("cpu"), why_no_cuda())
+
+
+def why_no_cuda() -> str:
+    """Why torch sees no CUDA GPU, in a few words."""
+    import torch
+
+    if torch.version.cuda is None and getattr(torch.version, "hip", None) is None:
+        return "this torch is built without CUDA"
+    return "torch finds no CUDA GPU"
+
+
+def device_name(device: torch.device) -> str:
+    """The device's name as its maker gives it."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return "Apple GPU" if device.type == "mps" else cpu_name()
+
+
+def cpu_name() -> str:
+    """The processor's model name, and how many cores this process may use."""
+    name = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    return f"{name}, {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores"
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a run's figures."""
+    found = {"python": platform.python_version()}
+    for package in ("torch", "torchvision", "scikit-learn", "numpy"):
+        found[package] = metadata.version(package)
+    return found
+
+
+def describe(placement: Placement, stem: str) -> Resolved:
+    """The facts of a placement as plain values for `RunStarted`."""
+    import torch
+
+    return Resolved(
+        device=str(placement.device),
+        device_name=device_name(placement.device),
+        device_reason=placement.reason,
+        dtype=str(placement.dtype).removeprefix("torch."),
+        num_threads=torch.get_num_threads(),
+        memory_format=str(placement.memory_format).removeprefix("torch."),
+        stem=stem,
+        versions=versions(),
+    )

@@ -1,0 +1,53 @@
+"""The one family of errors that a person may cause, each a sentence they can act on.
+
+An error here carries no traceback to the screen: its text says what was wrong, what was expected and what to do
+next. Anything else that escapes is a defect of reslab's own, and goes to the log file in full.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+
+class ReslabError(Exception):
+    """Base of every error whose text is meant for a person."""
+
+
+class SpecError(ReslabError):
+    """A run was asked for that makes no sense.
+
+    `field` names the setting of `RunSpec` at fault, so that a form can show the text beside it; it is None where
+    the fault belongs to no single setting.
+    """
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class DatasetError(ReslabError):
+    """Images are missing, unreadable or too few."""
+
+
+class ModelError(ReslabError):
+    """An architecture cannot be built, or weights do not fit it."""
+
+
+class CheckpointError(ReslabError):
+    """A weights file is missing, damaged or could not be written."""
+
+
+class StoreError(ReslabError):
+    """The record of runs cannot be read or written, or a row in it was changed."""
+
+
+class DeviceError(ReslabError):
+    """The device or the numeric type asked for is not to be had here, or torch itself is broken."""
+
+
+def unknown_name(kind: str, name: str, known: Sequence[str], field: str) -> SpecError:
+    """The complaint about a name that no table has, with the nearest one that it has."""
+    nearest = difflib.get_close_matches(name, known, 1)
+    hint = f"did you mean {nearest[0]}? " if nearest else ""
+    return SpecError(f"no {kind} {name!r}: {hint}There are {', '.join(known)}", field)

@@ -1,0 +1,243 @@
+"""The facts that a run yields, as frozen values in plain Python types.
+
+An event goes to JSON as it is, so a run can be watched from the app, from a pipe or from another machine. They are
+few, they are named in the past tense, and none of them asks for anything. Loads no torch.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+Status = Literal["completed", "stopped", "diverged", "failed"]
+Split = Literal["val", "test"]
+Moment = Literal["untrained", "epoch", "final"]
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """The figures of one evaluation, as fractions from 0 to 1 (`loss`: mean cross-entropy in nats).
+
+    `accuracy` is the share of images that are right (the report's "match"); `balanced_accuracy` is the mean of the
+    classes' recalls; `precision`, `recall` and `f1` are macro averages over all classes.
+    """
+
+    accuracy: float
+    balanced_accuracy: float
+    precision: float
+    recall: float
+    f1: float
+    loss: float
+
+
+@dataclass(frozen=True, slots=True)
+class ClassMetrics:
+    """One class's figures, as fractions, and its `support`, the number of its test images."""
+
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """What the machine made of a spec: needed to repeat a run, and to say why it differs."""
+
+    device: str
+    device_name: str
+    device_reason: str
+    dtype: str
+    num_threads: int
+    memory_format: str
+    stem: str
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetProgressed:
+    """Work before the first step: `stage` is a word such as "download", `done` of `total` in `unit`s (0: unknown)."""
+
+    run: int
+    dataset: str
+    stage: str
+    done: int
+    total: int
+    unit: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted:
+    """Data and network are ready.
+
+    `mean` and `std` are those of the normalisation, for pixels from 0 to 1; `test_sha256` is of the test images and
+    their labels, so that two runs know whether they saw the same ones.
+    """
+
+    run: int
+    spec: dict[str, Any]
+    resolved: Resolved
+    num_train: int
+    num_val: int
+    num_test: int
+    num_unusable: int
+    image_shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    test_sha256: str
+    num_parameters: int
+    changes: tuple[str, ...]
+    num_steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationProgressed:
+    """An evaluation that takes longer than an eye-blink has come this far, in images."""
+
+    run: int
+    split: Split
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """A split was evaluated after `epoch` epochs, at step `step`.
+
+    `confusion[i][j]` counts images of class i taken for class j. `labels` and `predictions` are little-endian uint16,
+    `confidences` (softmax of the predicted class) little-endian float32, each in the order of the split's images.
+    """
+
+    run: int
+    split: Split
+    moment: Moment
+    epoch: int
+    step: int
+    metrics: Metrics
+    per_class: tuple[ClassMetrics, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    elapsed_s: float
+    labels: bytes = field(default=b"", repr=False)
+    predictions: bytes = field(default=b"", repr=False)
+    confidences: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class StepsCompleted:
+    """Every step since the last such event, about ten times a second.
+
+    `first_step` counts from 1 over the whole run; `losses` are the steps' training losses and `accuracies` the shares
+    of their batches that were right, in order. `train_s` is the training time so far, `images` the images so far.
+    """
+
+    run: int
+    epoch: int
+    first_step: int
+    losses: tuple[float, ...]
+    accuracies: tuple[float, ...]
+    learning_rate: float
+    images: int
+    train_s: float
+
+    @property
+    def last_step(self) -> int:
+        return self.first_step + len(self.losses) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class EpochEnded:
+    """An epoch's training steps are done: means over its images, and its speed without evaluation."""
+
+    run: int
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    train_s: float
+    images_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointSaved:
+    """Weights and optimizer state lie in `file`, inside the run's folder, complete and synced, with this SHA-256."""
+
+    run: int
+    file: str
+    sha256: str
+    epoch: int
+    step: int
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunPaused:
+    run: int
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunResumed:
+    """`paused_s` is how long it stood still: no training time."""
+
+    run: int
+    step: int
+    paused_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnded:
+    """The last event of every run.
+
+    `untrained` and `final` are test figures, None where that evaluation was not reached; `final` is the last epoch
+    that was evaluated. `train_images_per_s` counts training steps alone, the first epoch included. `error` is a
+    sentence for the statuses `failed` and `diverged`.
+    """
+
+    run: int
+    status: Status
+    untrained: Metrics | None
+    final: Metrics | None
+    elapsed_s: float
+    train_images_per_s: float | None
+    steps: int
+    error: str | None = None
+
+
+Event = (
+    DatasetProgressed
+    | RunStarted
+    | EvaluationProgressed
+    | Evaluated
+    | StepsCompleted
+    | EpochEnded
+    | CheckpointSaved
+    | RunPaused
+    | RunResumed
+    | RunEnded
+)
+
+
+def event_name(event: Event) -> str:
+    """The snake_case name that JSON carries: `run_started`."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", type(event).__name__).lower()
+
+
+def to_json_dict(event: Event) -> dict[str, Any]:
+    """The event as JSON types, its name first under "event"; bytes are left out, a number not finite is None."""
+    return {"event": event_name(event), **plain(event)}
+
+
+def plain(value: Any) -> Any:
+    """A dataclass, tuple, dict or scalar as JSON types."""
+    if hasattr(value, "__dataclass_fields__"):
+        pairs = ((item.name, getattr(value, item.name)) for item in fields(value))
+        return {name: plain(inner) for name, inner in pairs if not isinstance(inner, bytes)}
+    if isinstance(value, tuple | list):
+        return [plain(inner) for inner in value]
+    if isinstance(value, dict):
+        return {key: plain(inner) for key, inner in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

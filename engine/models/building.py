@@ -1,0 +1,103 @@
+"""Builds the network that a spec asks for: architecture, normalisation, weights, fitted to the dataset's shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from engine.errors import ModelError
+from engine.models.first_last import fit_first_last
+from engine.models.registry import IMAGENET_CLASSES, choose_stem
+from engine.shape import DataShape
+from engine.spec import RunSpec
+
+_GROUPS = 32  # Wu and He 2018, "Group Normalization", the default
+
+
+def build_model(spec: RunSpec, shape: DataShape) -> nn.Module:
+    """Return the network on the CPU, in training mode; the same seed gives the same first weights.
+
+    torch's global random state is left as it was.
+
+    Raises:
+        ModelError: the weights are missing, unreadable or fit another network.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(spec.seed)
+        network = _torchvision_network(spec)
+        stem = choose_stem(spec.stem, shape)
+        pretrained = spec.weights != "random"
+        if pretrained:
+            _load_imagenet_form(network, spec)
+        fit_first_last(network, shape, stem, keep_weights=pretrained)
+    return network
+
+
+def _torchvision_network(spec: RunSpec) -> nn.Module:
+    from torchvision import models
+
+    builder: Callable[..., nn.Module] = getattr(models, spec.model)
+    norm: Any = None if spec.norm == "batch" else partial(nn.GroupNorm, _GROUPS)
+    return builder(weights=None, num_classes=IMAGENET_CLASSES, norm_layer=norm)
+
+
+def _load_imagenet_form(network: nn.Module, spec: RunSpec) -> None:
+    """Put weights of 3 channels and 1000 classes into `network`, strictly."""
+    if spec.norm != "batch":
+        raise ModelError("weights trained with batch-norm do not fit norm=group; choose norm=batch or weights=random")
+    state = _imagenet_state(spec.model) if spec.weights == "imagenet" else read_state(Path(spec.weights).expanduser())
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        first = str(error).splitlines()[-1].strip()
+        raise ModelError(
+            f"the weights {spec.weights} do not fit {spec.model} ({first}); expected a state dict of {spec.model} "
+            "with 3 channels and 1000 classes"
+        ) from None
+
+
+def _imagenet_state(name: str) -> dict[str, Tensor]:
+    from torchvision import models
+
+    weights = models.get_model_weights(name).DEFAULT  # type: ignore[attr-defined]
+    try:
+        return dict(weights.get_state_dict(progress=False, check_hash=True))
+    except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash is a RuntimeError
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        raise ModelError(
+            f"torchvision's ImageNet weights of {name} are not in {folder} and could not be downloaded "
+            f"({getattr(error, 'reason', error)}); put {Path(weights.url).name} there, or choose weights=random"
+        ) from None
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Read a state dict: safetensors, or a .pth through torch's weights-only reader, never a full unpickling.
+
+    Raises:
+        ModelError: there is no such file, or it holds anything but tensors.
+    """
+    if not path.is_file():
+        raise ModelError(f"no weights file {path}; expected a state dict as .safetensors or .pth")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # both readers raise many kinds on a damaged file
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"cannot read the weights {path} ({reason}); expected a state dict") from None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ModelError(f"{path} holds no state dict; expected names and tensors, as torch.save(model.state_dict())")
+    return state
+
+
+def check_weights(spec: RunSpec) -> None:
+    """Raise ModelError at once where a weights file is not there, before a run is recorded."""
+    if spec.weights not in ("random", "imagenet") and not Path(spec.weights).expanduser().is_file():
+        raise ModelError(f"no weights file {spec.weights}; expected random, imagenet or the path of a state dict")

@@ -1,0 +1,57 @@
+"""Where things lie on disk: the home folder (runs and weights), the data folder (datasets), the log. Loads no torch."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+DATABASE_NAME = "runs.db"
+LOG_NAME = "reslab.log"
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """The two folders of one lab. Neither needs to exist yet."""
+
+    home: Path
+    data: Path
+
+    @property
+    def database(self) -> Path:
+        return self.home / DATABASE_NAME
+
+    @property
+    def log(self) -> Path:
+        return self.home / LOG_NAME
+
+    def run_folder(self, run: int) -> Path:
+        """The folder of the weights of run number `run`."""
+        return self.home / str(run)
+
+
+def find_places(home: str | None = None, data_dir: str | None = None) -> Places:
+    """Resolve both folders: the argument, else the environment, else the default.
+
+    Home: `RESLAB_HOME`, else `checkpoints/` of the clone that this code runs from, else the user's data folder.
+    Data: `RESLAB_DATA`, else the user's cache folder.
+    """
+    chosen_home = home or os.environ.get("RESLAB_HOME")
+    chosen_data = data_dir or os.environ.get("RESLAB_DATA")
+    return Places(
+        home=Path(chosen_home).expanduser().absolute() if chosen_home else _default_home(),
+        data=Path(chosen_data).expanduser().absolute() if chosen_data else _user_folder("cache") / "data",
+    )
+
+
+def _default_home() -> Path:
+    clone = Path(__file__).resolve().parent.parent
+    if (clone / "pyproject.toml").is_file() and (clone / "checkpoints").is_dir():
+        return clone / "checkpoints"
+    return _user_folder("data")
+
+
+def _user_folder(kind: str) -> Path:
+    import platformdirs
+
+    return platformdirs.user_cache_path("reslab") if kind == "cache" else platformdirs.user_data_path("reslab")

@@ -1,0 +1,163 @@
+"""How a setting of `RunSpec` is described, checked and read from text. Knows no particular setting; loads no torch.
+
+A setting is described once, at its field. The form, the command line's `--help`, TOML files and every complaint
+about a bad value are made from that description.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from engine.errors import SpecError
+
+Value = str | int | float | bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One field: what it means (`help`), its `unit`, its closed range `low`..`high`, or an open lower end `above`."""
+
+    help: str
+    group: str
+    unit: str = ""
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+    below: float | None = None
+    name: str = ""
+    kind: type = str
+    choices: tuple[str, ...] = ()
+    optional: bool = False
+    default: Value = None
+
+    @property
+    def label(self) -> str:
+        return self.name.replace("_", " ")
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def expected(self) -> str:
+        """The values that are accepted, in words: "a whole number from 1 to 1024"."""
+        if self.choices:
+            return "one of " + ", ".join(self.choices)
+        if self.kind is bool:
+            return "true or false"
+        if self.kind is str:
+            return "text"
+        words = "a whole number" if self.kind is int else "a number"
+        if self.low is not None and self.high is not None:
+            words += f" from {_plain(self.low)} to {_plain(self.high)}"
+        else:
+            words += "" if self.low is None else f" of at least {_plain(self.low)}"
+            words += "" if self.above is None else f" above {self.above:g}"
+            words += "" if self.below is None else f" and below {self.below:g}"
+            words += "" if self.high is None else f" up to {_plain(self.high)}"
+        words += f" ({self.unit})" if self.unit else ""
+        return words + (", or none" if self.optional else "")
+
+    def check(self, value: object) -> Value:
+        """Return `value` as this setting's own type.
+
+        Raises:
+            SpecError: it is of another type, out of range or none of the choices.
+        """
+        if value is None and self.optional:
+            return None
+        if self.choices or self.kind is str:
+            if not isinstance(value, str) or (self.choices and value not in self.choices):
+                raise self.complaint(value)
+            return value
+        if self.kind is bool or isinstance(value, bool):
+            if not (self.kind is bool and isinstance(value, bool)):
+                raise self.complaint(value)
+            return value
+        return self._check_number(value)
+
+    def _check_number(self, value: object) -> int | float:
+        if self.kind is float and isinstance(value, int):
+            value = float(value)
+        if not isinstance(value, int | float) or not isinstance(value, self.kind) or not math.isfinite(value):
+            raise self.complaint(value)
+        too_low = (self.low is not None and value < self.low) or (self.above is not None and value <= self.above)
+        too_high = (self.high is not None and value > self.high) or (self.below is not None and value >= self.below)
+        if too_low or too_high:
+            raise self.complaint(value)
+        return value
+
+    def parse(self, text: str) -> Value:
+        """Read what a person typed, at a form's field or behind the flag.
+
+        Raises:
+            SpecError: as `check`.
+        """
+        text = text.strip()
+        if self.optional and text.lower() in ("", "none", "native"):
+            return None
+        value: object = text
+        if self.kind is bool:
+            value = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}.get(
+                text.lower(), text
+            )
+        elif self.kind in (int, float):
+            try:
+                value = self.kind(text.replace("_", ""))
+            except ValueError:
+                raise self.complaint(text) from None
+        return self.check(value)
+
+    def show(self, value: Value) -> str:
+        """The value as the form shows it."""
+        if value is None:
+            return "none"
+        if isinstance(value, bool):
+            return "yes" if value else "no"
+        return f"{value:g}" if isinstance(value, float) else str(value)
+
+    def complaint(self, value: object) -> SpecError:
+        return SpecError(f"{self.label}: {value!r} does not do; expected {self.expected}", self.name)
+
+
+def _plain(number: float) -> str:
+    return f"{int(number):,}" if float(number).is_integer() else f"{number:g}"
+
+
+def setting(default: Value = dataclasses.MISSING, *, help: str, group: str, **limits: Any) -> Any:  # type: ignore[assignment]
+    """A dataclass field that carries its own description."""
+    metadata = {"setting": Setting(help=help, group=group, **limits)}
+    return field(default=default, metadata=metadata) if default is not dataclasses.MISSING else field(metadata=metadata)
+
+
+@cache
+def settings_of(spec_class: type) -> dict[str, Setting]:
+    """Every setting of a dataclass by name, in the order of its fields, with type and default filled in."""
+    hints = get_type_hints(spec_class)
+    described = {}
+    for item in dataclasses.fields(spec_class):
+        kind, choices, optional = _read_type(hints[item.name])
+        described[item.name] = dataclasses.replace(
+            item.metadata["setting"],
+            name=item.name,
+            kind=kind,
+            choices=choices,
+            optional=optional,
+            default=None if item.default is dataclasses.MISSING else item.default,
+        )
+    return described
+
+
+def _read_type(hint: Any) -> tuple[type, tuple[str, ...], bool]:
+    if get_origin(hint) in (Union, types.UnionType):
+        inner = next(arg for arg in get_args(hint) if arg is not type(None))
+        kind, choices, _ = _read_type(inner)
+        return kind, choices, True
+    if get_origin(hint) is Literal:
+        return str, get_args(hint), False
+    return hint, (), False

@@ -1,0 +1,169 @@
+"""What a person asks for: `RunSpec`, frozen and checked, to JSON and TOML and back unchanged.
+
+It says nothing of where files lie or what the machine turned out to have: that stands in `RunStarted`. Two specs are
+the same when their canonical JSON is. Loads no torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from engine.datasets.registry import find_dataset
+from engine.errors import SpecError
+from engine.models.registry import find_model
+from engine.settings import Setting, Value, setting, settings_of
+
+Stem = Literal["imagenet", "small", "auto"]
+Optimizer = Literal["sgd", "adam", "adamw"]
+Schedule = Literal["constant", "cosine", "one-cycle"]
+DeviceChoice = Literal["auto", "cuda", "mps", "cpu"]
+DtypeChoice = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunSpec:
+    """One training run as asked for. Constructing one checks it.
+
+    Raises:
+        SpecError: a value is out of range, or two values exclude each other; `.field` names the setting.
+    """
+
+    dataset: str = setting(help="a name that `reslab datasets` lists, or folder:PATH", group="data")
+    model: str = setting(help="a name that `reslab models` lists", group="model")
+    epochs: int = setting(10, help="passes over the training images", group="recipe", low=1, high=100_000)
+    batch_size: int = setting(
+        128, help="images a step; a last batch of one joins the one before", group="recipe", unit="images",
+        low=2, high=65_536,
+    )
+    learning_rate: float = setting(
+        0.01, help="the highest rate that the schedule reaches", group="recipe", above=0, high=1000
+    )
+    optimizer: Optimizer = setting("sgd", help="the rule that turns gradients into updates", group="recipe")
+    momentum: float = setting(0.9, help="of SGD; 0 is plain SGD; Adam ignores it", group="recipe", low=0, below=1)
+    nesterov: bool = setting(False, help="Nesterov's form of momentum, for SGD", group="recipe")
+    weight_decay: float = setting(0.0, help="L2 for SGD and Adam, decoupled for AdamW", group="recipe", low=0, high=10)
+    schedule: Schedule = setting("constant", help="how the learning rate moves over the run", group="recipe")
+    warmup_epochs: float = setting(
+        0.0, help="linear rise of the rate; one-cycle: its rising part, 0 meaning 30 % of the run", group="recipe",
+        unit="epochs", low=0, high=100_000,
+    )
+    label_smoothing: float = setting(0.0, help="share of the target spread over all classes", group="recipe",
+                                     low=0, below=1)
+    flip: bool = setting(False, help="training images are mirrored at random, each on its own", group="recipe")
+    crop_padding: int = setting(
+        0, help="training images are shifted at random by up to this much; 0 is off", group="recipe", unit="pixels",
+        low=0, high=512,
+    )
+    image_size: int | None = setting(
+        None, help="resize to this square: shorter side, then centre crop; none keeps the native size", group="data",
+        unit="pixels", low=4, high=1024,
+    )
+    val_share: float = setting(
+        0.0, help="share of the training images held out to tune on, so that the test set stays unread", group="data",
+        low=0, below=1,
+    )
+    test_share: float = setting(
+        0.2, help="share of a folder without a test part that becomes the test set", group="data", above=0, below=1
+    )
+    split_seed: int = setting(
+        0, help="seeds both splits, apart from the seed, so that several seeds see the same test images", group="data",
+        low=0, high=2**32 - 1,
+    )
+    stem: Stem = setting(
+        "imagenet", help="first layers: 7×7/2 with max-pool, or 3×3/1 without; auto: small under 64 pixels",
+        group="model",
+    )
+    weights: str = setting("random", help="random, imagenet, or the path of a state dict", group="model")
+    norm: Literal["batch", "group"] = setting("batch", help="the normalisation layers", group="model")
+    seed: int = setting(0, help="first weights, order of images, augmentation", group="run", low=0, high=2**32 - 1)
+    device: DeviceChoice = setting("auto", help="where to train; auto: cuda, else mps, else cpu", group="run")
+    dtype: DtypeChoice = setting(
+        "auto", help="of the arithmetic; auto: bfloat16 on GPUs that have it, else float32", group="run"
+    )
+    deterministic: bool = setting(False, help="refuse operations that differ from run to run on a GPU", group="run")
+
+    def __post_init__(self) -> None:
+        for name, described in settings_of(RunSpec).items():
+            object.__setattr__(self, name, described.check(getattr(self, name)))
+        find_dataset(self.dataset)
+        find_model(self.model)
+        if self.nesterov and self.optimizer == "sgd" and self.momentum == 0:
+            raise SpecError("nesterov: needs a momentum above 0; set momentum, or turn nesterov off", "nesterov")
+        if self.warmup_epochs >= self.epochs:
+            raise SpecError(
+                f"warmup epochs: {self.warmup_epochs:g} does not do; expected less than the {self.epochs} epochs "
+                "of the run",
+                "warmup_epochs",
+            )
+        if not self.weights.strip():
+            raise SpecError("weights: expected random, imagenet or the path of a state dict", "weights")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every setting by name; a None is left out."""
+        return {name: value for name in settings_of(RunSpec) if (value := getattr(self, name)) is not None}
+
+    def to_json(self) -> str:
+        """Canonical: sorted keys, no spaces."""
+        return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+    def to_toml(self) -> str:
+        # A JSON string with ASCII escapes is a valid TOML basic string, and JSON's numbers and booleans are TOML's.
+        return "".join(f"{name} = {json.dumps(value)}\n" for name, value in self.to_dict().items())
+
+    def seed_group(self) -> str:
+        """The key of the group of runs that differ in their seed alone: the canonical JSON without it."""
+        rest = {name: value for name, value in self.to_dict().items() if name != "seed"}
+        return json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+    def replace(self, **changes: Any) -> RunSpec:
+        return dataclasses.replace(self, **changes)
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> RunSpec:
+        """Build a spec from parsed JSON or TOML.
+
+        Raises:
+            SpecError: a key is unknown, the dataset or the model is missing, or a value does not do.
+        """
+        known = settings_of(cls)
+        unknown = [name for name in values if name not in known]
+        if unknown:
+            raise SpecError(f"unknown setting {unknown[0]!r}: there are {', '.join(known)}", unknown[0])
+        for name in ("dataset", "model"):
+            if name not in values:
+                raise SpecError(f"{name}: missing; expected {known[name].help}", name)
+        return cls(**values)
+
+    @classmethod
+    def from_json(cls, text: str) -> RunSpec:
+        return cls.from_mapping(json.loads(text))
+
+    @classmethod
+    def from_toml(cls, text: str) -> RunSpec:
+        try:
+            return cls.from_mapping(tomllib.loads(text))
+        except tomllib.TOMLDecodeError as error:
+            raise SpecError(f"not TOML: {error}; expected lines such as epochs = 10") from None
+
+
+def read_spec_file(path: Path) -> dict[str, Any]:
+    """The settings in a TOML file, unchecked (`RunSpec.from_mapping` checks them).
+
+    Raises:
+        SpecError: the file cannot be read, or is no TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SpecError(f"cannot read {path}: {error.strerror or error}; expected a TOML file of settings") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path} is no TOML: {error}; expected lines such as epochs = 10") from None
+
+
+__all__ = ["RunSpec", "Setting", "Value", "read_spec_file", "settings_of"]

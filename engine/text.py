@@ -1,0 +1,35 @@
+"""Text from outside, made harmless: class folders, file names, error messages, names of runs.
+
+Every such text passes `safe_text` before it reaches a terminal, a log or a table. It refuses to know about markup:
+callers show the result as plain text.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+
+_UNSAFE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+
+
+def _visible(char: str) -> str:
+    code = ord(char)
+    if code < 0x20:
+        return chr(0x2400 + code)  # the control pictures: ␛ for escape
+    return "␡" if code == 0x7F else "\N{REPLACEMENT CHARACTER}"
+
+
+def safe_text(text: object, limit: int | None = None) -> str:
+    """Return `text` on one line with no control, format (bidi) or surrogate character left in it.
+
+    C0 controls become their control pictures (escape is shown as ␛), other unsafe characters become U+FFFD.
+    `limit` is the greatest length in characters; a longer text ends in "…".
+    """
+    safe = "".join(_visible(c) if unicodedata.category(c) in _UNSAFE else c for c in str(text))
+    if limit is not None and len(safe) > limit:
+        return safe[: max(limit - 1, 0)] + "…"
+    return safe
+
+
+def percent(fraction: float | None, digits: int = 3) -> str:
+    """A fraction as the report prints it: 0.1135 is "11.350 %"; None is a dash."""
+    return "–" if fraction is None else f"{100 * fraction:.{digits}f} %"

@@ -1,0 +1,93 @@
+"""Evaluates a model on a split: one pass, predictions gathered on the device, figures from scikit-learn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from engine.control import Control
+from engine.datasets.batches import Preparation
+from engine.datasets.images import Split
+from engine.device import Placement
+from engine.events import Evaluated, EvaluationProgressed, Moment
+from engine.events import Split as SplitName
+from engine.results.metrics import compute_metrics
+
+_BATCH = 512  # images: on 2 cores no larger batch was faster, and it bounds the activations
+_TELL_EVERY_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class When:
+    """Which evaluation of which run this is."""
+
+    run: int
+    split: SplitName
+    moment: Moment
+    epoch: int
+    step: int
+
+
+def evaluate(
+    model: nn.Module,
+    split: Split,
+    num_classes: int,
+    prepare: Preparation,
+    placement: Placement,
+    control: Control,
+    when: When,
+    batch_size: int = _BATCH,
+) -> Generator[EvaluationProgressed, None, Evaluated | None]:
+    """Yield progress and return the facts, or None where `control` asked for a stop in between.
+
+    The model is in evaluation mode during the pass and in the mode it came in afterwards.
+    """
+    started = told = time.perf_counter()
+    was_training = model.training
+    model.eval()
+    outputs: list[tuple[Tensor, Tensor, Tensor]] = []
+    try:
+        for start in range(0, len(split), batch_size):
+            if control.stop_requested:
+                return None
+            stop = start + batch_size
+            outputs.append(_forward(model, prepare(split.images[start:stop]), split.labels[start:stop], placement))
+            if (now := time.perf_counter()) - told >= _TELL_EVERY_S:
+                told = now
+                yield EvaluationProgressed(when.run, when.split, min(stop, len(split)), len(split))
+    finally:
+        model.train(was_training)
+    predictions, confidences, losses = (torch.cat(parts).cpu().numpy() for parts in zip(*outputs, strict=True))
+    labels = split.labels.cpu().numpy()
+    metrics, per_class, confusion = compute_metrics(labels, predictions, num_classes, float(losses.mean()))
+    return Evaluated(
+        run=when.run,
+        split=when.split,
+        moment=when.moment,
+        epoch=when.epoch,
+        step=when.step,
+        metrics=metrics,
+        per_class=per_class,
+        confusion=confusion,
+        elapsed_s=time.perf_counter() - started,
+        labels=labels.astype("<u2").tobytes(),
+        predictions=predictions.astype("<u2").tobytes(),
+        confidences=np.nan_to_num(confidences).astype("<f4").tobytes(),
+    )
+
+
+def _forward(model: nn.Module, images: Tensor, labels: Tensor, placement: Placement) -> tuple[Tensor, Tensor, Tensor]:
+    """Predicted class, its softmax and the cross-entropy of each image, left on the device."""
+    with (
+        torch.inference_mode(),
+        torch.autocast(placement.device.type, placement.dtype, enabled=placement.autocast),
+    ):
+        logits = model(images).float()
+        confidences, predictions = logits.softmax(dim=1).max(dim=1)
+        return predictions, confidences, F.cross_entropy(logits, labels, reduction="none")

@@ -1,0 +1,61 @@
+"""Optimizer and learning-rate schedule from a spec."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from engine.spec import RunSpec
+
+_ONE_CYCLE_START = 1 / 25  # Smith and Topin 2018, as torch's OneCycleLR: the rate starts at a 25th of the highest
+_ONE_CYCLE_END = 1 / 250_000  # and ends at that divided by 10,000
+_ONE_CYCLE_RISE = 0.3  # share of the run
+
+
+def build_optimizer(spec: RunSpec, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer in its fused form, which also knows how to leave a step out on the device (`StepGuard`).
+
+    Norm layers' gains and biases, and the last layer's bias, are decayed like all else: it is what the plain
+    `torch.optim` call of a script does.
+    """
+    parameters = list(model.parameters())
+    if spec.optimizer == "sgd":
+        return torch.optim.SGD(
+            parameters, lr=spec.learning_rate, momentum=spec.momentum, nesterov=spec.nesterov,
+            weight_decay=spec.weight_decay, fused=True,
+        )  # fmt: skip
+    adam = torch.optim.Adam if spec.optimizer == "adam" else torch.optim.AdamW
+    return adam(parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True)
+
+
+def learning_rate(spec: RunSpec, step: int, num_steps: int, steps_per_epoch: int) -> float:
+    """The rate of step `step` (from 0) of `num_steps`.
+
+    Constant and cosine rise linearly over the warm-up, then stay, or fall to zero along half a cosine (Loshchilov and
+    Hutter 2016, without restarts). One-cycle rises and falls along half cosines, as torch's OneCycleLR does.
+    """
+    highest = spec.learning_rate
+    warmup = spec.warmup_epochs * steps_per_epoch
+    if spec.schedule == "one-cycle":
+        # OneCycleLR's own bounds: the last step stands at the very end of the fall.
+        top = (warmup or _ONE_CYCLE_RISE * num_steps) - 1
+        if step <= top:
+            return _between(highest * _ONE_CYCLE_START, highest, step / max(top, 1e-9))
+        return _between(highest, highest * _ONE_CYCLE_END, (step - top) / max(num_steps - 1 - top, 1))
+    if step < warmup:
+        return highest * (step + 1) / math.ceil(warmup)
+    if spec.schedule == "constant":
+        return highest
+    return highest * (1 + math.cos(math.pi * (step - warmup) / max(num_steps - warmup, 1))) / 2
+
+
+def _between(start: float, end: float, share: float) -> float:
+    """From `start` to `end` along half a cosine."""
+    return end + (start - end) * (1 + math.cos(math.pi * min(share, 1.0))) / 2
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
