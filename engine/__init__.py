@@ -1,0 +1,32 @@
+"""reslab's engine: trains, measures and records; knows no screen.
+
+The public names are loaded when they are first used: importing this package loads no torch.
+
+    from engine import Lab, RunControl, RunSpec, find_places, run
+
+    for event in run(RunSpec("digits", "resnet18"), Lab(find_places()), RunControl()):
+        print(event)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "Lab": "engine.runs",
+    "RunControl": "engine.control",
+    "RunSpec": "engine.spec",
+    "Store": "engine.results.store",
+    "ReslabError": "engine.errors",
+    "find_places": "engine.paths",
+    "run": "engine.runs",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'engine' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

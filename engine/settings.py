@@ -129,14 +129,14 @@ def _plain(number: float) -> str:
     return f"{int(number):,}" if float(number).is_integer() else f"{number:g}"
 
 
-def setting(default: Value = dataclasses.MISSING, *, help: str, group: str, **limits: Any) -> Any:  # type: ignore[assignment]
+def setting(default: Any = dataclasses.MISSING, *, help: str, group: str, **limits: Any) -> Any:
     """A dataclass field that carries its own description."""
     metadata = {"setting": Setting(help=help, group=group, **limits)}
-    return field(default=default, metadata=metadata) if default is not dataclasses.MISSING else field(metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 @cache
-def settings_of(spec_class: type) -> dict[str, Setting]:
+def settings_of(spec_class: type[Any]) -> dict[str, Setting]:
     """Every setting of a dataclass by name, in the order of its fields, with type and default filled in."""
     hints = get_type_hints(spec_class)
     described = {}

@@ -38,8 +38,12 @@ class RunSpec:
     model: str = setting(help="a name that `reslab models` lists", group="model")
     epochs: int = setting(10, help="passes over the training images", group="recipe", low=1, high=100_000)
     batch_size: int = setting(
-        128, help="images a step; a last batch of one joins the one before", group="recipe", unit="images",
-        low=2, high=65_536,
+        128,
+        help="images a step; a last batch of one joins the one before",
+        group="recipe",
+        unit="images",
+        low=2,
+        high=65_536,
     )
     learning_rate: float = setting(
         0.01, help="the highest rate that the schedule reaches", group="recipe", above=0, high=1000
@@ -50,33 +54,53 @@ class RunSpec:
     weight_decay: float = setting(0.0, help="L2 for SGD and Adam, decoupled for AdamW", group="recipe", low=0, high=10)
     schedule: Schedule = setting("constant", help="how the learning rate moves over the run", group="recipe")
     warmup_epochs: float = setting(
-        0.0, help="linear rise of the rate; one-cycle: its rising part, 0 meaning 30 % of the run", group="recipe",
-        unit="epochs", low=0, high=100_000,
+        0.0,
+        help="linear rise of the rate; one-cycle: its rising part, 0 meaning 30 % of the run",
+        group="recipe",
+        unit="epochs",
+        low=0,
+        high=100_000,
     )
-    label_smoothing: float = setting(0.0, help="share of the target spread over all classes", group="recipe",
-                                     low=0, below=1)
+    label_smoothing: float = setting(
+        0.0, help="share of the target spread over all classes", group="recipe", low=0, below=1
+    )
     flip: bool = setting(False, help="training images are mirrored at random, each on its own", group="recipe")
     crop_padding: int = setting(
-        0, help="training images are shifted at random by up to this much; 0 is off", group="recipe", unit="pixels",
-        low=0, high=512,
+        0,
+        help="training images are shifted at random by up to this much; 0 is off",
+        group="recipe",
+        unit="pixels",
+        low=0,
+        high=512,
     )
     image_size: int | None = setting(
-        None, help="resize to this square: shorter side, then centre crop; none keeps the native size", group="data",
-        unit="pixels", low=4, high=1024,
+        None,
+        help="resize to this square: shorter side, then centre crop; none keeps the native size",
+        group="data",
+        unit="pixels",
+        low=4,
+        high=1024,
     )
     val_share: float = setting(
-        0.0, help="share of the training images held out to tune on, so that the test set stays unread", group="data",
-        low=0, below=1,
+        0.0,
+        help="share of the training images held out to tune on, so that the test set stays unread",
+        group="data",
+        low=0,
+        below=1,
     )
     test_share: float = setting(
         0.2, help="share of a folder without a test part that becomes the test set", group="data", above=0, below=1
     )
     split_seed: int = setting(
-        0, help="seeds both splits, apart from the seed, so that several seeds see the same test images", group="data",
-        low=0, high=2**32 - 1,
+        0,
+        help="seeds both splits, apart from the seed, so that several seeds see the same test images",
+        group="data",
+        low=0,
+        high=2**32 - 1,
     )
     stem: Stem = setting(
-        "imagenet", help="first layers: 7×7/2 with max-pool, or 3×3/1 without; auto: small under 64 pixels",
+        "imagenet",
+        help="first layers: 7×7/2 with max-pool, or 3×3/1 without; auto: small under 64 pixels",
         group="model",
     )
     weights: str = setting("random", help="random, imagenet, or the path of a state dict", group="model")
@@ -131,7 +155,7 @@ class RunSpec:
         Raises:
             SpecError: a key is unknown, the dataset or the model is missing, or a value does not do.
         """
-        known = settings_of(cls)
+        known = settings_of(RunSpec)
         unknown = [name for name in values if name not in known]
         if unknown:
             raise SpecError(f"unknown setting {unknown[0]!r}: there are {', '.join(known)}", unknown[0])

@@ -16,7 +16,7 @@ from engine.shape import DataShape
 from engine.spec import RunSpec
 
 
-class LoadingStopped(Exception):
+class LoadingStopped(Exception):  # noqa: N818  # no error
     """The person asked for a stop while the images were still on their way. No error."""
 
 
@@ -52,8 +52,8 @@ class Split:
 
     def sha256(self) -> str:
         digest = hashlib.sha256(str(tuple(self.images.shape)).encode())
-        digest.update(self.images.cpu().contiguous().numpy())
-        digest.update(self.labels.cpu().contiguous().numpy())
+        digest.update(self.images.cpu().contiguous().numpy().data)
+        digest.update(self.labels.cpu().contiguous().numpy().data)
         return digest.hexdigest()
 
 

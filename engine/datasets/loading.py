@@ -80,7 +80,7 @@ def _resized(split: Split, size: int, control: Control) -> Generator[Progress, N
     target = (max(size, round(height * scale)), max(size, round(width * scale)))
     top, left = (target[0] - size) // 2, (target[1] - size) // 2
     chunks = []
-    for chunk in split.images.split(_CHUNK):
+    for chunk in torch.split(split.images, _CHUNK):
         if control.stop_requested:
             raise LoadingStopped
         resized = F.interpolate(chunk.float(), target, mode="bilinear", antialias=True, align_corners=False)
@@ -96,7 +96,7 @@ def _moments(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     means, stds = [], []
     for channel in range(images.shape[1]):
         counts = torch.zeros(256, dtype=torch.float64)
-        for chunk in images[:, channel].split(_CHUNK):
+        for chunk in torch.split(images[:, channel], _CHUNK):
             counts += torch.bincount(chunk.flatten(), minlength=256)
         share = counts / counts.sum()
         mean = float((share * values).sum())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import sys
@@ -40,14 +41,12 @@ def _reserved_bytes() -> int | None:
     torch = sys.modules.get("torch")
     if torch is None or not hasattr(torch, "cuda") or not torch.cuda.is_initialized():
         return None
-    return sum(torch.cuda.memory_reserved(index) for index in range(torch.cuda.device_count()))
+    return sum(int(torch.cuda.memory_reserved(index)) for index in range(torch.cuda.device_count()))
 
 
 def _empty_caches() -> None:
     if _reserved_bytes() is not None:
         sys.modules["torch"].cuda.empty_cache()
     if sys.platform == "linux":
-        try:
+        with contextlib.suppress(OSError, AttributeError):  # another C library
             ctypes.CDLL(None).malloc_trim(0)  # glibc keeps freed heap pages until told otherwise
-        except (OSError, AttributeError):  # another C library
-            pass

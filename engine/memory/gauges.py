@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class GpuReading:
@@ -37,6 +36,7 @@ class GpuReading:
             return None
         return max(self.used_bytes - self.process_bytes, 0)
 
+
 @dataclass(frozen=True, slots=True)
 class HostReading:
     """The machine's memory now, in bytes, and the share of this process in it; `load_percent` of all cores."""
@@ -54,6 +54,7 @@ class HostReading:
     def others_bytes(self) -> int:
         return max(self.used_bytes - self.process_bytes, 0)
 
+
 @dataclass(frozen=True, slots=True)
 class MemoryReading:
     """Everything at one moment. `no_gpu` says why `gpus` is empty."""
@@ -61,6 +62,7 @@ class MemoryReading:
     gpus: tuple[GpuReading, ...]
     host: HostReading
     no_gpu: str | None
+
 
 class Gauges:
     """Reads all gauges. Opening and every reading may fail at any time, and then say so in `no_gpu`."""
@@ -122,18 +124,22 @@ class Gauges:
         except Exception:  # NVMLError_NotSupported and its kin: not available on this card
             return None
 
+
 def _open_nvml() -> Any:
     return import_module("pynvml")
+
 
 def _reason(error: Exception) -> str:
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
+
 
 def read_host() -> HostReading:
     import psutil
 
     memory = psutil.virtual_memory()
     return HostReading(memory.total, memory.available, process_bytes(), psutil.cpu_percent(None))
+
 
 def process_bytes() -> int:
     """Resident memory of this process, in bytes."""

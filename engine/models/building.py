@@ -64,7 +64,7 @@ def _load_imagenet_form(network: nn.Module, spec: RunSpec) -> None:
 def _imagenet_state(name: str) -> dict[str, Tensor]:
     from torchvision import models
 
-    weights = models.get_model_weights(name).DEFAULT  # type: ignore[attr-defined]
+    weights = models.get_model_weights(name).DEFAULT
     try:
         return dict(weights.get_state_dict(progress=False, check_hash=True))
     except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash is a RuntimeError

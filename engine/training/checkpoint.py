@@ -43,7 +43,7 @@ class Checkpoint:
 def save_checkpoint(
     folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, header: dict[str, Any]
 ) -> SavedFile:
-    """Write `step-<header["step"]>.safetensors` into `folder`: temporary file, fsync, hash, rename, fsync of the folder.
+    """Write `step-<header["step"]>.safetensors` into `folder`: temporary file, fsync, hash, rename, fsync.
 
     Raises:
         CheckpointError: it could not be written; nothing half-written is left.

@@ -50,6 +50,8 @@ def _flatten(model: nn.Module, floating: bool) -> Tensor | None:
     flat = torch.cat([buffer.flatten() for _, _, buffer in buffers])
     start = 0
     for module, name, buffer in buffers:
-        module._buffers[name] = flat[start : start + buffer.numel()].view(buffer.shape)
+        # .data: a view with a version counter of its own, else each layer's update would look to autograd like a
+        # change of what another layer had saved for its backward pass.
+        module._buffers[name] = flat[start : start + buffer.numel()].view(buffer.shape).data
         start += buffer.numel()
     return flat

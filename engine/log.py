@@ -1,0 +1,33 @@
+"""The log file: where the full report of a failure goes, because no traceback is shown to a person. Loads no torch."""
+
+from __future__ import annotations
+
+import logging
+import time
+import traceback
+from pathlib import Path
+
+_MAX_BYTES = 5_000_000  # then the old file is put aside once
+
+
+def write_report(path: Path, error: BaseException, about: str) -> bool:
+    """Append `error` with its traceback to the log at `path`; False where even that cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and path.stat().st_size > _MAX_BYTES:
+            path.replace(path.with_suffix(".old.log"))
+        with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {about}\n")
+            file.writelines(traceback.format_exception(error))
+    except OSError:
+        return False
+    return True
+
+
+def log_to(path: Path) -> None:
+    """Send the warnings of this process to the log file instead of the screen."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+    logging.captureWarnings(True)

@@ -1,0 +1,80 @@
+"""Writes one run out as plain files that need no reslab to be read: CSV, JSON and TOML."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from engine.errors import StoreError
+from engine.events import plain
+from engine.results.records import Predictions, RunDetails
+from engine.results.store import Store
+from engine.spec import RunSpec
+
+PREDICTION_COLUMNS = ("index", "true", "predicted", "confidence")
+
+
+def export_run(store: Store, run: int, folder: Path) -> Path:
+    """Write run.json, spec.toml, metrics.csv, steps.csv and, where there are any, predictions.csv into `folder`."""
+    details = store.details(run)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(plain(details_as_json(details)), indent=2, ensure_ascii=False)
+        (folder / "run.json").write_text(text + "\n", encoding="utf-8")
+        (folder / "spec.toml").write_text(RunSpec.from_mapping(details.record.spec).to_toml(), encoding="utf-8")
+        _write_table(folder / "metrics.csv", *_metrics_table(details))
+        curve = details.curve
+        steps = zip(range(1, len(curve.losses) + 1), curve.losses, curve.accuracies, strict=True)
+        _write_table(folder / "steps.csv", ("step", "train_loss", "train_accuracy"), steps)
+        if details.evaluations:
+            with (folder / "predictions.csv").open("w", encoding="utf-8", newline="") as file:
+                write_predictions(file, store.predictions(run))
+    except OSError as error:
+        raise StoreError(
+            f"cannot write to {folder} ({error.strerror or error}); choose a folder that is writable"
+        ) from None
+    return folder
+
+
+def details_as_json(details: RunDetails) -> dict[str, Any]:
+    """A run as JSON types: its record, what was resolved, epochs, evaluations, weights."""
+    return {
+        **plain(details.record),
+        "started": details.started,
+        "epochs": plain(details.epochs),
+        "evaluations": plain(details.evaluations),
+        "weights": plain(details.weights),
+        "intact": details.intact,
+    }
+
+
+def write_predictions(file: TextIO, predictions: Predictions) -> None:
+    """CSV with a header line: index, true, predicted, confidence."""
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(PREDICTION_COLUMNS)
+    writer.writerows(prediction_rows(predictions))
+
+
+def prediction_rows(predictions: Predictions) -> Iterator[tuple[int, int, int, float]]:
+    columns = (predictions.labels, predictions.predictions, predictions.confidences)
+    for index, (label, predicted, confidence) in enumerate(zip(*columns, strict=True)):
+        yield index, label, predicted, float(f"{confidence:.7g}")
+
+
+def _metrics_table(details: RunDetails) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:
+    names = ("accuracy", "balanced_accuracy", "precision", "recall", "f1", "loss")
+    rows = [
+        (item.split, item.moment, item.epoch, item.step, *(getattr(item.metrics, name) for name in names))
+        for item in details.evaluations
+    ]
+    return ("split", "moment", "epoch", "step", *names), rows
+
+
+def _write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)

@@ -1,0 +1,89 @@
+"""The database's layout, as the steps that led to it. A step that has been released is never changed, only followed."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from engine.errors import StoreError
+
+STEPS: tuple[str, ...] = (
+    """
+    CREATE TABLE runs (
+        run INTEGER PRIMARY KEY AUTOINCREMENT,  -- a number is never given twice, even after a deletion
+        dataset TEXT NOT NULL,
+        model TEXT NOT NULL,
+        spec TEXT NOT NULL,
+        status TEXT NOT NULL,                   -- running, completed, stopped, diverged, failed
+        created_at REAL NOT NULL,               -- seconds since 1970
+        pid INTEGER NOT NULL,
+        pid_started REAL NOT NULL,
+        started TEXT,                           -- RunStarted as JSON
+        untrained TEXT,                         -- Metrics as JSON
+        final TEXT,
+        elapsed_s REAL,
+        train_images_per_s REAL,
+        steps INTEGER,
+        error TEXT,
+        seal TEXT                               -- SHA-256 of this run's rows, once it has ended
+    );
+    CREATE TABLE steps (
+        run INTEGER NOT NULL REFERENCES runs ON DELETE CASCADE,
+        first_step INTEGER NOT NULL,
+        epoch INTEGER NOT NULL,
+        learning_rate REAL NOT NULL,
+        images INTEGER NOT NULL,
+        train_s REAL NOT NULL,
+        losses BLOB NOT NULL,                   -- little-endian float64, one a step
+        accuracies BLOB NOT NULL,
+        PRIMARY KEY (run, first_step)
+    );
+    CREATE TABLE epochs (
+        run INTEGER NOT NULL REFERENCES runs ON DELETE CASCADE,
+        epoch INTEGER NOT NULL,
+        train_loss REAL NOT NULL,
+        train_accuracy REAL NOT NULL,
+        train_s REAL NOT NULL,
+        images_per_s REAL NOT NULL,
+        PRIMARY KEY (run, epoch)
+    );
+    CREATE TABLE evaluations (
+        run INTEGER NOT NULL REFERENCES runs ON DELETE CASCADE,
+        split TEXT NOT NULL,
+        moment TEXT NOT NULL,
+        epoch INTEGER NOT NULL,
+        step INTEGER NOT NULL,
+        metrics TEXT NOT NULL,
+        per_class TEXT NOT NULL,
+        confusion TEXT NOT NULL,
+        elapsed_s REAL NOT NULL,
+        labels BLOB,                            -- kept for the untrained and the latest evaluation of a split
+        predictions BLOB,
+        confidences BLOB,
+        PRIMARY KEY (run, split, moment, epoch)
+    );
+    CREATE TABLE weights (
+        run INTEGER PRIMARY KEY REFERENCES runs ON DELETE CASCADE,
+        file TEXT NOT NULL,
+        sha256 TEXT NOT NULL,
+        epoch INTEGER NOT NULL,
+        step INTEGER NOT NULL,
+        num_bytes INTEGER NOT NULL
+    );
+    """,
+)
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring the database to the newest layout, each step in a transaction of its own.
+
+    Raises:
+        StoreError: a newer reslab wrote it.
+    """
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > len(STEPS):
+        raise StoreError(
+            f"the record of runs has layout {version}, this reslab knows {len(STEPS)}; "
+            "update reslab, or use another --home"
+        )
+    for number, step in enumerate(STEPS[version:], start=version + 1):
+        connection.executescript(f"BEGIN IMMEDIATE; {step} PRAGMA user_version = {number}; COMMIT;")

@@ -1,0 +1,98 @@
+"""What the store hands out: values, never rows or connections. Loads no torch and no numpy."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+from typing import Any
+
+from engine.events import ClassMetrics, EpochEnded, Metrics, Moment, Split
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """One run, as a list shows it. `status` is a `Status` or "running"; `created_at` in seconds since 1970."""
+
+    run: int
+    dataset: str
+    model: str
+    status: str
+    created_at: float
+    spec: dict[str, Any]
+    untrained: Metrics | None
+    final: Metrics | None
+    train_images_per_s: float | None
+    elapsed_s: float | None
+    steps: int | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationRecord:
+    """An evaluation without its predictions."""
+
+    split: Split
+    moment: Moment
+    epoch: int
+    step: int
+    metrics: Metrics
+    per_class: tuple[ClassMetrics, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    elapsed_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsRecord:
+    """The run's weights: `file` in the run's folder."""
+
+    file: str
+    sha256: str
+    epoch: int
+    step: int
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Every training step's loss and share of right images, step 1 first."""
+
+    losses: array[float]
+    accuracies: array[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """Per image of the test set, in its order: true class, predicted class, softmax of the latter."""
+
+    labels: array[int]
+    predictions: array[int]
+    confidences: array[float]
+
+
+@dataclass(frozen=True, slots=True)
+class RunDetails:
+    """One run, opened. `started` is its RunStarted as JSON, None where it never came so far.
+
+    `intact` says whether the rows are those that were sealed; None while the run has not ended.
+    """
+
+    record: RunRecord
+    started: dict[str, Any] | None
+    epochs: tuple[EpochEnded, ...]
+    evaluations: tuple[EvaluationRecord, ...]
+    curve: Curve
+    weights: WeightsRecord | None
+    intact: bool | None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(self.started["class_names"]) if self.started else ()
+
+    def evaluation(self, moment: Moment) -> EvaluationRecord | None:
+        """The test set's evaluation at this moment; "final" is the last one that is not "untrained"."""
+        found = [
+            item
+            for item in self.evaluations
+            if item.split == "test" and (item.moment == "untrained") == (moment == "untrained")
+        ]
+        return found[-1] if found else None

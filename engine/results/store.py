@@ -1,0 +1,359 @@
+"""The record of runs: one SQLite file. Hands out values and keeps SQL to itself.
+
+Each thread opens its own `Store`. Transactions are short, so that readers and a second process get their turn; the
+rollback journal is used because SQLite before 3.51.3 can corrupt a write-ahead log with two connections.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import sqlite3
+import sys
+import time
+from array import array
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from engine.errors import StoreError
+from engine.events import (
+    CheckpointSaved,
+    ClassMetrics,
+    EpochEnded,
+    Evaluated,
+    Event,
+    Metrics,
+    RunEnded,
+    RunStarted,
+    StepsCompleted,
+    plain,
+)
+from engine.results.migrations import migrate
+from engine.results.records import (
+    Curve,
+    EvaluationRecord,
+    Predictions,
+    RunDetails,
+    RunRecord,
+    WeightsRecord,
+)
+from engine.spec import RunSpec
+
+_TABLES = ("steps", "epochs", "evaluations", "weights")
+_COMMIT_EVERY_S = 1.0  # points wait this long: one commit costs an fsync, 1 to 20 ms
+_BUSY_MS = 5000
+_LOST = "the process ended before the run did"
+_log = logging.getLogger("reslab")
+
+
+class Store:
+    """One connection to the record.
+
+    Raises:
+        StoreError: from any method, where the file cannot be read or written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._points: list[StepsCompleted] = []
+        self._committed_at = time.monotonic()
+        with _explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(path, isolation_level=None)
+            self._db.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
+            self._db.execute("PRAGMA journal_mode = DELETE")
+            self._db.execute("PRAGMA foreign_keys = ON")
+            migrate(self._db)
+        self._path = path
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._db.close()
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+
+    def create_run(self, spec: RunSpec) -> int:
+        """Record that `spec` begins now in this process; returns the run's number."""
+        values = (spec.dataset, spec.model, spec.to_json(), time.time(), os.getpid(), _process_started(os.getpid()))
+        with self._transaction():
+            cursor = self._db.execute(
+                "INSERT INTO runs (dataset, model, spec, status, created_at, pid, pid_started) "
+                "VALUES (?, ?, ?, 'running', ?, ?, ?)",
+                values,
+            )
+        assert cursor.lastrowid is not None
+        return cursor.lastrowid
+
+    def record(self, event: Event) -> None:
+        """Write one event. Points are written about once a second; one that cannot be is tried again, not raised."""
+        if isinstance(event, StepsCompleted):
+            self._points.append(event)
+            if time.monotonic() - self._committed_at >= _COMMIT_EVERY_S:
+                self._flush_points()
+        elif isinstance(event, RunStarted | Evaluated | EpochEnded | CheckpointSaved | RunEnded):
+            with self._transaction():
+                self._write_points()
+                self._write(event)
+            self._points.clear()
+
+    def _flush_points(self) -> None:
+        self._committed_at = time.monotonic()
+        try:
+            with self._transaction():
+                self._write_points()
+            self._points.clear()
+        except StoreError as error:
+            _log.warning("curve points wait: %s", error)
+
+    def _write_points(self) -> None:
+        self._db.executemany(
+            "INSERT INTO steps VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                (
+                    p.run,
+                    p.first_step,
+                    p.epoch,
+                    p.learning_rate,
+                    p.images,
+                    p.train_s,
+                    _pack(p.losses),
+                    _pack(p.accuracies),
+                )
+                for p in self._points
+            ],
+        )
+
+    def _write(self, event: RunStarted | Evaluated | EpochEnded | CheckpointSaved | RunEnded) -> None:
+        match event:
+            case RunStarted():
+                self._db.execute("UPDATE runs SET started = ? WHERE run = ?", (_json(event), event.run))
+            case EpochEnded():
+                values = (
+                    event.run,
+                    event.epoch,
+                    event.train_loss,
+                    event.train_accuracy,
+                    event.train_s,
+                    event.images_per_s,
+                )
+                self._db.execute("INSERT INTO epochs VALUES (?, ?, ?, ?, ?, ?)", values)
+            case Evaluated():
+                self._write_evaluation(event)
+            case CheckpointSaved():
+                file = (event.run, event.file, event.sha256, event.epoch, event.step, event.num_bytes)
+                self._db.execute("INSERT OR REPLACE INTO weights VALUES (?, ?, ?, ?, ?, ?)", file)
+            case RunEnded():
+                self._write_end(event)
+
+    def _write_evaluation(self, event: Evaluated) -> None:
+        self._db.execute(
+            "UPDATE evaluations SET labels = NULL, predictions = NULL, confidences = NULL "
+            "WHERE run = ? AND split = ? AND moment != 'untrained'",
+            (event.run, event.split),
+        )
+        head = (event.run, event.split, event.moment, event.epoch, event.step)
+        figures = (_json(event.metrics), _json(event.per_class), _json(event.confusion), event.elapsed_s)
+        self._db.execute(
+            "INSERT INTO evaluations VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (*head, *figures, event.labels, event.predictions, event.confidences),
+        )
+        if event.split == "test":
+            column = "untrained" if event.moment == "untrained" else "final"
+            self._db.execute(f"UPDATE runs SET {column} = ? WHERE run = ?", (_json(event.metrics), event.run))
+
+    def _write_end(self, event: RunEnded) -> None:
+        self._db.execute(
+            "UPDATE runs SET status = ?, elapsed_s = ?, train_images_per_s = ?, steps = ?, error = ? WHERE run = ?",
+            (event.status, event.elapsed_s, event.train_images_per_s, event.steps, event.error, event.run),
+        )
+        self._db.execute("UPDATE runs SET seal = ? WHERE run = ?", (self._digest(event.run), event.run))
+
+    def delete(self, run: int) -> None:
+        """Remove a run's rows; its folder is the caller's business."""
+        if self._running(run):
+            raise StoreError(f"run {run} is still running; stop it first")
+        with self._transaction():
+            self._db.execute("DELETE FROM runs WHERE run = ?", (run,))
+
+    def settle_lost_runs(self) -> None:
+        """Runs that say they are running in a process that is gone have failed; record that."""
+        rows = self._rows("SELECT run, pid, pid_started FROM runs WHERE status = 'running'")
+        for run, pid, started in rows:
+            if pid == os.getpid() or abs(_process_started(pid) - started) < 1:
+                continue
+            with self._transaction():
+                self._db.execute("UPDATE runs SET status = 'failed', error = ? WHERE run = ?", (_LOST, run))
+                self._db.execute("UPDATE runs SET seal = ? WHERE run = ?", (self._digest(run), run))
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def runs(self) -> list[RunRecord]:
+        """Every run, newest first."""
+        return [_read_run(row) for row in self._rows(f"SELECT {_RUN_COLUMNS} FROM runs ORDER BY run DESC")]
+
+    def details(self, run: int) -> RunDetails:
+        """Open one run. Raises StoreError where there is none of this number."""
+        record = self._one(run)
+        (started,) = self._rows("SELECT started FROM runs WHERE run = ?", run)[0]
+        epochs = self._rows("SELECT * FROM epochs WHERE run = ? ORDER BY epoch", run)
+        evaluations = self._rows(
+            "SELECT split, moment, epoch, step, metrics, per_class, confusion, elapsed_s "
+            "FROM evaluations WHERE run = ? ORDER BY epoch, step, rowid",
+            run,
+        )
+        weights = self._rows("SELECT file, sha256, epoch, step, num_bytes FROM weights WHERE run = ?", run)
+        return RunDetails(
+            record=record,
+            started=json.loads(started) if started else None,
+            epochs=tuple(EpochEnded(*row) for row in epochs),
+            evaluations=tuple(_read_evaluation(row) for row in evaluations),
+            curve=self._curve(run),
+            weights=WeightsRecord(*weights[0]) if weights else None,
+            intact=self.intact(run),
+        )
+
+    def predictions(self, run: int) -> Predictions:
+        """The final predictions of a run's test images.
+
+        Raises:
+            StoreError: there is no such run, it was changed after its end, or it ended before any evaluation.
+        """
+        self._one(run)
+        if self.intact(run) is False:
+            raise StoreError(f"run {run} was changed after it had ended; its predictions are not to be trusted")
+        rows = self._rows(
+            "SELECT labels, predictions, confidences FROM evaluations "
+            "WHERE run = ? AND split = 'test' AND labels IS NOT NULL ORDER BY step DESC, rowid DESC LIMIT 1",
+            run,
+        )
+        if not rows:
+            raise StoreError(f"run {run} has no predictions: it ended before its first evaluation")
+        labels, predictions, confidences = rows[0]
+        return Predictions(_unpack("H", labels), _unpack("H", predictions), _unpack("f", confidences))
+
+    def intact(self, run: int) -> bool | None:
+        """Whether a run's rows are those that were sealed at its end; None while it has no seal."""
+        ((seal,),) = self._rows("SELECT seal FROM runs WHERE run = ?", run)
+        with _explained(self._path):
+            return None if seal is None else bool(seal == self._digest(run))
+
+    def _curve(self, run: int) -> Curve:
+        rows = self._rows("SELECT losses, accuracies FROM steps WHERE run = ? ORDER BY first_step", run)
+        return Curve(*(_unpack("d", b"".join(column)) for column in (zip(*rows, strict=True) if rows else ((), ()))))
+
+    def _one(self, run: int) -> RunRecord:
+        rows = self._rows(f"SELECT {_RUN_COLUMNS} FROM runs WHERE run = ?", run)
+        if not rows:
+            raise StoreError(f"no run {run}; reslab runs lists those that there are")
+        return _read_run(rows[0])
+
+    def _running(self, run: int) -> bool:
+        self.settle_lost_runs()
+        return self._one(run).status == "running"
+
+    def _rows(self, query: str, *arguments: Any) -> list[Any]:
+        with _explained(self._path):
+            return self._db.execute(query, arguments).fetchall()
+
+    def _digest(self, run: int) -> str:
+        """SHA-256 over all of a run's rows but the seal itself."""
+        digest = hashlib.sha256()
+        row = self._db.execute(f"SELECT {_RUN_COLUMNS}, started FROM runs WHERE run = ?", (run,)).fetchone()
+        digest.update(repr(row).encode())
+        for table in _TABLES:
+            for row in self._db.execute(f"SELECT * FROM {table} WHERE run = ? ORDER BY rowid", (run,)):
+                digest.update(repr(row).encode())
+        return digest.hexdigest()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with _explained(self._path):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+
+_RUN_COLUMNS = (
+    "run, dataset, model, status, created_at, spec, untrained, final, train_images_per_s, elapsed_s, steps, error"
+)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise StoreError(
+            f"cannot use the record of runs {path} ({error}); choose another folder with --home"
+        ) from error
+
+
+def _read_run(row: Sequence[Any]) -> RunRecord:
+    run, dataset, model, status, created_at, spec, untrained, final, images_per_s, elapsed_s, steps, error = row
+    return RunRecord(
+        run, dataset, model, status, created_at, json.loads(spec), _read_metrics(untrained), _read_metrics(final),
+        images_per_s, elapsed_s, steps, error,
+    )  # fmt: skip
+
+
+def _read_evaluation(row: Sequence[Any]) -> EvaluationRecord:
+    split, moment, epoch, step, metrics, per_class, confusion, elapsed_s = row
+    return EvaluationRecord(
+        split=split,
+        moment=moment,
+        epoch=epoch,
+        step=step,
+        metrics=Metrics(**json.loads(metrics)),
+        per_class=tuple(ClassMetrics(**item) for item in json.loads(per_class)),
+        confusion=tuple(tuple(line) for line in json.loads(confusion)),
+        elapsed_s=elapsed_s,
+    )
+
+
+def _read_metrics(text: str | None) -> Metrics | None:
+    return None if text is None else Metrics(**json.loads(text))
+
+
+def _json(value: Any) -> str:
+    return json.dumps(plain(value), separators=(",", ":"))
+
+
+def _pack(values: Sequence[float]) -> bytes:
+    return _little_endian(array("d", values)).tobytes()
+
+
+def _unpack(code: str, data: bytes) -> array[Any]:
+    values: array[Any] = array(code)
+    values.frombytes(data)
+    return _little_endian(values)
+
+
+def _little_endian(values: array[Any]) -> array[Any]:
+    if sys.byteorder == "big":
+        values.byteswap()
+    return values
+
+
+def _process_started(pid: int) -> float:
+    """When a process began, in seconds since 1970; 0 where there is none."""
+    import psutil
+
+    try:
+        return float(psutil.Process(pid).create_time())
+    except psutil.Error:
+        return 0.0

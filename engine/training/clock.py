@@ -1,0 +1,23 @@
+"""A stopwatch for training alone: it stands while the run is paused, evaluates or saves."""
+
+from __future__ import annotations
+
+import time
+
+
+class Stopwatch:
+    def __init__(self) -> None:
+        self._before = 0.0
+        self._since: float | None = None
+
+    def start(self) -> None:
+        self._since = time.perf_counter()
+
+    def stop(self) -> None:
+        self._before = self.seconds
+        self._since = None
+
+    @property
+    def seconds(self) -> float:
+        """Running time so far."""
+        return self._before + (0.0 if self._since is None else time.perf_counter() - self._since)

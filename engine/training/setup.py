@@ -1,0 +1,125 @@
+"""Everything that a run needs before its first step, built once: images and network on the device, optimizer, guard."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from engine.control import Control
+from engine.datasets.batches import Preparation, batch_bounds
+from engine.datasets.images import ImageData
+from engine.datasets.loading import data_key, load_dataset
+from engine.device import Placement, describe
+from engine.events import DatasetProgressed, RunStarted
+from engine.memory.ledger import Holding, Ledger
+from engine.models.building import build_model
+from engine.models.registry import choose_stem, describe_changes
+from engine.paths import Places
+from engine.spec import RunSpec
+from engine.training.guard import StepGuard
+from engine.training.optim import build_optimizer
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """A run, ready. `bounds` are the batches of an epoch as positions in its order."""
+
+    run: int
+    spec: RunSpec
+    placement: Placement
+    data: ImageData
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    guard: StepGuard
+    prepare: Preparation
+    bounds: list[tuple[int, int]]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self.bounds)
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.bounds) * self.spec.epochs
+
+    def started(self) -> RunStarted:
+        shape = self.data.shape
+        stem = choose_stem(self.spec.stem, shape)
+        return RunStarted(
+            run=self.run,
+            spec=self.spec.to_dict(),
+            resolved=describe(self.placement, stem),
+            num_train=len(self.data.train),
+            num_val=len(self.data.val) if self.data.val else 0,
+            num_test=len(self.data.test),
+            num_unusable=self.data.num_unusable,
+            image_shape=(shape.channels, shape.height, shape.width),
+            class_names=self.data.class_names,
+            mean=self.data.mean,
+            std=self.data.std,
+            test_sha256=self.data.test_sha256,
+            num_parameters=sum(values.numel() for values in self.model.parameters()),
+            changes=describe_changes(shape, stem),
+            num_steps=self.num_steps,
+        )
+
+
+def set_up(
+    run: int, spec: RunSpec, places: Places, ledger: Ledger, control: Control, placement: Placement
+) -> Generator[DatasetProgressed, None, Setup]:
+    """Yield the progress of loading and return the run, ready.
+
+    Raises:
+        DatasetError, ModelError: the images or the weights are not to be had.
+        LoadingStopped: `control` asked for a stop.
+    """
+    key = (*data_key(spec), str(places.data), str(placement.device))
+    ledger.drop_idle(keep=key)
+    data: ImageData | None = ledger.get(key)
+    if data is None:
+        data = yield from _load(run, spec, places, control, placement)
+    ledger.hold(key, data, Holding("dataset", spec.dataset, run, data.num_bytes, live=True))
+    model = build_model(spec, data.shape).to(placement.device, memory_format=placement.memory_format)  # type: ignore[call-overload]
+    num_bytes = sum(values.nbytes for values in (*model.parameters(), *model.buffers()))
+    ledger.hold(("model", run), model, Holding("model", spec.model, run, num_bytes, live=True))
+    optimizer = build_optimizer(spec, model)
+    return Setup(
+        run=run,
+        spec=spec,
+        placement=placement,
+        data=data,
+        model=model,
+        optimizer=optimizer,
+        guard=StepGuard(model, optimizer, placement.device),
+        prepare=Preparation.build(
+            data.mean, data.std, placement.device, placement.memory_format, spec.flip, spec.crop_padding
+        ),
+        bounds=batch_bounds(len(data.train), spec.batch_size),
+    )
+
+
+def _load(
+    run: int, spec: RunSpec, places: Places, control: Control, placement: Placement
+) -> Generator[DatasetProgressed, None, ImageData]:
+    loading = load_dataset(spec, places.data, control)
+    while True:
+        try:
+            progress = next(loading)
+        except StopIteration as loaded:
+            data: ImageData = loaded.value
+            break
+        yield DatasetProgressed(run, spec.dataset, progress.stage, progress.done, progress.total, progress.unit)
+    device = placement.device
+    val = data.val.to(device) if data.val else None
+    return replace(data, train=data.train.to(device), val=val, test=data.test.to(device))
+
+
+def all_finite(model: nn.Module) -> bool:
+    """Whether every weight and statistic is a finite number. Waits for the device."""
+    values = [tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point()]
+    norms = torch._foreach_norm([tensor.detach().float() for tensor in values])
+    return math.isfinite(float(torch.stack([norm.to(norms[0].device) for norm in norms]).sum()))

@@ -1,0 +1,227 @@
+"""The training loop, to be read from top to bottom. It only yields: it records nothing and calls nobody back.
+
+    load the images                          → DatasetProgressed …
+    build network, optimizer, guard          → RunStarted
+    evaluate on the test set                 → Evaluated (untrained)
+    for every epoch:
+        for every batch, in the order of (seed, epoch):
+            wait while paused                → RunPaused, RunResumed
+            one step, nothing read back
+            ten times a second               → StepsCompleted
+        the epoch's means                    → EpochEnded
+        evaluate on val, else on test        → EvaluationProgressed …, Evaluated (epoch, and final after the last)
+        from time to time, and at the end    → CheckpointSaved
+    say how it ended                         (returned: `run()` makes RunEnded of it)
+
+With a validation share the test set is read twice, untrained and at the very end, so that whatever is tuned between
+two runs is tuned on the validation images.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from engine.control import Control
+from engine.datasets.batches import epoch_order
+from engine.datasets.images import LoadingStopped
+from engine.device import choose_placement
+from engine.events import CheckpointSaved, Evaluated, Event, Moment, RunPaused, RunResumed, Status
+from engine.events import Split as SplitName
+from engine.memory.ledger import Ledger
+from engine.paths import Places
+from engine.spec import RunSpec
+from engine.training.checkpoint import save_checkpoint
+from engine.training.evaluation import When, evaluate
+from engine.training.optim import learning_rate, set_learning_rate
+from engine.training.points import Points
+from engine.training.setup import Setup, all_finite, set_up
+
+_SAVE_EVERY_S = 30.0  # at an epoch's end, if this long has passed: 45 MB for ResNet-18, 0.2 s with its fsync
+_LISTEN_EVERY_S = 0.5  # a paused run looks up this often, should a notification be lost
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How the loop was left. `error` is a sentence where it diverged."""
+
+    status: Status
+    error: str | None = None
+
+
+def train(run: int, spec: RunSpec, places: Places, ledger: Ledger, control: Control) -> Generator[Event, None, Ending]:
+    """Train one run, yielding what happens, and return how it ended.
+
+    Only the thread that iterates may close it. Network and images stay in `ledger`, marked as idle.
+
+    Raises:
+        ReslabError: images, weights or device are not to be had, or weights cannot be written.
+    """
+    with _arithmetic(spec.deterministic):
+        try:
+            setup = yield from set_up(run, spec, places, ledger, control, choose_placement(spec))
+            yield setup.started()
+            return (yield from _Loop(setup, places.run_folder(run), control).all_epochs())
+        except LoadingStopped:
+            return Ending("stopped")
+        finally:
+            ledger.finish(run)
+
+
+class _Loop:
+    """One run's loop; the state that its steps share."""
+
+    def __init__(self, setup: Setup, folder: Path, control: Control) -> None:
+        self.setup = setup
+        self.folder = folder
+        self.control = control
+        self.points = Points(setup.run)
+        self.epochs_done = 0
+        self.saved: CheckpointSaved | None = None
+        self.saved_at = time.perf_counter()
+
+    def all_epochs(self) -> Generator[Event, None, Ending]:
+        if not (yield from self.evaluate("test", "untrained")):
+            return Ending("stopped")
+        epochs = self.setup.spec.epochs
+        for epoch in range(1, epochs + 1):
+            yield from self.steps_of(epoch)
+            if self.points.diverged_at is not None:
+                return (yield from self.diverged())
+            if self.control.stop_requested:
+                break
+            self.epochs_done = epoch
+            yield self.points.end_epoch(epoch)
+            if not (yield from self.evaluate_epoch(last=epoch == epochs)):
+                break
+            if epoch == epochs:
+                yield from self.save()
+                return Ending("completed")
+            if time.perf_counter() - self.saved_at >= _SAVE_EVERY_S:
+                yield from self.save()
+        yield from self.save()
+        return Ending("stopped")
+
+    def steps_of(self, epoch: int) -> Generator[Event, None, None]:
+        """One epoch's steps; leaves early where a stop is asked for or a loss is not finite."""
+        setup, points = self.setup, self.points
+        order = epoch_order(len(setup.data.train), setup.spec.seed, epoch).to(setup.placement.device)
+        rate = setup.spec.learning_rate
+        setup.model.train()
+        points.clock.start()
+        for number, (start, stop) in enumerate(setup.bounds):
+            if self.control.pause_requested:
+                yield from self.pause(epoch, rate)
+            if self.control.stop_requested:
+                break
+            rate = learning_rate(setup.spec, points.step, setup.num_steps, setup.steps_per_epoch)
+            points.add(*self.step(order[start:stop], epoch, number, rate), stop - start)
+            if points.due:
+                yield from self.read_points(epoch, rate)
+                if points.diverged_at is not None:
+                    break
+        if points.diverged_at is None:
+            yield from self.read_points(epoch, rate)
+        points.clock.stop()
+
+    def step(self, chosen: Tensor, epoch: int, number: int, rate: float) -> tuple[Tensor, Tensor]:
+        """One update; returns the loss and the count of right images, still on the device."""
+        setup, spec, placement = self.setup, self.setup.spec, self.setup.placement
+        labels = setup.data.train.labels[chosen]
+        images = setup.prepare.augmented(setup.data.train.images[chosen], spec.seed, epoch, number)
+        set_learning_rate(setup.optimizer, rate)
+        setup.guard.before_forward()
+        with torch.autocast(placement.device.type, placement.dtype, enabled=placement.autocast):
+            logits = setup.model(images)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=spec.label_smoothing)
+        setup.guard.after_loss(loss.detach())
+        setup.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        setup.optimizer.step()
+        return loss.detach(), (logits.detach().argmax(dim=1) == labels).sum()
+
+    def read_points(self, epoch: int, rate: float) -> Iterator[Event]:
+        completed = self.points.read(epoch, rate)
+        if completed is not None:
+            yield completed
+
+    def pause(self, epoch: int, rate: float) -> Iterator[Event]:
+        yield from self.read_points(epoch, rate)
+        self.points.clock.stop()
+        began = time.perf_counter()
+        yield RunPaused(self.setup.run, self.points.step)
+        while self.control.pause_requested:
+            self.control.wait(_LISTEN_EVERY_S)
+        yield RunResumed(self.setup.run, self.points.step, time.perf_counter() - began)
+        self.points.clock.start()
+
+    def evaluate_epoch(self, last: bool) -> Generator[Event, None, bool]:
+        """After an epoch: the validation images if there are any, else the test set; after the last one, both."""
+        if self.setup.data.val is not None and not (yield from self.evaluate("val", "epoch")):
+            return False
+        if last:
+            return (yield from self.evaluate("test", "final"))
+        return self.setup.data.val is not None or (yield from self.evaluate("test", "epoch"))
+
+    def evaluate(self, split_name: SplitName, moment: Moment) -> Generator[Event, None, bool]:
+        """Evaluate one split; False where a stop was asked for in between."""
+        setup = self.setup
+        split = setup.data.val if split_name == "val" else setup.data.test
+        assert split is not None
+        when = When(setup.run, split_name, moment, self.epochs_done, self.points.step)
+        num_classes = len(setup.data.class_names)
+        evaluated: Evaluated | None = yield from evaluate(
+            setup.model, split, num_classes, setup.prepare, setup.placement, self.control, when
+        )
+        if evaluated is None:
+            return False
+        yield evaluated
+        return True
+
+    def save(self) -> Iterator[Event]:
+        """Save the state as it is, unless this very step is saved already."""
+        if self.saved is not None and self.saved.step == self.points.step:
+            return
+        setup, step = self.setup, self.points.step
+        header = {"run": setup.run, "spec": setup.spec.to_dict(), "epoch": self.epochs_done, "step": step}
+        file = save_checkpoint(self.folder, setup.model, setup.optimizer, header)
+        self.saved = CheckpointSaved(setup.run, file.name, file.sha256, self.epochs_done, step, file.num_bytes)
+        self.saved_at = time.perf_counter()
+        yield self.saved
+
+    def diverged(self) -> Generator[Event, None, Ending]:
+        """Keep the state from before the first bad step: the guard has left that step and all later ones out."""
+        said = f"the loss was not finite at step {self.points.diverged_at:,}"
+        advice = "try a lower learning rate, or a warm-up"
+        if all_finite(self.setup.model):
+            yield from self.save()
+            return Ending("diverged", f"{said}; the state before it is kept; {advice}")
+        # The step before had a finite loss but not finite gradients: its weights are worth nothing.
+        if self.saved is None:
+            return Ending("diverged", f"{said}, and the weights before it were not finite either; {advice}")
+        return Ending(
+            "diverged",
+            f"{said}, and the weights before it were not finite either; those of step {self.saved.step:,} are kept; "
+            f"{advice}",
+        )
+
+
+@contextmanager
+def _arithmetic(deterministic: bool) -> Iterator[None]:
+    """torch's global switches for one run, put back afterwards."""
+    before = torch.are_deterministic_algorithms_enabled()
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch's note on reproducibility
+    torch.use_deterministic_algorithms(deterministic)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
