@@ -1,0 +1,70 @@
+"""The command line: the same engine without the app.
+
+Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 the run failed or diverged, 2 bad input, 130
+stopped. What loads torch is imported inside the command that needs it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from engine.cli.parser import build_parser, spec_from, wants_settings
+from engine.errors import DeviceError, ReslabError
+from engine.paths import Places, find_places
+from engine.spec import RunSpec
+from engine.text import safe_text
+
+BAD_INPUT = 2
+
+OpenApp = Callable[[Places, RunSpec | None, bool], int]
+"""Opens the app: the folders, a run to start with, whether to leave when it ends; returns the exit code."""
+
+
+def main(argv: Sequence[str], open_app: OpenApp) -> int:
+    """Run one command line (without the program's name) and return its exit code."""
+    try:
+        return _dispatch(argv, open_app)
+    except BrokenPipeError:  # the reader left: `reslab runs | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    except ReslabError as error:
+        print(f"reslab: {safe_text(error)}", file=sys.stderr)
+        return 1 if isinstance(error, DeviceError) else BAD_INPUT
+
+
+def _dispatch(argv: Sequence[str], open_app: OpenApp) -> int:
+    arguments = build_parser(wants_settings(argv)).parse_args(argv)
+    places = find_places(getattr(arguments, "home", None), getattr(arguments, "data_dir", None))
+    match arguments.command:
+        case None:
+            return open_app(places, None, False)
+        case "train":
+            spec = spec_from(arguments)
+            if arguments.tui:
+                return open_app(places, spec, arguments.exit)
+            from engine.cli.training import train_command
+
+            return train_command(spec, places, arguments.json)
+        case "doctor":
+            from engine.cli.doctor import doctor_command
+
+            return doctor_command(places, arguments.json)
+    from engine.cli import reading
+
+    match arguments.command:
+        case "datasets":
+            return reading.list_datasets(arguments.json)
+        case "models":
+            return reading.list_models(arguments.json)
+        case "runs":
+            return reading.list_runs(places, arguments.json)
+        case "show":
+            return reading.show_run(places, arguments.run, arguments.json)
+        case "predictions":
+            return reading.print_predictions(places, arguments.run, arguments.json)
+        case _:
+            return reading.delete_run(places, arguments.run)

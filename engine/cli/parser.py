@@ -1,0 +1,128 @@
+"""The command line's grammar. Every option of `train` is made from the settings of `RunSpec`. Loads no torch."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from engine.errors import SpecError
+from engine.settings import Setting, settings_of
+from engine.spec import RunSpec, read_spec_file
+
+_GROUPS = {"data": "data", "model": "network", "recipe": "recipe", "run": "run"}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage in front of it."""
+
+    def error(self, message: str) -> NoReturn:
+        raise SpecError(f"{message}; {self.prog} --help lists what there is")
+
+
+def build_parser(settings: bool = True) -> argparse.ArgumentParser:
+    """The whole grammar; without `settings` the options of `train` are left out, for a quicker start of the others."""
+    places = _places()
+    parser = _Parser(
+        prog="reslab",
+        parents=[places],
+        description="A keyboard-driven terminal lab for image classification. Alone, it opens the app.",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+
+    def add(name: str, help: str, json: bool = True, **more: Any) -> argparse.ArgumentParser:
+        command: argparse.ArgumentParser = commands.add_parser(
+            name, help=help, description=f"{help[0].upper()}{help[1:]}.", parents=[places], **more
+        )
+        if json:
+            command.add_argument("--json", action="store_true", help="JSON on stdout, and nothing else")
+        return command
+
+    train = add("train", "train one run", formatter_class=argparse.RawDescriptionHelpFormatter)
+    if settings:
+        _add_settings(train)
+    add("runs", "list every run, newest first")
+    add("show", "show one run: settings, metric tables, per-class figures").add_argument("run", type=int, metavar="RUN")
+    predictions = add("predictions", "print a run's final test predictions as CSV")
+    predictions.add_argument("run", type=int, metavar="RUN")
+    delete = add("delete", "delete a run: its rows and its weights", json=False)
+    delete.add_argument("run", type=int, metavar="RUN")
+    add("datasets", "list the datasets")
+    add("models", "list the architectures")
+    add("doctor", "check versions, device, NVML, SQLite, terminal and folders")
+    return parser
+
+
+def _places() -> _Parser:
+    parser = _Parser(add_help=False)
+    parser.add_argument(
+        "--home", metavar="DIR", default=argparse.SUPPRESS, help="folder of runs and weights (RESLAB_HOME)"
+    )
+    parser.add_argument("--data-dir", metavar="DIR", default=argparse.SUPPRESS, help="folder of datasets (RESLAB_DATA)")
+    return parser
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    described = settings_of(RunSpec)
+    parser.usage = "reslab train DATASET MODEL [options]"
+    parser.add_argument("dataset", nargs="?", metavar="DATASET", help=described["dataset"].help)
+    parser.add_argument("model", nargs="?", metavar="MODEL", help=described["model"].help)
+    parser.add_argument("--spec", metavar="FILE.toml", type=Path, help="settings from a file; options here override it")
+    parser.add_argument("--tui", action="store_true", help="open the app on the live screen with this run started")
+    parser.add_argument("--exit", action="store_true", help="with --tui: leave the app when the run ends")
+    for key, title in _GROUPS.items():
+        group = parser.add_argument_group(title)
+        for item in described.values():
+            if item.group == key and item.name not in ("dataset", "model"):
+                _add_setting(group, item)
+
+
+def _add_setting(group: argparse._ArgumentGroup, item: Setting) -> None:
+    text = f"{item.help} ({item.expected}; default {item.show(item.default)})".replace("%", "%%")
+    if item.kind is bool:
+        group.add_argument(
+            item.flag, action=argparse.BooleanOptionalAction, default=None, help=text.replace("true or false; ", "")
+        )
+    else:
+        metavar = {int: "N", float: "X"}.get(item.kind, "|".join(item.choices) or "TEXT")
+        group.add_argument(item.flag, metavar=metavar, help=text)
+
+
+def spec_from(arguments: argparse.Namespace) -> RunSpec:
+    """The spec that a command line asks for: the file's settings, overridden by the options.
+
+    Raises:
+        SpecError: a setting does not do, or the dataset or the architecture is missing.
+    """
+    values = read_spec_file(arguments.spec) if arguments.spec else {}
+    for name, item in settings_of(RunSpec).items():
+        given = getattr(arguments, name)
+        if given is not None:
+            values[name] = given if item.kind is bool else item.parse(given)
+    missing = [name for name in ("dataset", "model") if name not in values]
+    if missing:
+        raise SpecError(
+            f"train needs a dataset and a model, {' and '.join(missing)} missing; "
+            "for example reslab train digits resnet18"
+        )
+    return RunSpec.from_mapping(values)
+
+
+def wants_settings(argv: Sequence[str]) -> bool:
+    """Whether the settings' options are needed to read this command line."""
+    return "train" in argv
+
+
+def columns(rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> str:
+    """Rows of cells as aligned text, two spaces apart; the columns in `right` end at the right."""
+    table = [list(row) for row in rows]
+    widths = [max(len(cell) for cell in column) for column in zip(*table, strict=True)]
+    lines = []
+    for row in table:
+        cells = [
+            cell.rjust(width) if number in right else cell.ljust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)

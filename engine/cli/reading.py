@@ -1,0 +1,125 @@
+"""Commands that read the record and the tables: datasets, models, runs, show, predictions, delete. Loads no torch."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from typing import Any
+
+from engine.cli.parser import columns
+from engine.datasets.registry import DATASETS, FOLDER
+from engine.events import plain
+from engine.models.registry import MODELS
+from engine.paths import Places
+from engine.results.export import details_as_json, prediction_rows, write_predictions
+from engine.results.records import RunDetails, RunRecord
+from engine.results.store import Store
+from engine.results.tables import class_rows, duration, facts, metric_rows
+from engine.text import percent, safe_text
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(plain(value), ensure_ascii=False))
+
+
+def list_datasets(as_json: bool) -> int:
+    if as_json:
+        print_json([{"name": info.name, "title": info.title, **_dataset_figures(info)} for info in (*DATASETS, FOLDER)])
+        return 0
+    rows = [("DATASET", "IMAGE", "TRAIN", "TEST", "CLASSES", "")]
+    for info in (*DATASETS, FOLDER):
+        train, test = (f"{n:,}" if n else "–" for n in (info.num_train, info.num_test))
+        classes = str(info.shape.num_classes) if info.shape else "–"
+        rows.append((info.name, str(info.shape or "–"), train, test, classes, info.title))
+    print(columns(rows, right=(2, 3, 4)))
+    return 0
+
+
+def _dataset_figures(info: Any) -> dict[str, Any]:
+    return {"shape": plain(info.shape), "num_train": info.num_train, "num_test": info.num_test}
+
+
+def list_models(as_json: bool) -> int:
+    if as_json:
+        print_json(MODELS)
+        return 0
+    rows = [("MODEL", "DEPTH", "PARAMETERS", "")]
+    rows += [(info.name, str(info.depth), f"{info.num_parameters:,}", info.title) for info in MODELS]
+    print(columns(rows, right=(1, 2)))
+    print("Parameters of the ImageNet form; three channels and 1,000 classes are fitted to the dataset.")
+    return 0
+
+
+def list_runs(places: Places, as_json: bool) -> int:
+    with Store(places.database) as store:
+        store.settle_lost_runs()
+        runs = store.runs()
+    if as_json:
+        print_json(runs)
+        return 0
+    if not runs:
+        print("no runs yet; reslab train digits resnet18 makes one")
+        return 0
+    rows = [("RUN", "WHEN", "DATASET", "MODEL", "STATUS", "UNTRAINED", "FINAL", "IMAGES/S", "TIME")]
+    print(columns([*rows, *map(_run_row, runs)], right=(0, 5, 6, 7, 8)))
+    return 0
+
+
+def _run_row(run: RunRecord) -> tuple[str, ...]:
+    return (
+        str(run.run),
+        time.strftime("%Y-%m-%d %H:%M", time.localtime(run.created_at)),
+        safe_text(run.dataset, 40),
+        safe_text(run.model, 40),
+        run.status,
+        percent(run.untrained.accuracy if run.untrained else None),
+        percent(run.final.accuracy if run.final else None),
+        f"{run.train_images_per_s:,.0f}" if run.train_images_per_s else "–",
+        duration(run.elapsed_s),
+    )
+
+
+def show_run(places: Places, run: int, as_json: bool) -> int:
+    """Print one run; exit code 1 where its rows were changed after its end."""
+    with Store(places.database) as store:
+        store.settle_lost_runs()
+        details = store.details(run)
+    print_json(details_as_json(details)) if as_json else _print_details(details, places)
+    if details.intact is False:
+        print(f"reslab: run {run} was changed after it had ended; do not trust its figures", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _print_details(details: RunDetails, places: Places) -> None:
+    record = details.record
+    print(f"run {record.run}: {safe_text(record.model)} on {safe_text(record.dataset)}, {record.status}")
+    if record.error:
+        print(safe_text(record.error))
+    print(columns([(name, safe_text(value)) for name, value in facts(details, places.run_folder(record.run))]))
+    final = details.evaluation("final")
+    print("\n" + columns([("", "UNTRAINED", "TRAINED"), *metric_rows(record.untrained, record.final)], right=(1, 2)))
+    if final:
+        header = ("CLASS", "PRECISION", "RECALL", "F1", "IMAGES")
+        print("\n" + columns([header, *class_rows(details.class_names, final.per_class)], right=(1, 2, 3, 4)))
+
+
+def print_predictions(places: Places, run: int, as_json: bool) -> int:
+    with Store(places.database) as store:
+        predictions = store.predictions(run)
+    if as_json:
+        names = ("index", "true", "predicted", "confidence")
+        print_json([dict(zip(names, row, strict=True)) for row in prediction_rows(predictions)])
+    else:
+        write_predictions(sys.stdout, predictions)
+    return 0
+
+
+def delete_run(places: Places, run: int) -> int:
+    with Store(places.database) as store:
+        store.delete(run)
+    shutil.rmtree(places.run_folder(run), ignore_errors=True)
+    print(f"run {run} deleted", file=sys.stderr)
+    return 0

@@ -1,0 +1,146 @@
+"""`reslab train`: a progress bar on a terminal, lines in a pipe, or one JSON event a line."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from types import FrameType
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
+
+from engine.cli.parser import columns
+from engine.control import RunControl
+from engine.events import (
+    DatasetProgressed,
+    EpochEnded,
+    Evaluated,
+    Event,
+    RunEnded,
+    RunStarted,
+    Status,
+    StepsCompleted,
+    to_json_dict,
+)
+from engine.paths import Places
+from engine.results.tables import duration, metric_rows
+from engine.spec import RunSpec
+from engine.text import percent, safe_text
+
+EXIT_CODES: dict[Status, int] = {"completed": 0, "failed": 1, "diverged": 1, "stopped": 130}
+
+
+class _View(Protocol):
+    def show(self, event: Event) -> None: ...
+
+
+def train_command(spec: RunSpec, places: Places, as_json: bool) -> int:
+    """Train `spec` to its end and return the exit code that its status means."""
+    control = RunControl()
+    with _stop_on_signals(control), _view(spec, as_json) as view:
+        from engine.runs import Lab, run  # 4 to 12 s on a cold start: torch
+
+        code = 1
+        with closing(run(spec, Lab(places), control)) as events:
+            for event in events:
+                view.show(event)
+                if isinstance(event, RunEnded):
+                    code = EXIT_CODES[event.status]
+    return code
+
+
+@contextmanager
+def _stop_on_signals(control: RunControl) -> Iterator[None]:
+    """The first ctrl+c asks for a clean end, the second one interrupts."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if control.stop_requested:
+            raise KeyboardInterrupt
+        control.stop()
+        print("reslab: stopping after this step; once more to break off", file=sys.stderr)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _view(spec: RunSpec, as_json: bool) -> Iterator[_View]:
+    if as_json:
+        yield _JsonLines()
+        return
+    console = Console(stderr=True, highlight=False)
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[figures]}"),
+        TimeElapsedColumn(), TimeRemainingColumn(), console=console, refresh_per_second=4,
+        disable=not console.is_terminal,
+    )  # fmt: skip
+    with bar:
+        yield _Bar(bar, console, spec)
+
+
+class _JsonLines:
+    def show(self, event: Event) -> None:
+        print(json.dumps(to_json_dict(event), ensure_ascii=False), flush=True)
+
+
+class _Bar:
+    """Draws the bar on stderr; the final table goes to stdout."""
+
+    def __init__(self, bar: Progress, console: Console, spec: RunSpec) -> None:
+        self._bar, self._console, self._spec = bar, console, spec
+        self._task = bar.add_task("loading torch", total=None, figures="")
+        self._num_steps = 1
+
+    def show(self, event: Event) -> None:
+        match event:
+            case DatasetProgressed():
+                self._update(f"{event.stage} {safe_text(event.dataset, 30)}", event.done, event.total or None)
+            case RunStarted():
+                self._num_steps = event.num_steps
+                changes = ", ".join(event.changes) or "nothing changed"
+                self._say(
+                    f"run {event.run}: {self._spec.model} on {self._spec.dataset}, {event.num_train:,} training and "
+                    f"{event.num_test:,} test images\n{changes}, {event.num_parameters:,} parameters, "
+                    f"{event.resolved.device} ({event.resolved.device_reason}), {event.resolved.dtype}"
+                )
+            case StepsCompleted():
+                figures = f"loss {event.losses[-1]:.4f}  {event.images / event.train_s:,.0f} img/s"
+                title = f"epoch {event.epoch}/{self._spec.epochs}"
+                self._update(title, event.last_step, self._num_steps, figures)
+            case EpochEnded():
+                self._say(
+                    f"epoch {event.epoch}: train loss {event.train_loss:.4f}, train accuracy "
+                    f"{percent(event.train_accuracy)}, {event.images_per_s:,.0f} images/s"
+                )
+            case Evaluated():
+                self._say(
+                    f"{event.moment}: {event.split} loss {event.metrics.loss:.4f}, {event.split} accuracy "
+                    f"{percent(event.metrics.accuracy)}"
+                )
+            case RunEnded():
+                self._end(event)
+
+    def _update(self, title: str, done: int, total: int | None, figures: str = "") -> None:
+        self._bar.update(self._task, description=title, completed=done, total=total, figures=figures)
+
+    def _say(self, text: str) -> None:
+        lines: list[Any] = [Text(safe_text(line)) for line in text.splitlines()]
+        self._console.print(*lines, sep="\n", soft_wrap=True)
+
+    def _end(self, event: RunEnded) -> None:
+        self._bar.stop()
+        speed = f", {event.train_images_per_s:,.0f} images/s" if event.train_images_per_s else ""
+        self._say(f"run {event.run} {event.status} after {duration(event.elapsed_s)}{speed}")
+        if event.error:
+            self._say(event.error)
+        if event.untrained:
+            print(columns([("", "UNTRAINED", "TRAINED"), *metric_rows(event.untrained, event.final)], right=(1, 2)))

@@ -1,0 +1,86 @@
+"""The metric tables as rows of text, the same in the app and on the command line. Loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from engine.events import ClassMetrics, Metrics
+from engine.results.records import RunDetails
+from engine.settings import settings_of
+from engine.spec import RunSpec
+from engine.text import percent, safe_text
+
+# What is shown, in the report's order; "match" was its word for accuracy.
+METRIC_NAMES: tuple[tuple[str, str], ...] = (
+    ("accuracy", "accuracy"),
+    ("balanced_accuracy", "balanced accuracy"),
+    ("precision", "macro precision"),
+    ("recall", "macro recall"),
+    ("f1", "macro F1"),
+)
+
+
+def metric_rows(untrained: Metrics | None, final: Metrics | None) -> list[tuple[str, str, str]]:
+    """One row a metric: its name, untrained, trained; the loss last."""
+    rows = [(title, _figure(untrained, name), _figure(final, name)) for name, title in METRIC_NAMES]
+    return [*rows, ("loss", _loss(untrained), _loss(final))]
+
+
+def class_rows(names: Sequence[str], per_class: Sequence[ClassMetrics]) -> list[tuple[str, str, str, str, str]]:
+    """One row a class: its name, precision, recall, F1, number of images."""
+    return [
+        (safe_text(name, 40), percent(item.precision), percent(item.recall), percent(item.f1), f"{item.support:,}")
+        for name, item in zip(names, per_class, strict=True)
+    ]
+
+
+def facts(details: RunDetails, folder: Path) -> list[tuple[str, str]]:
+    """What a run was, beyond its figures, as (name, text); the texts are not yet safe to print."""
+    record, rows = details.record, []
+    if details.started:
+        started, resolved = details.started, details.started["resolved"]
+        rows += [
+            ("images", f"{started['num_train']:,} train, {started['num_val']:,} val, {started['num_test']:,} test"),
+            ("network", f"{started['num_parameters']:,} parameters, " + ", ".join(started["changes"])),
+            ("device", f"{resolved['device']} ({resolved['device_name']}), {resolved['dtype']}"),
+        ]
+        if started["num_unusable"]:
+            rows.append(("left out", f"{started['num_unusable']:,} files that are no usable image"))
+    rows.append(("settings", describe_settings(record.spec)))
+    speed = f", {record.train_images_per_s:,.0f} images/s" if record.train_images_per_s else ""
+    rows.append(("time", f"{duration(record.elapsed_s)}{speed}"))
+    if details.weights:
+        rows.append(("weights", str(folder / details.weights.file)))
+    return rows
+
+
+def describe_settings(spec: Mapping[str, Any]) -> str:
+    """The settings that are not the defaults: "seed 1, epochs 20, the rest as by default"."""
+    described = settings_of(RunSpec)
+    changed = [
+        f"{item.label} {item.show(spec[name])}"
+        for name, item in described.items()
+        if name in spec and name not in ("dataset", "model") and spec[name] != item.default
+    ]
+    return ", ".join([*changed, "the rest as by default"]) if changed else "all as by default"
+
+
+def duration(seconds: float | None) -> str:
+    """A length of time as a person says it: 8.3 s, 4:05, 2:10:09."""
+    if seconds is None:
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _figure(metrics: Metrics | None, name: str) -> str:
+    return percent(getattr(metrics, name) if metrics else None)
+
+
+def _loss(metrics: Metrics | None) -> str:
+    return f"{metrics.loss:.4f}" if metrics else "–"

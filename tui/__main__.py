@@ -1,0 +1,32 @@
+"""The command `reslab`: alone it opens the app, with words it is the engine's command line."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from engine.paths import Places
+    from engine.spec import RunSpec
+
+
+def main() -> int:
+    from engine.cli import main as command_line
+
+    return command_line(sys.argv[1:], open_app)
+
+
+def open_app(places: Places, spec: RunSpec | None, exit_when_done: bool) -> int:
+    """Open the app, with `spec` started if there is one; returns the process's exit code."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        print("reslab: the app needs a terminal; without one use reslab train DATASET MODEL", file=sys.stderr)
+        return 2
+    from tui.app import ReslabApp
+
+    app = ReslabApp(places, spec, exit_when_done)
+    app.run()
+    return app.return_code or 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
