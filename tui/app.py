@@ -1,0 +1,232 @@
+"""The app: modes, keys, theme; owner of the session and of the live run. Loads torch only after the first paint."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from textual import on, work
+from textual.app import App
+from textual.binding import Binding, BindingType
+from textual.screen import Screen
+from textual.theme import Theme
+
+from engine.events import RunEnded
+from engine.log import write_report
+from engine.paths import Places
+from engine.spec import RunSpec
+from engine.text import safe_text
+from tui.live import LiveRun
+from tui.messages import EventArrived, GaugesRead, MemoryFreed, RunRefused, TorchLoaded
+from tui.session import RunFunction, Session, engine_run
+from tui.widgets.mode_bar import ModeBar
+
+if TYPE_CHECKING:
+    from engine.results.records import RunRecord
+
+# Okabe and Ito's colours: told apart by colour-blind eyes (jfly.uni-koeln.de/color, 2008).
+_THEME = Theme(
+    name="reslab", primary="#56B4E9", secondary="#0072B2", accent="#E69F00", warning="#E69F00", error="#D55E00",
+    success="#009E73", dark=True,
+)  # fmt: skip
+
+
+def _setup_screen() -> Screen[Any]:
+    from tui.screens.setup import SetupScreen
+
+    return SetupScreen()
+
+
+def _train_screen() -> Screen[Any]:
+    from tui.screens.train import TrainScreen
+
+    return TrainScreen()
+
+
+def _results_screen() -> Screen[Any]:
+    from tui.screens.results import ResultsScreen
+
+    return ResultsScreen()
+
+
+class ReslabApp(App[None]):
+    """`spec` is started at once if given; with `exit_when_done` the app leaves when that run has ended."""
+
+    TITLE = "reslab"
+    CSS_PATH = "styles/reslab.tcss"
+    MODES: ClassVar[dict[str, Any]] = {"setup": _setup_screen, "train": _train_screen, "results": _results_screen}
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("1", "mode('setup')", "Set up", show=False, tooltip="pick what to train"),
+        Binding("2", "mode('train')", "Train", show=False, tooltip="watch the live run"),
+        Binding("3", "mode('results')", "Results", show=False, tooltip="all runs ever made"),
+        Binding("question_mark", "keys", "Keys", key_display="?", tooltip="this list of keys"),
+        Binding("q,ctrl+q", "quit", "Quit", tooltip="leave; asks while a run is live", key_display="q"),
+    ]
+
+    def __init__(
+        self,
+        places: Places,
+        spec: RunSpec | None = None,
+        exit_when_done: bool = False,
+        run_function: RunFunction = engine_run,
+    ) -> None:
+        super().__init__()
+        self.places = places
+        self.session = Session(places, self.post_message, run_function)
+        self.live: LiveRun | None = None
+        self._first_spec = spec
+        self._exit_when_done = exit_when_done
+        self._leaving = False
+        self._records: list[RunRecord] = []
+
+    def on_mount(self) -> None:
+        sys.setswitchinterval(0.001)  # beside a busy Python thread the loop lags 1.2 ms instead of 5.2
+        self.register_theme(_THEME)
+        self.theme = "reslab"
+        self.switch_mode("setup")
+        self.call_after_refresh(self._begin)
+
+    def _begin(self) -> None:
+        """After the first paint."""
+        self.session.watch_memory()
+        self._read_records()
+        if self._first_spec is not None:
+            self.start_run(self._first_spec)
+        else:
+            self.session.load_torch()
+
+    @work(thread=True)
+    def _read_records(self) -> None:
+        """Earlier runs, for the estimate; without them there is none."""
+        from engine.errors import StoreError
+        from tui.record import read_runs
+
+        try:
+            self._records = read_runs(self.places)
+        except StoreError as error:
+            self.call_later(self.tell, str(error), "warning")
+
+    def estimate(self, spec: RunSpec) -> str:
+        """How long a run will take here, as text for Set up."""
+        from engine.results.estimate import estimate_run
+        from tui.text import clock
+
+        found = estimate_run(spec, self._records)
+        if found is None:
+            return "no earlier run tells how long"
+        seconds = found.seconds
+        length = f"{seconds:.0f} s" if seconds < 100 else clock(seconds)
+        return f"about {length} here, by run {found.run}"
+
+    # --- the live run ------------------------------------------------------------------------------------------------
+
+    def start_run(self, spec: RunSpec) -> None:
+        if not self.session.start(spec):
+            self.tell("a run is live: wait for it, or stop it with s on Train", "warning")
+            return
+        self.live = LiveRun(spec)
+        self.switch_mode("train")
+
+    def stop_run(self) -> None:
+        if self.live is not None and not self.live.over and self.session.control is not None:
+            self.live.stopping = True
+            self.session.control.stop()
+
+    @on(EventArrived)
+    def _event_arrived(self, message: EventArrived) -> None:
+        assert self.live is not None
+        self.live.add(message.event)
+        if isinstance(message.event, RunEnded):
+            self._run_over(1 if message.event.status in ("failed", "diverged") else 0)
+        elif self.current_mode != "train":
+            self.show_status()
+
+    @on(RunRefused)
+    def _run_refused(self, message: RunRefused) -> None:
+        assert self.live is not None
+        self.live.refuse(message.error)
+        self.tell(message.error, "error")
+        self._run_over(2)
+
+    def _run_over(self, return_code: int) -> None:
+        self.show_status()
+        self._read_records()
+        if self._leaving or self._exit_when_done:
+            self.exit(return_code=return_code if self._exit_when_done else 0)
+
+    def show_status(self) -> None:
+        """What the live run is at, in the bar of the screen on top."""
+        from tui.screens.train import live_state
+
+        for bar in self.screen.query(ModeBar):
+            live = self.live
+            if live is None:
+                bar.show_live("")
+            elif live.doing == "training" and not live.over:
+                bar.show_live(f"epoch {live.epoch}/{live.spec.epochs}{' paused' if live.paused else ''}")
+            else:
+                bar.show_live(live_state(live))
+
+    @on(GaugesRead)
+    @on(MemoryFreed)
+    def _pass_on(self, message: GaugesRead | MemoryFreed) -> None:
+        from tui.screens.train import TrainScreen
+
+        for screen in self.screen_stack:
+            if isinstance(screen, TrainScreen):
+                screen.post_message(message)
+
+    @on(TorchLoaded)
+    def _torch_loaded(self, message: TorchLoaded) -> None:
+        if message.error is not None:
+            self.tell(message.error, "error")
+
+    # --- keys --------------------------------------------------------------------------------------------------------
+
+    def action_mode(self, mode: str) -> None:
+        if len(self.screen_stack) == 1 or not self.screen.is_modal:
+            self.switch_mode(mode)
+
+    def open_run(self, run: int) -> None:
+        from tui.screens.run import RunScreen
+
+        self.switch_mode("results")
+        self.push_screen(RunScreen(run))
+
+    def action_keys(self) -> None:
+        from tui.screens.dialogs import Keys
+
+        self.push_screen(Keys(self.screen))
+
+    async def action_quit(self) -> None:
+        if self.live is None or self.live.over:
+            self.exit()
+        elif not self.screen.is_modal:
+            self._ask_to_quit()
+
+    @work
+    async def _ask_to_quit(self) -> None:
+        from tui.screens.dialogs import Question
+
+        if not await self.push_screen_wait(
+            Question("A run is live. Stop it and leave? It keeps its figures and weights.")
+        ):
+            return
+        self._leaving = True
+        self.stop_run()
+        if self.live is None or self.live.over:  # it ended while the question stood
+            self.exit()
+        self.tell("stopping the run, then leaving")
+
+    def tell(self, text: str, severity: Literal["information", "warning", "error"] = "information") -> None:
+        """A passing note; `text` may come from anywhere."""
+        self.notify(safe_text(text), severity=severity, markup=False, timeout=8)
+
+    def _handle_exception(self, error: Exception) -> None:
+        """A defect of the app's own: the full report to the log, one sentence to the person."""
+        written = write_report(self.places.log, error, "the app broke off")
+        if self.is_headless:
+            super()._handle_exception(error)
+            return
+        where = f"; the full report is in {self.places.log}" if written else ""
+        self.exit(return_code=1, message=f"reslab broke off: {type(error).__name__}{where}")

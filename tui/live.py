@@ -1,0 +1,134 @@
+"""The live run as the screens see it: a state that grows by events, and arithmetic on it. Draws nothing."""
+
+from __future__ import annotations
+
+from engine.events import (
+    CheckpointSaved,
+    DatasetProgressed,
+    EpochEnded,
+    Evaluated,
+    EvaluationProgressed,
+    Event,
+    Metrics,
+    RunEnded,
+    RunPaused,
+    RunResumed,
+    RunStarted,
+    StepsCompleted,
+)
+from engine.spec import RunSpec
+from tui.series import Series
+
+
+class LiveRun:
+    """One run since its start. `version` counts the events, so that a screen knows whether anything changed."""
+
+    def __init__(self, spec: RunSpec) -> None:
+        self.spec = spec
+        self.version = 0
+        self.run: int | None = None
+        self.started: RunStarted | None = None
+        self.ended: RunEnded | None = None
+        self.refused: str | None = None
+        self.paused = False
+        self.stopping = False
+        self.doing = "loading torch"
+        self.doing_share: float | None = None
+        self.epoch = 0
+        self.step = 0
+        self.images_per_s: float | None = None
+        self.step_s: float | None = None
+        self.evaluation_s = 0.0
+        self.untrained: Metrics | None = None
+        self.latest: Metrics | None = None
+        self.train_loss, self.train_accuracy = Series(), Series()
+        self.test_loss, self.test_accuracy = Series(), Series()
+        self.val_loss, self.val_accuracy = Series(), Series()
+        self.weights: CheckpointSaved | None = None
+
+    @property
+    def over(self) -> bool:
+        return self.ended is not None or self.refused is not None
+
+    @property
+    def num_steps(self) -> int:
+        return self.started.num_steps if self.started else 0
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return max(self.num_steps // self.spec.epochs, 1)
+
+    @property
+    def run_share(self) -> float:
+        return self.step / self.num_steps if self.num_steps else 0.0
+
+    @property
+    def epoch_share(self) -> float:
+        return min(max(self.step - max(self.epoch - 1, 0) * self.steps_per_epoch, 0) / self.steps_per_epoch, 1.0)
+
+    def left_s(self, steps: int, evaluations: int) -> float | None:
+        """Seconds that so many steps and evaluations will take, as they went so far."""
+        return None if self.step_s is None else steps * self.step_s + evaluations * self.evaluation_s
+
+    @property
+    def run_left_s(self) -> float | None:
+        evaluations = self.spec.epochs - max(self.epoch - 1, 0)
+        return self.left_s(self.num_steps - self.step, evaluations)
+
+    @property
+    def epoch_left_s(self) -> float | None:
+        return self.left_s(self.epoch * self.steps_per_epoch - self.step, 0)
+
+    def refuse(self, error: str) -> None:
+        self.version += 1
+        self.refused = error
+
+    def add(self, event: Event) -> None:
+        self.version += 1
+        self.run = event.run
+        match event:
+            case DatasetProgressed():
+                self._do(f"{event.stage} {event.dataset}", event.done / event.total if event.total else None)
+            case RunStarted():
+                self.started = event
+            case EvaluationProgressed():
+                self._do(f"evaluating on {event.split}", event.done / event.total)
+            case Evaluated():
+                self._add_evaluation(event)
+            case StepsCompleted():
+                self._add_steps(event)
+            case EpochEnded():
+                self.images_per_s = event.images_per_s
+                self._do("evaluating", None)
+            case CheckpointSaved():
+                self.weights = event
+            case RunPaused():
+                self.paused = True
+            case RunResumed():
+                self.paused = False
+            case RunEnded():
+                self.ended = event
+                self.paused = False
+
+    def _do(self, what: str, share: float | None) -> None:
+        self.doing, self.doing_share = what, share
+
+    def _add_steps(self, event: StepsCompleted) -> None:
+        self._do("training", None)
+        self.epoch, self.step = event.epoch, event.last_step
+        self.train_loss.extend(event.first_step, event.losses)
+        self.train_accuracy.extend(event.first_step, event.accuracies)
+        self.images_per_s = event.images / event.train_s
+        self.step_s = event.train_s / event.last_step
+
+    def _add_evaluation(self, event: Evaluated) -> None:
+        loss, accuracy = (
+            (self.test_loss, self.test_accuracy) if event.split == "test" else (self.val_loss, self.val_accuracy)
+        )
+        loss.extend(event.step, [event.metrics.loss])
+        accuracy.extend(event.step, [event.metrics.accuracy])
+        self.evaluation_s = event.elapsed_s
+        if event.moment == "untrained":
+            self.untrained = event.metrics
+        else:
+            self.latest = event.metrics

@@ -1,0 +1,54 @@
+"""What the session's threads tell the app: facts, as typed messages. `post_message` is the one thread-safe way in."""
+
+from __future__ import annotations
+
+from textual.message import Message
+
+from engine.events import Event
+from engine.memory.freeing import Freed
+from engine.memory.gauges import MemoryReading
+from engine.memory.ledger import Holding
+
+
+class EventArrived(Message):
+    """The live run yielded an event. Never merged: a curve needs every one of them."""
+
+    def __init__(self, event: Event) -> None:
+        super().__init__()
+        self.event = event
+
+
+class RunRefused(Message):
+    """The run that was asked for did not begin; `error` is a sentence."""
+
+    def __init__(self, error: str) -> None:
+        super().__init__()
+        self.error = error
+
+
+class TorchLoaded(Message):
+    """torch is there; or it is not, and `error` says why."""
+
+    def __init__(self, error: str | None) -> None:
+        super().__init__()
+        self.error = error
+
+
+class GaugesRead(Message):
+    """The gauges as of now. A newer reading stands for an older one that nobody has looked at."""
+
+    def __init__(self, reading: MemoryReading, holdings: tuple[Holding, ...]) -> None:
+        super().__init__()
+        self.reading = reading
+        self.holdings = holdings
+
+    def can_replace(self, message: Message) -> bool:
+        return isinstance(message, GaugesRead)
+
+
+class MemoryFreed(Message):
+    """The free-memory button has done its work."""
+
+    def __init__(self, freed: Freed) -> None:
+        super().__init__()
+        self.freed = freed

@@ -1,0 +1,111 @@
+"""Small questions over a screen: yes or no, a path, and the list of keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical, VerticalScroll
+from textual.content import Content
+from textual.screen import ModalScreen, Screen
+from textual.widgets import Input, Static
+
+from engine.errors import DatasetError, SpecError
+from engine.text import safe_text
+from tui.text import plain_content
+
+
+class Question(ModalScreen[bool]):
+    """y or enter says yes; n or escape says no."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("y,enter", "answer(True)", "Yes"),
+        Binding("n,escape,q", "answer(False)", "No"),
+    ]
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self._text = text
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="dialog"):
+            yield Static(plain_content(self._text))
+            yield Static(
+                Content.from_markup("\n[@click=screen.answer(True)]y yes[/]   [@click=screen.answer(False)]n no[/]")
+            )
+
+    def action_answer(self, answer: bool) -> None:
+        self.dismiss(answer)
+
+
+class FolderQuestion(ModalScreen[Path | None]):
+    """Asks for a folder of classes and does not close before it is one, or escape is pressed."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", "Back")]
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="dialog wide"):
+            yield Static("Your own images: one folder a class, or train/ and test/ folders of classes.", markup=False)
+            yield Input(placeholder="~/pictures", id="path")
+            yield Static("enter takes it · esc goes back", id="verdict", classes="dim", markup=False)
+
+    @on(Input.Submitted)
+    def _take(self, event: Input.Submitted) -> None:
+        try:
+            self.dismiss(find_class_folder(event.value))
+        except (SpecError, DatasetError) as error:
+            verdict = self.query_one("#verdict", Static)
+            verdict.update(plain_content(f"✗ {error}"))
+            verdict.add_class("wrong")
+
+
+def find_class_folder(text: str) -> Path:
+    """The folder that was typed, if it looks like a dataset.
+
+    Raises:
+        SpecError, DatasetError: it is none.
+    """
+    if not text.strip():
+        raise SpecError("type the path of a folder")
+    folder = Path(text.strip()).expanduser().absolute()
+    if not folder.is_dir():
+        raise DatasetError(f"no folder {folder}; expected one folder a class inside it")
+    try:
+        part = folder / "train" if (folder / "train").is_dir() else folder
+        classes = [path for path in part.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    except OSError as error:
+        raise DatasetError(f"cannot read {folder} ({error.strerror}); choose one that is readable") from None
+    if len(classes) < 2:
+        raise DatasetError(f"{part} has {len(classes)} class folders; expected at least two, with images in each")
+    return folder
+
+
+class Keys(ModalScreen[None]):
+    """Every key that does something on the screen below."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,question_mark", "dismiss(None)", "Back")]
+
+    def __init__(self, below: Screen[object]) -> None:
+        super().__init__()
+        self._below = below
+
+    def compose(self) -> ComposeResult:
+        with VerticalScroll(classes="dialog wide"):
+            yield Static(Content("\n").join(self._lines()))
+
+    def _lines(self) -> list[Content]:
+        lines = [Content.styled("Keys here", "bold"), Content("")]
+        seen = set()
+        for active in self._below.active_bindings.values():
+            binding = active.binding
+            if binding.description and (binding.action, binding.description) not in seen:
+                seen.add((binding.action, binding.description))
+                keys = self.app.get_key_display(binding)
+                about = binding.tooltip or binding.description
+                lines.append(Content.assemble((f"{safe_text(keys):>10}  ", "$primary"), safe_text(about)))
+        lines.append(Content("   ↑↓ hjkl  move in a pane"))
+        lines.append(Content.styled("\nesc goes back", "dim"))
+        return lines

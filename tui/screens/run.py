@@ -1,0 +1,163 @@
+"""One run, opened: its metric table, classes, confusion, curves and settings."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from rich.text import Text
+from textual import work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.screen import Screen
+from textual.widgets import DataTable, Footer, Static, TabbedContent, TabPane, Tabs
+
+from engine.errors import ReslabError
+from engine.results.records import RunDetails
+from engine.results.tables import class_rows, facts, metric_rows
+from engine.text import safe_text
+from tui.record import export, read_details
+from tui.screens.train import TEST_COLOUR, TRAIN_COLOUR, VAL_COLOUR
+from tui.text import plain_content
+from tui.widgets.chart import Chart, Line
+from tui.widgets.figures import columns_text
+from tui.widgets.mode_bar import ModeBar
+
+if TYPE_CHECKING:
+    from tui.app import ReslabApp
+
+
+class RunScreen(Screen[None]):
+    """Reads everything once and shows it under tabs; left and right change them."""
+
+    app: ReslabApp
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("left,h", "tab(-1)", "Tab", key_display="←→", tooltip="the tab before or after this one"),
+        Binding("right,l", "tab(1)", "Next tab", show=False),
+        Binding("j,down", "scroll(1)", "Down", show=False),
+        Binding("k,up", "scroll(-1)", "Up", show=False),
+        Binding("e", "export", "Export", tooltip="write the run as CSV, JSON and TOML files"),
+        Binding("escape,backspace", "app.pop_screen", "Back"),
+    ]
+
+    def __init__(self, run: int) -> None:
+        super().__init__()
+        self.run = run
+
+    def compose(self) -> ComposeResult:
+        yield ModeBar("results")
+        yield Static(plain_content(f"run {self.run}"), id="title", markup=False)
+        with TabbedContent(id="tabs"):
+            with TabPane("Metrics", id="metrics"), VerticalScroll():
+                yield Static(id="metric-table", markup=False)
+            with TabPane("Classes", id="classes"):
+                yield DataTable[Text](id="class-table", cursor_type="row")
+            with TabPane("Confusion", id="confusion"):
+                yield DataTable[Text](id="confusion-table", cursor_type="cell")
+            with TabPane("Curves", id="curves"):
+                yield Chart("loss", id="loss")
+                yield Chart("accuracy", (0.0, 1.0), lambda value: f"{100 * value:.0f} %", id="accuracy")
+            with TabPane("Settings", id="settings"), VerticalScroll():
+                yield Static(id="facts", markup=False)
+        yield Footer(show_command_palette=False)
+
+    def on_mount(self) -> None:
+        self.query_one(Tabs).focus()
+        self.load()
+
+    def on_screen_resume(self) -> None:
+        self.app.show_status()
+
+    @work(exclusive=True)
+    async def load(self) -> None:
+        try:
+            details = await asyncio.to_thread(read_details, self.app.places, self.run)
+        except ReslabError as error:
+            self.app.tell(str(error), "error")
+            return
+        self._show(details)
+
+    def _show(self, details: RunDetails) -> None:
+        record = details.record
+        title = f"run {record.run}: {record.model} on {record.dataset}, {record.status}"
+        title += f": {record.error}" if record.error else ""
+        self.query_one("#title", Static).update(plain_content(title, "bold"))
+        warning = "" if details.intact is not False else "✗ changed after its end: do not trust these figures\n\n"
+        table = columns_text([("", "untrained", "trained"), *metric_rows(record.untrained, record.final)])
+        self.query_one("#metric-table", Static).update(warning + table + _reading_help(details))
+        lines = [
+            f"{name:<10} {safe_text(value)}" for name, value in facts(details, self.app.places.run_folder(self.run))
+        ]
+        lines += ["", *(f"{name:<17} {safe_text(value)}" for name, value in record.spec.items())]
+        self.query_one("#facts", Static).update("\n".join(lines))
+        self._show_classes(details)
+        self._show_curves(details)
+
+    def _show_classes(self, details: RunDetails) -> None:
+        classes, confusion = self.query_one("#class-table", DataTable), self.query_one("#confusion-table", DataTable)
+        final = details.evaluation("final") or details.evaluation("untrained")
+        if final is None:
+            return
+        for title in ("class", "precision", "recall", "F1", "images"):
+            classes.add_column(Text(title, justify="left" if title == "class" else "right"))
+        for row in class_rows(details.class_names, final.per_class):
+            classes.add_row(Text(row[0]), *(Text(cell, justify="right") for cell in row[1:]))
+        names = [safe_text(name, 14) for name in details.class_names]
+        confusion.add_column(Text("true ╲ predicted"))
+        for name in names:
+            confusion.add_column(Text(name, justify="right"))
+        for index, (name, counts) in enumerate(zip(names, final.confusion, strict=True)):
+            cells = [_count_cell(count, right=place == index) for place, count in enumerate(counts)]
+            confusion.add_row(Text(name, style="bold"), *cells)
+
+    def _show_curves(self, details: RunDetails) -> None:
+        steps = len(details.curve.losses)
+        x = np.arange(1, steps + 1, dtype=np.float64)
+        ticks = {float(item.step): f"{item.epoch}" for item in details.evaluations if item.epoch}
+        ticks = {0.0: "0 epochs", **ticks}
+        for name, values in (("loss", details.curve.losses), ("accuracy", details.curve.accuracies)):
+            lines = [Line("train", TRAIN_COLOUR, x, np.array(values, dtype=np.float64))]
+            for split, colour, marker in (("test", TEST_COLOUR, "●"), ("val", VAL_COLOUR, "◆")):
+                points = [(i.step, getattr(i.metrics, name)) for i in details.evaluations if i.split == split]
+                if points:
+                    at, y = np.array(points, dtype=np.float64).T
+                    lines.append(Line(split, colour, at, y, marker))
+            self.query_one(f"#{name}", Chart).draw(lines, max(steps, 1), ticks)
+
+    def action_tab(self, by: int) -> None:
+        tabs = self.query_one(TabbedContent)
+        panes = [pane.id or "" for pane in tabs.query(TabPane)]
+        tabs.active = panes[(panes.index(tabs.active) + by) % len(panes)]
+        self.query_one(Tabs).focus()
+
+    def action_scroll(self, by: int) -> None:
+        pane = self.query_one(TabbedContent).active_pane
+        for target in pane.query("DataTable, VerticalScroll") if pane else ():
+            target.scroll_relative(y=by, animate=False)
+
+    @work
+    async def action_export(self) -> None:
+        try:
+            folder = await asyncio.to_thread(export, self.app.places, self.run)
+            self.app.tell(f"run {self.run} written to {folder}")
+        except ReslabError as error:
+            self.app.tell(str(error), "error")
+
+
+def _count_cell(count: int, right: bool) -> Text:
+    """Right ones are bold, none is a dot: the mistakes stand out without colour."""
+    return Text(f"{count:,}" if count else "·", justify="right", style="bold" if right else "" if count else "dim")
+
+
+def _reading_help(details: RunDetails) -> str:
+    if details.record.final is None:
+        return ""
+    val = details.started and details.started["num_val"]
+    read = "the test set was read untrained and at the end" if val else "the figures are the last epoch's"
+    return (
+        f"\n\n{read}; no epoch and no setting was chosen by them.\n"
+        "Balanced accuracy is the mean of the classes' recalls."
+    )

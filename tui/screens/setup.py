@@ -1,0 +1,188 @@
+"""Set up: pick a dataset and an architecture, read what will happen, press enter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from textual import on, work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical
+from textual.content import Content
+from textual.screen import Screen
+from textual.widgets import Footer, Static
+
+from engine.datasets.registry import DATASETS, FOLDER_PREFIX, find_dataset
+from engine.errors import SpecError
+from engine.models.registry import MODELS, SMALL_IMAGE, choose_stem, count_parameters, describe_changes, find_model
+from engine.settings import Value, settings_of
+from engine.spec import RunSpec
+from tui.text import millions, plain_content
+from tui.widgets.menu import Menu, Row
+from tui.widgets.mode_bar import ModeBar
+from tui.widgets.recipe import RecipeForm
+
+if TYPE_CHECKING:
+    from tui.app import ReslabApp
+
+_YOUR_FOLDER = "your folder …"
+_RECIPE = {name: item for name, item in settings_of(RunSpec).items() if name not in ("dataset", "model")}
+# The settings that people change most come first; the rest follows in the spec's order.
+_FIRST = ("epochs", "batch_size", "learning_rate", "optimizer", "momentum", "schedule", "stem", "weights", "image_size")
+
+
+class SetupScreen(Screen[None]):
+    """Three panes and, below them, what will run."""
+
+    app: ReslabApp
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("tab", "app.focus_next", "Pane", tooltip="go to the next pane"),
+        Binding("shift+tab", "app.focus_previous", "Pane back", show=False),
+        Binding(
+            "s", "small_stem", "Small stem", tooltip="change between the 7×7/2 stem and the 3×3/1 stem without pool"
+        ),
+    ]
+
+    def compose(self) -> ComposeResult:
+        yield ModeBar("setup")
+        with Horizontal(id="panes"):
+            with Vertical(classes="pane", id="dataset-pane"):
+                yield Menu(_dataset_rows([]), id="datasets")
+            with Vertical(classes="pane", id="model-pane"):
+                yield Menu(_model_rows(), id="models")
+            with Vertical(classes="pane", id="recipe-pane"):
+                names = [*_FIRST, *(name for name in _RECIPE if name not in _FIRST)]
+                yield RecipeForm({name: _RECIPE[name] for name in names}, self._check, id="recipe")
+        with Vertical(classes="pane", id="plan-pane"):
+            yield Static(id="plan", markup=False)
+        yield Footer(show_command_palette=False)
+
+    def on_mount(self) -> None:
+        titles = {"dataset": "Dataset", "model": "Architecture", "recipe": "Recipe", "plan": "What will run"}
+        for name, title in titles.items():
+            self.query_one(f"#{name}-pane").border_title = title
+        self._folders: list[str] = []
+        self.query_one("#datasets", Menu).focus()
+
+    def on_screen_resume(self) -> None:
+        self.app.show_status()
+        self._show_plan()
+
+    @property
+    def dataset(self) -> str:
+        return self.query_one("#datasets", Menu).chosen
+
+    @property
+    def model(self) -> str:
+        return self.query_one("#models", Menu).chosen
+
+    @property
+    def recipe(self) -> RecipeForm:
+        return self.query_one(RecipeForm)
+
+    def show_spec(self, spec: RunSpec) -> None:
+        """Put a spec into the panes, as after `train --tui`."""
+        if spec.dataset.startswith(FOLDER_PREFIX):
+            self._add_folder(spec.dataset)
+        self.query_one("#datasets", Menu).choose(spec.dataset)
+        self.query_one("#models", Menu).choose(spec.model)
+        self.recipe.set_values({name: getattr(spec, name) for name in _RECIPE})
+
+    @on(Menu.OptionHighlighted, "#datasets, #models")
+    def _highlighted(self, event: Menu.OptionHighlighted) -> None:
+        self._show_plan()
+
+    @on(RecipeForm.Changed)
+    def _recipe_changed(self, event: RecipeForm.Changed) -> None:
+        self._show_plan()
+
+    @on(Menu.OptionSelected, "#datasets")
+    def _dataset_chosen(self, event: Menu.OptionSelected) -> None:
+        if self.dataset == _YOUR_FOLDER:
+            self._ask_for_folder()
+        else:
+            self.query_one("#models", Menu).focus()
+
+    @on(Menu.OptionSelected, "#models")
+    def _model_chosen(self, event: Menu.OptionSelected) -> None:
+        if self.dataset == _YOUR_FOLDER:
+            self._ask_for_folder()
+            return
+        try:
+            self.app.start_run(RunSpec(self.dataset, self.model, **self.recipe.values))  # type: ignore[arg-type]
+        except SpecError as error:
+            self.app.tell(str(error), "error")
+
+    def action_small_stem(self) -> None:
+        stem = "imagenet" if self.recipe.values["stem"] == "small" else "small"
+        self.recipe.set_values({"stem": stem})
+        self._show_plan()
+
+    @work
+    async def _ask_for_folder(self) -> None:
+        from tui.screens.dialogs import FolderQuestion
+
+        folder: Path | None = await self.app.push_screen_wait(FolderQuestion())
+        if folder is not None:
+            self._add_folder(f"{FOLDER_PREFIX}{folder}")
+            self.query_one("#models", Menu).focus()
+
+    def _add_folder(self, name: str) -> None:
+        if name not in self._folders:
+            self._folders.append(name)
+        menu = self.query_one("#datasets", Menu)
+        menu.set_rows(_dataset_rows(self._folders))
+        menu.choose(name)
+        self._show_plan()
+
+    def _check(self, values: dict[str, Value]) -> None:
+        """Raise SpecError where a recipe does not do, whatever the dataset."""
+        RunSpec("digits", self.model, **values)  # type: ignore[arg-type]
+
+    def _show_plan(self) -> None:
+        if not self.is_mounted:
+            return
+        if self.dataset == _YOUR_FOLDER:
+            lines = [plain_content("enter asks for a folder of your own images: one folder a class")]
+        else:
+            spec = RunSpec(self.dataset, self.model, **self.recipe.values)  # type: ignore[arg-type]
+            lines = plan_lines(spec, self.app.estimate(spec))
+        self.query_one("#plan", Static).update(Content("\n").join(lines))
+
+
+def plan_lines(spec: RunSpec, estimate: str) -> list[Content]:
+    """What a spec will do, in two or three lines."""
+    info, dataset = find_model(spec.model), find_dataset(spec.dataset)
+    shape = dataset.spec_shape(spec.image_size)
+    if shape is None or dataset.num_train is None:
+        size = (
+            f"{spec.image_size}×{spec.image_size}" if spec.image_size else "as they are, or 224×224 where they differ"
+        )
+        return [
+            plain_content(f"{spec.dataset}"),
+            plain_content(f"images {size} · first and last layer of {spec.model} fitted to what is found · {estimate}"),
+        ]
+    stem = choose_stem(spec.stem, shape)
+    changes = " · ".join(describe_changes(shape, stem)) or "nothing to change"
+    num_train = dataset.num_train - round(dataset.num_train * spec.val_share)
+    val = f", validation {dataset.num_train - num_train:,}" if spec.val_share else ""
+    lines = [
+        plain_content(f"{changes} · {count_parameters(info, shape, stem):,} parameters"),
+        plain_content(f"images {shape} · train {num_train:,}{val}, test {dataset.num_test:,} · {estimate}"),
+    ]
+    if stem == "imagenet" and min(shape.height, shape.width) < SMALL_IMAGE:
+        hint = f"{shape.height}×{shape.width} is under {SMALL_IMAGE} pixels: the small stem keeps more of it (s)"
+        lines.append(plain_content(hint, "$warning"))
+    return lines
+
+
+def _dataset_rows(folders: list[str]) -> list[Row]:
+    rows = [Row(info.name, (info.name, str(info.shape), f"{info.num_images:,}")) for info in DATASETS]
+    rows += [Row(name, (Path(name.removeprefix(FOLDER_PREFIX)).name, "folder", "")) for name in folders]
+    return [*rows, Row(_YOUR_FOLDER, (_YOUR_FOLDER, "", ""))]
+
+
+def _model_rows() -> list[Row]:
+    return [Row(info.name, (info.name, millions(info.num_parameters), str(info.depth))) for info in MODELS]

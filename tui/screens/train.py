@@ -1,0 +1,196 @@
+"""Train: the live run, its curves and figures, the memory, and what to do when it has ended."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from textual import on, work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical
+from textual.content import Content
+from textual.screen import Screen
+from textual.widgets import Button, Footer, Static
+
+from engine.memory.freeing import Freed
+from engine.results.tables import duration
+from tui.live import LiveRun
+from tui.messages import GaugesRead, MemoryFreed
+from tui.text import clock, plain_content, size
+from tui.widgets.bars import Bar
+from tui.widgets.chart import Chart, Line
+from tui.widgets.figures import FiguresTable
+from tui.widgets.memory import MemoryStrip
+from tui.widgets.mode_bar import ModeBar
+
+if TYPE_CHECKING:
+    from tui.app import ReslabApp
+
+_REDRAW_EVERY_S = 0.5  # on two cores each redraw takes its time from the training
+TRAIN_COLOUR, TEST_COLOUR, VAL_COLOUR = "#56B4E9", "#E69F00", "#009E73"  # Okabe and Ito
+
+
+class TrainScreen(Screen[None]):
+    """Looks at the app's live run twice a second, and draws only when it has moved."""
+
+    app: ReslabApp
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("p", "pause", "Pause/resume", tooltip="pause the run, or let it go on"),
+        Binding("s", "stop", "Stop", tooltip="stop the run; it keeps its figures and its weights"),
+        Binding("f", "free", "Free memory", tooltip="drop what no live run needs, and empty the allocator's cache"),
+        Binding("enter", "open_run", "Open the run", tooltip="open the ended run's tables", priority=True),
+    ]
+
+    def compose(self) -> ComposeResult:
+        yield ModeBar("train")
+        yield Static(id="title", markup=False)
+        with Horizontal(id="live"):
+            with Vertical(id="charts"):
+                yield Chart("loss", id="loss")
+                yield Chart("accuracy", (0.0, 1.0), lambda value: f"{100 * value:.0f} %", id="accuracy")
+            with Vertical(id="memory", classes="pane"):
+                yield MemoryStrip(id="strip")
+                yield Button("Free memory  f", id="free", compact=True)
+                yield Static(id="freed", markup=False)
+        yield Bar("epoch-bar")
+        yield Bar("run-bar")
+        yield FiguresTable("figures")
+        yield Footer(show_command_palette=False)
+
+    def on_mount(self) -> None:
+        self._drawn: tuple[object, ...] = ()
+        self.query_one("#memory").border_title = "Memory"
+        self.set_interval(_REDRAW_EVERY_S, self.redraw)
+
+    def on_screen_resume(self) -> None:
+        self.set_focus(None)
+        self.redraw()
+
+    def on_resize(self) -> None:
+        self._drawn = ()
+
+    @property
+    def live(self) -> LiveRun | None:
+        return self.app.live
+
+    def redraw(self) -> None:
+        """Bring the screen up to the live run, unless it is already, or nobody looks."""
+        if not self.is_current or self._drawn == (key := self._key()):
+            return
+        self._drawn = key
+        self.refresh_bindings()
+        self.app.show_status()
+        live = self.live
+        self.query_one("#title", Static).update(_title(live))
+        if live is None:
+            return
+        self._draw_charts(live)
+        self._draw_bars(live)
+        name = "trained" if live.over else "now"
+        self.query_one(FiguresTable).show(live.untrained, live.latest, name)
+
+    def _key(self) -> tuple[object, ...]:
+        live = self.live
+        return (id(live), live.version, live.stopping, live.paused, self.size) if live else (None, self.size)
+
+    def _draw_charts(self, live: LiveRun) -> None:
+        x_max = max(live.num_steps, 1)
+        epochs = range(live.spec.epochs + 1)
+        ticks = {float(epoch * live.steps_per_epoch): str(epoch) if epoch else "0 epochs" for epoch in epochs}
+        for name in ("loss", "accuracy"):
+            train, test, val = (getattr(live, f"{split}_{name}") for split in ("train", "test", "val"))
+            lines = [Line("train", TRAIN_COLOUR, train.x, train.y), Line("test", TEST_COLOUR, test.x, test.y, "●")]
+            if len(val):
+                lines.insert(1, Line("val", VAL_COLOUR, val.x, val.y, "◆"))
+            self.query_one(f"#{name}", Chart).draw(lines, x_max, ticks)
+
+    def _draw_bars(self, live: LiveRun) -> None:
+        epoch_bar, run_bar = self.query_one("#epoch-bar", Bar), self.query_one("#run-bar", Bar)
+        if live.over:
+            epoch_bar.show(_ending(live), 1.0, "")
+            run_bar.show("enter opens its tables · 1 sets up another run · 3 lists all runs", 1.0, "")
+            return
+        speed = f"{live.images_per_s:,.0f} img/s" if live.images_per_s else ""
+        if live.doing == "training":
+            figures = f"{clock(live.epoch_left_s)} left  {speed}"
+            epoch_bar.show(f"epoch {live.epoch}/{live.spec.epochs}", live.epoch_share, figures)
+        else:
+            epoch_bar.show(f"{live.doing} …", live.doing_share, speed)
+        run_bar.show(f"run   step {live.step:,}/{live.num_steps:,}", live.run_share, f"{clock(live.run_left_s)} left")
+
+    @on(GaugesRead)
+    def _show_gauges(self, message: GaugesRead) -> None:
+        self.query_one(MemoryStrip).show(message.reading, message.holdings)
+
+    @on(MemoryFreed)
+    def _show_freed(self, message: MemoryFreed) -> None:
+        self.query_one("#freed", Static).update(plain_content(freed_text(message.freed)))
+
+    @on(Button.Pressed, "#free")
+    def _free_pressed(self) -> None:
+        self.action_free()
+        self.set_focus(None)
+
+    def action_free(self) -> None:
+        self.query_one("#freed", Static).update(plain_content("freeing …"))
+        self.app.session.free_memory()
+
+    def action_pause(self) -> None:
+        control = self.app.session.control
+        if control is not None and self.live is not None:
+            control.resume() if control.pause_requested else control.pause()
+
+    @work
+    async def action_stop(self) -> None:
+        from tui.screens.dialogs import Question
+
+        if await self.app.push_screen_wait(Question("Stop this run? It keeps its figures and its weights.")):
+            self.app.stop_run()
+
+    def action_open_run(self) -> None:
+        if self.live is not None and self.live.run is not None:
+            self.app.open_run(self.live.run)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Grey out what cannot be done now."""
+        over = self.live is None or self.live.over
+        if action in ("pause", "stop"):
+            return None if over or (self.live and self.live.stopping) else True
+        if action == "open_run":
+            return bool(self.live and self.live.ended) or None
+        return True
+
+
+def _title(live: LiveRun | None) -> Content:
+    if live is None:
+        return plain_content("no run yet: 1 sets one up", "bold")
+    number = f"run {live.run}: " if live.run is not None else ""
+    return plain_content(f"{number}{live.spec.model} on {live.spec.dataset}, {live_state(live)}", "bold")
+
+
+def live_state(live: LiveRun) -> str:
+    """One word or two for what the run is at."""
+    if live.ended:
+        return live.ended.status
+    if live.refused:
+        return "refused"
+    if live.stopping:
+        return "stopping …"
+    return "paused" if live.paused else live.doing
+
+
+def _ending(live: LiveRun) -> str:
+    if live.refused or live.ended is None:
+        return live.refused or ""
+    if live.ended.error:
+        return f"{live.ended.status}: {live.ended.error}"
+    speed = f", {live.ended.train_images_per_s:,.0f} img/s" if live.ended.train_images_per_s else ""
+    return f"{live.ended.status} after {duration(live.ended.elapsed_s)}{speed}"
+
+
+def freed_text(freed: Freed) -> str:
+    """What came of the button: what was dropped, and what came free by measurement."""
+    dropped = ", ".join(holding.label for holding in freed.dropped) or "nothing idle"
+    gpu = f", GPU {size(freed.device_bytes)}" if freed.device_bytes is not None else ""
+    return f"dropped {dropped}; came free: host {size(freed.host_bytes)}{gpu}"

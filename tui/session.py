@@ -1,0 +1,126 @@
+"""The bridge between the app and the engine: threads on that side, messages on this one.
+
+One run at a time: a new one is refused until the thread of the old one has posted its RunEnded and closed the record.
+`engine.runs` is imported inside the thread, so that torch is never loaded by the thread that draws.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Protocol
+
+from textual.message import Message
+
+from engine.control import Control, RunControl
+from engine.errors import ReslabError
+from engine.events import Event
+from engine.log import write_report
+from engine.memory.freeing import free_memory
+from engine.memory.gauges import Gauges
+from engine.memory.ledger import Ledger
+from engine.paths import Places
+from engine.spec import RunSpec
+from tui.messages import EventArrived, GaugesRead, MemoryFreed, RunRefused, TorchLoaded
+
+_GAUGES_EVERY_S = 1.0
+
+
+class RunFunction(Protocol):
+    """Starts a run; the engine's own, or a scripted one in a test."""
+
+    def __call__(self, spec: RunSpec, places: Places, ledger: Ledger, control: Control) -> Iterator[Event]: ...
+
+
+def engine_run(spec: RunSpec, places: Places, ledger: Ledger, control: Control) -> Iterator[Event]:
+    from engine.runs import Lab, run
+
+    return run(spec, Lab(places, ledger), control)
+
+
+class Session:
+    """Owns the threads. `post` hands a message to the app from any of them."""
+
+    def __init__(
+        self, places: Places, post: Callable[[Message], object], run_function: RunFunction = engine_run
+    ) -> None:
+        self.places = places
+        self.ledger = Ledger()
+        self.control: RunControl | None = None
+        self._post = post
+        self._run_function = run_function
+        self._runner: threading.Thread | None = None
+        self._importer: threading.Thread | None = None
+        self._closing = threading.Event()
+
+    @property
+    def live(self) -> bool:
+        """Whether a run's thread still works, be it only at closing the record."""
+        return self._runner is not None and self._runner.is_alive()
+
+    @property
+    def loading(self) -> bool:
+        return self._importer is not None and self._importer.is_alive()
+
+    def start(self, spec: RunSpec) -> bool:
+        """Start a run; False, and nothing happens, while another one is live."""
+        if self.live:
+            return False
+        self.control = RunControl()
+        self._runner = threading.Thread(target=self._run, args=(spec, self.control), name="run")
+        self._runner.start()
+        return True
+
+    def _run(self, spec: RunSpec, control: RunControl) -> None:
+        refusal = None
+        try:
+            events = self._run_function(spec, self.places, self.ledger, control)
+            with closing(events) as stream:  # type: ignore[type-var]  # a generator; the Protocol says only Iterator
+                for event in stream:
+                    self._post(EventArrived(event))
+        except ReslabError as error:
+            refusal = str(error)
+        except Exception as error:
+            write_report(self.places.log, error, "the run could not be carried on")
+            refusal = f"{type(error).__name__}; the full report is in {self.places.log}"
+        if refusal is not None:
+            self._post(RunRefused(refusal))
+
+    def load_torch(self) -> None:
+        """Import torch in the background, so that it is there when enter is pressed."""
+        self._importer = threading.Thread(target=self._load_torch, name="torch", daemon=True)
+        self._importer.start()
+
+    def _load_torch(self) -> None:
+        from engine.device import import_torch
+
+        try:
+            import_torch()
+            self._post(TorchLoaded(None))
+        except ReslabError as error:
+            self._post(TorchLoaded(str(error)))
+
+    def watch_memory(self) -> None:
+        threading.Thread(target=self._watch_memory, name="gauges", daemon=True).start()
+
+    def _watch_memory(self) -> None:
+        gauges = Gauges()
+        while not self._closing.is_set():
+            self._post(GaugesRead(gauges.read(), self.ledger.holdings()))
+            self._closing.wait(_GAUGES_EVERY_S)
+
+    def free_memory(self) -> None:
+        """Free what no live run needs; MemoryFreed tells what came of it."""
+        threading.Thread(target=self._free_memory, name="free", daemon=True).start()
+
+    def _free_memory(self) -> None:
+        self._post(MemoryFreed(free_memory(self.ledger)))
+
+    def close(self) -> None:
+        """Stop what is live and wait for it."""
+        self._closing.set()
+        if self.control is not None:
+            self.control.stop()
+        if self._runner is not None:
+            self._runner.join()

@@ -1,0 +1,41 @@
+"""Units and values as text for the screens. Text from outside passes `engine.text.safe_text` and is never markup."""
+
+from __future__ import annotations
+
+from textual.content import Content
+
+from engine.text import safe_text
+
+GIB = 2**30
+MIB = 2**20
+
+
+def plain_content(text: object, style: str = "") -> Content:
+    """Text from anywhere, harmless: control characters made visible, markup left as it was written."""
+    safe = safe_text(text)
+    return Content.styled(safe, style) if style else Content(safe)
+
+
+def gib(num_bytes: float | None) -> str:
+    """Bytes in GiB with one decimal; a dash where the hardware does not say."""
+    return "–" if num_bytes is None else f"{num_bytes / GIB:.1f}"
+
+
+def size(num_bytes: float | None) -> str:
+    """Bytes with the unit that suits them."""
+    if num_bytes is None:
+        return "–"
+    return f"{num_bytes / GIB:.1f} GiB" if num_bytes >= GIB else f"{num_bytes / MIB:.1f} MiB"
+
+
+def clock(seconds: float | None) -> str:
+    """A time to go: 0:12, 4:05, 2:10:09; a dash where nobody knows."""
+    if seconds is None:
+        return "–:––"
+    minutes, rest = divmod(max(round(seconds), 0), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def millions(count: int) -> str:
+    return f"{count / 1e6:.1f} M"

@@ -1,0 +1,30 @@
+"""The two progress bars of a run, as lines of text: no animation, no redraw without a change."""
+
+from __future__ import annotations
+
+from textual.content import Content
+from textual.widgets import Static
+
+from engine.text import safe_text
+
+
+class Bar(Static):
+    """A title, a bar and figures behind it, on one line."""
+
+    DEFAULT_CSS = "Bar { height: 1; }"
+
+    def __init__(self, id: str) -> None:
+        super().__init__(Content(""), id=id)
+        self._shown: tuple[object, ...] = ()
+
+    def show(self, title: str, share: float | None, figures: str) -> None:
+        """`share` from 0 to 1 is what is done; None where nobody knows how much there is."""
+        key = (title, None if share is None else round(share, 3), figures, self.size.width)
+        if key == self._shown:
+            return
+        self._shown = key
+        title, figures = safe_text(title), safe_text(figures)
+        cells = max(self.size.width - len(title) - len(figures) - 2, 0)
+        filled = round(cells * min(max(share or 0.0, 0.0), 1.0))
+        done, rest = ("━" * filled, "$primary"), ("━" * (cells - filled), "$surface-lighten-2")
+        self.update(Content.assemble(title, " ", done, rest, " ", figures))

@@ -1,0 +1,159 @@
+"""A line chart in braille: eight dots a cell, drawn into lines once for each change and kept until the next.
+
+Made for a screen beside a training run on few cores: a redraw at 120×36 takes about a millisecond, against 20 ms for
+the general plotting widget measured at 160×40 and 2,000 points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.segment import Segment
+from rich.style import Style
+from textual.geometry import Size
+from textual.strip import Strip
+from textual.widget import Widget
+
+from tui.series import Floats, envelope, nice_ticks
+
+_BRAILLE = 0x2800
+# Bit of each dot of a braille cell by row (4) and column (2): Unicode's numbering.
+_DOTS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]], dtype=np.uint16)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One curve. `marker` "" draws a line; any other character is put at each point instead."""
+
+    name: str
+    colour: str
+    x: Floats
+    y: Floats
+    marker: str = ""
+
+
+class Chart(Widget, can_focus=False):
+    """Axes, ticks and curves. `y_range` None fits the values; `y_text` writes a tick."""
+
+    DEFAULT_CSS = "Chart { height: 1fr; }"
+
+    def __init__(
+        self,
+        title: str,
+        y_range: tuple[float, float] | None = None,
+        y_text: Callable[[float], str] = lambda value: f"{value:g}",
+        id: str | None = None,
+    ) -> None:
+        super().__init__(id=id)
+        self.border_title = title
+        self._y_range = y_range
+        self._y_text = y_text
+        self._lines: Sequence[Line] = ()
+        self._x_max, self._x_ticks = 1.0, dict[float, str]()
+        self._strips: list[Strip] = []
+        self._drawn_for: Size | None = None
+
+    def draw(self, lines: Sequence[Line], x_max: float, x_ticks: dict[float, str]) -> None:
+        """Show these curves from now on; `x_ticks` are places on the x axis and their texts."""
+        self._lines, self._x_max, self._x_ticks = lines, max(x_max, 1e-9), x_ticks
+        self.border_subtitle = "  ".join(f"{line.marker or '─'} {line.name}" for line in lines)
+        self._drawn_for = None
+        self.refresh()
+
+    def render_line(self, y: int) -> Strip:
+        if self._drawn_for != self.size:
+            self._drawn_for = self.size
+            self._strips = self._draw(self.size.width, self.size.height)
+        return self._strips[y] if y < len(self._strips) else Strip.blank(self.size.width)
+
+    def _draw(self, width: int, height: int) -> list[Strip]:
+        rows = height - 1  # the last one is the x axis
+        low, high = self._find_range()
+        ticks = {
+            self._row(value, low, high, rows): self._y_text(value) for value in nice_ticks(low, high, max(rows // 2, 2))
+        }
+        margin = max((len(text) for text in ticks.values()), default=0) + 1
+        columns = width - margin
+        if rows < 2 or columns < 4:
+            return []
+        cells, colours = self._plot(columns, rows, low, high)
+        base = self.visual_style.rich_style
+        dim = base + Style(dim=True)
+        styles = [base, *(base + Style(color=line.colour) for line in self._lines)]
+        strips = []
+        for row in range(rows):
+            label = Segment(ticks.get(row, "").rjust(margin - 1) + ("┤" if row in ticks else "│"), dim)
+            strips.append(Strip([label, *_segments(cells[row], colours[row], styles)], width))
+        return [*strips, Strip([Segment(self._x_axis(columns, margin), dim)], width)]
+
+    def _find_range(self) -> tuple[float, float]:
+        if self._y_range is not None:
+            return self._y_range
+        values = [line.y for line in self._lines if len(line.y)]
+        if not values:
+            return 0.0, 1.0
+        low, high = min(float(y.min()) for y in values), max(float(y.max()) for y in values)
+        return (min(low, 0.0), high) if high > max(low, 0) else (low - 0.5, high + 0.5)
+
+    @staticmethod
+    def _row(value: float, low: float, high: float, rows: int) -> int:
+        return round((1 - (value - low) / (high - low)) * (rows * 4 - 1)) // 4
+
+    def _plot(self, columns: int, rows: int, low: float, high: float) -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
+        """Code point of each cell and the number of the curve that colours it (0: none): both (rows, columns)."""
+        cells = np.zeros((rows, columns), np.uint16)
+        colours = np.zeros((rows, columns), np.uint8)
+        marks: list[tuple[Line, int, NDArray[np.intp], NDArray[np.intp]]] = []
+        for number, line in enumerate(self._lines, start=1):
+            if line.marker:
+                at = np.minimum((line.x / self._x_max * (columns - 1)).round().astype(np.intp), columns - 1)
+                marks.append((line, number, self._dots(line.y, low, high, rows) // 4, at))
+            else:
+                self._trace(line, number, cells, colours, low, high)
+        cells[cells > 0] += _BRAILLE
+        for line, number, row, at in marks:
+            cells[row, at] = ord(line.marker)
+            colours[row, at] = number
+        return cells, colours
+
+    def _trace(
+        self, line: Line, number: int, cells: NDArray[np.uint16], colours: NDArray[np.uint8], low: float, high: float
+    ) -> None:
+        rows, columns = cells.shape
+        found = envelope(line.x, line.y, self._x_max, columns * 2)
+        tops, bottoms = self._dots(found.high, low, high, rows), self._dots(found.low, low, high, rows)
+        for index, column in enumerate(found.columns):
+            top, bottom = tops[index], bottoms[index]
+            if index and column - found.columns[index - 1] <= 2:  # join on to the column before
+                top, bottom = min(top, bottoms[index - 1]), max(bottom, tops[index - 1])
+            dots = np.arange(top, bottom + 1)
+            np.bitwise_or.at(cells, (dots // 4, column // 2), _DOTS[dots % 4, column % 2])
+            colours[dots // 4, column // 2] = number
+
+    @staticmethod
+    def _dots(y: Floats, low: float, high: float, rows: int) -> NDArray[np.intp]:
+        """The row of dots of each value, 0 at the top."""
+        share = np.clip((y - low) / (high - low), 0, 1)
+        return ((1 - share) * (rows * 4 - 1)).round().astype(np.intp)
+
+    def _x_axis(self, columns: int, margin: int) -> str:
+        text = [" "] * columns
+        free_from = 0
+        for place, label in self._x_ticks.items():
+            start = round(place / self._x_max * (columns - 1)) - len(label) // 2
+            start = min(max(start, 0), columns - len(label))
+            if start >= free_from:
+                text[start : start + len(label)] = label
+                free_from = start + len(label) + 1
+        return " " * margin + "".join(text)
+
+
+def _segments(cells: NDArray[np.uint16], colours: NDArray[np.uint8], styles: Sequence[Style]) -> list[Segment]:
+    """One row of cells as runs of one colour each."""
+    changes = np.flatnonzero(np.r_[True, colours[1:] != colours[:-1]])
+    ends = [*changes[1:], len(colours)]
+    text = "".join(chr(code) if code else " " for code in cells.tolist())
+    return [Segment(text[start:end], styles[colours[start]]) for start, end in zip(changes.tolist(), ends, strict=True)]

@@ -1,0 +1,47 @@
+"""The small table "untrained → now", and text tables in general."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from textual.content import Content
+from textual.widgets import Static
+
+from engine.events import Metrics
+from engine.results.tables import metric_rows
+from engine.text import safe_text
+
+_SHORT = ("accuracy", "balanced", "precision", "recall", "F1", "loss")
+
+
+class FiguresTable(Static):
+    """Metrics as columns, so that three lines hold it: their names, untrained, and now (or trained)."""
+
+    DEFAULT_CSS = "FiguresTable { height: 3; }"
+
+    def __init__(self, id: str) -> None:
+        super().__init__(Content(""), id=id)
+        self._shown: tuple[object, ...] = ()
+
+    def show(self, untrained: Metrics | None, latest: Metrics | None, latest_name: str) -> None:
+        if self._shown == (key := (untrained, latest, latest_name)):
+            return
+        self._shown = key
+        rows = metric_rows(untrained, latest)
+        table = [
+            ("", *_SHORT),
+            ("untrained", *(row[1] for row in rows)),
+            (latest_name, *(row[2] for row in rows)),
+        ]
+        head, before, now = columns_text(table).splitlines()
+        self.update(Content.assemble((head, "dim"), "\n", before, "\n", (now, "bold")))
+
+
+def columns_text(rows: Sequence[Sequence[str]]) -> str:
+    """Aligned text: the first column at the left, the others at the right, two spaces apart."""
+    safe = [[safe_text(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*safe, strict=True)]
+    return "\n".join(
+        "  ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
+        for row in safe
+    )

@@ -1,0 +1,81 @@
+"""The memory strip: every GPU, or the host where there is none; who holds what; what the last freeing brought."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from textual.content import Content
+from textual.widgets import Static
+
+from engine.memory.gauges import GpuReading, HostReading, MemoryReading
+from engine.memory.ledger import Holding
+from tui.text import GIB, gib, plain_content, size
+
+
+class MemoryStrip(Static):
+    """Bar of used by this process, used by others, free. Redrawn only when the text would change."""
+
+    DEFAULT_CSS = "MemoryStrip { height: auto; }"
+
+    def __init__(self, id: str | None = None) -> None:
+        super().__init__(plain_content("reading the gauges …"), id=id)
+        self._shown: tuple[object, ...] = ()
+
+    def show(self, reading: MemoryReading, holdings: Sequence[Holding]) -> None:
+        width = self.content_size.width or 28
+        parts: list[Content] = []
+        for gpu in reading.gpus:
+            parts += _gpu_lines(gpu, width)
+        if not reading.gpus:
+            parts += _host_lines(reading.host, width)
+            parts.append(plain_content(reading.no_gpu or "no NVIDIA GPU", "dim"))
+        parts += [_holding_line(holding, width) for holding in holdings]
+        text = Content("\n").join(parts)
+        if self._shown != (key := (text.plain, width)):
+            self._shown = key
+            self.update(text)
+
+
+def _gpu_lines(gpu: GpuReading, width: int) -> list[Content]:
+    facts = [
+        f"{gpu.temperature_c} °C" if gpu.temperature_c is not None else "",
+        f"{gpu.power_w:.0f} W" if gpu.power_w is not None else "",
+        f"{gpu.utilisation_percent} % busy" if gpu.utilisation_percent is not None else "",
+    ]
+    lines = [
+        plain_content(f"GPU {gpu.index} {gpu.name}"[:width], "bold"),
+        _bar(gpu.process_bytes, gpu.used_bytes, gpu.total_bytes, width),
+        plain_content(f"this {gib(gpu.process_bytes)}  others {gib(gpu.others_bytes)}  free {gib(gpu.free_bytes)}"),
+    ]
+    known = "  ".join(fact for fact in facts if fact)
+    return [*lines, plain_content(known, "dim")] if known else lines
+
+
+def _host_lines(host: HostReading, width: int) -> list[Content]:
+    return [
+        plain_content("host memory", "bold"),
+        _bar(host.process_bytes, host.used_bytes, host.total_bytes, width),
+        plain_content(
+            f"this {gib(host.process_bytes)}  others {gib(host.others_bytes)}  free {gib(host.available_bytes)}"
+        ),
+        plain_content(f"processor {host.load_percent:.0f} % busy", "dim"),
+    ]
+
+
+def _bar(own: int | None, used: int | None, total: int | None, width: int) -> Content:
+    """█ this process, ▒ others, ░ free; told apart by their texture, coloured besides."""
+    if not total or used is None:
+        return plain_content("the driver does not say how much", "dim")
+    label = f" {used / GIB:.1f} / {total / GIB:.1f} GiB"
+    cells = max(width - len(label), 4)
+    mine = round(cells * min(own or 0, used) / total)
+    others = max(round(cells * used / total) - mine, 0)
+    return Content.assemble(
+        ("█" * mine, "$primary"), ("▒" * others, "$accent"), ("░" * (cells - mine - others), "dim"), label
+    )
+
+
+def _holding_line(holding: Holding, width: int) -> Content:
+    end = f" {size(holding.num_bytes)} {'live' if holding.live else 'idle'}"
+    name = f"{holding.label} #{holding.run}" if holding.kind == "model" else holding.label
+    return plain_content(f"{name[: width - len(end)].ljust(width - len(end))}{end}", "" if holding.live else "dim")

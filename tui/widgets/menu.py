@@ -1,0 +1,78 @@
+"""A list of rows with cells, moved through with arrows or j and k; the last cells fall away where it is narrow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from textual import events
+from textual.binding import Binding, BindingType
+from textual.content import Content
+from textual.widgets import OptionList
+from textual.widgets.option_list import Option
+
+from engine.text import safe_text
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """`id` names the row; the first of `cells` stands at the left, the others at the right."""
+
+    id: str
+    cells: tuple[str, ...]
+
+
+class Menu(OptionList):
+    """Rows of cells. Enter posts OptionList.OptionSelected with the row's id."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("j", "cursor_down", "Down", show=False),
+        Binding("k", "cursor_up", "Up", show=False),
+    ]
+
+    def __init__(self, rows: Sequence[Row], id: str) -> None:
+        self._rows = list(rows)
+        super().__init__(*(Option(Content(safe_text(row.cells[0])), id=row.id) for row in rows), id=id)
+
+    @property
+    def chosen(self) -> str:
+        """The id of the highlighted row."""
+        return self._rows[self.highlighted or 0].id
+
+    @property
+    def ids(self) -> list[str]:
+        return [row.id for row in self._rows]
+
+    def choose(self, row_id: str) -> None:
+        self.highlighted = self.ids.index(row_id)
+
+    def set_rows(self, rows: Sequence[Row]) -> None:
+        """Other cells for the same rows, or other rows; the highlight stays at its place."""
+        place = self.highlighted
+        if [row.id for row in rows] == self.ids:
+            changed = [row for row, old in zip(rows, self._rows, strict=True) if row != old]
+            self._rows = list(rows)
+            for row in changed:
+                self.replace_option_prompt(row.id, self._prompt(row))
+            return
+        self._rows = list(rows)
+        self.clear_options()
+        self.add_options(Option(self._prompt(row), id=row.id) for row in rows)
+        self.highlighted = None if place is None else min(place, len(rows) - 1)
+
+    def on_resize(self, event: events.Resize) -> None:
+        for row in self._rows:
+            self.replace_option_prompt(row.id, self._prompt(row))
+
+    def _prompt(self, row: Row) -> Content:
+        """The cells that fit, the first padded so that the others line up at the right."""
+        width = self.scrollable_content_region.width - 2  # one column of padding on either side
+        columns = list(zip(*(other.cells for other in self._rows), strict=True))
+        widths = [max(len(safe_text(cell)) for cell in column) for column in columns]
+        shown = len(widths)
+        while shown > 1 and sum(widths[:shown]) + 2 * (shown - 1) > width:
+            shown -= 1
+        rest = "".join("  " + safe_text(cell).rjust(w) for cell, w in zip(row.cells[1:shown], widths[1:], strict=False))
+        name = safe_text(row.cells[0], max(width - len(rest), 1))
+        return Content(name.ljust(width - len(rest)) + rest)

@@ -1,0 +1,170 @@
+"""The recipe: every setting of `RunSpec` as a row, edited in place, checked where it is typed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+from textual import events, on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.message import Message
+from textual.widgets import Input, Static
+
+from engine.errors import SpecError
+from engine.settings import Setting, Value
+from tui.text import plain_content
+from tui.widgets.menu import Menu, Row
+
+
+class RecipeForm(Vertical):
+    """Rows of settings; below them the meaning of the highlighted one, or what is wrong with what was typed.
+
+    `check` is asked whether a whole set of values does, and raises SpecError where it does not.
+    """
+
+    DEFAULT_CSS = """
+    RecipeForm #about { height: 3; color: $text-muted; padding: 0 1; }
+    RecipeForm #about.wrong { color: $text-error; text-style: bold; }
+    RecipeForm Input { display: none; height: 1; border: none; padding: 0 1; background: $surface-lighten-1; }
+    RecipeForm.editing Input { display: block; }
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("left,h", "cycle(-1)", "Previous choice", show=False),
+        Binding("right,l", "cycle(1)", "Next choice", show=False),
+        Binding("escape", "give_up", "Leave unchanged", show=False),
+        Binding("backspace", "reset", "Default", show=False, tooltip="put the default back"),
+    ]
+
+    class Changed(Message):
+        """A setting has another value now."""
+
+    def __init__(
+        self, settings: dict[str, Setting], check: Callable[[dict[str, Value]], object], id: str | None = None
+    ) -> None:
+        super().__init__(id=id)
+        self._settings = settings
+        self._check = check
+        self.values: dict[str, Value] = {name: item.default for name, item in settings.items()}
+
+    def compose(self) -> ComposeResult:
+        yield Menu(self._rows(), id="settings")
+        yield Input(id="value", compact=True)
+        yield Static(id="about", markup=False)
+
+    @property
+    def menu(self) -> Menu:
+        return self.query_one(Menu)
+
+    @property
+    def editing(self) -> bool:
+        return self.has_class("editing")
+
+    def set_values(self, values: dict[str, Value]) -> None:
+        """Take other values, unchecked."""
+        self.values = {**self.values, **values}
+        self._redraw()
+
+    @on(Menu.OptionHighlighted)
+    def _explain_highlighted(self, event: Menu.OptionHighlighted) -> None:
+        if not self.editing:
+            self._explain()
+
+    @on(Menu.OptionSelected)
+    def _edit(self, event: Menu.OptionSelected) -> None:
+        event.stop()
+        item = self._settings[self.menu.chosen]
+        if item.choices or item.kind is bool:
+            self.action_cycle(1)
+            return
+        self.add_class("editing")
+        field = self.query_one(Input)
+        value = self.values[item.name]
+        field.value = "" if value is None else item.show(value)
+        field.focus()
+        self._explain()
+
+    @on(Input.Submitted)
+    def _accept(self, event: Input.Submitted) -> None:
+        event.stop()
+        item = self._settings[self.menu.chosen]
+        try:
+            self._set(item.name, item.parse(event.value))
+        except SpecError as error:
+            self._complain(str(error))
+            return
+        self._close_editor()
+
+    @on(Input.Changed)
+    def _forget_complaint(self, event: Input.Changed) -> None:
+        event.stop()
+        self._explain()
+
+    @on(events.DescendantBlur)
+    def _leave_editor(self) -> None:
+        if self.editing and self.screen.focused is not self.query_one(Input):
+            self._close_editor(refocus=False)
+
+    def action_give_up(self) -> None:
+        if self.editing:
+            self._close_editor()
+
+    def action_reset(self) -> None:
+        item = self._settings[self.menu.chosen]
+        self._try_to_set(item.name, item.default)
+
+    def action_cycle(self, by: int) -> None:
+        item = self._settings[self.menu.chosen]
+        value = self.values[item.name]
+        if item.kind is bool:
+            self._try_to_set(item.name, not value)
+        elif item.choices:
+            place = item.choices.index(str(value))
+            self._try_to_set(item.name, item.choices[(place + by) % len(item.choices)])
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        return action == "give_up" or not self.editing
+
+    def _try_to_set(self, name: str, value: Value) -> None:
+        try:
+            self._set(name, value)
+        except SpecError as error:
+            self._complain(str(error))
+
+    def _set(self, name: str, value: Value) -> None:
+        candidate = {**self.values, name: value}
+        self._check(candidate)
+        self.values = candidate
+        self._redraw()
+        self._explain()
+        self.post_message(self.Changed())
+
+    def _close_editor(self, refocus: bool = True) -> None:
+        self.remove_class("editing")
+        if refocus:
+            self.menu.focus()
+        self._explain()
+
+    def _explain(self) -> None:
+        item = self._settings[self.menu.chosen]
+        about = self.query_one("#about", Static)
+        about.remove_class("wrong")
+        about.update(plain_content(f"{item.help}: {item.expected}"))
+
+    def _complain(self, text: str) -> None:
+        about = self.query_one("#about", Static)
+        about.add_class("wrong")
+        about.update(plain_content(f"✗ {text}"))
+
+    def _redraw(self) -> None:
+        self.menu.set_rows(self._rows())
+
+    def _rows(self) -> list[Row]:
+        return [Row(name, (item.label, self._value_text(item))) for name, item in self._settings.items()]
+
+    def _value_text(self, item: Setting) -> str:
+        value = self.values[item.name]
+        text = "native" if item.name == "image_size" and value is None else item.show(value)
+        return text if value == item.default else f"• {text}"
