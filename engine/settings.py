@@ -74,6 +74,8 @@ class Setting:
         if self.choices or self.kind is str:
             if not isinstance(value, str) or (self.choices and value not in self.choices):
                 raise self.complaint(value)
+            if any(0xD800 <= ord(char) < 0xE000 for char in value):  # a file name that is no UTF-8
+                raise SpecError(f"{self.label}: {value!r} is not Unicode; rename the file or folder", self.name)
             return value
         if self.kind is bool or isinstance(value, bool):
             if not (self.kind is bool and isinstance(value, bool)):

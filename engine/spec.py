@@ -137,8 +137,11 @@ class RunSpec:
         return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
     def to_toml(self) -> str:
-        # A JSON string with ASCII escapes is a valid TOML basic string, and JSON's numbers and booleans are TOML's.
-        return "".join(f"{name} = {json.dumps(value)}\n" for name, value in self.to_dict().items())
+        # JSON's strings, numbers and booleans are TOML's, but for the raw delete character.
+        return "".join(
+            f"{name} = {json.dumps(value, ensure_ascii=False)}\n".replace("\x7f", "\\u007f")
+            for name, value in self.to_dict().items()
+        )
 
     def seed_group(self) -> str:
         """The key of the group of runs that differ in their seed alone: the canonical JSON without it."""

@@ -53,6 +53,7 @@ class ReslabApp(App[None]):
     """`spec` is started at once if given; with `exit_when_done` the app leaves when that run has ended."""
 
     TITLE = "reslab"
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012  # an instance variable in Textual
     CSS_PATH = "styles/reslab.tcss"
     MODES: ClassVar[dict[str, Any]] = {"setup": _setup_screen, "train": _train_screen, "results": _results_screen}
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -1,4 +1,7 @@
-"""What the session's threads tell the app: facts, as typed messages. `post_message` is the one thread-safe way in."""
+"""What the session's threads tell the app: facts, as typed messages. `post_message` is the one thread-safe way in.
+
+Those that the app hands on to a screen do not bubble, or they would come back to it.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ class TorchLoaded(Message):
         self.error = error
 
 
-class GaugesRead(Message):
+class GaugesRead(Message, bubble=False):
     """The gauges as of now. A newer reading stands for an older one that nobody has looked at."""
 
     def __init__(self, reading: MemoryReading, holdings: tuple[Holding, ...]) -> None:
@@ -46,7 +49,7 @@ class GaugesRead(Message):
         return isinstance(message, GaugesRead)
 
 
-class MemoryFreed(Message):
+class MemoryFreed(Message, bubble=False):
     """The free-memory button has done its work."""
 
     def __init__(self, freed: Freed) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Sequence
+
 from textual.content import Content
 
 from engine.text import safe_text
@@ -35,6 +37,16 @@ def clock(seconds: float | None) -> str:
     minutes, rest = divmod(max(round(seconds), 0), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def aligned(rows: Sequence[Sequence[str]], left: Container[int] = (0,)) -> list[list[str]]:
+    """The same cells, made harmless and padded to their columns' widths; those not in `left` end at the right."""
+    safe = [[safe_text(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*safe, strict=True)]
+    return [
+        [cell.ljust(w) if i in left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
+        for row in safe
+    ]
 
 
 def millions(count: int) -> str:

@@ -6,6 +6,7 @@ the caller removes the old file after it has recorded the new one.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -65,7 +66,8 @@ def save_checkpoint(
         os.replace(part, path)
         _sync(folder)
     except Exception as error:  # safetensors raises its own kind on a full disk, Python OSError
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
         raise CheckpointError(f"cannot write weights to {folder} ({error}); is the disk full or read-only?") from error
     return saved
 

@@ -19,7 +19,7 @@ from engine.results.records import RunRecord
 from engine.results.tables import duration
 from engine.text import percent, safe_text
 from tui.record import delete_run, export, read_runs
-from tui.text import plain_content
+from tui.text import aligned, plain_content
 from tui.widgets.mode_bar import ModeBar
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ _COLUMNS: tuple[tuple[str, Callable[[RunRecord], Any], Callable[[Any], str]], ..
     ("time", lambda record: record.elapsed_s, duration),
     ("when", lambda record: record.created_at, lambda value: time.strftime("%m-%d %H:%M", time.localtime(value))),
 )
-_LEFT = ("dataset", "model", "status")
+_LEFT = (1, 2, 3)
 
 
 class ResultsScreen(Screen[None]):
@@ -95,20 +95,23 @@ class ResultsScreen(Screen[None]):
         table = self.query_one(DataTable)
         chosen = self._chosen()
         table.clear(columns=True)
-        for number, (title, _, _) in enumerate(_COLUMNS):
-            arrow = (" ↓" if self._reverse else " ↑") if number == self._sort_by else ""
-            table.add_column(Text(title + arrow, justify="left" if title in _LEFT else "right"), key=title)
         shown = self._shown()
-        for record in shown:
-            cells = [
-                Text(text_of(value(record)), justify="left" if title in _LEFT else "right")
-                for title, value, text_of in _COLUMNS
-            ]
-            table.add_row(*cells, key=str(record.run))
+        head = [title + self._arrow(number) for number, (title, _, _) in enumerate(_COLUMNS)]
+        cells = [[text_of(value(record)) for _, value, text_of in _COLUMNS] for record in shown]
+        first, *rest = aligned([head, *cells], left=_LEFT)
+        for title in first:
+            table.add_column(Text(title))
+        for record, row in zip(shown, rest, strict=True):
+            table.add_row(*map(Text, row), key=str(record.run))
         if chosen is not None and any(record.run == chosen for record in shown):
             table.move_cursor(row=table.get_row_index(str(chosen)))
         self._summarize(len(shown))
         self.refresh_bindings()
+
+    def _arrow(self, column: int) -> str:
+        if column != self._sort_by:
+            return ""
+        return " ↓" if self._reverse else " ↑"
 
     def _summarize(self, shown: int) -> None:
         total = len(self._records)

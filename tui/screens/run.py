@@ -19,8 +19,8 @@ from engine.results.records import RunDetails
 from engine.results.tables import class_rows, facts, metric_rows
 from engine.text import safe_text
 from tui.record import export, read_details
-from tui.screens.train import TEST_COLOUR, TRAIN_COLOUR, VAL_COLOUR
-from tui.text import plain_content
+from tui.screens.train import TEST_COLOUR, TRAIN_COLOUR, VAL_COLOUR, epoch_ticks
+from tui.text import aligned, plain_content
 from tui.widgets.chart import Chart, Line
 from tui.widgets.figures import columns_text
 from tui.widgets.mode_bar import ModeBar
@@ -101,23 +101,27 @@ class RunScreen(Screen[None]):
         final = details.evaluation("final") or details.evaluation("untrained")
         if final is None:
             return
-        for title in ("class", "precision", "recall", "F1", "images"):
-            classes.add_column(Text(title, justify="left" if title == "class" else "right"))
-        for row in class_rows(details.class_names, final.per_class):
-            classes.add_row(Text(row[0]), *(Text(cell, justify="right") for cell in row[1:]))
+        head = ("class", "precision", "recall", "F1", "images")
+        first, *rest = aligned([head, *class_rows(details.class_names, final.per_class)])
+        classes.add_columns(*map(Text, first))
+        for row in rest:
+            classes.add_row(*map(Text, row))
         names = [safe_text(name, 14) for name in details.class_names]
-        confusion.add_column(Text("true ╲ predicted"))
-        for name in names:
-            confusion.add_column(Text(name, justify="right"))
-        for index, (name, counts) in enumerate(zip(names, final.confusion, strict=True)):
-            cells = [_count_cell(count, right=place == index) for place, count in enumerate(counts)]
-            confusion.add_row(Text(name, style="bold"), *cells)
+        counts = [[f"{count:,}" if count else "·" for count in line] for line in final.confusion]
+        first, *rest = aligned(
+            [["true ╲ predicted", *names], *([name, *line] for name, line in zip(names, counts, strict=True))]
+        )
+        confusion.add_columns(*map(Text, first))
+        for index, row in enumerate(rest):
+            confusion.add_row(
+                Text(row[0], "bold"), *(_count(cell, place == index) for place, cell in enumerate(row[1:]))
+            )
 
     def _show_curves(self, details: RunDetails) -> None:
         steps = len(details.curve.losses)
         x = np.arange(1, steps + 1, dtype=np.float64)
-        ticks = {float(item.step): f"{item.epoch}" for item in details.evaluations if item.epoch}
-        ticks = {0.0: "0 epochs", **ticks}
+        num_steps = details.started["num_steps"] if details.started else 1
+        ticks = epoch_ticks(details.record.spec["epochs"], max(num_steps // details.record.spec["epochs"], 1))
         for name, values in (("loss", details.curve.losses), ("accuracy", details.curve.accuracies)):
             lines = [Line("train", TRAIN_COLOUR, x, np.array(values, dtype=np.float64))]
             for split, colour, marker in (("test", TEST_COLOUR, "●"), ("val", VAL_COLOUR, "◆")):
@@ -125,7 +129,7 @@ class RunScreen(Screen[None]):
                 if points:
                     at, y = np.array(points, dtype=np.float64).T
                     lines.append(Line(split, colour, at, y, marker))
-            self.query_one(f"#{name}", Chart).draw(lines, max(steps, 1), ticks)
+            self.query_one(f"#{name}", Chart).draw(lines, num_steps, ticks)
 
     def action_tab(self, by: int) -> None:
         tabs = self.query_one(TabbedContent)
@@ -147,9 +151,9 @@ class RunScreen(Screen[None]):
             self.app.tell(str(error), "error")
 
 
-def _count_cell(count: int, right: bool) -> Text:
+def _count(cell: str, right: bool) -> Text:
     """Right ones are bold, none is a dot: the mistakes stand out without colour."""
-    return Text(f"{count:,}" if count else "·", justify="right", style="bold" if right else "" if count else "dim")
+    return Text(cell, "bold" if right else "dim" if "·" in cell else "")
 
 
 def _reading_help(details: RunDetails) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, Vertical
+from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.screen import Screen
 from textual.widgets import Button, Footer, Static
@@ -34,6 +34,7 @@ class TrainScreen(Screen[None]):
     """Looks at the app's live run twice a second, and draws only when it has moved."""
 
     app: ReslabApp
+    AUTO_FOCUS = None
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("p", "pause", "Pause/resume", tooltip="pause the run, or let it go on"),
@@ -49,7 +50,7 @@ class TrainScreen(Screen[None]):
             with Vertical(id="charts"):
                 yield Chart("loss", id="loss")
                 yield Chart("accuracy", (0.0, 1.0), lambda value: f"{100 * value:.0f} %", id="accuracy")
-            with Vertical(id="memory", classes="pane"):
+            with VerticalScroll(id="memory", classes="pane", can_focus=False):
                 yield MemoryStrip(id="strip")
                 yield Button("Free memory  f", id="free", compact=True)
                 yield Static(id="freed", markup=False)
@@ -96,8 +97,7 @@ class TrainScreen(Screen[None]):
 
     def _draw_charts(self, live: LiveRun) -> None:
         x_max = max(live.num_steps, 1)
-        epochs = range(live.spec.epochs + 1)
-        ticks = {float(epoch * live.steps_per_epoch): str(epoch) if epoch else "0 epochs" for epoch in epochs}
+        ticks = epoch_ticks(live.spec.epochs, live.steps_per_epoch)
         for name in ("loss", "accuracy"):
             train, test, val = (getattr(live, f"{split}_{name}") for split in ("train", "test", "val"))
             lines = [Line("train", TRAIN_COLOUR, train.x, train.y), Line("test", TEST_COLOUR, test.x, test.y, "●")]
@@ -108,8 +108,8 @@ class TrainScreen(Screen[None]):
     def _draw_bars(self, live: LiveRun) -> None:
         epoch_bar, run_bar = self.query_one("#epoch-bar", Bar), self.query_one("#run-bar", Bar)
         if live.over:
-            epoch_bar.show(_ending(live), 1.0, "")
-            run_bar.show("enter opens its tables · 1 sets up another run · 3 lists all runs", 1.0, "")
+            epoch_bar.say(_ending(live))
+            run_bar.say("enter opens its tables · 1 sets up another run · 3 lists all runs")
             return
         speed = f"{live.images_per_s:,.0f} img/s" if live.images_per_s else ""
         if live.doing == "training":
@@ -167,6 +167,12 @@ def _title(live: LiveRun | None) -> Content:
         return plain_content("no run yet: 1 sets one up", "bold")
     number = f"run {live.run}: " if live.run is not None else ""
     return plain_content(f"{number}{live.spec.model} on {live.spec.dataset}, {live_state(live)}", "bold")
+
+
+def epoch_ticks(epochs: int, steps_per_epoch: int) -> dict[float, str]:
+    """Where the x axis is marked: at most eleven epochs, evenly apart."""
+    apart = -(-epochs // 10)
+    return {float(epoch * steps_per_epoch): str(epoch) for epoch in range(0, epochs + 1, apart)}
 
 
 def live_state(live: LiveRun) -> str:

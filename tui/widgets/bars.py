@@ -17,6 +17,12 @@ class Bar(Static):
         super().__init__(Content(""), id=id)
         self._shown: tuple[object, ...] = ()
 
+    def say(self, text: str) -> None:
+        """A sentence in the bar's place."""
+        if self._shown != (text,):
+            self._shown = (text,)
+            self.update(Content(safe_text(text)))
+
     def show(self, title: str, share: float | None, figures: str) -> None:
         """`share` from 0 to 1 is what is done; None where nobody knows how much there is."""
         key = (title, None if share is None else round(share, 3), figures, self.size.width)

@@ -9,7 +9,7 @@ from textual.widgets import Static
 
 from engine.events import Metrics
 from engine.results.tables import metric_rows
-from engine.text import safe_text
+from tui.text import aligned
 
 _SHORT = ("accuracy", "balanced", "precision", "recall", "F1", "loss")
 
@@ -39,9 +39,4 @@ class FiguresTable(Static):
 
 def columns_text(rows: Sequence[Sequence[str]]) -> str:
     """Aligned text: the first column at the left, the others at the right, two spaces apart."""
-    safe = [[safe_text(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*safe, strict=True)]
-    return "\n".join(
-        "  ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
-        for row in safe
-    )
+    return "\n".join("  ".join(row) for row in aligned(rows))

@@ -45,7 +45,7 @@ def _gpu_lines(gpu: GpuReading, width: int) -> list[Content]:
     lines = [
         plain_content(f"GPU {gpu.index} {gpu.name}"[:width], "bold"),
         _bar(gpu.process_bytes, gpu.used_bytes, gpu.total_bytes, width),
-        plain_content(f"this {gib(gpu.process_bytes)}  others {gib(gpu.others_bytes)}  free {gib(gpu.free_bytes)}"),
+        _shares(gpu.process_bytes, gpu.others_bytes, gpu.free_bytes, width),
     ]
     known = "  ".join(fact for fact in facts if fact)
     return [*lines, plain_content(known, "dim")] if known else lines
@@ -55,11 +55,15 @@ def _host_lines(host: HostReading, width: int) -> list[Content]:
     return [
         plain_content("host memory", "bold"),
         _bar(host.process_bytes, host.used_bytes, host.total_bytes, width),
-        plain_content(
-            f"this {gib(host.process_bytes)}  others {gib(host.others_bytes)}  free {gib(host.available_bytes)}"
-        ),
+        _shares(host.process_bytes, host.others_bytes, host.available_bytes, width),
         plain_content(f"processor {host.load_percent:.0f} % busy", "dim"),
     ]
+
+
+def _shares(own: int | None, others: int | None, free: int | None, width: int) -> Content:
+    parts = (f"this {gib(own)}", f"others {gib(others)}", f"free {gib(free)}")
+    wide = "  ".join(parts)
+    return plain_content(wide if len(wide) <= width else " ".join(parts))
 
 
 def _bar(own: int | None, used: int | None, total: int | None, width: int) -> Content:

@@ -31,8 +31,10 @@ class Menu(OptionList):
         Binding("k", "cursor_up", "Up", show=False),
     ]
 
-    def __init__(self, rows: Sequence[Row], id: str) -> None:
+    def __init__(self, rows: Sequence[Row], id: str, always: int = 1) -> None:
+        """The first `always` cells stay however narrow it is; the name is cut short for them."""
         self._rows = list(rows)
+        self._always = always
         super().__init__(*(Option(Content(safe_text(row.cells[0])), id=row.id) for row in rows), id=id)
 
     @property
@@ -67,11 +69,11 @@ class Menu(OptionList):
 
     def _prompt(self, row: Row) -> Content:
         """The cells that fit, the first padded so that the others line up at the right."""
-        width = self.scrollable_content_region.width - 2  # one column of padding on either side
+        width = self.scrollable_content_region.width - self.get_component_styles("option-list--option").padding.width
         columns = list(zip(*(other.cells for other in self._rows), strict=True))
         widths = [max(len(safe_text(cell)) for cell in column) for column in columns]
         shown = len(widths)
-        while shown > 1 and sum(widths[:shown]) + 2 * (shown - 1) > width:
+        while shown > self._always and sum(widths[:shown]) + 2 * (shown - 1) > width:
             shown -= 1
         rest = "".join("  " + safe_text(cell).rjust(w) for cell, w in zip(row.cells[1:shown], widths[1:], strict=False))
         name = safe_text(row.cells[0], max(width - len(rest), 1))

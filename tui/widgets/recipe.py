@@ -50,7 +50,7 @@ class RecipeForm(Vertical):
         self.values: dict[str, Value] = {name: item.default for name, item in settings.items()}
 
     def compose(self) -> ComposeResult:
-        yield Menu(self._rows(), id="settings")
+        yield Menu(self._rows(), id="settings", always=2)
         yield Input(id="value", compact=True)
         yield Static(id="about", markup=False)
 

@@ -1,0 +1,37 @@
+"""What all tests share: folders of their own, the real data where it is to be had, and a clean environment."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from engine.paths import Places
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-screens", action="store_true", help="store the screens as they are now")
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No test touches a person's own runs, data or clock."""
+    monkeypatch.setenv("RESLAB_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("RESLAB_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("TZ", "UTC")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Places:
+    return Places(home=tmp_path / "home", data=tmp_path / "data")
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """A folder with MNIST's raw files and PetImages/{Cat,Dog}."""
+    folder = os.environ.get("RESLAB_TEST_DATA")
+    if not folder:
+        pytest.skip("RESLAB_TEST_DATA names no folder of real images")
+    return Path(folder).absolute()

@@ -1,0 +1,224 @@
+"""The command line, as a person or a script uses it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sklearn import metrics
+
+from engine.cli import main
+from engine.paths import Places
+from engine.spec import RunSpec
+from tests.engine.test_datasets import make_folder
+
+OPENED: list[tuple[Any, ...]] = []
+
+
+def reslab(*words: str) -> int:
+    return main(words, lambda *arguments: OPENED.append(arguments) or 0)  # type: ignore[func-returns-value]
+
+
+def output_of(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
+    capsys.readouterr()
+    assert reslab(*words) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.fixture
+def trained(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    assert reslab("train", "digits", "resnet18", "--epochs", "1", "--json") == 0
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_json_is_one_event_a_line_and_nothing_else(trained: list[dict[str, Any]]) -> None:
+    assert {event["event"] for event in trained} == {
+        "dataset_progressed", "run_started", "evaluated", "steps_completed", "epoch_ended", "checkpoint_saved", "run_ended",
+    }  # fmt: skip
+    assert {event["run"] for event in trained} == {1}
+    end = trained[-1]
+    assert end["status"] == "completed"
+    for moment in ("untrained", "final"):
+        assert set(end[moment]) == {"accuracy", "balanced_accuracy", "precision", "recall", "f1", "loss"}
+    assert end["train_images_per_s"] > 0
+    assert end["elapsed_s"] > 0
+
+
+def test_scikit_learn_on_the_predictions_gives_the_same_five_figures(
+    trained: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert reslab("predictions", "1") == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert list(rows[0]) == ["index", "true", "predicted", "confidence"]
+    assert [int(row["index"]) for row in rows] == list(range(360))
+    true, predicted = ([int(row[name]) for row in rows] for name in ("true", "predicted"))
+    average = {"labels": range(10), "average": "macro", "zero_division": 0}
+    expected = {
+        "accuracy": metrics.accuracy_score(true, predicted),
+        "balanced_accuracy": metrics.balanced_accuracy_score(true, predicted),
+        "precision": metrics.precision_score(true, predicted, **average),
+        "recall": metrics.recall_score(true, predicted, **average),
+        "f1": metrics.f1_score(true, predicted, **average),
+    }
+    for name, value in expected.items():
+        assert trained[-1]["final"][name] == pytest.approx(value, abs=1e-6), name
+
+
+def test_runs_show_export_and_delete(trained: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
+    (run,) = output_of(capsys, "runs", "--json")
+    assert run["run"] == 1
+    assert (run["dataset"], run["model"], run["status"]) == ("digits", "resnet18", "completed")
+    assert run["final"] == trained[-1]["final"]
+    assert {"untrained", "train_images_per_s", "elapsed_s", "error"} <= set(run)
+    shown = output_of(capsys, "show", "1", "--json")
+    assert shown["intact"] is True
+    assert len(shown["evaluations"][-1]["confusion"]) == 10
+    assert reslab("show", "1") == 0
+    text = capsys.readouterr().out
+    assert f"{100 * run['final']['accuracy']:.3f} %" in text
+    assert "conv1 3→1 channels, fc 1000→10 classes" in text
+    assert reslab("delete", "1") == 0
+    assert output_of(capsys, "runs", "--json") == []
+    assert not Path(os.environ["RESLAB_HOME"], "1").exists()
+
+
+def test_lists_need_no_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert [row["name"] for row in output_of(capsys, "datasets", "--json")][:2] == ["digits", "mnist"]
+    assert output_of(capsys, "models", "--json")[0]["num_parameters"] == 11_689_512
+    assert reslab("datasets") == reslab("models") == reslab("runs") == 0
+    assert "no runs yet" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["train", "digits", "resnet18", "--epochs", "ten"], "epochs: 'ten' does not do; expected a whole number"),
+        (["train", "digits", "resnet18", "--momentum", "1"], "momentum"),
+        (["train", "digts", "resnet18"], "did you mean digits?"),
+        (["train", "digits"], "model missing"),
+        (["train", "digits", "resnet18", "--lr", "1"], "--lr"),
+        (["train", "folder:/nowhere", "resnet18"], "no folder /nowhere"),
+        (["train", "digits", "resnet18", "--weights", "/nowhere.pth"], "no weights file"),
+        (["train", "--spec", "/nowhere.toml"], "cannot read /nowhere.toml"),
+        (["show", "7"], "no run 7"),
+        (["predictions", "x"], "invalid int value"),
+        (["dance"], "invalid choice"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(
+    words: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert reslab(*words) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert says in captured.err
+    assert captured.err.count("\n") == 1
+    assert "Traceback" not in captured.err
+
+
+def test_a_failed_run_is_exit_code_1(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    import urllib.request
+
+    def offline(*arguments: Any, **named: Any) -> None:
+        raise OSError("Network is unreachable")
+
+    monkeypatch.setattr(urllib.request, "urlopen", offline)
+    assert reslab("train", "mnist", "resnet18") == 1
+    assert "expected its files in" in capsys.readouterr().err
+    assert output_of(capsys, "runs", "--json")[0]["status"] == "failed"
+
+
+def test_a_spec_file_is_overridden_by_options(tmp_path: Path) -> None:
+    OPENED.clear()
+    spec = RunSpec("digits", "resnet50", epochs=7, nesterov=True)
+    (tmp_path / "spec.toml").write_text(spec.to_toml())
+    assert reslab("train", "--spec", str(tmp_path / "spec.toml"), "--tui", "--seed", "3", "--no-nesterov") == 0
+    places, opened, leave = OPENED[-1]
+    assert opened == spec.replace(seed=3, nesterov=False)
+    assert isinstance(places, Places)
+    assert leave is False
+
+
+def test_options_change_the_folders(tmp_path: Path) -> None:
+    OPENED.clear()
+    assert reslab("--home", str(tmp_path / "h"), "--data-dir", str(tmp_path / "d")) == 0
+    assert OPENED[-1][0] == Places(tmp_path / "h", tmp_path / "d")
+
+
+HOSTILE = ["[red]x", "[@click=app.quit]x", "]52;c;aGFjaw==\x07\x1b]52;c;aGFjaw==\x07", "\x1b[2Jx\u202ey"]
+
+
+def test_hostile_class_names_are_harmless_in_every_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = make_folder(tmp_path / "\x1b]0;title\x07[bold]", dict.fromkeys(HOSTILE, 5), size=(8, 8))
+    assert reslab("train", f"folder:{root}", "resnet18", "--epochs", "1", "--test-share", "0.3") == 0
+    assert reslab("runs") == reslab("show", "1") == 0
+    captured = capsys.readouterr()
+    for text in (captured.out, captured.err):
+        assert not any(char in text for char in "\x1b\x07\u202e")
+    assert "[red]x" in captured.out
+    assert "[@click=app.quit]x" in captured.out
+
+
+def test_ctrl_c_stops_cleanly_with_exit_code_130(places: Places) -> None:
+    command = [sys.executable, "-m", "tui", "train", "digits", "resnet18", "--epochs", "500", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if json.loads(line)["event"] == "steps_completed":
+                process.send_signal(signal.SIGINT)
+                break
+        rest = [json.loads(line) for line in process.stdout]
+        assert process.stderr is not None
+        errors = process.stderr.read()
+    assert process.returncode == 130
+    assert rest[-1]["event"] == "run_ended"
+    assert rest[-1]["status"] == "stopped"
+    assert "Traceback" not in errors
+
+
+def test_without_a_terminal_the_app_says_so_and_names_train() -> None:
+    result = subprocess.run([sys.executable, "-m", "tui"], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert result.returncode == 2
+    assert result.stderr == "reslab: the app needs a terminal; without one use reslab train DATASET MODEL\n"
+
+
+def test_doctor_names_what_it_looked_at(capsys: pytest.CaptureFixture[str]) -> None:
+    findings = {item["subject"]: item for item in output_of(capsys, "doctor", "--json")}
+    assert {"torch", "torchvision", "device", "NVML", "SQLite", "terminal", "home folder", "data folder"} <= set(
+        findings
+    )
+
+
+def test_doctor_names_a_torchvision_that_does_not_belong_to_torch(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import engine.device
+
+    def broken(name: str) -> None:
+        if name == "torchvision":
+            raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr(engine.device, "import_module", broken)
+    assert reslab("doctor") == 1
+    assert "torch and torchvision come from different builds" in capsys.readouterr().out
+    assert reslab("train", "digits", "resnet18") == 1
+    assert "uv sync --reinstall-package torch" in capsys.readouterr().err
+
+
+def test_every_setting_is_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    from engine.settings import settings_of
+
+    with pytest.raises(SystemExit) as end:
+        reslab("train", "--help")
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    for name, item in settings_of(RunSpec).items():
+        assert (item.flag if name not in ("dataset", "model") else name.upper()) in text

@@ -1,0 +1,33 @@
+"""The final figures against their textbook definitions, worked out here with numpy alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.results.metrics import compute_metrics
+
+
+@given(st.integers(2, 6), st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=60))
+def test_figures_are_those_of_the_definitions(num_classes: int, pairs: list[tuple[int, int]]) -> None:
+    labels, predictions = np.array(pairs).T % num_classes
+    metrics, per_class, confusion = compute_metrics(labels, predictions, num_classes, 1.5)
+    matrix = np.zeros((num_classes, num_classes), int)
+    np.add.at(matrix, (labels, predictions), 1)
+    assert np.array_equal(matrix, confusion)
+    right = np.diag(matrix).astype(float)
+    support, predicted = matrix.sum(1), matrix.sum(0)
+    precision = np.divide(right, predicted, out=np.zeros(num_classes), where=predicted > 0)
+    recall = np.divide(right, support, out=np.zeros(num_classes), where=support > 0)
+    both = precision + recall
+    f1 = np.divide(2 * precision * recall, both, out=np.zeros(num_classes), where=both > 0)
+    assert metrics.accuracy == pytest.approx(right.sum() / len(labels))
+    assert metrics.balanced_accuracy == pytest.approx(recall[support > 0].mean())
+    assert metrics.precision == pytest.approx(precision.mean())
+    assert metrics.recall == pytest.approx(recall.mean())
+    assert metrics.f1 == pytest.approx(f1.mean())
+    assert metrics.loss == 1.5
+    assert [item.support for item in per_class] == support.tolist()
+    assert [item.f1 for item in per_class] == pytest.approx(f1)

@@ -1,0 +1,108 @@
+"""Architectures: every figure of the torch-free table against the network that is really built."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from engine.errors import ModelError
+from engine.models.building import build_model, check_weights
+from engine.models.first_last import adapt_channels
+from engine.models.registry import MODELS, choose_stem, count_parameters, describe_changes, find_model
+from engine.shape import DataShape
+from engine.spec import RunSpec
+
+GREY_8 = DataShape(1, 8, 8, 10)
+
+
+def num_parameters(network: nn.Module) -> int:
+    return sum(values.numel() for values in network.parameters())
+
+
+@pytest.mark.parametrize("info", MODELS, ids=lambda info: info.name)
+def test_the_tables_counts_are_those_of_the_built_networks(info) -> None:  # type: ignore[no-untyped-def]
+    for shape, stem in (
+        (GREY_8, "imagenet"),
+        (DataShape(3, 32, 32, 100), "small"),
+        (DataShape(3, 224, 224, 1000), "auto"),
+    ):
+        network = build_model(RunSpec("digits", info.name, stem=stem), shape)
+        assert num_parameters(network) == count_parameters(info, shape, choose_stem(stem, shape))
+
+
+def test_the_reports_network_has_its_count() -> None:
+    assert count_parameters(find_model("resnet18"), GREY_8, "imagenet") == 11_175_370
+    assert count_parameters(find_model("resnet18"), DataShape(3, 224, 224, 1000), "imagenet") == 11_689_512
+    assert describe_changes(GREY_8, "imagenet") == ("conv1 3→1 channels", "fc 1000→10 classes")
+
+
+def test_the_same_seed_gives_the_same_weights_and_leaves_torchs_state_alone() -> None:
+    torch.manual_seed(7)
+    before = torch.random.get_rng_state()
+    spec = RunSpec("digits", "resnet18", seed=3)
+    first, second = (build_model(spec, GREY_8).state_dict() for _ in range(2))
+    assert torch.random.get_rng_state().equal(before)
+    assert all(first[name].equal(second[name]) for name in first)
+    other = build_model(spec.replace(seed=4), GREY_8).state_dict()
+    assert not first["conv1.weight"].equal(other["conv1.weight"])
+
+
+def test_group_norm_replaces_every_batch_norm() -> None:
+    network = build_model(RunSpec("digits", "resnet18", norm="group"), GREY_8)
+    kinds = [type(module) for module in network.modules()]
+    assert nn.BatchNorm2d not in kinds
+    assert kinds.count(nn.GroupNorm) == 20
+
+
+def imagenet_form(tmp_path: Path) -> tuple[nn.Module, Path]:
+    from torchvision import models
+
+    network = models.resnet18(weights=None)
+    path = tmp_path / "own.pth"
+    torch.save(network.state_dict(), path)
+    return network.eval(), path
+
+
+def test_a_grey_image_and_its_rgb_copy_give_the_same_features(tmp_path: Path) -> None:
+    network, path = imagenet_form(tmp_path)
+    fitted = build_model(RunSpec("digits", "resnet18", weights=str(path)), DataShape(1, 32, 32, 10)).eval()
+    grey = torch.randn(2, 1, 32, 32)
+    network.fc = fitted.fc = nn.Identity()
+    with torch.no_grad():
+        torch.testing.assert_close(fitted(grey), network(grey.expand(-1, 3, -1, -1)), atol=1e-4, rtol=1e-4)
+
+
+def test_adapted_filters_answer_to_equal_channels_as_before() -> None:
+    weight = torch.randn(4, 3, 7, 7)
+    for channels in (1, 2, 5):
+        torch.testing.assert_close(adapt_channels(weight, channels).sum(1), weight.sum(1))
+
+
+def test_weights_that_do_not_fit_are_one_sentence(tmp_path: Path) -> None:
+    _, path = imagenet_form(tmp_path)
+    with pytest.raises(ModelError, match="do not fit resnet34"):
+        build_model(RunSpec("digits", "resnet34", weights=str(path)), GREY_8)
+    with pytest.raises(ModelError, match="choose norm=batch"):
+        build_model(RunSpec("digits", "resnet18", weights=str(path), norm="group"), GREY_8)
+    (tmp_path / "junk.pth").write_bytes(b"junk")
+    with pytest.raises(ModelError, match="cannot read the weights"):
+        build_model(RunSpec("digits", "resnet18", weights=str(tmp_path / "junk.pth")), GREY_8)
+    with pytest.raises(ModelError, match="no weights file"):
+        check_weights(RunSpec("digits", "resnet18", weights=str(tmp_path / "none.pth")))
+
+
+def test_imagenet_weights_offline_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import urllib.error
+    import urllib.request
+
+    def offline(*arguments: object, **named: object) -> None:
+        raise urllib.error.URLError("Network is unreachable")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "urlopen", offline)
+    with pytest.raises(ModelError, match=r"could not be downloaded \(Network is unreachable\)") as missing:
+        build_model(RunSpec("digits", "resnet18", weights="imagenet"), GREY_8)
+    assert "\n" not in str(missing.value)

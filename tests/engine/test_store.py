@@ -1,0 +1,165 @@
+"""The record of runs: sealed, settled, and never lost for a curve that came late."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from engine.errors import StoreError
+from engine.events import Evaluated, StepsCompleted
+from engine.paths import Places
+from engine.results.estimate import estimate_run
+from engine.results.export import export_run
+from engine.results.store import Store
+from engine.spec import RunSpec
+from tests.fakes import events_of
+
+SPEC = RunSpec("digits", "resnet18", epochs=3)
+
+
+@pytest.fixture
+def store(places: Places) -> Store:
+    return Store(places.database)
+
+
+def record_run(store: Store, spec: RunSpec = SPEC) -> int:
+    run = store.create_run(spec)
+    for event in events_of(spec, run):
+        store.record(event)
+    return run
+
+
+def test_a_recorded_run_comes_back_whole(store: Store) -> None:
+    run = record_run(store)
+    details = store.details(run)
+    events = events_of(SPEC, run)
+    assert RunSpec.from_mapping(details.record.spec) == SPEC
+    losses = [loss for event in events if isinstance(event, StepsCompleted) for loss in event.losses]
+    assert list(details.curve.losses) == losses
+    evaluations = [event for event in events if isinstance(event, Evaluated)]
+    assert [item.metrics for item in details.evaluations] == [event.metrics for event in evaluations]
+    assert details.evaluations[-1].confusion == evaluations[-1].confusion
+    assert details.intact is True
+    assert details.class_names == ("cat", "dog")
+
+
+def test_predictions_are_the_last_evaluations(store: Store) -> None:
+    predictions = store.predictions(record_run(store))
+    assert list(predictions.labels) == [0, 1]
+    assert list(predictions.confidences) == [0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE runs SET final = replace(final, '0.', '0.9')",
+        "UPDATE runs SET started = replace(started, '1437', '1438')",
+        "UPDATE evaluations SET predictions = x'00000000' WHERE moment = 'final'",
+        "UPDATE steps SET losses = x'00' WHERE first_step = 1",
+        "DELETE FROM epochs WHERE epoch = 2",
+    ],
+)
+def test_a_change_after_the_end_is_noticed(change: str, store: Store, places: Places) -> None:
+    run = record_run(store)
+    with sqlite3.connect(places.database) as other:
+        other.execute(change)
+    assert store.intact(run) is False
+    with pytest.raises(StoreError, match="was changed after it had ended"):
+        store.predictions(run)
+
+
+def test_a_number_is_never_given_twice(store: Store) -> None:
+    first = record_run(store)
+    store.delete(first)
+    assert record_run(store) == first + 1
+    with pytest.raises(StoreError, match=f"no run {first}"):
+        store.details(first)
+
+
+def test_a_running_run_cannot_be_deleted(store: Store) -> None:
+    run = store.create_run(SPEC)
+    with pytest.raises(StoreError, match="still running"):
+        store.delete(run)
+
+
+def test_a_run_whose_process_is_gone_has_failed(store: Store, places: Places) -> None:
+    run = store.create_run(SPEC)
+    for event in events_of(SPEC, run)[:8]:
+        store.record(event)
+    store.settle_lost_runs()
+    assert store.runs()[0].status == "running"
+    with sqlite3.connect(places.database) as other:
+        other.execute("UPDATE runs SET pid = 999999999")
+    store.settle_lost_runs()
+    record = store.runs()[0]
+    assert (record.status, record.error) == ("failed", "the process ended before the run did")
+    assert record.untrained is not None
+    assert store.intact(run) is True
+
+
+def test_a_locked_record_delays_points_and_loses_none(
+    store: Store, places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.results.store._COMMIT_EVERY_S", 0.0)
+    store._db.execute("PRAGMA busy_timeout = 1")
+    run = store.create_run(SPEC)
+    events = events_of(SPEC, run)
+    blocker = sqlite3.connect(places.database, isolation_level=None)
+    blocker.execute("BEGIN EXCLUSIVE")
+    for event in events:
+        if isinstance(event, StepsCompleted):
+            store.record(event)
+    blocker.execute("ROLLBACK")
+    store.record(events[-1])
+    assert len(store.details(run).curve.losses) == 36
+
+
+def test_two_connections_write_side_by_side(store: Store, places: Places) -> None:
+    with Store(places.database) as other:
+        first, second = store.create_run(SPEC), other.create_run(SPEC.replace(seed=1))
+        for one, two in zip(events_of(SPEC, first), events_of(SPEC, second), strict=True):
+            store.record(one)
+            other.record(two)
+        assert [store.intact(run) for run in (first, second)] == [True, True]
+
+
+def test_a_newer_layout_is_refused(places: Places, store: Store) -> None:
+    with sqlite3.connect(places.database) as other:
+        other.execute("PRAGMA user_version = 99")
+    with pytest.raises(StoreError, match="update reslab"):
+        Store(places.database)
+
+
+def test_a_file_that_is_no_database_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "runs.db").write_text("these are no runs " * 100)
+    with pytest.raises(StoreError, match="choose another folder with --home"):
+        Store(tmp_path / "runs.db")
+
+
+def test_an_export_can_be_read_without_reslab(store: Store, tmp_path: Path) -> None:
+    import csv
+    import json
+
+    run = record_run(store)
+    folder = export_run(store, run, tmp_path / "out")
+    assert json.loads((folder / "run.json").read_text())["final"]["accuracy"] == store.runs()[0].final.accuracy  # type: ignore[union-attr]
+    assert RunSpec.from_toml((folder / "spec.toml").read_text()) == SPEC
+    with (folder / "steps.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 36
+    with (folder / "predictions.csv").open() as file:
+        assert next(csv.DictReader(file)) == {"index": "0", "true": "0", "predicted": "0", "confidence": "0.5"}
+
+
+def test_an_estimate_scales_an_earlier_run_by_its_epochs(store: Store) -> None:
+    run = record_run(store)
+    records = store.runs()
+    found = estimate_run(SPEC.replace(epochs=30, seed=9), records)
+    assert found is not None
+    assert found.run == run
+    assert found.seconds == pytest.approx(131.0)
+    assert estimate_run(SPEC.replace(model="resnet50"), records) is None
+    mnist = estimate_run(RunSpec("mnist", "resnet18", image_size=8), records)
+    assert mnist is not None
+    assert mnist.seconds == pytest.approx((10 * 60_000 + 11 * 10_000 / 3) / 1234)

@@ -1,0 +1,36 @@
+"""Text from outside becomes harmless."""
+
+from __future__ import annotations
+
+import unicodedata
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from engine.text import percent, safe_text
+
+
+@given(st.text())
+@example("\x1b]52;c;aGFjaw==\x07")
+@example("a\u202eb\u2028c\x9b31m\ud800")
+def test_no_control_or_format_character_is_left(text: str) -> None:
+    assert not {unicodedata.category(char) for char in safe_text(text)} & {"Cc", "Cf", "Cs", "Zl", "Zp"}
+
+
+@given(st.text(alphabet=st.characters(categories=["L", "N", "P", "S", "Zs"])))
+def test_ordinary_text_stays_as_it_is(text: str) -> None:
+    assert safe_text(text) == text
+
+
+def test_escape_is_shown_and_markup_is_kept() -> None:
+    assert safe_text("[red]x\x1b[2J") == "[red]x␛[2J"
+
+
+@given(st.text(), st.integers(1, 50))
+def test_a_limit_is_kept(text: str, limit: int) -> None:
+    assert len(safe_text(text, limit)) <= limit
+
+
+def test_percent_prints_as_the_report_does() -> None:
+    assert percent(0.1135) == "11.350 %"
+    assert percent(None) == "–"

@@ -1,0 +1,362 @@
+"""The loop on the real digits: what it yields, in which order, and how it can be stopped, paused and broken."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+import torch
+
+from engine.control import RunControl
+from engine.errors import CheckpointError
+from engine.events import (
+    CheckpointSaved,
+    EpochEnded,
+    Evaluated,
+    Event,
+    RunEnded,
+    RunPaused,
+    RunResumed,
+    RunStarted,
+    StepsCompleted,
+)
+from engine.models.building import build_model
+from engine.paths import Places
+from engine.results.store import Store
+from engine.runs import Lab, run
+from engine.shape import DataShape
+from engine.spec import RunSpec
+from engine.training.checkpoint import load_checkpoint
+from engine.training.optim import learning_rate
+
+SPEC = RunSpec("digits", "resnet18", epochs=1)
+DIGITS = DataShape(1, 8, 8, 10)
+T = TypeVar("T")
+
+
+def collect(spec: RunSpec, places: Places, control: RunControl | None = None) -> list[Event]:
+    return list(run(spec, Lab(places), control or RunControl()))
+
+
+def of(events: list[Event], kind: type[T]) -> list[T]:
+    return [event for event in events if isinstance(event, kind)]
+
+
+def losses(events: list[Event]) -> list[float]:
+    return [loss for event in of(events, StepsCompleted) for loss in event.losses]
+
+
+def ended(events: list[Event]) -> RunEnded:
+    assert isinstance(events[-1], RunEnded)
+    return events[-1]
+
+
+def test_a_run_tells_its_story_in_order(places: Places) -> None:
+    events = collect(SPEC.replace(epochs=2), places)
+    told = [type(event).__name__ for event in events if not isinstance(event, StepsCompleted)]
+    assert told == [
+        "DatasetProgressed", "RunStarted", "Evaluated",
+        "EpochEnded", "Evaluated", "EpochEnded", "Evaluated", "CheckpointSaved", "RunEnded",
+    ]  # fmt: skip
+    assert [event.moment for event in of(events, Evaluated)] == ["untrained", "epoch", "final"]
+    steps = of(events, StepsCompleted)
+    assert [event.first_step for event in steps[1:]] == [event.last_step + 1 for event in steps[:-1]]
+    assert steps[-1].last_step == of(events, RunStarted)[0].num_steps == 24
+    assert steps[-1].images == 2 * 1437
+    end = ended(events)
+    assert end.status == "completed"
+    assert end.final == of(events, Evaluated)[-1].metrics
+    assert end.train_images_per_s == pytest.approx(steps[-1].images / steps[-1].train_s)
+
+
+def test_epoch_means_are_over_images(places: Places) -> None:
+    events = collect(SPEC, places)
+    sizes = [128] * 11 + [29]
+    assert of(events, EpochEnded)[0].train_loss == pytest.approx(np.average(losses(events), weights=sizes), rel=1e-6)
+
+
+def test_the_same_spec_gives_identical_losses_and_predictions(places: Places) -> None:
+    spec = SPEC.replace(flip=True, crop_padding=1)
+    first, second = (collect(spec, places) for _ in range(2))
+    assert losses(first) == losses(second)
+    for one, other in zip(of(first, Evaluated), of(second, Evaluated), strict=True):
+        assert (one.predictions, one.confidences) == (other.predictions, other.confidences)
+    other_seed = collect(spec.replace(seed=1), places)
+    assert losses(other_seed) != losses(first)
+
+
+def test_training_learns_more_than_chance(places: Places) -> None:
+    end = ended(collect(SPEC.replace(epochs=3, stem="small"), places))
+    assert end.untrained is not None
+    assert end.final is not None
+    assert end.untrained.accuracy < 0.3
+    assert end.final.accuracy > 0.8
+
+
+def test_with_a_validation_share_the_test_set_is_read_twice(places: Places) -> None:
+    events = collect(SPEC.replace(epochs=2, val_share=0.2), places)
+    read = [(event.split, event.moment) for event in of(events, Evaluated)]
+    assert read == [("test", "untrained"), ("val", "epoch"), ("val", "epoch"), ("test", "final")]
+
+
+def stop_after(kind: type[Event], control: RunControl, events: Iterator[Event]) -> list[Event]:
+    seen = []
+    for event in events:
+        seen.append(event)
+        if isinstance(event, kind):
+            control.stop()
+    return seen
+
+
+@pytest.mark.parametrize("kind", [RunStarted, StepsCompleted, EpochEnded])
+def test_a_run_can_be_stopped_anywhere_and_keeps_what_it_has(kind: type[Event], places: Places) -> None:
+    control = RunControl()
+    events = stop_after(kind, control, run(SPEC.replace(epochs=5), Lab(places), control))
+    end = ended(events)
+    assert end.status == "stopped"
+    assert end.error is None
+    with Store(places.database) as store:
+        details = store.details(end.run)
+    assert details.record.status == "stopped"
+    assert details.intact
+    assert len(details.curve.losses) == end.steps
+    if kind is RunStarted:
+        assert details.weights is None
+        return
+    assert details.weights is not None
+    assert details.weights.step == end.steps
+    loaded = load_checkpoint(places.run_folder(end.run) / details.weights.file, details.weights.sha256)
+    assert loaded.header["step"] == end.steps
+
+
+def test_a_pause_stands_still_and_is_no_training_time(places: Places) -> None:
+    control = RunControl()
+    events: list[Event] = []
+    for event in run(SPEC, Lab(places), control):
+        events.append(event)
+        if isinstance(event, StepsCompleted) and not of(events, RunPaused):
+            control.pause()
+        if isinstance(event, RunPaused):
+            threading.Timer(0.6, control.resume).start()
+    paused, resumed = of(events, RunPaused)[0], of(events, RunResumed)[0]
+    assert resumed.step == paused.step
+    assert resumed.paused_s >= 0.5
+    end = ended(events)
+    assert end.status == "completed"
+    trained_s = of(events, StepsCompleted)[-1].train_s
+    assert trained_s < end.elapsed_s - 0.5
+    reference = losses(collect(SPEC, places))
+    assert losses(events) == reference
+
+
+def test_a_paused_run_can_be_stopped(places: Places) -> None:
+    control = RunControl()
+    events = []
+    for event in run(SPEC, Lab(places), control):
+        events.append(event)
+        if isinstance(event, StepsCompleted):
+            control.pause()
+        if isinstance(event, RunPaused):
+            control.stop()
+    assert ended(events).status == "stopped"
+
+
+def poison(monkeypatch: pytest.MonkeyPatch, at_step: int, what: Callable[[Any], Any]) -> None:
+    """Let `what` happen to the batch of one step (from 1)."""
+    from engine.datasets.batches import Preparation
+
+    whole, count = Preparation.augmented, 0
+
+    def augmented(self: Preparation, *arguments: Any) -> Any:
+        nonlocal count
+        count += 1
+        images = whole(self, *arguments)
+        return what(images) if count == at_step else images
+
+    monkeypatch.setattr(Preparation, "augmented", augmented)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_bad_loss_ends_the_run_with_the_state_before_it(
+    optimizer: Any, places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = SPEC.replace(optimizer=optimizer, weight_decay=0.01)
+    control = RunControl()
+    stopped = []
+    for event in run(spec, Lab(places), control):  # what the state after four good steps is
+        stopped.append(event)
+        if isinstance(event, StepsCompleted) and event.last_step >= 4:
+            control.stop()
+    good_steps = ended(stopped).steps
+    poison(monkeypatch, good_steps + 1, lambda images: images * float("nan"))
+    events = collect(spec, places)
+    end = ended(events)
+    assert end.status == "diverged"
+    assert f"at step {good_steps + 1}" in str(end.error)
+    assert end.steps == good_steps == len(losses(events))
+    kept, expected = (weights_of(places, e.run) for e in (end, ended(stopped)))
+    assert kept.header["step"] == good_steps
+    for name, value in expected.model.items():
+        assert kept.model[name].equal(value), name
+    for index, state in expected.optimizer.items():
+        for name, value in state.items():
+            assert kept.optimizer[index][name].equal(value), (index, name)
+
+
+def weights_of(places: Places, number: int) -> Any:
+    with Store(places.database) as store:
+        weights = store.details(number).weights
+    assert weights is not None
+    return load_checkpoint(places.run_folder(number) / weights.file, weights.sha256)
+
+
+def test_weights_that_are_not_finite_are_not_kept(places: Places) -> None:
+    end = ended(collect(SPEC.replace(learning_rate=1000.0, epochs=3), places))
+    assert end.status == "diverged"
+    with Store(places.database) as store:
+        weights = store.details(end.run).weights
+    if weights is not None:
+        loaded = weights_of(places, end.run)
+        assert all(torch.isfinite(value).all() for value in loaded.model.values())
+
+
+def test_a_failure_is_told_in_one_sentence_and_logged_in_full(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    def explode(images: Any) -> Any:
+        raise RuntimeError("the disk\nis on fire")
+
+    poison(monkeypatch, 3, explode)
+    end = ended(collect(SPEC, places))
+    assert end.status == "failed"
+    assert end.error == f"RuntimeError: the disk; the full report is in {places.log}"
+    assert "Traceback" in places.log.read_text()
+    assert end.untrained is not None
+    with Store(places.database) as store:
+        assert store.details(end.run).record.error == end.error
+
+
+def test_running_out_of_memory_says_what_to_do(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    def explode(images: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    poison(monkeypatch, 1, explode)
+    assert "choose a smaller batch" in str(ended(collect(SPEC, places)).error)
+
+
+def test_a_run_whose_iterator_is_closed_is_recorded_as_stopped(places: Places) -> None:
+    events = run(SPEC, Lab(places), RunControl())
+    for event in events:
+        if isinstance(event, StepsCompleted):
+            break
+    events.close()
+    with Store(places.database) as store:
+        assert store.runs()[0].status == "stopped"
+
+
+def test_an_event_is_in_the_record_before_it_is_seen(places: Places) -> None:
+    for event in run(SPEC, Lab(places), RunControl()):
+        if isinstance(event, Evaluated | EpochEnded | CheckpointSaved | RunEnded):
+            with Store(places.database) as store:
+                details = store.details(event.run)
+            if isinstance(event, Evaluated):
+                assert details.evaluations[-1].metrics == event.metrics
+            elif isinstance(event, EpochEnded):
+                assert details.epochs[-1] == dataclasses.replace(event)
+            elif isinstance(event, CheckpointSaved):
+                assert details.weights is not None
+                assert details.weights.sha256 == event.sha256
+            else:
+                assert details.record.status == event.status
+
+
+def test_a_second_run_uses_the_images_that_are_there_and_drops_the_old_network(places: Places) -> None:
+    lab = Lab(places)
+    list(run(SPEC, lab, RunControl()))
+    first = {holding.kind: holding for holding in lab.ledger.holdings()}
+    assert not any(holding.live for holding in first.values())
+    events = list(run(SPEC, lab, RunControl()))
+    assert type(events[0]) is RunStarted
+    assert sorted(holding.kind for holding in lab.ledger.holdings()) == ["dataset", "model"]
+
+
+def test_group_norm_bfloat16_and_the_other_optimizers_train(places: Places) -> None:
+    spec = SPEC.replace(norm="group", dtype="bfloat16", optimizer="adam", schedule="cosine", learning_rate=0.001)
+    events = collect(spec, places)
+    assert ended(events).status == "completed"
+    assert of(events, RunStarted)[0].resolved.dtype == "bfloat16"
+
+
+def test_a_device_that_is_not_there_is_refused_before_anything_is_recorded(places: Places) -> None:
+    from engine.errors import DeviceError
+
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(DeviceError, match="choose device auto or cpu"):
+        collect(SPEC.replace(device="cuda"), places)
+    assert not places.database.exists()
+
+
+@pytest.mark.parametrize("warmup", [0.0, 1.0])
+def test_one_cycle_is_torchs_own(warmup: float) -> None:
+    spec = RunSpec("digits", "resnet18", epochs=4, schedule="one-cycle", learning_rate=0.1, warmup_epochs=warmup)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    rise = warmup / 4 or 0.3
+    oracle = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=40, pct_start=rise, cycle_momentum=False)
+    for step in range(40):
+        assert learning_rate(spec, step, 40, 10) == pytest.approx(oracle.get_last_lr()[0], rel=1e-6)
+        optimizer.step()
+        oracle.step()
+
+
+def test_warm_up_rises_and_cosine_falls_to_nothing() -> None:
+    spec = RunSpec("digits", "resnet18", epochs=4, schedule="cosine", learning_rate=0.1, warmup_epochs=1)
+    rates = [learning_rate(spec, step, 40, 10) for step in range(40)]
+    assert rates[:10] == pytest.approx([0.01 * (step + 1) for step in range(10)])
+    assert max(rates) == pytest.approx(0.1)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] < 0.001
+
+
+def test_a_damaged_checkpoint_is_not_loaded(places: Places) -> None:
+    events = collect(SPEC, places)
+    saved = of(events, CheckpointSaved)[0]
+    path = places.run_folder(saved.run) / saved.file
+    model = build_model(SPEC, DIGITS)
+    model.load_state_dict(load_checkpoint(path, saved.sha256).model)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match="is damaged"):
+        load_checkpoint(path, saved.sha256)
+
+
+def test_weights_that_cannot_be_written_fail_the_run_and_keep_its_figures(places: Places) -> None:
+    events = []
+    for event in run(SPEC, Lab(places), RunControl()):
+        events.append(event)
+        if isinstance(event, RunStarted):
+            places.run_folder(event.run).write_text("in the way")
+    end = ended(events)
+    assert end.status == "failed"
+    assert "cannot write weights" in str(end.error)
+    assert end.final is not None
+
+
+def test_checkpoints_leave_no_second_file(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.training.train._SAVE_EVERY_S", 0.0)
+    events = collect(SPEC.replace(epochs=2), places)
+    assert len(of(events, CheckpointSaved)) == 2
+    files = list(Path(places.run_folder(events[-1].run)).iterdir())
+    assert [file.name for file in files] == ["step-00000024.safetensors"]
+
+
+def test_points_come_about_ten_times_a_second(places: Places) -> None:
+    began = time.perf_counter()
+    events = collect(SPEC.replace(batch_size=16), places)
+    took = time.perf_counter() - began
+    assert len(of(events, StepsCompleted)) <= 10 * took + 4

@@ -1,0 +1,86 @@
+"""The walls of the house: import contracts, and what a fresh interpreter loads."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"]
+    return subprocess.run(
+        [*command, "--no-cache"], cwd=folder, capture_output=True, text=True, env=_environment(folder)
+    )
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    import os
+
+    return {**os.environ, "PYTHONPATH": str(folder)}
+
+
+def test_the_import_contracts_hold() -> None:
+    result = lint_imports(ROOT)
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("engine/runs.py", "import tui.text"),
+        ("engine/events.py", "import numpy"),
+        ("engine/training/train.py", "import engine.results.store"),
+        ("engine/models/first_last.py", "import engine.datasets.splits"),
+        ("tui/widgets/chart.py", "import torch"),
+        ("tui/screens/results.py", "import sqlite3"),
+        ("tui/app.py", "import engine.runs"),
+    ],
+)
+def test_a_broken_wall_is_noticed(file: str, line: str, tmp_path: Path) -> None:
+    for name in ("engine", "tui"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    with (tmp_path / file).open("a") as module:
+        module.write(f"\n{line}\n")
+    assert lint_imports(tmp_path).returncode != 0
+
+
+def loaded_by(statement: str) -> set[str]:
+    """The top-level modules that a fresh interpreter has loaded after `statement`."""
+    code = f"{statement}\nimport sys; print(*{{name.split('.')[0] for name in sys.modules}})"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    return set(result.stdout.split())
+
+
+HEAVY = {"torch", "torchvision", "sklearn", "scipy"}
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import engine",
+        "import tui.app, tui.screens.setup, tui.screens.train, tui.screens.results, tui.screens.run",
+        "import engine.spec, engine.events, engine.datasets.registry, engine.models.registry",
+        "import engine.cli.reading",
+    ],
+)
+def test_menus_and_screens_load_no_torch(statement: str) -> None:
+    assert loaded_by(statement).isdisjoint(HEAVY)
+
+
+def test_help_loads_neither_torch_nor_textual() -> None:
+    statement = (
+        "from engine.cli import main\n"
+        "try: main(['--help'], lambda *a: 0)\nexcept SystemExit as end: assert end.code == 0\n"
+        "import sys; sys.stdout.write('\\n---\\n')"
+    )
+    code = f"{statement}\nprint(*{{name.split('.')[0] for name in sys.modules}})"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    loaded = set(result.stdout.split("---")[-1].split())
+    assert loaded.isdisjoint({*HEAVY, "textual", "numpy", "rich"})
