@@ -103,19 +103,22 @@ class ScriptedRun:
             if number == self.hold_at:
                 if self.error is not None:
                     raise self.error
-                while not (self.release.is_set() or control.stop_requested):
-                    if control.pause_requested:
-                        yield RunPaused(run, step)
-                        while control.pause_requested:
-                            control.wait(0.05)
-                        yield RunResumed(run, step, 1.0)
-                    self.release.wait(0.01)
+                yield from self._hold(run, step, control)
             if control.stop_requested:
                 yield RunEnded(run, "stopped", metrics(0.1135), None, 3.0, 1234.0, step)
                 return
             if isinstance(event, StepsCompleted):
                 step = event.last_step
             yield event
+
+    def _hold(self, run: int, step: int, control: Control) -> Iterator[Event]:
+        """Stand still until released or stopped, and hear of a pause."""
+        paused = False
+        while not (self.release.is_set() or control.stop_requested):
+            if control.pause_requested != paused:
+                paused = not paused
+                yield RunPaused(run, step) if paused else RunResumed(run, step, 1.0)
+            self.release.wait(0.01)
 
 
 class FakeNvml:

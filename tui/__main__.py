@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,12 @@ def open_app(places: Places, spec: RunSpec | None, exit_when_done: bool) -> int:
 
     app = ReslabApp(places, spec, exit_when_done)
     app.run()
-    return app.return_code or 0
+    app.session.wait()
+    code = app.return_code or 0
+    if app.session.loading:  # an interpreter that ends while a thread imports torch may crash
+        sys.stdout.flush()
+        os._exit(code)
+    return code
 
 
 if __name__ == "__main__":

@@ -75,6 +75,7 @@ class ReslabApp(App[None]):
         self.places = places
         self.session = Session(places, self.post_message, run_function)
         self.live: LiveRun | None = None
+        self.gauges: GaugesRead | None = None
         self._first_spec = spec
         self._exit_when_done = exit_when_done
         self._leaving = False
@@ -86,6 +87,9 @@ class ReslabApp(App[None]):
         self.theme = "reslab"
         self.switch_mode("setup")
         self.call_after_refresh(self._begin)
+
+    def on_unmount(self) -> None:
+        self.session.stop_all()
 
     def _begin(self) -> None:
         """After the first paint."""
@@ -167,6 +171,10 @@ class ReslabApp(App[None]):
                 bar.show_live(f"epoch {live.epoch}/{live.spec.epochs}{' paused' if live.paused else ''}")
             else:
                 bar.show_live(live_state(live))
+
+    @on(GaugesRead)
+    def _keep_gauges(self, message: GaugesRead) -> None:
+        self.gauges = message
 
     @on(GaugesRead)
     @on(MemoryFreed)

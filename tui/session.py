@@ -117,10 +117,13 @@ class Session:
     def _free_memory(self) -> None:
         self._post(MemoryFreed(free_memory(self.ledger)))
 
-    def close(self) -> None:
-        """Stop what is live and wait for it."""
+    def stop_all(self) -> None:
+        """Ask every thread to come to its end."""
         self._closing.set()
         if self.control is not None:
             self.control.stop()
+
+    def wait(self) -> None:
+        """Wait for the run's thread: it closes the record."""
         if self._runner is not None:
             self._runner.join()

@@ -25,7 +25,8 @@ from engine.spec import RunSpec
 
 
 def load(spec: RunSpec, data_dir: Path = Path("/nowhere"), control: RunControl | None = None) -> ImageData:
-    return drain(load_dataset(spec, data_dir, control or RunControl()))[1]
+    data: ImageData = drain(load_dataset(spec, data_dir, control or RunControl()))[1]
+    return data
 
 
 def drain(generator: Generator[Progress, None, Any]) -> tuple[list[Progress], Any]:
@@ -65,7 +66,7 @@ def test_moments_are_those_of_the_training_part() -> None:
 
 def test_imagenet_weights_get_imagenets_moments() -> None:
     data = load(spec_of("digits", weights="imagenet"))
-    assert data.mean == (pytest.approx(sum(IMAGENET_MEAN) / 3),)
+    assert data.mean[0] == pytest.approx(sum(IMAGENET_MEAN) / 3)
 
 
 def test_a_resized_image_keeps_its_mean_grey() -> None:

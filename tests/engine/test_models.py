@@ -11,9 +11,9 @@ from torch import nn
 from engine.errors import ModelError
 from engine.models.building import build_model, check_weights
 from engine.models.first_last import adapt_channels
-from engine.models.registry import MODELS, choose_stem, count_parameters, describe_changes, find_model
+from engine.models.registry import MODELS, ModelInfo, choose_stem, count_parameters, describe_changes, find_model
 from engine.shape import DataShape
-from engine.spec import RunSpec
+from engine.spec import RunSpec, Stem
 
 GREY_8 = DataShape(1, 8, 8, 10)
 
@@ -23,12 +23,13 @@ def num_parameters(network: nn.Module) -> int:
 
 
 @pytest.mark.parametrize("info", MODELS, ids=lambda info: info.name)
-def test_the_tables_counts_are_those_of_the_built_networks(info) -> None:  # type: ignore[no-untyped-def]
-    for shape, stem in (
+def test_the_tables_counts_are_those_of_the_built_networks(info: ModelInfo) -> None:
+    cases: tuple[tuple[DataShape, Stem], ...] = (
         (GREY_8, "imagenet"),
         (DataShape(3, 32, 32, 100), "small"),
         (DataShape(3, 224, 224, 1000), "auto"),
-    ):
+    )
+    for shape, stem in cases:
         network = build_model(RunSpec("digits", info.name, stem=stem), shape)
         assert num_parameters(network) == count_parameters(info, shape, choose_stem(stem, shape))
 

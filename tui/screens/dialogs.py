@@ -101,7 +101,8 @@ class Keys(ModalScreen[None]):
         seen = set()
         for active in self._below.active_bindings.values():
             binding = active.binding
-            if binding.description and (binding.action, binding.description) not in seen:
+            ours = binding.tooltip or type(active.node).__module__.startswith("tui.")
+            if ours and binding.description and (binding.action, binding.description) not in seen:
                 seen.add((binding.action, binding.description))
                 keys = self.app.get_key_display(binding)
                 about = binding.tooltip or binding.description

@@ -82,7 +82,7 @@ class ResultsScreen(Screen[None]):
         self.app.show_status()
         self.load()
 
-    @work(exclusive=True)
+    @work(exclusive=True, group="load")
     async def load(self) -> None:
         """Read the record anew; it is another thread's work, for a locked file can keep one waiting."""
         try:

@@ -71,7 +71,7 @@ class RunScreen(Screen[None]):
     def on_screen_resume(self) -> None:
         self.app.show_status()
 
-    @work(exclusive=True)
+    @work(exclusive=True, group="load")
     async def load(self) -> None:
         try:
             details = await asyncio.to_thread(read_details, self.app.places, self.run)

@@ -32,6 +32,16 @@ _RECIPE = {name: item for name, item in settings_of(RunSpec).items() if name not
 _FIRST = ("epochs", "batch_size", "learning_rate", "optimizer", "momentum", "schedule", "stem", "weights", "image_size")
 
 
+class _Datasets(Menu):
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "select", "Architecture", tooltip="go on to Architecture")
+    ]
+
+
+class _Models(Menu):
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "select", "Train", tooltip="train the marked pair")]
+
+
 class SetupScreen(Screen[None]):
     """Three panes and, below them, what will run."""
 
@@ -49,9 +59,9 @@ class SetupScreen(Screen[None]):
         yield ModeBar("setup")
         with Horizontal(id="panes"):
             with Vertical(classes="pane", id="dataset-pane"):
-                yield Menu(_dataset_rows([]), id="datasets")
+                yield _Datasets(_dataset_rows([]), id="datasets")
             with Vertical(classes="pane", id="model-pane"):
-                yield Menu(_model_rows(), id="models")
+                yield _Models(_model_rows(), id="models")
             with Vertical(classes="pane", id="recipe-pane"):
                 names = [*_FIRST, *(name for name in _RECIPE if name not in _FIRST)]
                 yield RecipeForm({name: _RECIPE[name] for name in names}, self._check, id="recipe")

@@ -34,7 +34,7 @@ class TrainScreen(Screen[None]):
     """Looks at the app's live run twice a second, and draws only when it has moved."""
 
     app: ReslabApp
-    AUTO_FOCUS = None
+    AUTO_FOCUS = ""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("p", "pause", "Pause/resume", tooltip="pause the run, or let it go on"),
@@ -65,7 +65,8 @@ class TrainScreen(Screen[None]):
         self.set_interval(_REDRAW_EVERY_S, self.redraw)
 
     def on_screen_resume(self) -> None:
-        self.set_focus(None)
+        if self.app.gauges is not None:
+            self._show_gauges(self.app.gauges)
         self.redraw()
 
     def on_resize(self) -> None:

@@ -97,7 +97,8 @@ class Chart(Widget, can_focus=False):
         if not values:
             return 0.0, 1.0
         low, high = min(float(y.min()) for y in values), max(float(y.max()) for y in values)
-        return (min(low, 0.0), high) if high > max(low, 0) else (low - 0.5, high + 0.5)
+        base = min(low, 0.0)
+        return (base, high) if high > base else (base, base + 1.0)
 
     @staticmethod
     def _row(value: float, low: float, high: float, rows: int) -> int:
@@ -125,10 +126,15 @@ class Chart(Widget, can_focus=False):
     ) -> None:
         rows, columns = cells.shape
         found = envelope(line.x, line.y, self._x_max, columns * 2)
-        tops, bottoms = self._dots(found.high, low, high, rows), self._dots(found.low, low, high, rows)
-        for index, column in enumerate(found.columns):
+        if not len(found.columns):
+            return
+        across = np.arange(found.columns[0], found.columns[-1] + 1)  # straight lines where there are fewer points
+        tops, bottoms = (
+            self._dots(np.interp(across, found.columns, values), low, high, rows) for values in (found.high, found.low)
+        )
+        for index, column in enumerate(across):
             top, bottom = tops[index], bottoms[index]
-            if index and column - found.columns[index - 1] <= 2:  # join on to the column before
+            if index:  # join on to the column before
                 top, bottom = min(top, bottoms[index - 1]), max(bottom, tops[index - 1])
             dots = np.arange(top, bottom + 1)
             np.bitwise_or.at(cells, (dots // 4, column // 2), _DOTS[dots % 4, column % 2])

@@ -18,6 +18,12 @@ from tui.text import plain_content
 from tui.widgets.menu import Menu, Row
 
 
+class _Settings(Menu):
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "select", "Edit", tooltip="edit the setting, or take its next choice")
+    ]
+
+
 class RecipeForm(Vertical):
     """Rows of settings; below them the meaning of the highlighted one, or what is wrong with what was typed.
 
@@ -50,7 +56,7 @@ class RecipeForm(Vertical):
         self.values: dict[str, Value] = {name: item.default for name, item in settings.items()}
 
     def compose(self) -> ComposeResult:
-        yield Menu(self._rows(), id="settings", always=2)
+        yield _Settings(self._rows(), id="settings", always=2)
         yield Input(id="value", compact=True)
         yield Static(id="about", markup=False)
 

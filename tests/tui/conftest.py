@@ -1,0 +1,94 @@
+"""An app with a scripted run, fixed gauges and screens that can be compared with the stored ones."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from textual.pilot import Pilot
+
+from engine.memory.gauges import MemoryReading
+from engine.paths import Places
+from tests.fakes import GPU_READING, ScriptedRun
+from tui.app import ReslabApp
+from tui.messages import GaugesRead
+from tui.session import Session
+
+SCREENS = Path(__file__).parent / "screens"
+SIZES = ((80, 24), (120, 36), (200, 60))
+
+MakeApp = Callable[..., ReslabApp]
+Compare = Callable[[ReslabApp, str], None]
+
+
+@pytest.fixture
+def reading() -> MemoryReading:
+    return GPU_READING
+
+
+@pytest.fixture
+def make_app(places: Places, monkeypatch: pytest.MonkeyPatch, reading: MemoryReading) -> MakeApp:
+    """An app whose runs are scripted and that neither loads torch nor reads real gauges."""
+
+    def watch_memory(self: Session) -> None:
+        self._post(GaugesRead(reading, self.ledger.holdings()))
+
+    monkeypatch.setattr(Session, "watch_memory", watch_memory)
+    monkeypatch.setattr(Session, "load_torch", lambda self: None)
+
+    def make(script: ScriptedRun | None = None, **more: object) -> ReslabApp:
+        return ReslabApp(places, run_function=script or ScriptedRun(), **more)  # type: ignore[arg-type]
+
+    return make
+
+
+async def until(pilot: Pilot[None], condition: Callable[[], object], timeout_s: float = 20.0) -> None:
+    """Wait until `condition` is true; fail where it never is."""
+    for _ in range(int(timeout_s / 0.02)):
+        await pilot.pause(0.02)
+        if condition():
+            return
+    raise AssertionError("waited in vain")
+
+
+async def drawn(pilot: Pilot[None]) -> None:
+    """Let what was posted be handled and drawn."""
+    app = pilot.app
+    assert isinstance(app, ReslabApp)
+    await pilot.pause()
+    if app.current_mode == "train" and hasattr(app.screen, "redraw"):
+        app.screen.redraw()
+    if not app.screen.is_modal:  # a worker that waits for an answer waits for long
+        await asyncio.wait_for(app.workers.wait_for_complete(), 20)
+    await pilot.pause()
+
+
+def text_of(app: ReslabApp) -> str:
+    """What stands on the screen, line by line."""
+    return "\n".join("".join(segment.text for segment in line) for line in app.screen._compositor.render_strips())
+
+
+Screenshot = Callable[[ReslabApp, str], Awaitable[None]]
+
+
+@pytest.fixture
+def compare_screen(request: pytest.FixtureRequest) -> Compare:
+    """Compare the screen with the stored SVG; `--update-screens` stores it instead."""
+
+    def compare(app: ReslabApp, name: str) -> None:
+        path = SCREENS / f"{name}-{app.size.width}x{app.size.height}.svg"
+        svg = re.sub(r"terminal-\d+", "terminal", app.export_screenshot(title="reslab"))
+        if request.config.getoption("--update-screens"):
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(svg, encoding="utf-8")
+            return
+        assert path.exists(), f"no stored screen {path.name}; look at it, then run pytest --update-screens"
+        if svg != path.read_text(encoding="utf-8"):
+            now = path.with_suffix(".now.svg")
+            now.write_text(svg, encoding="utf-8")
+            raise AssertionError(f"the screen is not as stored: compare {path.name} with {now.name}")
+
+    return compare

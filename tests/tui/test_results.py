@@ -1,0 +1,149 @@
+"""Results: sorted, filtered, opened, exported and deleted by keys."""
+
+from __future__ import annotations
+
+import sqlite3
+
+import pytest
+
+from engine.paths import Places
+from engine.results.store import Store
+from engine.spec import RunSpec
+from tests.fakes import events_of
+from tests.tui.conftest import MakeApp, drawn, text_of
+
+HOSTILE = ["[red]x", "[@click=app.quit]x", "\x1b]52;c;aGFjaw==\x07", "a[/]b"]
+
+
+@pytest.fixture(autouse=True)
+def _three_runs(places: Places) -> None:
+    with Store(places.database) as store:
+        for spec in (
+            RunSpec("digits", "resnet18"),
+            RunSpec("mnist", "resnet50", epochs=2),
+            RunSpec("folder:/tmp/[@click=app.quit]\x1b]52;c;x\x07[red]", "resnet34", epochs=1),
+        ):
+            run = store.create_run(spec)
+            for event in events_of(spec, run, HOSTILE[:2] if run == 3 else ("cat", "dog")):
+                store.record(event)
+
+
+def order(app: object) -> list[str]:
+    table = app.screen.query_one("#runs")  # type: ignore[attr-defined]
+    return [key.value for key in table.rows]
+
+
+async def test_newest_first_then_by_any_column(make_app: MakeApp) -> None:
+    app = make_app()
+    async with app.run_test(size=(140, 30)) as pilot:
+        await pilot.press("3")
+        await drawn(pilot)
+        assert order(app) == ["3", "2", "1"]
+        await pilot.press("S")
+        assert order(app) == ["1", "2", "3"]
+        await pilot.press("s")
+        assert order(app) == ["1", "3", "2"]
+        assert "dataset ↑" in text_of(app)
+
+
+async def test_a_filter_narrows_and_escape_clears_it(make_app: MakeApp) -> None:
+    app = make_app()
+    async with app.run_test(size=(140, 30)) as pilot:
+        await pilot.press("3")
+        await drawn(pilot)
+        await pilot.press("slash", *"mnist res", "enter")
+        await drawn(pilot)
+        assert order(app) == ["2"]
+        assert "1 shown" in text_of(app)
+        await pilot.press("escape")
+        await drawn(pilot)
+        assert len(order(app)) == 3
+
+
+async def test_delete_asks_first(make_app: MakeApp, places: Places) -> None:
+    app = make_app()
+    places.run_folder(3).mkdir(parents=True)
+    async with app.run_test(size=(140, 30)) as pilot:
+        await pilot.press("3")
+        await drawn(pilot)
+        await pilot.press("d", "n")
+        await drawn(pilot)
+        assert len(order(app)) == 3
+        await pilot.press("d", "y")
+        await drawn(pilot)
+        await drawn(pilot)
+        assert order(app) == ["2", "1"]
+        assert not places.run_folder(3).exists()
+
+
+async def test_export_writes_files(make_app: MakeApp, places: Places) -> None:
+    app = make_app()
+    async with app.run_test(size=(140, 30)) as pilot:
+        await pilot.press("3")
+        await drawn(pilot)
+        await pilot.press("down", "e")
+        await drawn(pilot)
+        assert (places.run_folder(2) / "export" / "metrics.csv").exists()
+
+
+async def test_a_run_opens_to_all_its_tables(make_app: MakeApp) -> None:
+    app = make_app()
+    async with app.run_test(size=(140, 30)) as pilot:
+        await pilot.press("3")
+        await drawn(pilot)
+        await pilot.press("j", "enter")
+        await drawn(pilot)
+        expected = [
+            "balanced accuracy",
+            "precision",
+            "true ╲ predicted",
+            "accuracy",
+            "epochs 2, the rest as by default",
+        ]
+        for words in expected:
+            assert words in text_of(app)
+            await pilot.press("right")
+            await drawn(pilot)
+        assert "run 2: resnet50 on mnist, completed" in text_of(app)
+
+
+async def test_a_run_that_was_changed_says_so(make_app: MakeApp, places: Places) -> None:
+    with sqlite3.connect(places.database) as other:
+        other.execute("UPDATE runs SET final = replace(final, '0.', '0.9') WHERE run = 3")
+    app = make_app()
+    async with app.run_test(size=(140, 30)) as pilot:
+        await pilot.press("3")
+        await drawn(pilot)
+        await pilot.press("enter")
+        await drawn(pilot)
+        assert "changed after its end: do not trust these figures" in text_of(app)
+
+
+async def test_hostile_names_are_harmless_in_every_tab(make_app: MakeApp) -> None:
+    app = make_app()
+    async with app.run_test(size=(200, 40)) as pilot:
+        await pilot.press("3")
+        await drawn(pilot)
+        seen = [text_of(app)]
+        await pilot.press("enter")
+        await drawn(pilot)
+        for _ in range(5):
+            seen.append(text_of(app))
+            await pilot.press("right")
+            await drawn(pilot)
+        assert app.is_running
+    everything = "\n".join(seen)
+    assert not any(char in everything for char in "\x1b\x07")
+    assert "[red]x" in everything
+    assert "[@click=app.quit]x"[:13] in everything
+    assert "folder:/tmp/[@click=app.quit]␛]52;c;x␇[red]" in everything
+
+
+async def test_a_broken_record_is_one_sentence(make_app: MakeApp, places: Places) -> None:
+    places.database.write_text("no database " * 1000)
+    app = make_app()
+    async with app.run_test(size=(140, 30)) as pilot:
+        await pilot.press("3")
+        await drawn(pilot)
+        assert "no runs yet" in text_of(app)
+        assert any("choose another folder with --home" in str(note.message) for note in app._notifications)

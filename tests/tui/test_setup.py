@@ -1,0 +1,143 @@
+"""Set up: enter, enter trains; the form refuses at the field; a folder becomes a dataset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from textual.widgets import Static
+
+from tests.engine.test_datasets import make_folder
+from tests.fakes import ScriptedRun
+from tests.tui.conftest import MakeApp, drawn, text_of, until
+from tui.screens.setup import SetupScreen
+
+
+def setup_of(app: object) -> SetupScreen:
+    screen = app.screen  # type: ignore[attr-defined]
+    assert isinstance(screen, SetupScreen)
+    return screen
+
+
+async def test_enter_enter_trains_the_first_pair(make_app: MakeApp) -> None:
+    script = ScriptedRun()
+    app = make_app(script)
+    async with app.run_test() as pilot:
+        await pilot.press("enter", "enter")
+        await until(pilot, lambda: app.live and app.live.over)
+        assert app.current_mode == "train"
+    (spec,) = script.specs
+    assert (spec.dataset, spec.model, spec.epochs, spec.batch_size) == ("digits", "resnet18", 10, 128)
+
+
+async def test_arrows_and_letters_choose_the_pair(make_app: MakeApp) -> None:
+    script = ScriptedRun()
+    app = make_app(script)
+    async with app.run_test() as pilot:
+        await pilot.press("down", "enter", "j", "down", "k", "enter")
+        await until(pilot, lambda: app.live and app.live.over)
+    assert (script.specs[0].dataset, script.specs[0].model) == ("mnist", "resnet34")
+
+
+async def test_the_plan_follows_the_cursor(make_app: MakeApp) -> None:
+    app = make_app()
+    async with app.run_test(size=(100, 30)) as pilot:
+        await drawn(pilot)
+        assert "conv1 3→1 channels · fc 1000→10 classes · 11,175,370 parameters" in text_of(app)
+        assert "the small stem keeps more of it" in text_of(app)
+        await pilot.press("s")
+        await drawn(pilot)
+        assert "conv1 7×7/2→3×3/1, no max-pool" in text_of(app)
+        assert "the small stem keeps more of it" not in text_of(app)
+        await pilot.press("end", "up")
+        await drawn(pilot)
+        assert "fc 1000→100 classes" in text_of(app)
+
+
+async def test_a_number_is_edited_in_place_and_refused_at_the_field(make_app: MakeApp) -> None:
+    app = make_app()
+    async with app.run_test(size=(100, 30)) as pilot:
+        await pilot.press("tab", "tab", "enter")
+        await pilot.press("backspace", "backspace", "0", "enter")
+        await drawn(pilot)
+        assert "✗ epochs: 0 does not do" in text_of(app)
+        recipe = setup_of(app).recipe
+        assert (recipe.has_class("editing"), recipe.values["epochs"]) == (True, 10)
+        await pilot.press("backspace", "3", "enter")
+        await drawn(pilot)
+        assert (recipe.has_class("editing"), recipe.values["epochs"]) == (False, 3)
+        assert "• 3" in text_of(app)
+
+
+async def test_escape_leaves_a_field_unchanged(make_app: MakeApp) -> None:
+    app = make_app()
+    async with app.run_test() as pilot:
+        await pilot.press("tab", "tab", "enter", "9", "escape")
+        await drawn(pilot)
+        recipe = setup_of(app).recipe
+        assert not recipe.editing
+        assert recipe.values["epochs"] == 10
+        assert app.focused is recipe.menu
+
+
+async def test_choices_are_gone_through_and_put_back(make_app: MakeApp) -> None:
+    app = make_app()
+    async with app.run_test() as pilot:
+        await pilot.press("tab", "tab")
+        recipe = setup_of(app).recipe
+        recipe.menu.choose("optimizer")
+        await pilot.press("right")
+        assert recipe.values["optimizer"] == "adam"
+        await pilot.press("enter")
+        assert recipe.values["optimizer"] == "adamw"
+        await pilot.press("left", "left")
+        assert recipe.values["optimizer"] == "sgd"
+        await pilot.press("right", "backspace")
+        assert recipe.values["optimizer"] == "sgd"
+
+
+async def test_two_settings_that_exclude_each_other_are_refused(make_app: MakeApp) -> None:
+    app = make_app()
+    async with app.run_test(size=(100, 30)) as pilot:
+        await pilot.press("tab", "tab")
+        recipe = setup_of(app).recipe
+        recipe.set_values({"momentum": 0.0})
+        recipe.menu.choose("nesterov")
+        await pilot.press("enter")
+        await drawn(pilot)
+        assert recipe.values["nesterov"] is False
+        assert "needs a momentum above 0" in str(recipe.query_one("#about", Static).content)
+
+
+async def test_a_folder_becomes_a_dataset(make_app: MakeApp, tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "[red]pets", {"cat": 3, "dog": 3})
+    script = ScriptedRun()
+    app = make_app(script)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await pilot.press("end", "enter")
+        await pilot.press(*"/nowhere", "enter")
+        await drawn(pilot)
+        assert "✗ no folder /nowhere" in text_of(app)
+        app.screen.query_one("Input").value = str(root)  # type: ignore[attr-defined]
+        await pilot.press("enter")
+        await drawn(pilot)
+        assert "[red]pets" in text_of(app)
+        await pilot.press("enter")
+        await until(pilot, lambda: app.live and app.live.over)
+    assert script.specs[0].dataset == f"folder:{root}"
+
+
+async def test_an_earlier_run_tells_how_long(make_app: MakeApp) -> None:
+    from engine.results.store import Store
+    from tests.fakes import events_of
+    from tests.tui.test_screens import SPEC
+
+    app = make_app()
+    with Store(app.places.database) as store:
+        run = store.create_run(SPEC)
+        for event in events_of(SPEC, run):
+            store.record(event)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await drawn(pilot)
+        await pilot.press("down", "up")
+        await drawn(pilot)
+        assert "about 13 s here, by run 1" in text_of(app)

@@ -1,0 +1,238 @@
+"""Train: stop, pause, quit in the middle, a failing run, a resize; and what is said of each."""
+
+from __future__ import annotations
+
+import pytest
+
+from engine.errors import DatasetError
+from engine.events import RunEnded
+from engine.memory.gauges import MemoryReading
+from engine.memory.ledger import Holding
+from engine.spec import RunSpec
+from tests.fakes import HOST_READING, ScriptedRun, events_of, metrics
+from tests.tui.conftest import MakeApp, drawn, text_of, until
+from tui.app import ReslabApp
+from tui.widgets.chart import Chart
+
+
+def hold() -> ScriptedRun:
+    """A run that stands still in its second epoch."""
+    return ScriptedRun(hold_at=7)
+
+
+async def start(pilot: object, app: ReslabApp) -> None:
+    await pilot.press("enter", "enter")  # type: ignore[attr-defined]
+    await until(pilot, lambda: app.live and app.live.version == 7)  # type: ignore[arg-type]
+    await drawn(pilot)  # type: ignore[arg-type]
+
+
+async def test_stop_asks_and_keeps_the_figures(make_app: MakeApp) -> None:
+    app = make_app(hold())
+    async with app.run_test() as pilot:
+        await start(pilot, app)
+        await pilot.press("s")
+        await pilot.pause()
+        assert "Stop this run?" in text_of(app)
+        await pilot.press("n")
+        assert app.live
+        assert not app.live.stopping
+        await pilot.press("s", "y")
+        await until(pilot, lambda: app.live and app.live.over)
+        await drawn(pilot)
+        assert app.live.ended
+        assert app.live.ended.status == "stopped"
+        assert "stopped after 3.0 s" in text_of(app)
+        assert len(app.live.train_loss) == 18
+
+
+async def test_pause_and_resume(make_app: MakeApp) -> None:
+    script = hold()
+    app = make_app(script)
+    async with app.run_test() as pilot:
+        await start(pilot, app)
+        await pilot.press("p")
+        await until(pilot, lambda: app.live and app.live.paused)
+        await drawn(pilot)
+        assert "run 1: resnet18 on digits, paused" in text_of(app)
+        await pilot.press("p")
+        await until(pilot, lambda: app.live and not app.live.paused)
+        script.release.set()
+        await until(pilot, lambda: app.live and app.live.over)
+        assert app.live
+        assert app.live.ended
+        assert app.live.ended.status == "completed"
+
+
+async def test_quit_in_the_middle_asks_then_stops_then_leaves(make_app: MakeApp) -> None:
+    app = make_app(hold())
+    async with app.run_test() as pilot:
+        await start(pilot, app)
+        await pilot.press("q")
+        await pilot.pause()
+        assert "Stop it and leave?" in text_of(app)
+        await pilot.press("escape")
+        await pilot.pause()
+        assert app.is_running
+        assert app.session.live
+        await pilot.press("q", "y")
+        await until(pilot, lambda: not app.is_running)
+    assert app.live
+    assert app.live.ended
+    assert app.live.ended.status == "stopped"
+    assert app.return_code == 0
+
+
+async def test_quit_without_a_run_does_not_ask(make_app: MakeApp) -> None:
+    app = make_app()
+    async with app.run_test() as pilot:
+        await pilot.press("q")
+        await until(pilot, lambda: not app.is_running)
+
+
+async def test_escape_never_quits(make_app: MakeApp) -> None:
+    app = make_app()
+    async with app.run_test() as pilot:
+        for key in ("1", "2", "3"):
+            await pilot.press(key, "escape", "escape")
+            assert app.is_running
+
+
+async def test_a_failing_run_says_why(make_app: MakeApp) -> None:
+    spec = RunSpec("digits", "resnet18")
+    end = RunEnded(1, "failed", metrics(0.1), None, 2.0, None, 3, "RuntimeError: [red]boom[/]\x1b[2J; see reslab.log")
+    app = make_app(ScriptedRun(events=[*events_of(spec)[:4], end]))
+    async with app.run_test(size=(100, 30)) as pilot:
+        await pilot.press("enter", "enter")
+        await until(pilot, lambda: app.live and app.live.over)
+        await drawn(pilot)
+        assert "failed: RuntimeError: [red]boom[/]␛[2J; see reslab.log" in text_of(app)
+
+
+async def test_a_refused_run_says_why_and_another_can_start(make_app: MakeApp) -> None:
+    script = ScriptedRun(hold_at=0)
+    script.error = DatasetError("no folder /pets; expected one folder a class")
+    app = make_app(script)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await pilot.press("enter", "enter")
+        await until(pilot, lambda: app.live and app.live.over)
+        await drawn(pilot)
+        assert "no folder /pets" in text_of(app)
+        script.hold_at = None
+        await until(pilot, lambda: not app.session.live)
+        await pilot.press("1", "enter")
+        await until(pilot, lambda: app.live and app.live.ended)
+        assert app.live
+        assert app.live.ended
+        assert app.live.ended.status == "completed"
+
+
+async def test_an_unexpected_error_leaves_the_app_standing(make_app: MakeApp) -> None:
+    script = ScriptedRun(hold_at=0)
+    script.error = ZeroDivisionError("a defect")
+    app = make_app(script)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await pilot.press("enter", "enter")
+        await until(pilot, lambda: app.live and app.live.refused)
+        assert app.live
+        assert str(app.places.log) in str(app.live.refused)
+        assert "a defect" in app.places.log.read_text()
+
+
+async def test_a_resize_during_a_run_loses_nothing(make_app: MakeApp) -> None:
+    app = make_app(hold())
+    async with app.run_test(size=(80, 24)) as pilot:
+        await start(pilot, app)
+        for size in ((200, 60), (80, 24), (40, 10), (120, 36)):
+            await pilot.resize_terminal(*size)
+            await drawn(pilot)
+        for chart in app.screen.query(Chart):
+            assert len(chart._strips) == chart.size.height
+            assert all(strip.cell_length == chart.size.width for strip in chart._strips)
+        assert "step 18/120" in text_of(app)
+
+
+async def test_a_second_run_is_refused_while_one_is_live(make_app: MakeApp) -> None:
+    script = hold()
+    app = make_app(script)
+    async with app.run_test() as pilot:
+        await start(pilot, app)
+        await pilot.press("1", "enter")
+        await pilot.pause()
+        assert len(script.specs) == 1
+        assert app.current_mode == "setup"
+
+
+async def test_the_live_run_is_told_of_in_every_mode(make_app: MakeApp) -> None:
+    app = make_app(hold())
+    async with app.run_test() as pilot:
+        await start(pilot, app)
+        for mode in ("1", "3", "2"):
+            await pilot.press(mode)
+            await drawn(pilot)
+            assert "epoch 2/10" in text_of(app).splitlines()[0]
+
+
+async def test_what_cannot_be_done_does_nothing(make_app: MakeApp) -> None:
+    app = make_app()
+    async with app.run_test() as pilot:
+        await pilot.press("2", "p", "s", "enter", "x", "f12", "space")
+        await pilot.pause()
+        assert app.current_mode == "train"
+        assert not app.screen.is_modal
+
+
+async def test_enter_opens_the_tables_of_the_ended_run(make_app: MakeApp) -> None:
+    from engine.results.store import Store
+    from tui.screens.run import RunScreen
+
+    app = make_app()
+    with Store(app.places.database) as store:
+        run = store.create_run(RunSpec("digits", "resnet18"))
+        for event in events_of(RunSpec("digits", "resnet18"), run):
+            store.record(event)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await pilot.press("enter", "enter")
+        await until(pilot, lambda: app.live and app.live.over)
+        await drawn(pilot)
+        await pilot.press("enter")
+        await drawn(pilot)
+        assert isinstance(app.screen, RunScreen)
+        assert "macro precision" in text_of(app)
+        await pilot.press("escape")
+        assert app.current_mode == "results"
+
+
+async def test_free_memory_reports_what_came_free(make_app: MakeApp) -> None:
+    import numpy as np
+
+    app = make_app()
+    async with app.run_test(size=(100, 30)) as pilot:
+        big = np.ones(100 * 2**20 // 8)
+        app.session.ledger.hold("x", big, Holding("dataset", "[red]big", 1, big.nbytes, live=False))
+        del big
+        await pilot.press("2", "f")
+        await until(pilot, lambda: "came free" in text_of(app))
+        assert "[red]big" in text_of(app).replace("\n", "")
+        assert app.session.ledger.holdings() == ()
+
+
+@pytest.mark.parametrize("reading", [HOST_READING])
+async def test_without_a_gpu_the_hosts_memory_is_shown_and_says_so(make_app: MakeApp, reading: MemoryReading) -> None:
+    app = make_app()
+    async with app.run_test() as pilot:
+        await pilot.press("2")
+        app.session.watch_memory()
+        await drawn(pilot)
+        assert "host memory" in text_of(app)
+        assert "no NVIDIA GPU (no driver)" in text_of(app)
+        assert "24.0 / 64.0 GiB" in text_of(app)
+
+
+@pytest.mark.parametrize(("status", "code"), [("completed", 0), ("failed", 1)])
+async def test_with_exit_the_app_leaves_when_the_run_ends(make_app: MakeApp, status: str, code: int) -> None:
+    spec = RunSpec("digits", "resnet18", epochs=2)
+    end = RunEnded(1, status, metrics(0.1), metrics(0.9), 2.0, 100.0, 24, None)  # type: ignore[arg-type]
+    app = make_app(ScriptedRun(events=[*events_of(spec)[:-1], end]), spec=spec, exit_when_done=True)
+    async with app.run_test() as pilot:
+        await until(pilot, lambda: not app.is_running)
+    assert app.return_code == code

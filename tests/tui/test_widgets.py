@@ -1,0 +1,123 @@
+"""The chart, the series behind it, and text for the screens."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from textual.app import App, ComposeResult
+from textual.geometry import Size
+
+from tui.series import Series, envelope, nice_ticks
+from tui.text import aligned, clock, gib, size
+from tui.widgets.chart import Chart, Line
+
+floats = st.floats(-1e6, 1e6)
+
+
+@given(st.lists(floats, min_size=1, max_size=400), st.integers(2, 120))
+def test_an_envelope_keeps_the_extremes_and_at_most_one_column_each(values: list[float], num_columns: int) -> None:
+    x, y = np.arange(len(values), dtype=float), np.array(values)
+    found = envelope(x, y, max(x[-1], 1.0), num_columns)
+    assert len(found.columns) <= num_columns
+    assert (np.diff(found.columns) > 0).all()
+    assert (found.low.min(), found.high.max()) == (y.min(), y.max())
+    columns = np.round(x * (num_columns - 1) / max(x[-1], 1.0)).astype(int)
+    for column, low, high in zip(found.columns, found.low, found.high, strict=True):
+        inside = y[columns == column]
+        assert (inside.min(), inside.max()) == (low, high)
+
+
+@given(st.lists(st.lists(floats, max_size=50), max_size=60))
+def test_a_series_keeps_every_point(parts: list[list[float]]) -> None:
+    series, everything = Series(), list[float]()
+    for part in parts:
+        series.extend(len(everything) + 1, part)
+        everything += part
+    assert series.y.tolist() == everything
+    assert series.x.tolist() == list(range(1, len(everything) + 1))
+
+
+@given(floats, st.floats(1e-3, 1e6), st.integers(2, 12))
+def test_ticks_are_few_inside_and_evenly_apart(low: float, span: float, most: int) -> None:
+    ticks = nice_ticks(low, low + span, most)
+    assert 1 <= len(ticks) <= most
+    slack = 1e-6 * (abs(low) + span)
+    assert all(low - slack <= tick <= low + span + slack for tick in ticks)
+    if len(ticks) > 2:
+        assert np.ptp(np.diff(ticks)) < slack
+
+
+class ChartApp(App[None]):
+    def compose(self) -> ComposeResult:
+        yield Chart("loss", id="chart")
+
+
+@pytest.mark.parametrize("dots", [1, 2, 5000])
+async def test_a_falling_line_runs_from_top_left_to_bottom_right(dots: int) -> None:
+    app = ChartApp()
+    async with app.run_test(size=(60, 12)) as pilot:
+        chart = app.query_one(Chart)
+        x = np.linspace(0, 10, dots)
+        chart.draw([Line("train", "#56B4E9", x, 10 - x)], 10, {0: "0", 10: "end"})
+        await pilot.pause()
+        lines = [strip.text for strip in chart._strips]
+    assert all(len(line) == 60 for line in lines)
+    drawn = [
+        (row, column)
+        for row, line in enumerate(lines)
+        for column, char in enumerate(line)
+        if 0x2800 < ord(char) < 0x2900
+    ]
+    assert drawn[0][0] == 0
+    if dots > 2:
+        rows, columns = np.array(drawn).T
+        assert rows[columns == columns.max()].max() == len(lines) - 2
+        assert np.corrcoef(rows, columns)[0, 1] > 0.95
+    assert lines[-1].rstrip().endswith("end")
+
+
+async def test_a_marker_stands_where_its_point_is() -> None:
+    app = ChartApp()
+    async with app.run_test(size=(60, 12)) as pilot:
+        chart = app.query_one(Chart)
+        chart.draw([Line("test", "#E69F00", np.array([10.0]), np.array([1.0]), "●")], 10, {})
+        await pilot.pause()
+        assert any(strip.text.endswith("●") for strip in chart._strips)
+
+
+async def test_nothing_is_drawn_anew_without_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = ChartApp()
+    async with app.run_test(size=(60, 12)) as pilot:
+        chart = app.query_one(Chart)
+        count = 0
+        draw = chart._draw
+
+        def counted(width: int, height: int) -> object:
+            nonlocal count
+            count += 1
+            return draw(width, height)
+
+        monkeypatch.setattr(chart, "_draw", counted)
+        chart.draw([Line("train", "red", np.arange(5.0), np.arange(5.0))], 5, {})
+        await pilot.pause()
+        chart.refresh()
+        await pilot.pause()
+        assert count == 1
+
+
+@pytest.mark.parametrize("tiny", [Size(3, 2), Size(0, 0), Size(10, 1)])
+def test_a_chart_without_room_is_empty(tiny: Size) -> None:
+    assert Chart("loss")._draw(tiny.width, tiny.height) == []
+
+
+def test_units_are_written_as_people_read_them() -> None:
+    assert (clock(12), clock(245), clock(7809), clock(None)) == ("0:12", "4:05", "2:10:09", "–:––")
+    assert (gib(6 * 2**30), gib(None)) == ("6.0", "–")
+    assert (size(2**20), size(3 * 2**30)) == ("1.0 MiB", "3.0 GiB")
+
+
+def test_aligned_columns_have_one_width() -> None:
+    table = aligned([["a", "1"], ["\x1b long", "100"]])
+    assert table == [["a     ", "  1"], ["␛ long", "100"]]
