@@ -74,6 +74,10 @@ def test_menus_and_screens_load_no_torch(statement: str) -> None:
     assert loaded_by(statement).isdisjoint(HEAVY)
 
 
+def test_the_first_paint_waits_for_no_numpy() -> None:
+    assert "numpy" not in loaded_by("import tui.app, tui.screens.setup")
+
+
 def test_help_loads_neither_torch_nor_textual() -> None:
     statement = (
         "from engine.cli import main\n"

@@ -16,13 +16,13 @@ from engine.log import write_report
 from engine.paths import Places
 from engine.spec import RunSpec
 from engine.text import safe_text
-from tui.live import LiveRun
 from tui.messages import EventArrived, GaugesRead, MemoryFreed, RunRefused, TorchLoaded
 from tui.session import RunFunction, Session, engine_run
 from tui.widgets.mode_bar import ModeBar
 
 if TYPE_CHECKING:
     from engine.results.records import RunRecord
+    from tui.live import LiveRun
 
 # Okabe and Ito's colours: told apart by colour-blind eyes (jfly.uni-koeln.de/color, 2008).
 _THEME = Theme(
@@ -108,8 +108,15 @@ class ReslabApp(App[None]):
 
         try:
             self._records = read_runs(self.places)
+            self.call_later(self._show_estimate)
         except StoreError as error:
             self.call_later(self.tell, str(error), "warning")
+
+    def _show_estimate(self) -> None:
+        from tui.screens.setup import SetupScreen
+
+        if isinstance(self.screen, SetupScreen):
+            self.screen.show_plan()
 
     def estimate(self, spec: RunSpec) -> str:
         """How long a run will take here, as text for Set up."""
@@ -126,6 +133,8 @@ class ReslabApp(App[None]):
     # --- the live run ------------------------------------------------------------------------------------------------
 
     def start_run(self, spec: RunSpec) -> None:
+        from tui.live import LiveRun  # numpy: 0.17 s that the first paint need not wait for
+
         if not self.session.start(spec):
             self.tell("a run is live: wait for it, or stop it with s on Train", "warning")
             return
@@ -161,16 +170,12 @@ class ReslabApp(App[None]):
 
     def show_status(self) -> None:
         """What the live run is at, in the bar of the screen on top."""
-        from tui.screens.train import live_state
-
+        live = self.live
+        text = live.state if live else ""
+        if live and live.doing == "training" and not live.over:
+            text = f"epoch {live.epoch}/{live.spec.epochs}{' paused' if live.paused else ''}"
         for bar in self.screen.query(ModeBar):
-            live = self.live
-            if live is None:
-                bar.show_live("")
-            elif live.doing == "training" and not live.over:
-                bar.show_live(f"epoch {live.epoch}/{live.spec.epochs}{' paused' if live.paused else ''}")
-            else:
-                bar.show_live(live_state(live))
+            bar.show_live(text)
 
     @on(GaugesRead)
     def _keep_gauges(self, message: GaugesRead) -> None:
@@ -179,11 +184,8 @@ class ReslabApp(App[None]):
     @on(GaugesRead)
     @on(MemoryFreed)
     def _pass_on(self, message: GaugesRead | MemoryFreed) -> None:
-        from tui.screens.train import TrainScreen
-
-        for screen in self.screen_stack:
-            if isinstance(screen, TrainScreen):
-                screen.post_message(message)
+        if self.current_mode == "train":
+            self.screen_stack[0].post_message(message)
 
     @on(TorchLoaded)
     def _torch_loaded(self, message: TorchLoaded) -> None:

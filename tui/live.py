@@ -51,6 +51,17 @@ class LiveRun:
         return self.ended is not None or self.refused is not None
 
     @property
+    def state(self) -> str:
+        """One word or two for what the run is at."""
+        if self.ended:
+            return self.ended.status
+        if self.refused:
+            return "refused"
+        if self.stopping:
+            return "stopping …"
+        return "paused" if self.paused else self.doing
+
+    @property
     def num_steps(self) -> int:
         return self.started.num_steps if self.started else 0
 

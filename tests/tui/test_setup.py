@@ -138,6 +138,4 @@ async def test_an_earlier_run_tells_how_long(make_app: MakeApp) -> None:
             store.record(event)
     async with app.run_test(size=(100, 30)) as pilot:
         await drawn(pilot)
-        await pilot.press("down", "up")
-        await drawn(pilot)
         assert "about 13 s here, by run 1" in text_of(app)

@@ -83,6 +83,10 @@ def find_class_folder(text: str) -> Path:
     return folder
 
 
+def _key_line(keys: str, about: str) -> Content:
+    return Content.assemble((f"{safe_text(keys):>11}  ", "$primary"), safe_text(about))
+
+
 class Keys(ModalScreen[None]):
     """Every key that does something on the screen below."""
 
@@ -101,12 +105,9 @@ class Keys(ModalScreen[None]):
         seen = set()
         for active in self._below.active_bindings.values():
             binding = active.binding
-            ours = binding.tooltip or type(active.node).__module__.startswith("tui.")
-            if ours and binding.description and (binding.action, binding.description) not in seen:
-                seen.add((binding.action, binding.description))
-                keys = self.app.get_key_display(binding)
-                about = binding.tooltip or binding.description
-                lines.append(Content.assemble((f"{safe_text(keys):>10}  ", "$primary"), safe_text(about)))
-        lines.append(Content("   ↑↓ hjkl  move in a pane"))
+            if binding.tooltip and binding.tooltip not in seen:  # every binding of reslab's own has one
+                seen.add(binding.tooltip)
+                lines.append(_key_line(self.app.get_key_display(binding), binding.tooltip))
+        lines.append(_key_line("↑↓ hjkl", "move in a pane"))
         lines.append(Content.styled("\nesc goes back", "dim"))
         return lines

@@ -52,6 +52,12 @@ _COLUMNS: tuple[tuple[str, Callable[[RunRecord], Any], Callable[[Any], str]], ..
 _LEFT = (1, 2, 3)
 
 
+class _Runs(DataTable[Text]):
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "select_cursor", "Open", tooltip="open the run under the cursor: its tables and curves")
+    ]
+
+
 class ResultsScreen(Screen[None]):
     app: ReslabApp
 
@@ -70,7 +76,7 @@ class ResultsScreen(Screen[None]):
         yield ModeBar("results")
         yield Static(id="summary", markup=False)
         yield Input(placeholder="filter, for example mnist completed", id="filter", compact=True)
-        yield DataTable[Text](id="runs", cursor_type="row", zebra_stripes=True)
+        yield _Runs(id="runs", cursor_type="row", zebra_stripes=True)
         yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:

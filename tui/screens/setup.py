@@ -49,7 +49,7 @@ class SetupScreen(Screen[None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("tab", "app.focus_next", "Pane", tooltip="go to the next pane"),
-        Binding("shift+tab", "app.focus_previous", "Pane back", show=False),
+        Binding("shift+tab", "app.focus_previous", "Pane back", show=False, tooltip="go to the pane before"),
         Binding(
             "s", "small_stem", "Small stem", tooltip="change between the 7×7/2 stem and the 3×3/1 stem without pool"
         ),
@@ -78,7 +78,7 @@ class SetupScreen(Screen[None]):
 
     def on_screen_resume(self) -> None:
         self.app.show_status()
-        self._show_plan()
+        self.show_plan()
 
     @property
     def dataset(self) -> str:
@@ -102,11 +102,11 @@ class SetupScreen(Screen[None]):
 
     @on(Menu.OptionHighlighted, "#datasets, #models")
     def _highlighted(self, event: Menu.OptionHighlighted) -> None:
-        self._show_plan()
+        self.show_plan()
 
     @on(RecipeForm.Changed)
     def _recipe_changed(self, event: RecipeForm.Changed) -> None:
-        self._show_plan()
+        self.show_plan()
 
     @on(Menu.OptionSelected, "#datasets")
     def _dataset_chosen(self, event: Menu.OptionSelected) -> None:
@@ -128,7 +128,7 @@ class SetupScreen(Screen[None]):
     def action_small_stem(self) -> None:
         stem = "imagenet" if self.recipe.values["stem"] == "small" else "small"
         self.recipe.set_values({"stem": stem})
-        self._show_plan()
+        self.show_plan()
 
     @work
     async def _ask_for_folder(self) -> None:
@@ -145,13 +145,13 @@ class SetupScreen(Screen[None]):
         menu = self.query_one("#datasets", Menu)
         menu.set_rows(_dataset_rows(self._folders))
         menu.choose(name)
-        self._show_plan()
+        self.show_plan()
 
     def _check(self, values: dict[str, Value]) -> None:
         """Raise SpecError where a recipe does not do, whatever the dataset."""
         RunSpec("digits", self.model, **values)  # type: ignore[arg-type]
 
-    def _show_plan(self) -> None:
+    def show_plan(self) -> None:
         if not self.is_mounted:
             return
         if self.dataset == _YOUR_FOLDER:

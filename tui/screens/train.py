@@ -167,24 +167,13 @@ def _title(live: LiveRun | None) -> Content:
     if live is None:
         return plain_content("no run yet: 1 sets one up", "bold")
     number = f"run {live.run}: " if live.run is not None else ""
-    return plain_content(f"{number}{live.spec.model} on {live.spec.dataset}, {live_state(live)}", "bold")
+    return plain_content(f"{number}{live.spec.model} on {live.spec.dataset}, {live.state}", "bold")
 
 
 def epoch_ticks(epochs: int, steps_per_epoch: int) -> dict[float, str]:
     """Where the x axis is marked: at most eleven epochs, evenly apart."""
     apart = -(-epochs // 10)
     return {float(epoch * steps_per_epoch): str(epoch) for epoch in range(0, epochs + 1, apart)}
-
-
-def live_state(live: LiveRun) -> str:
-    """One word or two for what the run is at."""
-    if live.ended:
-        return live.ended.status
-    if live.refused:
-        return "refused"
-    if live.stopping:
-        return "stopping …"
-    return "paused" if live.paused else live.doing
 
 
 def _ending(live: LiveRun) -> str:

@@ -38,9 +38,9 @@ class RecipeForm(Vertical):
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("left,h", "cycle(-1)", "Previous choice", show=False),
-        Binding("right,l", "cycle(1)", "Next choice", show=False),
-        Binding("escape", "give_up", "Leave unchanged", show=False),
+        Binding("left,h", "cycle(-1)", "Choice", show=False, tooltip="the choice before", key_display="← h"),
+        Binding("right,l", "cycle(1)", "Choice", show=False, tooltip="the next choice", key_display="→ l"),
+        Binding("escape", "give_up", "Leave", show=False, tooltip="leave the field as it was"),
         Binding("backspace", "reset", "Default", show=False, tooltip="put the default back"),
     ]
 

@@ -1,0 +1,108 @@
+"""The benchmarks themselves. Each prints its pairs' medians, their ratio and the machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from engine.device import cpu_name
+from tests.benchmarks.terminal import run_in_terminal
+
+RESLAB = (sys.executable, "-m", "tui")
+
+
+def _report(title: str, unit: str, pairs: Sequence[tuple[float, float]], names: tuple[str, str]) -> None:
+    first, second = zip(*pairs, strict=True)
+    ratios = [one / two for one, two in pairs]
+    print(f"{title}  ({cpu_name()}, n = {len(pairs)} pairs)")
+    for name, values in zip(names, (first, second), strict=True):
+        print(f"  {name:<24} median {statistics.median(values):10.3f} {unit}  ({min(values):.3f} to {max(values):.3f})")
+    print(
+        f"  ratio                    median {statistics.median(ratios):10.3f}  ({min(ratios):.3f} to {max(ratios):.3f})"
+    )
+
+
+def first_paint(num_pairs: int = 10) -> None:
+    """Start until the first screen is written, at 120×36: reslab against an app of three widgets."""
+    with tempfile.TemporaryDirectory() as home:
+        pairs = []
+        for _ in range(num_pairs + 1):
+            ours = run_in_terminal(RESLAB, (120, 36), b"What will run", {"RESLAB_HOME": home})
+            plain = run_in_terminal(
+                (sys.executable, "-m", "tests.benchmarks.three_widgets"), (120, 36), b"three widgets"
+            )
+            pairs.append((ours, plain))
+    _report("first paint", "s", pairs[1:], ("reslab", "three widgets"))  # the first pair warms the disk cache
+
+
+def app_speed(num_pairs: int = 5) -> None:
+    """Training images per second on the digits with ResNet-18: in the app on its live screen, and without it."""
+    with tempfile.TemporaryDirectory() as home:
+        train = (*RESLAB, "--home", home, "train", "digits", "resnet18")
+        pairs = []
+        for _ in range(num_pairs):
+            run_in_terminal((*train, "--tui", "--exit"), (120, 36), None)
+            subprocess.run((*train, "--json"), check=True, stdout=subprocess.DEVNULL)
+            runs = subprocess.run((*RESLAB, "--home", home, "runs", "--json"), check=True, capture_output=True)
+            headless, app = (run["train_images_per_s"] for run in json.loads(runs.stdout)[:2])
+            pairs.append((app, headless))
+    _report("training speed", "images/s", pairs, ("in the app", "headless"))
+
+
+def help_time(num_pairs: int = 10) -> None:
+    """`reslab --help` against an interpreter that does nothing."""
+
+    def seconds(command: Sequence[str]) -> float:
+        began = time.perf_counter()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        return time.perf_counter() - began
+
+    pairs = [(seconds((*RESLAB, "--help")), seconds((sys.executable, "-c", "pass"))) for _ in range(num_pairs + 1)]
+    _report("reslab --help", "s", pairs[1:], ("reslab --help", "python -c pass"))
+
+
+def chart(num_pairs: int = 50) -> None:
+    """One drawing of a chart with a million points against one with a hundred, at 100×16 cells."""
+    from tui.widgets.chart import Chart, Line
+
+    widget = Chart("loss")
+
+    def seconds(num_points: int) -> float:
+        x = np.arange(num_points, dtype=float)
+        widget._lines, widget._x_max = [Line("train", "#56B4E9", x, np.sin(x / num_points) + np.cos(7 * x))], num_points
+        began = time.perf_counter()
+        widget._draw(100, 16)
+        return 1000 * (time.perf_counter() - began)
+
+    _report(
+        "chart",
+        "ms",
+        [(seconds(1_000_000), seconds(100)) for _ in range(num_pairs)],
+        ("1,000,000 points", "100 points"),
+    )
+
+
+BENCHMARKS: dict[str, Callable[..., None]] = {
+    "first-paint": first_paint,
+    "app-speed": app_speed,
+    "help": help_time,
+    "chart": chart,
+}
+
+
+def main(arguments: Sequence[str]) -> int:
+    if not arguments or arguments[0] not in BENCHMARKS:
+        for name, benchmark in BENCHMARKS.items():
+            print(f"{name:<12} {benchmark.__doc__}")
+        return 2
+    os.environ.pop("NO_COLOR", None)
+    BENCHMARKS[arguments[0]](*map(int, arguments[1:2]))
+    return 0
