@@ -21,7 +21,16 @@ _TORCHS = re.compile(r"^(nvidia-(?!ml-py)|cuda-|triton)")
 def newest_pins() -> list[str]:
     """`name==version` of every package, resolved without the present pins."""
     subprocess.run(["uv", "lock", "--upgrade", "--quiet"], cwd=PYPROJECT.parent, check=True)
-    command = ["uv", "export", "--quiet", "--no-hashes", "--no-header", "--no-annotate", "--no-emit-project", "--all-groups"]
+    command = [
+        "uv",
+        "export",
+        "--quiet",
+        "--no-hashes",
+        "--no-header",
+        "--no-annotate",
+        "--no-emit-project",
+        "--all-groups",
+    ]
     exported = subprocess.run(command, cwd=PYPROJECT.parent, check=True, capture_output=True, text=True).stdout
     found = [pin for pin in _EXPORTED.findall(exported) if not _TORCHS.match(pin[0])]
     count = Counter(name for name, _, _ in found)  # twice: one version for this Python, another for that
