@@ -30,6 +30,10 @@ class DatasetError(ReslabError):
     """Images are missing, unreadable or too few."""
 
 
+class FetchError(ReslabError):
+    """A file could not be downloaded, or another one came in its place."""
+
+
 class ModelError(ReslabError):
     """An architecture cannot be built, or weights do not fit it."""
 

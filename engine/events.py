@@ -58,7 +58,10 @@ class Resolved:
 
 @dataclass(frozen=True, slots=True)
 class DatasetProgressed:
-    """Work before the first step: `stage` is a word such as "download", `done` of `total` in `unit`s (0: unknown)."""
+    """Work before the first step, on the dataset or on pretrained weights (`dataset` says which).
+
+    `stage` is a word such as "download", `done` of `total` in `unit`s (0: unknown).
+    """
 
     run: int
     dataset: str

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from engine.control import Control
-from engine.datasets.images import LoadingStopped, Progress
+from engine.progress import LoadingStopped, Progress
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")
 MAX_PIXELS = 64_000_000  # refused before decoding: a bomb, or a scan that nobody trains on

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from engine.control import Control
-from engine.datasets.images import Progress, RawImages, Split
+from engine.datasets.images import RawImages, Split
 from engine.datasets.splits import stratified
+from engine.progress import Progress
 from engine.spec import RunSpec
 
 _GREATEST = 16  # the pixels are counts from 0 to 16 (Alpaydin and Kaynak 1998)

@@ -10,10 +10,11 @@ import torch
 
 from engine.control import Control
 from engine.datasets.decoding import Pixels, decode_all, is_colour, read_size
-from engine.datasets.images import Progress, RawImages, Split
+from engine.datasets.images import RawImages, Split
 from engine.datasets.registry import folder_path
 from engine.datasets.splits import stratified
 from engine.errors import DatasetError
+from engine.progress import Progress
 from engine.spec import RunSpec
 
 DEFAULT_SIZE = 224  # pixels: where the images differ in size and none was asked for

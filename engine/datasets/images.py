@@ -12,22 +12,9 @@ import torch
 from torch import Tensor
 
 from engine.control import Control
+from engine.progress import Progress
 from engine.shape import DataShape
 from engine.spec import RunSpec
-
-
-class LoadingStopped(Exception):  # noqa: N818  # no error
-    """The person asked for a stop while the images were still on their way. No error."""
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """`done` of `total` `unit`s of a stage such as "download" (total 0: unknown)."""
-
-    stage: str
-    done: int
-    total: int
-    unit: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.control import Control
-from engine.datasets.images import ImageData, Loader, LoadingStopped, Progress, Split
+from engine.datasets.images import ImageData, Loader, Split
 from engine.datasets.registry import FOLDER, find_dataset
 from engine.datasets.splits import stratified
 from engine.errors import DatasetError
+from engine.progress import LoadingStopped, Progress
 from engine.spec import RunSpec
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # torchvision's documentation of its pretrained weights

@@ -14,9 +14,10 @@ import numpy as np
 import torch
 
 from engine.control import Control
-from engine.datasets.fetching import fetch
-from engine.datasets.images import Progress, RawImages, Split
-from engine.errors import DatasetError
+from engine.datasets.images import RawImages, Split
+from engine.errors import DatasetError, FetchError
+from engine.fetching import fetch
+from engine.progress import Progress
 from engine.spec import RunSpec
 
 
@@ -36,7 +37,7 @@ def load(spec: RunSpec, data_dir: Path, control: Control) -> Generator[Progress,
     if not _is_there(source, data_dir):
         try:
             yield from (_fetch_idx if idx_format else _fetch_archive)(source, data_dir, control)
-        except (DatasetError, OSError) as error:
+        except (FetchError, OSError) as error:
             raise DatasetError(
                 f"{spec.dataset} is not here and {error}; expected its files in {expected}: "
                 "connect to the network, or put them there, or name their folder with --data-dir"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.errors import ModelError
+from engine.control import Control
+from engine.errors import FetchError, ModelError
+from engine.fetching import fetch
 from engine.models.first_last import fit_first_last
 from engine.models.registry import IMAGENET_CLASSES, choose_stem
+from engine.progress import Progress
 from engine.shape import DataShape
 from engine.spec import RunSpec
 
@@ -22,7 +25,7 @@ _GROUPS = 32  # Wu and He 2018, "Group Normalization", the default
 def build_model(spec: RunSpec, shape: DataShape) -> nn.Module:
     """Return the network on the CPU, in training mode; the same seed gives the same first weights.
 
-    torch's global random state is left as it was.
+    torch's global random state is left as it was. ImageNet's weights are fetched before, by `fetch_imagenet_weights`.
 
     Raises:
         ModelError: the weights are missing, unreadable or fit another network.
@@ -50,7 +53,8 @@ def _load_imagenet_form(network: nn.Module, spec: RunSpec) -> None:
     """Put weights of 3 channels and 1000 classes into `network`, strictly."""
     if spec.norm != "batch":
         raise ModelError("weights trained with batch-norm do not fit norm=group; choose norm=batch or weights=random")
-    state = _imagenet_state(spec.model) if spec.weights == "imagenet" else read_state(Path(spec.weights).expanduser())
+    path = _imagenet_file(spec.model)[1] if spec.weights == "imagenet" else Path(spec.weights).expanduser()
+    state = read_state(path)
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
@@ -61,18 +65,29 @@ def _load_imagenet_form(network: nn.Module, spec: RunSpec) -> None:
         ) from None
 
 
-def _imagenet_state(name: str) -> dict[str, Tensor]:
+def fetch_imagenet_weights(name: str, control: Control) -> Generator[Progress, None, None]:
+    """Download torchvision's weights of `name` into torch's own cache, unless they are there.
+
+    Raises:
+        ModelError: they could not be downloaded; the text says where they are expected.
+        LoadingStopped: `control` asked for a stop.
+    """
+    url, path = _imagenet_file(name)
+    try:
+        # torch's naming: the file's SHA-256 begins with the eight digits after the hyphen.
+        yield from fetch([url], path, path.stem.rpartition("-")[2], control, "sha256")
+    except (FetchError, OSError) as error:
+        raise ModelError(
+            f"torchvision's ImageNet weights of {name} are not in {path.parent} and {error}; "
+            f"put {path.name} there, or choose weights=random"
+        ) from None
+
+
+def _imagenet_file(name: str) -> tuple[str, Path]:
     from torchvision import models
 
-    weights = models.get_model_weights(name).DEFAULT
-    try:
-        return dict(weights.get_state_dict(progress=False, check_hash=True))
-    except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash is a RuntimeError
-        folder = Path(torch.hub.get_dir()) / "checkpoints"
-        raise ModelError(
-            f"torchvision's ImageNet weights of {name} are not in {folder} and could not be downloaded "
-            f"({getattr(error, 'reason', error)}); put {Path(weights.url).name} there, or choose weights=random"
-        ) from None
+    url: str = models.get_model_weights(name).DEFAULT.url
+    return url, Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

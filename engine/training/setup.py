@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Generator
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -16,12 +17,15 @@ from engine.datasets.loading import data_key, load_dataset
 from engine.device import Placement, describe
 from engine.events import DatasetProgressed, RunStarted
 from engine.memory.ledger import Holding, Ledger
-from engine.models.building import build_model
+from engine.models.building import build_model, fetch_imagenet_weights
 from engine.models.registry import choose_stem, describe_changes
 from engine.paths import Places
+from engine.progress import Progress
 from engine.spec import RunSpec
 from engine.training.guard import StepGuard
 from engine.training.optim import build_optimizer
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,8 @@ def set_up(
     if data is None:
         data = yield from _load(run, spec, places, control, placement)
     ledger.hold(key, data, Holding("dataset", spec.dataset, run, data.num_bytes, live=True))
+    if spec.weights == "imagenet":
+        yield from _told(fetch_imagenet_weights(spec.model, control), run, f"weights of {spec.model}")
     model = build_model(spec, data.shape).to(placement.device, memory_format=placement.memory_format)  # type: ignore[call-overload]
     num_bytes = sum(values.nbytes for values in (*model.parameters(), *model.buffers()))
     ledger.hold(("model", run), model, Holding("model", spec.model, run, num_bytes, live=True))
@@ -105,17 +111,21 @@ def set_up(
 def _load(
     run: int, spec: RunSpec, places: Places, control: Control, placement: Placement
 ) -> Generator[DatasetProgressed, None, ImageData]:
-    loading = load_dataset(spec, places.data, control)
-    while True:
-        try:
-            progress = next(loading)
-        except StopIteration as loaded:
-            data: ImageData = loaded.value
-            break
-        yield DatasetProgressed(run, spec.dataset, progress.stage, progress.done, progress.total, progress.unit)
+    data = yield from _told(load_dataset(spec, places.data, control), run, spec.dataset)
     device = placement.device
     val = data.val.to(device) if data.val else None
     return replace(data, train=data.train.to(device), val=val, test=data.test.to(device))
+
+
+def _told(work: Generator[Progress, None, T], run: int, what: str) -> Generator[DatasetProgressed, None, T]:
+    """The progress of `work` as events; returns what it returns."""
+    while True:
+        try:
+            progress = next(work)
+        except StopIteration as end:
+            value: T = end.value
+            return value
+        yield DatasetProgressed(run, what, progress.stage, progress.done, progress.total, progress.unit)
 
 
 def all_finite(model: nn.Module) -> bool:

@@ -32,12 +32,12 @@ from torch import Tensor
 
 from engine.control import Control
 from engine.datasets.batches import epoch_order
-from engine.datasets.images import LoadingStopped
 from engine.device import choose_placement
 from engine.events import CheckpointSaved, Evaluated, Event, Moment, RunPaused, RunResumed, Status
 from engine.events import Split as SplitName
 from engine.memory.ledger import Ledger
 from engine.paths import Places
+from engine.progress import LoadingStopped
 from engine.spec import RunSpec
 from engine.training.checkpoint import save_checkpoint
 from engine.training.evaluation import When, evaluate

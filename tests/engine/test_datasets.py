@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from engine.control import RunControl
-from engine.datasets.images import ImageData, LoadingStopped, Progress
+from engine.datasets.images import ImageData
 from engine.datasets.loading import IMAGENET_MEAN, check_dataset, load_dataset
 from engine.datasets.splits import stratified
-from engine.errors import DatasetError
+from engine.errors import DatasetError, FetchError
+from engine.progress import LoadingStopped, Progress
 from engine.spec import RunSpec
 
 
@@ -136,7 +137,7 @@ def test_without_network_and_files_one_sentence_says_where_they_are_expected(
 def test_a_download_shows_progress_checks_the_md5_and_leaves_no_part(tmp_path: Path) -> None:
     import hashlib
 
-    from engine.datasets.fetching import fetch
+    from engine.fetching import fetch
 
     source = tmp_path / "there" / "file.gz"
     source.parent.mkdir()
@@ -147,13 +148,13 @@ def test_a_download_shows_progress_checks_the_md5_and_leaves_no_part(tmp_path: P
     assert target.read_bytes() == source.read_bytes()
     assert seen[-1].done == len(source.read_bytes())
     assert list(target.parent.iterdir()) == [target]
-    with pytest.raises(DatasetError, match="sent another file"):
+    with pytest.raises(FetchError, match="sent another file"):
         drain(fetch([source.as_uri()], tmp_path / "here" / "other.gz", "0" * 32, RunControl()))
     assert list(target.parent.iterdir()) == [target]
 
 
 def test_a_stop_is_heard_during_a_download(tmp_path: Path) -> None:
-    from engine.datasets.fetching import fetch
+    from engine.fetching import fetch
 
     source = tmp_path / "file"
     source.write_bytes(b"x" * 600_000)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from engine.control import RunControl
 from engine.errors import ModelError
-from engine.models.building import build_model, check_weights
+from engine.models.building import build_model, check_weights, fetch_imagenet_weights
 from engine.models.first_last import adapt_channels
 from engine.models.registry import MODELS, ModelInfo, choose_stem, count_parameters, describe_changes, find_model
 from engine.shape import DataShape
@@ -96,14 +99,30 @@ def test_weights_that_do_not_fit_are_one_sentence(tmp_path: Path) -> None:
 
 
 def test_imagenet_weights_offline_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import urllib.error
-    import urllib.request
-
     def offline(*arguments: object, **named: object) -> None:
         raise urllib.error.URLError("Network is unreachable")
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(torch.hub, "urlopen", offline)
-    with pytest.raises(ModelError, match=r"could not be downloaded \(Network is unreachable\)") as missing:
-        build_model(RunSpec("digits", "resnet18", weights="imagenet"), GREY_8)
+    monkeypatch.setattr(urllib.request, "urlopen", offline)
+    with pytest.raises(ModelError, match="Network is unreachable") as missing:
+        list(fetch_imagenet_weights("resnet18", RunControl()))
     assert "\n" not in str(missing.value)
+    assert "put resnet18-f37072fd.pth there" in str(missing.value)
+    assert str(tmp_path) in str(missing.value)
+
+
+def test_imagenet_weights_that_are_there_are_used_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, path = imagenet_form(tmp_path)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    cached = tmp_path / "torch" / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(path.read_bytes())
+
+    def offline(*arguments: object, **named: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(urllib.request, "urlopen", offline)
+    with pytest.raises(ModelError):  # not torchvision's file, and no network to fetch it
+        list(fetch_imagenet_weights("resnet18", RunControl()))
+    fitted = build_model(RunSpec("digits", "resnet18", weights="imagenet"), GREY_8)
+    assert fitted.get_parameter("layer4.1.conv2.weight").equal(network.get_parameter("layer4.1.conv2.weight"))

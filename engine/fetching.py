@@ -11,22 +11,26 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 
 from engine.control import Control
-from engine.datasets.images import LoadingStopped, Progress
-from engine.errors import DatasetError
+from engine.errors import FetchError
+from engine.progress import LoadingStopped, Progress
 
 _BLOCK = 1 << 18  # bytes
 _TIMEOUT_S = 20.0
 _PROGRESS_EVERY_S = 0.1
 
 
-def fetch(urls: Sequence[str], path: Path, md5: str, control: Control) -> Generator[Progress, None, None]:
+def fetch(
+    urls: Sequence[str], path: Path, hash_start: str, control: Control, algorithm: str = "md5"
+) -> Generator[Progress, None, None]:
     """Download `path` from the first of `urls` that has it, unless it is already there and whole.
 
+    `hash_start` is what the file's hash by `algorithm` (hashlib's name) begins with, or the whole of it.
+
     Raises:
-        DatasetError: no address could be read, or what came is not the published file (by its MD5).
+        FetchError: no address could be read, or what came is not the published file.
         LoadingStopped: `control` asked for a stop; the part that came is removed.
     """
-    if path.is_file() and _md5(path) == md5:
+    if path.is_file() and _hash(path, algorithm).startswith(hash_start):
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     problems = []
@@ -34,8 +38,8 @@ def fetch(urls: Sequence[str], path: Path, md5: str, control: Control) -> Genera
         part = path.with_name(f"{path.name}.{os.getpid()}.part")
         try:
             yield from _fetch_one(url, part, control)
-            if (found := _md5(part)) != md5:
-                problems.append(f"{url} sent another file (MD5 {found}, expected {md5})")
+            if not (found := _hash(part, algorithm)).startswith(hash_start):
+                problems.append(f"{url} sent another file ({algorithm} {found}, expected {hash_start})")
                 continue
             os.replace(part, path)
             return
@@ -43,7 +47,7 @@ def fetch(urls: Sequence[str], path: Path, md5: str, control: Control) -> Genera
             problems.append(f"{url}: {getattr(error, 'reason', error)}")
         finally:
             part.unlink(missing_ok=True)
-    raise DatasetError(f"could not download {path.name} ({'; '.join(problems)})")
+    raise FetchError(f"could not download {path.name} ({'; '.join(problems)})")
 
 
 def _fetch_one(url: str, part: Path, control: Control) -> Generator[Progress, None, None]:
@@ -60,6 +64,6 @@ def _fetch_one(url: str, part: Path, control: Control) -> Generator[Progress, No
         yield Progress("download", done, total, "bytes")
 
 
-def _md5(path: Path) -> str:
+def _hash(path: Path, algorithm: str) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
