@@ -66,5 +66,7 @@ def _dispatch(argv: Sequence[str], open_app: OpenApp) -> int:
             return reading.show_run(places, arguments.run, arguments.json)
         case "predictions":
             return reading.print_predictions(places, arguments.run, arguments.json)
+        case "compare":
+            return reading.compare_runs(places, arguments.runs, arguments.json)
         case _:
             return reading.delete_run(places, arguments.run)

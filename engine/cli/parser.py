@@ -46,6 +46,8 @@ def build_parser(settings: bool = True) -> argparse.ArgumentParser:
     add("show", "show one run: settings, metric tables, per-class figures").add_argument("run", type=int, metavar="RUN")
     predictions = add("predictions", "print a run's final test predictions as CSV")
     predictions.add_argument("run", type=int, metavar="RUN")
+    compare = add("compare", "compare runs: metric tables side by side, and what the difference is worth")
+    compare.add_argument("runs", type=int, nargs="+", metavar="RUN")
     delete = add("delete", "delete a run: its rows and its weights", json=False)
     delete.add_argument("run", type=int, metavar="RUN")
     add("datasets", "list the datasets")

@@ -6,6 +6,8 @@ import json
 import shutil
 import sys
 import time
+from collections.abc import Sequence
+from itertools import combinations
 from typing import Any
 
 from engine.cli.parser import columns
@@ -16,7 +18,7 @@ from engine.paths import Places
 from engine.results.export import details_as_json, prediction_rows, write_predictions
 from engine.results.records import RunDetails, RunRecord
 from engine.results.store import Store
-from engine.results.tables import class_rows, duration, facts, metric_rows
+from engine.results.tables import class_rows, comparison_rows, differing_rows, duration, facts, metric_rows
 from engine.text import percent, safe_text
 
 
@@ -104,6 +106,41 @@ def _print_details(details: RunDetails, places: Places) -> None:
     if final:
         header = ("CLASS", "PRECISION", "RECALL", "F1", "IMAGES")
         print("\n" + columns([header, *class_rows(details.class_names, final.per_class)], right=(1, 2, 3, 4)))
+
+
+def compare_runs(places: Places, runs: Sequence[int], as_json: bool) -> int:
+    """Print runs side by side, the settings that differ, and the verdict of every pair."""
+    from engine.results.comparison import compare
+    from engine.results.seeds import compare_groups, group_by_seed
+
+    with Store(places.database) as store:
+        compared = store.compared(runs)
+    found = compare(compared)
+    records = [details.record for details, _ in compared]
+    groups = [group for group in group_by_seed(records) if len(group.runs) > 1]
+    between = [compare_groups(a, b) for a, b in combinations(groups, 2)]
+    if as_json:
+        first: dict[str, Any] = plain(found.verdicts[0]) if len(found.verdicts) == 1 else {"verdict": found.no_verdict}
+        print_json({**first, **plain(found), "groups": plain(groups), "group_verdicts": plain(between)})
+        return 0
+    rows = [tuple(map(safe_text, row)) for row in comparison_rows(records)]
+    print(columns(rows, right=range(1, len(rows[0]))))
+    if found.differing:
+        rows = [tuple(safe_text(cell, 40) for cell in row) for row in differing_rows(found.differing)]
+        print("\n" + columns(rows))
+    print()
+    for side in found.sides:
+        low, high = side.wilson_95
+        print(
+            safe_text(
+                f"{side.name}: {side.num_right:,} of {side.num_images:,} right, "
+                f"95 % interval {percent(low, 2)} to {percent(high, 2)} (Wilson)"
+            )
+        )
+    for text in (found.no_verdict, *(item.verdict for item in found.verdicts), *(item.verdict for item in between)):
+        if text:
+            print(safe_text(text))
+    return 0
 
 
 def print_predictions(places: Places, run: int, as_json: bool) -> int:

@@ -242,6 +242,10 @@ class Store:
         labels, predictions, confidences = rows[0]
         return Predictions(_unpack("H", labels), _unpack("H", predictions), _unpack("f", confidences))
 
+    def compared(self, runs: Sequence[int]) -> list[tuple[RunDetails, Predictions]]:
+        """What a comparison needs of each run: its details and its final predictions."""
+        return [(self.details(run), self.predictions(run)) for run in runs]
+
     def intact(self, run: int) -> bool | None:
         """Whether a run's rows are those that were sealed at its end; None while it has no seal."""
         ((seal,),) = self._rows("SELECT seal FROM runs WHERE run = ?", run)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from engine.events import ClassMetrics, Metrics
-from engine.results.records import RunDetails
+from engine.results.records import RunDetails, RunRecord
 from engine.settings import settings_of
 from engine.spec import RunSpec
 from engine.text import percent, safe_text
@@ -26,6 +26,45 @@ def metric_rows(untrained: Metrics | None, final: Metrics | None) -> list[tuple[
     """One row a metric: its name, untrained, trained; the loss last."""
     rows = [(title, _figure(untrained, name), _figure(final, name)) for name, title in METRIC_NAMES]
     return [*rows, ("loss", _loss(untrained), _loss(final))]
+
+
+def comparison_rows(records: Sequence[RunRecord]) -> list[tuple[str, ...]]:
+    """Metrics as rows, runs as columns, the best value marked; for two runs the second's difference in points."""
+    two = len(records) == 2
+    rows = [("", *(f"{record.model} #{record.run}" for record in records), *(("difference",) if two else ()))]
+    for name, title in METRIC_NAMES:
+        values = [getattr(record.final, name) if record.final else None for record in records]
+        rows.append((title, *_marked(values, max, percent), *((_points(*values),) if two else ())))
+    losses = [record.final.loss if record.final else None for record in records]
+    rows.append(("loss", *_marked(losses, min, lambda value: f"{value:.4f}"), *(("",) if two else ())))
+    rows.append(("images/s", *(_whole(record.train_images_per_s) for record in records), *(("",) if two else ())))
+    rows.append(("time", *(duration(record.elapsed_s) for record in records), *(("",) if two else ())))
+    return rows
+
+
+def _marked(
+    values: Sequence[float | None], best_of: Callable[[list[float]], float], text_of: Callable[[float], str]
+) -> list[str]:
+    """The values as text, the best one with a star; none where all are alike."""
+    known = [value for value in values if value is not None]
+    best = best_of(known) if len(set(known)) > 1 else None
+    return ["–" if value is None else text_of(value) + (" *" if value == best else "  ") for value in values]
+
+
+def _points(a: float | None, b: float | None) -> str:
+    return "–" if a is None or b is None else f"{100 * (b - a):+.3f}".replace("-", "−")
+
+
+def _whole(value: float | None) -> str:
+    return f"{value:,.0f}" if value else "–"
+
+
+def differing_rows(differing: Mapping[str, Sequence[Any]]) -> list[tuple[str, ...]]:
+    """The settings that differ, one row each."""
+    return [
+        (name.replace("_", " "), *("none" if value is None else str(value) for value in values))
+        for name, values in differing.items()
+    ]
 
 
 def class_rows(names: Sequence[str], per_class: Sequence[ClassMetrics]) -> list[tuple[str, str, str, str, str]]:
