@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from textual import on, work
@@ -49,17 +50,29 @@ def _results_screen() -> Screen[Any]:
     return ResultsScreen()
 
 
+def _compare_screen() -> Screen[Any]:
+    from tui.screens.compare import CompareScreen
+
+    return CompareScreen()
+
+
 class ReslabApp(App[None]):
     """`spec` is started at once if given; with `exit_when_done` the app leaves when that run has ended."""
 
     TITLE = "reslab"
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012  # an instance variable in Textual
     CSS_PATH = "styles/reslab.tcss"
-    MODES: ClassVar[dict[str, Any]] = {"setup": _setup_screen, "train": _train_screen, "results": _results_screen}
+    MODES: ClassVar[dict[str, Any]] = {
+        "setup": _setup_screen,
+        "train": _train_screen,
+        "results": _results_screen,
+        "compare": _compare_screen,
+    }
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("1", "mode('setup')", "Set up", show=False, tooltip="pick what to train"),
         Binding("2", "mode('train')", "Train", show=False, tooltip="watch the live run"),
         Binding("3", "mode('results')", "Results", show=False, tooltip="all runs ever made"),
+        Binding("4", "mode('compare')", "Compare", show=False, tooltip="runs side by side, and the verdict"),
         Binding("question_mark", "keys", "Keys", key_display="?", tooltip="this list of keys"),
         Binding("q,ctrl+q", "quit", "Quit", tooltip="leave; asks while a run is live", key_display="q"),
     ]
@@ -76,6 +89,7 @@ class ReslabApp(App[None]):
         self.session = Session(places, self.post_message, run_function)
         self.live: LiveRun | None = None
         self.gauges: GaugesRead | None = None
+        self.compared: tuple[int, ...] = ()
         self._first_spec = spec
         self._exit_when_done = exit_when_done
         self._leaving = False
@@ -195,7 +209,11 @@ class ReslabApp(App[None]):
     # --- keys --------------------------------------------------------------------------------------------------------
 
     def action_mode(self, mode: str) -> None:
-        if len(self.screen_stack) == 1 or not self.screen.is_modal:
+        if self.screen.is_modal:
+            return
+        if mode == "compare" and not self.compared:
+            self.compare(())
+        else:
             self.switch_mode(mode)
 
     def open_run(self, run: int) -> None:
@@ -203,6 +221,14 @@ class ReslabApp(App[None]):
 
         self.switch_mode("results")
         self.push_screen(RunScreen(run))
+
+    def compare(self, runs: Sequence[int]) -> None:
+        """Compare these runs, or say how to choose some."""
+        if len(runs) < 2:
+            self.tell("mark two or more runs in Results with space, then press c")
+            return
+        self.compared = tuple(runs)
+        self.switch_mode("compare")
 
     def action_keys(self) -> None:
         from tui.screens.dialogs import Keys

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine.paths import Places
 from engine.results.export import export_run
 from engine.results.records import RunDetails, RunRecord
 from engine.results.store import Store
+
+if TYPE_CHECKING:
+    from engine.results.comparison import Comparison
+    from engine.results.seeds import GroupVerdict
 
 
 def read_runs(places: Places) -> list[RunRecord]:
@@ -21,6 +28,18 @@ def read_runs(places: Places) -> list[RunRecord]:
 def read_details(places: Places, run: int) -> RunDetails:
     with Store(places.database) as store:
         return store.details(run)
+
+
+def read_comparison(places: Places, runs: Sequence[int]) -> tuple[list[RunDetails], Comparison, list[GroupVerdict]]:
+    """The runs' details, their comparison, and that of their groups of seeds."""
+    from engine.results.comparison import compare
+    from engine.results.seeds import compare_groups, group_by_seed
+
+    with Store(places.database) as store:
+        compared = store.compared(runs)
+    details = [item for item, _ in compared]
+    groups = [group for group in group_by_seed([item.record for item in details]) if len(group.runs) > 1]
+    return details, compare(compared), [compare_groups(a, b) for a, b in combinations(groups, 2)]
 
 
 def delete_run(places: Places, run: int) -> None:

@@ -123,7 +123,7 @@ def compare_runs(places: Places, runs: Sequence[int], as_json: bool) -> int:
         first: dict[str, Any] = plain(found.verdicts[0]) if len(found.verdicts) == 1 else {"verdict": found.no_verdict}
         print_json({**first, **plain(found), "groups": plain(groups), "group_verdicts": plain(between)})
         return 0
-    rows = [tuple(map(safe_text, row)) for row in comparison_rows(records)]
+    rows = [tuple(map(safe_text, row)) for row in comparison_rows(records, found.no_verdict is None)]
     print(columns(rows, right=range(1, len(rows[0]))))
     if found.differing:
         rows = [tuple(safe_text(cell, 40) for cell in row) for row in differing_rows(found.differing)]

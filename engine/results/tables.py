@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from engine.events import ClassMetrics, Metrics
 from engine.results.records import RunDetails, RunRecord
@@ -28,26 +28,30 @@ def metric_rows(untrained: Metrics | None, final: Metrics | None) -> list[tuple[
     return [*rows, ("loss", _loss(untrained), _loss(final))]
 
 
-def comparison_rows(records: Sequence[RunRecord]) -> list[tuple[str, ...]]:
-    """Metrics as rows, runs as columns, the best value marked; for two runs the second's difference in points."""
-    two = len(records) == 2
+def comparison_rows(records: Sequence[RunRecord], same_images: bool) -> list[tuple[str, ...]]:
+    """Metrics as rows, runs as columns. Where all were tested on the `same_images` the best value is marked, and for
+    two runs the second's difference stands beside them, in points; between other runs neither would mean anything.
+    """
+    two = same_images and len(records) == 2
     rows = [("", *(f"{record.model} #{record.run}" for record in records), *(("difference",) if two else ()))]
     for name, title in METRIC_NAMES:
         values = [getattr(record.final, name) if record.final else None for record in records]
-        rows.append((title, *_marked(values, max, percent), *((_points(*values),) if two else ())))
+        rows.append((title, *_marked(values, same_images and max, percent), *((_points(*values),) if two else ())))
     losses = [record.final.loss if record.final else None for record in records]
-    rows.append(("loss", *_marked(losses, min, lambda value: f"{value:.4f}"), *(("",) if two else ())))
+    rows.append(("loss", *_marked(losses, same_images and min, lambda value: f"{value:.4f}"), *(("",) if two else ())))
     rows.append(("images/s", *(_whole(record.train_images_per_s) for record in records), *(("",) if two else ())))
     rows.append(("time", *(duration(record.elapsed_s) for record in records), *(("",) if two else ())))
     return rows
 
 
 def _marked(
-    values: Sequence[float | None], best_of: Callable[[list[float]], float], text_of: Callable[[float], str]
+    values: Sequence[float | None],
+    best_of: Literal[False] | Callable[[list[float]], float],
+    text_of: Callable[[float], str],
 ) -> list[str]:
     """The values as text, the best one with a star; none where all are alike."""
     known = [value for value in values if value is not None]
-    best = best_of(known) if len(set(known)) > 1 else None
+    best = best_of(known) if best_of and len(set(known)) > 1 else None
     return ["–" if value is None else text_of(value) + (" *" if value == best else "  ") for value in values]
 
 

@@ -54,7 +54,9 @@ _LEFT = (1, 2, 3)
 
 class _Runs(DataTable[Text]):
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "select_cursor", "Open", tooltip="open the run under the cursor: its tables and curves")
+        Binding("enter", "select_cursor", "Open", tooltip="open the run under the cursor: its tables and curves"),
+        Binding("home,g", "scroll_top", "First", show=False),
+        Binding("end,G", "scroll_bottom", "Last", show=False),
     ]
 
 
@@ -64,6 +66,8 @@ class ResultsScreen(Screen[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("j", "down", "Down", show=False),
         Binding("k", "up", "Up", show=False),
+        Binding("space", "mark", "Mark", tooltip="mark the run for a comparison, or take the mark away"),
+        Binding("c", "compare", "Compare", tooltip="compare the marked runs"),
         Binding("slash", "filter", "Filter", tooltip="show only the runs whose row contains a text"),
         Binding("s", "sort(1)", "Sort", tooltip="sort by the next column"),
         Binding("S", "reverse", "Reverse", tooltip="turn the order round", show=False),
@@ -82,6 +86,7 @@ class ResultsScreen(Screen[None]):
     def on_mount(self) -> None:
         self._records: list[RunRecord] = []
         self._sort_by, self._reverse = 0, True
+        self._marked: list[int] = []
         self.query_one(DataTable).focus()
 
     def on_screen_resume(self) -> None:
@@ -104,6 +109,8 @@ class ResultsScreen(Screen[None]):
         shown = self._shown()
         head = [title + self._arrow(number) for number, (title, _, _) in enumerate(_COLUMNS)]
         cells = [[text_of(value(record)) for _, value, text_of in _COLUMNS] for record in shown]
+        for record, row in zip(shown, cells, strict=True):
+            row[0] = f"{'●' if record.run in self._marked else ' '} {row[0]}"
         first, *rest = aligned([head, *cells], left=_LEFT)
         for title in first:
             table.add_column(Text(title))
@@ -121,9 +128,12 @@ class ResultsScreen(Screen[None]):
 
     def _summarize(self, shown: int) -> None:
         total = len(self._records)
+        self._marked = [run for run in self._marked if any(record.run == run for record in self._records)]
         text = f"{total:,} run{'' if total == 1 else 's'}" if total else "no runs yet: 1 sets one up"
         if shown != total:
             text += f", {shown:,} shown"
+        if self._marked:
+            text += f", {len(self._marked)} marked"
         title = _COLUMNS[self._sort_by][0]
         self.query_one("#summary", Static).update(plain_content(f"{text}, by {title}"))
 
@@ -160,6 +170,19 @@ class ResultsScreen(Screen[None]):
     @on(Input.Submitted)
     def _filter_done(self) -> None:
         self.query_one(DataTable).focus()
+
+    def action_mark(self) -> None:
+        run = self._chosen()
+        if run is None:
+            return
+        self._marked = (
+            [other for other in self._marked if other != run] if run in self._marked else [*self._marked, run]
+        )
+        self._fill()
+        self.query_one(DataTable).action_cursor_down()
+
+    def action_compare(self) -> None:
+        self.app.compare(sorted(self._marked))
 
     def action_filter(self) -> None:
         self.add_class("filtering")
@@ -210,8 +233,10 @@ class ResultsScreen(Screen[None]):
                 self.app.tell(str(error), "error")
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        if action in ("delete", "export", "sort", "filter"):
+        if action in ("delete", "export", "sort", "filter", "mark"):
             return bool(self._records) or None
+        if action == "compare":
+            return len(self._marked) > 1 or None
         return True
 
 

@@ -59,7 +59,7 @@ class Chart(Widget, can_focus=False):
     def draw(self, lines: Sequence[Line], x_max: float, x_ticks: dict[float, str], x_name: str = "epoch") -> None:
         """Show these curves from now on; `x_ticks` are places on the x axis and their texts."""
         self._lines, self._x_max, self._x_ticks = lines, max(x_max, 1e-9), x_ticks
-        legend = "  ".join(f"{line.marker or '─'} {line.name}" for line in lines)
+        legend = "  ".join(f"{line.marker or '─'} {line.name}" for line in lines if line.name)
         self.border_subtitle = f"{legend}  by {x_name}"
         self._drawn_for = None
         self.refresh()

@@ -31,8 +31,6 @@ class ModeBar(Horizontal):
         for name, title in MODES:
             if name == self._mode:
                 parts.append(Content.styled(f"▸{title} ", "bold"))
-            elif name == "compare":
-                parts.append(Content.styled(f" {title} ", "dim"))
             else:
                 parts.append(Content.from_markup(f"[@click=app.mode('{name}')] {title} [/]"))
         yield Static(Content("").join(parts), id="modes")

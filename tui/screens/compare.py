@@ -1,0 +1,117 @@
+"""Compare: runs side by side, the settings that differ, their curves, and the verdict in words."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from textual import work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.content import Content
+from textual.screen import Screen
+from textual.widgets import Footer, Static, TabbedContent, TabPane, Tabs
+
+from engine.errors import ReslabError
+from engine.results.records import RunDetails
+from engine.results.tables import comparison_rows, differing_rows
+from engine.text import percent
+from tui.record import read_comparison
+from tui.screens.train import epoch_ticks
+from tui.text import plain_content
+from tui.widgets.chart import Chart, Line
+from tui.widgets.figures import columns_text
+from tui.widgets.mode_bar import ModeBar
+
+if TYPE_CHECKING:
+    from engine.results.comparison import Comparison
+    from engine.results.seeds import GroupVerdict
+    from tui.app import ReslabApp
+
+# Okabe and Ito's, in the order in which they stand apart best on black; the marker tells the same without colour.
+_COLOURS = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#F0E442", "#D55E00", "#0072B2")
+_MARKERS = "●◆▲■★✚▼"
+
+
+class CompareScreen(Screen[None]):
+    """Shows `app.compared`; reads them anew whenever the screen comes up."""
+
+    app: ReslabApp
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("v", "tab('verdict')", "Verdict", tooltip="the tables and the verdict"),
+        Binding("o", "tab('curves')", "Curves", tooltip="the runs' test curves, overlaid"),
+        Binding("j,down", "scroll(1)", "Down", show=False),
+        Binding("k,up", "scroll(-1)", "Up", show=False),
+        Binding("escape", "app.mode('results')", "Back", tooltip="back to Results"),
+    ]
+
+    def compose(self) -> ComposeResult:
+        yield ModeBar("compare")
+        with TabbedContent(id="tabs"):
+            with TabPane("Verdict", id="verdict"), VerticalScroll(id="words"):
+                yield Static(id="metric-table", markup=False)
+                yield Static(id="sentences", markup=False)
+                yield Static(id="differing", markup=False)
+            with TabPane("Curves", id="curves"):
+                yield Chart("test loss", id="loss")
+                yield Chart("test accuracy", (0.0, 1.0), lambda value: f"{100 * value:.0f} %", id="accuracy")
+        yield Footer(show_command_palette=False)
+
+    def on_screen_resume(self) -> None:
+        self.app.show_status()
+        self.query_one(Tabs).focus()
+        self.load()
+
+    @work(exclusive=True, group="load")
+    async def load(self) -> None:
+        """Read and compare in another thread: scipy alone takes two seconds to load."""
+        self.query_one("#sentences", Static).update(plain_content("comparing …", "dim"))
+        try:
+            details, found, between = await asyncio.to_thread(read_comparison, self.app.places, self.app.compared)
+        except ReslabError as error:
+            self.query_one("#metric-table", Static).update("")
+            self.query_one("#sentences", Static).update(plain_content(error))
+            return
+        self._show(details, found, between)
+
+    def _show(self, details: Sequence[RunDetails], found: Comparison, between: Sequence[GroupVerdict]) -> None:
+        records = [item.record for item in details]
+        table = columns_text(comparison_rows(records, same_images=found.no_verdict is None))
+        self.query_one("#metric-table", Static).update(table)
+        differing = [("differs", *(f"#{record.run}" for record in records)), *differing_rows(found.differing)]
+        text = columns_text(differing) if found.differing else "no setting differs"
+        self.query_one("#differing", Static).update(Content.styled(f"\n{text}\n", "dim"))
+        sentences = [found.no_verdict, *(item.verdict for item in found.verdicts), *(item.verdict for item in between)]
+        lines = [Content(""), *(plain_content(sentence, "bold") for sentence in sentences if sentence), Content("")]
+        lines += [
+            plain_content(
+                f"{side.name}: {side.num_right:,} of {side.num_images:,} right, "
+                f"{percent(side.wilson_95[0], 2)} to {percent(side.wilson_95[1], 2)} (Wilson, 95 %)"
+            )
+            for side in found.sides
+        ]
+        self.query_one("#sentences", Static).update(Content("\n").join(lines))
+        self._show_curves(details)
+
+    def _show_curves(self, details: Sequence[RunDetails]) -> None:
+        epochs = max(item.record.spec["epochs"] for item in details)
+        for name in ("loss", "accuracy"):
+            lines = []
+            for number, item in enumerate(details):
+                points = [(e.epoch, getattr(e.metrics, name)) for e in item.evaluations if e.split == "test"]
+                x, y = np.array(points, dtype=np.float64).T if points else (np.empty(0), np.empty(0))
+                colour, marker = _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)]
+                label = f"#{item.record.run}"
+                lines += [Line("", colour, x, y), Line(label, colour, x, y, marker)]
+            self.query_one(f"#{name}", Chart).draw(lines, epochs, epoch_ticks(epochs, 1))
+
+    def action_tab(self, name: str) -> None:
+        self.query_one(TabbedContent).active = name
+        self.query_one(Tabs).focus()
+
+    def action_scroll(self, by: int) -> None:
+        self.query_one("#words").scroll_relative(y=by, animate=False)
