@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from functools import partial
+from collections.abc import Generator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from engine.control import Control
 from engine.errors import FetchError, ModelError
 from engine.fetching import fetch
 from engine.models.first_last import fit_first_last
-from engine.models.registry import IMAGENET_CLASSES, choose_stem
+from engine.models.registry import choose_stem, find_model
 from engine.progress import Progress
 from engine.shape import DataShape
 from engine.spec import RunSpec
@@ -32,8 +32,12 @@ def build_model(spec: RunSpec, shape: DataShape) -> nn.Module:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
-        network = _torchvision_network(spec)
-        stem = choose_stem(spec.stem, shape)
+        info = find_model(spec.model)
+        module, function = info.builder.split(":")
+        network: nn.Module = getattr(import_module(module), function)(
+            info.name, info.num_classes, group_norm if spec.norm == "group" else None
+        )
+        stem = choose_stem(info, spec.stem, shape)
         pretrained = spec.weights != "random"
         if pretrained:
             _load_imagenet_form(network, spec)
@@ -41,12 +45,17 @@ def build_model(spec: RunSpec, shape: DataShape) -> nn.Module:
     return network
 
 
-def _torchvision_network(spec: RunSpec) -> nn.Module:
+def build_torchvision(name: str, num_classes: int, norm_layer: Any) -> nn.Module:
+    """A row whose name is that of torchvision's own builder."""
     from torchvision import models
 
-    builder: Callable[..., nn.Module] = getattr(models, spec.model)
-    norm: Any = None if spec.norm == "batch" else partial(nn.GroupNorm, _GROUPS)
-    return builder(weights=None, num_classes=IMAGENET_CLASSES, norm_layer=norm)
+    network: nn.Module = getattr(models, name)(weights=None, num_classes=num_classes, norm_layer=norm_layer)
+    return network
+
+
+def group_norm(num_channels: int) -> nn.GroupNorm:
+    """32 groups (Wu and He 2018, the default); where that leaves under four channels each, groups of four."""
+    return nn.GroupNorm(min(_GROUPS, num_channels // 4), num_channels)
 
 
 def _load_imagenet_form(network: nn.Module, spec: RunSpec) -> None:
@@ -61,7 +70,7 @@ def _load_imagenet_form(network: nn.Module, spec: RunSpec) -> None:
         first = str(error).splitlines()[-1].strip()
         raise ModelError(
             f"the weights {spec.weights} do not fit {spec.model} ({first}); expected a state dict of {spec.model} "
-            "with 3 channels and 1000 classes"
+            f"with 3 channels and {find_model(spec.model).num_classes} classes"
         ) from None
 
 
@@ -114,5 +123,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 def check_weights(spec: RunSpec) -> None:
     """Raise ModelError at once where a weights file is not there, before a run is recorded."""
+    if spec.weights == "imagenet" and not find_model(spec.model).pretrained:
+        raise ModelError(f"there are no ImageNet weights of {spec.model}; expected random or the path of a state dict")
     if spec.weights not in ("random", "imagenet") and not Path(spec.weights).expanduser().is_file():
         raise ModelError(f"no weights file {spec.weights}; expected random, imagenet or the path of a state dict")

@@ -16,14 +16,14 @@ def fit_first_last(network: nn.Module, shape: DataShape, stem: str, keep_weights
     """Change `network` (torchvision's ResNet form: `conv1`, `maxpool`, `fc`) in place to take and give `shape`.
 
     Args:
-        network: with ImageNet's 3 channels and 1000 classes.
+        network: with the 3 channels and the classes of its native form.
         shape: of the images to come.
         stem: `imagenet` keeps the 7×7/2 convolution and max-pool; `small` is a 3×3/1 convolution without pool.
         keep_weights: a changed first convolution starts from the filters that were there (their centre 3×3, their
             channels adapted) instead of random ones. A changed last layer always starts from random ones.
     """
     kernel = 3 if stem == "small" else 7
-    if stem == "small":
+    if stem == "small" and hasattr(network, "maxpool"):
         network.maxpool = nn.Identity()
     old = network.get_submodule("conv1")
     assert isinstance(old, nn.Conv2d)

@@ -18,7 +18,7 @@ from engine.device import Placement, describe
 from engine.events import DatasetProgressed, RunStarted
 from engine.memory.ledger import Holding, Ledger
 from engine.models.building import build_model, fetch_imagenet_weights
-from engine.models.registry import choose_stem, describe_changes
+from engine.models.registry import choose_stem, describe_changes, find_model
 from engine.paths import Places
 from engine.progress import Progress
 from engine.spec import RunSpec
@@ -52,7 +52,8 @@ class Setup:
 
     def started(self) -> RunStarted:
         shape = self.data.shape
-        stem = choose_stem(self.spec.stem, shape)
+        info = find_model(self.spec.model)
+        stem = choose_stem(info, self.spec.stem, shape)
         return RunStarted(
             run=self.run,
             spec=self.spec.to_dict(),
@@ -67,7 +68,7 @@ class Setup:
             std=self.data.std,
             test_sha256=self.data.test_sha256,
             num_parameters=sum(values.numel() for values in self.model.parameters()),
-            changes=describe_changes(shape, stem),
+            changes=describe_changes(info, shape, stem),
             num_steps=self.num_steps,
         )
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from engine.control import RunControl
 from engine.errors import ModelError
@@ -34,13 +35,13 @@ def test_the_tables_counts_are_those_of_the_built_networks(info: ModelInfo) -> N
     )
     for shape, stem in cases:
         network = build_model(RunSpec("digits", info.name, stem=stem), shape)
-        assert num_parameters(network) == count_parameters(info, shape, choose_stem(stem, shape))
+        assert num_parameters(network) == count_parameters(info, shape, choose_stem(info, stem, shape))
 
 
 def test_the_reports_network_has_its_count() -> None:
     assert count_parameters(find_model("resnet18"), GREY_8, "imagenet") == 11_175_370
     assert count_parameters(find_model("resnet18"), DataShape(3, 224, 224, 1000), "imagenet") == 11_689_512
-    assert describe_changes(GREY_8, "imagenet") == ("conv1 3→1 channels", "fc 1000→10 classes")
+    assert describe_changes(find_model("resnet18"), GREY_8, "imagenet") == ("conv1 3→1 channels", "fc 1000→10 classes")
 
 
 def test_the_same_seed_gives_the_same_weights_and_leaves_torchs_state_alone() -> None:
@@ -77,6 +78,65 @@ def test_a_grey_image_and_its_rgb_copy_give_the_same_features(tmp_path: Path) ->
     network.fc = fitted.fc = nn.Identity()
     with torch.no_grad():
         torch.testing.assert_close(fitted(grey), network(grey.expand(-1, 3, -1, -1)), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("residual", "plain"), [("resnet18", "plain18"), ("resnet50", "plain50"), ("resnet20", "plain20")]
+)
+def test_a_residual_network_minus_its_shortcuts_is_the_plain_one(residual: str, plain: str) -> None:
+    twins = [build_model(RunSpec("digits", name, seed=5), GREY_8).eval() for name in (residual, plain)]
+    states = [dict(twin.named_parameters()) for twin in twins]
+    shared = {name for name in states[0] if "downsample" not in name}
+    assert set(states[1]) == shared
+    assert all(states[0][name].equal(states[1][name]) for name in shared)
+    images = torch.randn(2, 1, 8, 8)
+    with torch.no_grad():
+        assert not twins[0](images).allclose(twins[1](images))
+        without_shortcuts(twins[0])
+        twins[0].load_state_dict(states[1], strict=False)
+        torch.testing.assert_close(twins[0](images), twins[1](images))
+
+
+def without_shortcuts(network: nn.Module) -> None:
+    """Take the shortcuts out of a residual network by another road: subtract what the block is about to add."""
+    for block in network.modules():
+        if not {"conv1", "conv2"} <= dict(block.named_children()).keys() or hasattr(block, "layer1"):
+            continue
+        last = "bn3" if hasattr(block, "bn3") else "bn2"
+        inputs: list[Tensor] = []
+
+        def keep(module: nn.Module, given: tuple[Tensor, ...], inputs: list[Tensor] = inputs) -> None:
+            inputs[:] = given
+
+        def subtract(
+            module: nn.Module, given: object, out: Tensor, block: nn.Module = block, inputs: list[Tensor] = inputs
+        ) -> Tensor:
+            (x,) = inputs
+            projection: Any = getattr(block, "_identity", None) or getattr(block, "downsample", None)
+            added: Tensor = x if projection is None else projection(x)
+            return out - added
+
+        block.register_forward_pre_hook(keep)
+        block.get_submodule(last).register_forward_hook(subtract)
+
+
+@pytest.mark.parametrize(("depth", "millions"), [(20, 0.27), (32, 0.46), (44, 0.66), (56, 0.85), (110, 1.7)])
+def test_the_cifar_family_has_the_papers_counts(depth: int, millions: float) -> None:
+    """He et al. 2015, table 6."""
+    for family in ("resnet", "plain"):
+        count = count_parameters(find_model(f"{family}{depth}"), DataShape(3, 32, 32, 10), "small")
+        assert round(count / 1e6, 2 if millions < 1 else 1) == millions
+
+
+def test_the_cifar_family_has_its_depth() -> None:
+    network = build_model(RunSpec("cifar10", "resnet56"), DataShape(3, 32, 32, 10))
+    layers = [module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    assert len(layers) == 56
+
+
+def test_there_are_no_imagenet_weights_for_a_plain_network() -> None:
+    with pytest.raises(ModelError, match="no ImageNet weights of plain18"):
+        check_weights(RunSpec("digits", "plain18", weights="imagenet"))
 
 
 def test_adapted_filters_answer_to_equal_channels_as_before() -> None:

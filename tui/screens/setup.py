@@ -174,8 +174,8 @@ def plan_lines(spec: RunSpec, estimate: str) -> list[Content]:
             plain_content(f"{spec.dataset}"),
             plain_content(f"images {size} · first and last layer of {spec.model} fitted to what is found · {estimate}"),
         ]
-    stem = choose_stem(spec.stem, shape)
-    changes = " · ".join(describe_changes(shape, stem)) or "nothing to change"
+    stem = choose_stem(info, spec.stem, shape)
+    changes = " · ".join(describe_changes(info, shape, stem)) or "nothing to change"
     num_train = dataset.num_train - round(dataset.num_train * spec.val_share)
     val = f", validation {dataset.num_train - num_train:,}" if spec.val_share else ""
     lines = [

@@ -1,0 +1,51 @@
+"""The residual networks without their shortcuts: same layers, same first weights, same order, nothing added back.
+
+He et al. 2015 (section 4.1) compare just these. torchvision's own blocks are used, so that whatever else a block does
+stays equal; only the addition and the projections that feed it are gone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+
+
+class PlainBasicBlock(BasicBlock):  # type: ignore[misc]  # torchvision has no types
+    """Two 3×3 convolutions, each normalised and rectified, without a shortcut."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu(self.bn1(self.conv1(x)))
+        rectified: Tensor = self.relu(self.bn2(self.conv2(out)))
+        return rectified
+
+
+class PlainBottleneck(Bottleneck):  # type: ignore[misc]
+    """1×1, 3×3, 1×1 convolutions, each normalised and rectified, without a shortcut."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn2(self.conv2(out)))
+        rectified: Tensor = self.relu(self.bn3(self.conv3(out)))
+        return rectified
+
+
+_DEPTHS: dict[str, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
+    "plain18": (PlainBasicBlock, [2, 2, 2, 2]),
+    "plain34": (PlainBasicBlock, [3, 4, 6, 3]),
+    "plain50": (PlainBottleneck, [3, 4, 6, 3]),
+}
+
+
+def build(name: str, num_classes: int, norm_layer: Any) -> nn.Module:
+    """ResNet-18, 34 or 50 (He et al. 2015, table 1) without shortcuts, in torchvision's form.
+
+    The projections are drawn and thrown away, so that under one seed every other weight is the residual twin's.
+    """
+    block, layers = _DEPTHS[name]
+    network: nn.Module = ResNet(block, layers, num_classes=num_classes, norm_layer=norm_layer)
+    for module in network.modules():
+        if isinstance(module, BasicBlock | Bottleneck):
+            module.downsample = None
+    return network
