@@ -1,14 +1,17 @@
-"""Fetches one file from the network, showing how far it is, and leaves either the whole file or none."""
+"""Fetches one file from the network, showing how far it is; a download that broke off is taken up where it stopped."""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 from engine.control import Control
 from engine.errors import FetchError
@@ -24,35 +27,54 @@ def fetch(
 ) -> Generator[Progress, None, None]:
     """Download `path` from the first of `urls` that has it, unless it is already there and whole.
 
-    `hash_start` is what the file's hash by `algorithm` (hashlib's name) begins with, or the whole of it.
+    `hash_start` is what the file's hash by `algorithm` (hashlib's name) begins with, or the whole of it. What has come
+    before a failure or a stop stays beside it as `*.part`, and the next call asks for the rest alone.
 
     Raises:
         FetchError: no address could be read, or what came is not the published file.
-        LoadingStopped: `control` asked for a stop; the part that came is removed.
+        LoadingStopped: `control` asked for a stop.
     """
     if path.is_file() and _hash(path, algorithm).startswith(hash_start):
         return
     path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
     problems = []
-    for url in urls:
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        try:
-            yield from _fetch_one(url, part, control)
-            if not (found := _hash(part, algorithm)).startswith(hash_start):
-                problems.append(f"{url} sent another file ({algorithm} {found}, expected {hash_start})")
+    with _locked(part) as file:
+        for url in urls:
+            try:
+                yield from _fetch_rest(url, file, control)
+            except (urllib.error.URLError, OSError, ValueError) as error:
+                problems.append(f"{url}: {getattr(error, 'reason', error)}")
                 continue
-            os.replace(part, path)
-            return
-        except (urllib.error.URLError, OSError, ValueError) as error:
-            problems.append(f"{url}: {getattr(error, 'reason', error)}")
-        finally:
-            part.unlink(missing_ok=True)
+            if (found := _hash(part, algorithm)).startswith(hash_start):
+                os.replace(part, path)
+                return
+            file.truncate(0)
+            problems.append(f"{url} sent another file ({algorithm} {found}, expected {hash_start})")
+        if not part.stat().st_size:
+            part.unlink()
     raise FetchError(f"could not download {path.name} ({'; '.join(problems)})")
 
 
-def _fetch_one(url: str, part: Path, control: Control) -> Generator[Progress, None, None]:
-    with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as response, part.open("wb") as file:
-        total, done, told = int(response.headers.get("Content-Length") or 0), 0, 0.0
+@contextlib.contextmanager
+def _locked(part: Path) -> Iterator[IO[bytes]]:
+    with part.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise FetchError(f"another process is downloading {part.stem}; wait for it") from None
+        yield file
+
+
+def _fetch_rest(url: str, file: IO[bytes], control: Control) -> Generator[Progress, None, None]:
+    done = os.fstat(file.fileno()).st_size
+    request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
+    with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
+        if getattr(response, "status", None) != 206:  # not the rest, but all of it
+            file.truncate(0)
+            done = 0
+        length = int(response.headers.get("Content-Length") or 0)
+        total, told = done + length if length else 0, 0.0
         while block := response.read(_BLOCK):
             if control.stop_requested:
                 raise LoadingStopped
@@ -61,6 +83,9 @@ def _fetch_one(url: str, part: Path, control: Control) -> Generator[Progress, No
             if (now := time.perf_counter()) - told >= _PROGRESS_EVERY_S:
                 told = now
                 yield Progress("download", done, total, "bytes")
+        file.flush()
+        if total and done != total:
+            raise OSError(f"broke off after {done:,} of {total:,} bytes")
         yield Progress("download", done, total, "bytes")
 
 

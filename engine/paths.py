@@ -12,10 +12,14 @@ LOG_NAME = "reslab.log"
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """The two folders of one lab. Neither needs to exist yet."""
+    """The folders of one lab. None of them needs to exist yet, and `data` need not be writable where files lie there.
+
+    `home` holds runs and weights, `data` the datasets, `cache` the decoded images.
+    """
 
     home: Path
     data: Path
+    cache: Path
 
     @property
     def database(self) -> Path:
@@ -34,13 +38,15 @@ def find_places(home: str | None = None, data_dir: str | None = None) -> Places:
     """Resolve both folders: the argument, else the environment, else the default.
 
     Home: `RESLAB_HOME`, else `checkpoints/` of the clone that this code runs from, else the user's data folder.
-    Data: `RESLAB_DATA`, else the user's cache folder.
+    Data: `RESLAB_DATA`, else the user's cache folder. Decoded images: `RESLAB_CACHE`, else the user's cache folder.
     """
     chosen_home = home or os.environ.get("RESLAB_HOME")
     chosen_data = data_dir or os.environ.get("RESLAB_DATA")
+    chosen_cache = os.environ.get("RESLAB_CACHE")
     return Places(
         home=Path(chosen_home).expanduser().absolute() if chosen_home else _default_home(),
         data=Path(chosen_data).expanduser().absolute() if chosen_data else _user_folder("cache") / "data",
+        cache=Path(chosen_cache).expanduser().absolute() if chosen_cache else _user_folder("cache") / "decoded",
     )
 
 

@@ -19,13 +19,14 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No test touches a person's own runs, data or clock."""
     monkeypatch.setenv("RESLAB_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("RESLAB_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("RESLAB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TZ", "UTC")
     monkeypatch.delenv("NO_COLOR", raising=False)
 
 
 @pytest.fixture
 def places(tmp_path: Path) -> Places:
-    return Places(home=tmp_path / "home", data=tmp_path / "data")
+    return Places(home=tmp_path / "home", data=tmp_path / "data", cache=tmp_path / "cache")
 
 
 @pytest.fixture

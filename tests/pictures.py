@@ -45,7 +45,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for model, seed in (("resnet18", "0"), ("resnet18", "1"), ("resnet34", "0")):
             command_line(["--home", folder, "train", "digits", model, "--seed", seed], lambda *_: 0)
-        asyncio.run(take(Places(Path(folder), Path(folder))))
+        asyncio.run(take(Places(Path(folder), Path(folder), Path(folder) / "cache")))
 
 
 if __name__ == "__main__":

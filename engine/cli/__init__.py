@@ -57,7 +57,9 @@ def _dispatch(argv: Sequence[str], open_app: OpenApp) -> int:
 
     match arguments.command:
         case "datasets":
-            return reading.list_datasets(arguments.json)
+            from engine.cli.datasets import datasets_command
+
+            return datasets_command(places, arguments.delete, arguments.json)
         case "models":
             return reading.list_models(arguments.json)
         case "runs":

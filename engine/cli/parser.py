@@ -50,7 +50,8 @@ def build_parser(settings: bool = True) -> argparse.ArgumentParser:
     compare.add_argument("runs", type=int, nargs="+", metavar="RUN")
     delete = add("delete", "delete a run: its rows and its weights", json=False)
     delete.add_argument("run", type=int, metavar="RUN")
-    add("datasets", "list the datasets")
+    datasets = add("datasets", "list the datasets, and the decoded images kept of them")
+    datasets.add_argument("--delete", metavar="KEPT", help="delete what is kept under this name, or all")
     add("models", "list the architectures")
     add("doctor", "check versions, device, NVML, SQLite, terminal and folders")
     return parser

@@ -11,7 +11,6 @@ from itertools import combinations
 from typing import Any
 
 from engine.cli.parser import columns
-from engine.datasets.registry import DATASETS, FOLDER
 from engine.events import plain
 from engine.models.registry import MODELS
 from engine.paths import Places
@@ -24,23 +23,6 @@ from engine.text import percent, safe_text
 
 def print_json(value: Any) -> None:
     print(json.dumps(plain(value), ensure_ascii=False))
-
-
-def list_datasets(as_json: bool) -> int:
-    if as_json:
-        print_json([{"name": info.name, "title": info.title, **_dataset_figures(info)} for info in (*DATASETS, FOLDER)])
-        return 0
-    rows = [("DATASET", "IMAGE", "TRAIN", "TEST", "CLASSES", "")]
-    for info in (*DATASETS, FOLDER):
-        train, test = (f"{n:,}" if n else "–" for n in (info.num_train, info.num_test))
-        classes = str(info.shape.num_classes) if info.shape else "–"
-        rows.append((info.name, str(info.shape or "–"), train, test, classes, info.title))
-    print(columns(rows, right=(2, 3, 4)))
-    return 0
-
-
-def _dataset_figures(info: Any) -> dict[str, Any]:
-    return {"shape": plain(info.shape), "num_train": info.num_train, "num_test": info.num_test}
 
 
 def list_models(as_json: bool) -> int:

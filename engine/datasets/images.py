@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Generator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from engine.control import Control
+from engine.paths import Places
 from engine.progress import Progress
 from engine.shape import DataShape
 from engine.spec import RunSpec
@@ -45,13 +45,27 @@ class Split:
 
 
 @dataclass(frozen=True, slots=True)
+class FileRecord:
+    """One file of the manifest. `split` is train, val, test or unusable; `problem` says why it is unusable."""
+
+    file: str
+    sha256: str
+    class_name: str
+    split: str
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class RawImages:
-    """What a loader returns: the two parts as they lie on disk, perhaps already at the size asked for."""
+    """What a loader returns: the two parts as they lie on disk, perhaps already at the size asked for.
+
+    `manifest` names every file, in the order of the files; the usable ones of a part in the order of its images.
+    """
 
     train: Split
     test: Split
     class_names: tuple[str, ...]
-    num_unusable: int = 0
+    manifest: tuple[FileRecord, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +79,11 @@ class ImageData:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     test_sha256: str
-    num_unusable: int = 0
+    manifest: tuple[FileRecord, ...] = ()
+
+    @property
+    def num_unusable(self) -> int:
+        return sum(record.split == "unusable" for record in self.manifest)
 
     @property
     def shape(self) -> DataShape:
@@ -85,4 +103,4 @@ class Loader(Protocol):
         LoadingStopped: `control` asked for a stop.
     """
 
-    def __call__(self, spec: RunSpec, data_dir: Path, control: Control) -> Generator[Progress, None, RawImages]: ...
+    def __call__(self, spec: RunSpec, places: Places, control: Control) -> Generator[Progress, None, RawImages]: ...

@@ -6,18 +6,19 @@ Every dataset passes through here, so that size, validation share and normalisat
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import replace
 from importlib import import_module
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from engine.control import Control
-from engine.datasets.images import ImageData, Loader, Split
+from engine.datasets.images import FileRecord, ImageData, Loader, Split
 from engine.datasets.registry import FOLDER, find_dataset
 from engine.datasets.splits import stratified
 from engine.errors import DatasetError
+from engine.paths import Places
 from engine.progress import LoadingStopped, Progress
 from engine.spec import RunSpec
 
@@ -40,7 +41,7 @@ def data_key(spec: RunSpec) -> tuple[object, ...]:
     return (spec.dataset, spec.image_size, spec.test_share, spec.val_share, spec.split_seed, imagenet)
 
 
-def load_dataset(spec: RunSpec, data_dir: Path, control: Control) -> Generator[Progress, None, ImageData]:
+def load_dataset(spec: RunSpec, places: Places, control: Control) -> Generator[Progress, None, ImageData]:
     """Yield progress and return the images, on the CPU.
 
     Raises:
@@ -49,8 +50,8 @@ def load_dataset(spec: RunSpec, data_dir: Path, control: Control) -> Generator[P
     """
     module, function = find_dataset(spec.dataset).loader.split(":")
     loader: Loader = getattr(import_module(module), function)
-    raw = yield from loader(spec, data_dir, control)
-    train, test = raw.train, raw.test
+    raw = yield from loader(spec, places, control)
+    train, test, manifest = raw.train, raw.test, raw.manifest
     if spec.image_size is not None:
         train = yield from _resized(train, spec.image_size, control)
         test = yield from _resized(test, spec.image_size, control)
@@ -58,11 +59,21 @@ def load_dataset(spec: RunSpec, data_dir: Path, control: Control) -> Generator[P
     if spec.val_share > 0:
         rest, held_out = stratified(train.labels.numpy(), spec.val_share, spec.split_seed, "val")
         train, val = train.take(torch.from_numpy(rest)), train.take(torch.from_numpy(held_out))
+        manifest = _with_val(manifest, set(held_out.tolist()))
     if len(train) < 2:
         raise DatasetError(f"{spec.dataset} has {len(train)} training images; expected at least two")
     pretrained = spec.weights != "random"
     mean, std = imagenet_moments(train.images.shape[1]) if pretrained else _moments(train.images)
-    return ImageData(train, val, test, raw.class_names, mean, std, test.sha256(), raw.num_unusable)
+    return ImageData(train, val, test, raw.class_names, mean, std, test.sha256(), manifest)
+
+
+def _with_val(manifest: tuple[FileRecord, ...], held_out: set[int]) -> tuple[FileRecord, ...]:
+    """The manifest with the training images at these positions marked as validation images."""
+    place = iter(range(len(manifest)))
+    return tuple(
+        replace(record, split="val") if record.split == "train" and next(place) in held_out else record
+        for record in manifest
+    )
 
 
 def imagenet_moments(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:

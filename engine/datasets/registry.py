@@ -55,6 +55,10 @@ DATASETS: tuple[DatasetInfo, ...] = (
                 DataShape(3, 32, 32, 10), 50000, 10000, downloads=True),
     DatasetInfo("cifar100", "tiny photographs, 100 classes", _TORCHVISION,
                 DataShape(3, 32, 32, 100), 50000, 10000, downloads=True),
+    DatasetInfo("cats-dogs", "photographs (Microsoft, Kaggle)", "engine.datasets.cats_dogs:load",
+                DataShape(3, 224, 224, 2), 17500, 7500, downloads=True),
+    DatasetInfo("oxford-pets", "cats and dogs of 37 breeds (Oxford)", "engine.datasets.oxford_pets:load",
+                DataShape(3, 224, 224, 2), 3680, 3669, downloads=True),
 )  # fmt: skip
 
 FOLDER = DatasetInfo("folder:PATH", "your own images, one folder a class", "engine.datasets.folder:load")

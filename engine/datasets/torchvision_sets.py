@@ -17,12 +17,13 @@ from engine.control import Control
 from engine.datasets.images import RawImages, Split
 from engine.errors import DatasetError, FetchError
 from engine.fetching import fetch
+from engine.paths import Places
 from engine.progress import Progress
 from engine.spec import RunSpec
 
 
-def load(spec: RunSpec, data_dir: Path, control: Control) -> Generator[Progress, None, RawImages]:
-    """Read the dataset under `data_dir`, downloading it first where it is not there."""
+def load(spec: RunSpec, places: Places, control: Control) -> Generator[Progress, None, RawImages]:
+    """Read the dataset under `places.data`, downloading it first where it is not there."""
     from torchvision import datasets
 
     sources = {
@@ -31,7 +32,7 @@ def load(spec: RunSpec, data_dir: Path, control: Control) -> Generator[Progress,
         "cifar10": datasets.CIFAR10,
         "cifar100": datasets.CIFAR100,
     }
-    source = sources[spec.dataset]
+    source, data_dir = sources[spec.dataset], places.data
     idx_format = issubclass(source, datasets.MNIST)
     expected = data_dir / source.__name__ / "raw" if idx_format else data_dir / source.base_folder
     if not _is_there(source, data_dir):

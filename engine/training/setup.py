@@ -14,6 +14,7 @@ from engine.control import Control
 from engine.datasets.batches import Preparation, batch_bounds
 from engine.datasets.images import ImageData
 from engine.datasets.loading import data_key, load_dataset
+from engine.datasets.manifest import MANIFEST_NAME, write_manifest
 from engine.device import Placement, describe
 from engine.events import DatasetProgressed, RunStarted
 from engine.memory.ledger import Holding, Ledger
@@ -87,6 +88,8 @@ def set_up(
     data: ImageData | None = ledger.get(key)
     if data is None:
         data = yield from _load(run, spec, places, control, placement)
+    if data.manifest:
+        write_manifest(places.run_folder(run) / MANIFEST_NAME, data.manifest)
     ledger.hold(key, data, Holding("dataset", spec.dataset, run, data.num_bytes, live=True))
     if spec.weights == "imagenet":
         yield from _told(fetch_imagenet_weights(spec.model, control), run, f"weights of {spec.model}")
@@ -112,7 +115,7 @@ def set_up(
 def _load(
     run: int, spec: RunSpec, places: Places, control: Control, placement: Placement
 ) -> Generator[DatasetProgressed, None, ImageData]:
-    data = yield from _told(load_dataset(spec, places.data, control), run, spec.dataset)
+    data = yield from _told(load_dataset(spec, places, control), run, spec.dataset)
     device = placement.device
     val = data.val.to(device) if data.val else None
     return replace(data, train=data.train.to(device), val=val, test=data.test.to(device))

@@ -151,7 +151,7 @@ def test_a_spec_file_is_overridden_by_options(tmp_path: Path) -> None:
 def test_options_change_the_folders(tmp_path: Path) -> None:
     OPENED.clear()
     assert reslab("--home", str(tmp_path / "h"), "--data-dir", str(tmp_path / "d")) == 0
-    assert OPENED[-1][0] == Places(tmp_path / "h", tmp_path / "d")
+    assert OPENED[-1][0] == Places(tmp_path / "h", tmp_path / "d", tmp_path / "cache")
 
 
 HOSTILE = ["[red]x", "[@click=app.quit]x", "]52;c;aGFjaw==\x07\x1b]52;c;aGFjaw==\x07", "\x1b[2Jx\u202ey"]

@@ -1,0 +1,60 @@
+"""`reslab datasets`: what can be trained on, and which decoded images are kept."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from engine.cli.parser import columns
+from engine.cli.reading import print_json
+from engine.datasets.cache import CacheEntry, delete_entry, entries
+from engine.datasets.registry import DATASETS, FOLDER, DatasetInfo
+from engine.errors import DatasetError
+from engine.events import plain
+from engine.paths import Places
+from engine.text import safe_text
+
+
+def datasets_command(places: Places, delete: str | None, as_json: bool) -> int:
+    """List the datasets and what is kept; with `delete` remove one kept entry, or "all"."""
+    if delete is not None:
+        return _delete(places, delete)
+    kept = entries(places.cache)
+    if as_json:
+        rows = [_as_json(info, [entry for entry in kept if entry.source == info.name]) for info in (*DATASETS, FOLDER)]
+        rows[-1]["kept"] = plain([entry for entry in kept if entry.source.startswith("folder:")])
+        print_json(rows)
+        return 0
+    print(columns([("DATASET", "IMAGE", "TRAIN", "TEST", "CLASSES", ""), *map(_row, (*DATASETS, FOLDER))], (2, 3, 4)))
+    if kept:
+        print(f"\nDecoded images in {places.cache} (--delete NAME, or all):")
+        print(columns([("KEPT", "IMAGES", "SIZE", "LAST USED", ""), *map(_kept_row, kept)], (1, 2)))
+    return 0
+
+
+def _delete(places: Places, name: str) -> int:
+    names = [entry.name for entry in entries(places.cache)] if name == "all" else [name]
+    for one in names:
+        if not delete_entry(places.cache, one):
+            raise DatasetError(f"nothing is kept under {one!r}; reslab datasets lists what is")
+    print(f"{len(names)} deleted", file=sys.stderr)
+    return 0
+
+
+def _row(info: DatasetInfo) -> tuple[str, ...]:
+    train, test = (f"{n:,}" if n else "–" for n in (info.num_train, info.num_test))
+    classes = str(info.shape.num_classes) if info.shape else "–"
+    return info.name, str(info.shape or "–"), train, test, classes, info.title
+
+
+def _as_json(info: DatasetInfo, kept: list[CacheEntry]) -> dict[str, Any]:
+    figures = {"shape": plain(info.shape), "num_train": info.num_train, "num_test": info.num_test}
+    return {"name": info.name, "title": info.title, **figures, "kept": plain(kept)}
+
+
+def _kept_row(entry: CacheEntry) -> tuple[str, ...]:
+    used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used_at))
+    shape = "×".join(map(str, entry.shape[1:]))
+    size = f"{entry.num_bytes / 2**20:,.1f} MiB"
+    return entry.name, f"{entry.num_images:,}", size, used, f"{safe_text(entry.source, 40)} at {shape}"

@@ -1,0 +1,167 @@
+"""Decoded images on disk: decoding happens once, the second start reads one file.
+
+An entry is a folder with `images.u8` (the usable images, one after another) and `index.json` (which files, their
+hashes, what was wrong with the others, and the SHA-256 of `images.u8`, which every use checks). An entry belongs to
+its files' names, sizes and times of change: touch one, and it is decoded anew. The least recently used entries go when
+all together are larger than the bound.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.control import Control
+from engine.datasets.decoding import FileFacts, Pixels, decode_files
+from engine.progress import LoadingStopped, Progress
+
+_VERSION = 1
+_BLOCK = 1 << 24
+DEFAULT_BOUND_GIB = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class CacheEntry:
+    """One entry, as `reslab datasets` lists it."""
+
+    name: str
+    source: str
+    num_images: int
+    shape: tuple[int, ...]
+    num_bytes: int
+    used_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """`images` (N, C, H, W) uint8, the usable files alone, mapped from disk; `facts` of every file, in order."""
+
+    images: NDArray[np.uint8]
+    facts: tuple[FileFacts, ...]
+
+
+def decoded(
+    paths: Sequence[Path], source: str, size: int | None, channels: int, cache: Path, control: Control
+) -> Generator[Progress, None, Decoded]:
+    """The images of `paths`, from the cache, or decoded now and kept there.
+
+    Raises:
+        LoadingStopped: `control` asked for a stop; nothing half-made is left.
+    """
+    entry = cache / _key(paths, size, channels)
+    if (entry / "index.json").is_file():
+        found = yield from _read(entry, control)
+        if found is not None:
+            return found
+        shutil.rmtree(entry, ignore_errors=True)
+    yield from _write(entry, paths, source, size, channels, control)
+    keep_within_bound(cache, entry.name)
+    found = yield from _read(entry, control)
+    assert found is not None
+    return found
+
+
+def _key(paths: Sequence[Path], size: int | None, channels: int) -> str:
+    digest = hashlib.sha256(json.dumps([_VERSION, size, channels]).encode())
+    for path in paths:
+        stat = path.stat()
+        digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()[:16]
+
+
+def _write(
+    entry: Path, paths: Sequence[Path], source: str, size: int | None, channels: int, control: Control
+) -> Generator[Progress, None, None]:
+    part = entry.with_name(f".{entry.name}.{os.getpid()}")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    digest, shapes = hashlib.sha256(), []
+    try:
+        with (part / "images.u8").open("wb") as file:
+
+            def keep(pixels: Pixels) -> None:
+                digest.update(pixels.data)
+                file.write(pixels.data)
+                shapes.append(pixels.shape)
+
+            facts = yield from decode_files(paths, size, channels, control, keep)
+            file.flush()
+            os.fsync(file.fileno())
+        index = {
+            "version": _VERSION, "source": source, "shape": [len(shapes), *(shapes[0] if shapes else (channels, 0, 0))],
+            "sha256": digest.hexdigest(), "hashes": [fact.sha256 for fact in facts],
+            "problems": [fact.problem for fact in facts],
+        }  # fmt: skip
+        (part / "index.json").write_text(json.dumps(index), encoding="utf-8")
+        shutil.rmtree(entry, ignore_errors=True)
+        os.replace(part, entry)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _read(entry: Path, control: Control) -> Generator[Progress, None, Decoded | None]:
+    """Map an entry; None where it is damaged."""
+    try:
+        index: dict[str, Any] = json.loads((entry / "index.json").read_text(encoding="utf-8"))
+        total = (entry / "images.u8").stat().st_size
+        digest, done = hashlib.sha256(), 0
+        with (entry / "images.u8").open("rb") as file:
+            while block := file.read(_BLOCK):
+                if control.stop_requested:
+                    raise LoadingStopped
+                digest.update(block)
+                done += len(block)
+                yield Progress("check", done, total, "bytes")
+        if digest.hexdigest() != index["sha256"]:
+            return None
+        os.utime(entry / "index.json")
+        shape = tuple(index["shape"])
+        images = np.memmap(entry / "images.u8", np.uint8, "r", shape=shape) if total else np.empty(shape, np.uint8)
+        facts = tuple(map(FileFacts, index["hashes"], index["problems"]))
+        return Decoded(images, facts)
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def entries(cache: Path) -> list[CacheEntry]:
+    """Every entry, the most recently used first."""
+    found = []
+    for index_file in cache.glob("*/index.json"):
+        try:
+            index = json.loads(index_file.read_text(encoding="utf-8"))
+            num_bytes = (index_file.parent / "images.u8").stat().st_size
+            count, *shape = index["shape"]
+            used_at = index_file.stat().st_mtime
+            found.append(CacheEntry(index_file.parent.name, index["source"], count, tuple(shape), num_bytes, used_at))
+        except (OSError, ValueError, KeyError):
+            continue
+    return sorted(found, key=lambda entry: -entry.used_at)
+
+
+def delete_entry(cache: Path, name: str) -> bool:
+    """Delete one entry; False where there is none of this name."""
+    if name not in {entry.name for entry in entries(cache)}:
+        return False
+    shutil.rmtree(cache / name)
+    return True
+
+
+def keep_within_bound(cache: Path, newest: str) -> None:
+    """Delete the least recently used entries, never `newest`, until all fit into RESLAB_CACHE_GIB (20 by default)."""
+    bound = float(os.environ.get("RESLAB_CACHE_GIB", DEFAULT_BOUND_GIB)) * 2**30
+    found = entries(cache)
+    total = sum(entry.num_bytes for entry in found)
+    for entry in reversed(found):
+        if total <= bound or entry.name == newest:
+            continue
+        shutil.rmtree(cache / entry.name, ignore_errors=True)
+        total -= entry.num_bytes

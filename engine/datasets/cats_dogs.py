@@ -1,0 +1,120 @@
+"""Cats vs dogs, the report's second dataset, from whichever copy a person has: Microsoft's, packed or not, or Kaggle's.
+
+A file is usable if it decodes to RGB; the rest is counted and named in the manifest. Exact duplicates stay on one side
+of the 70/30 split, which is the report's (17,500 to 7,500 of 25,000).
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import zipfile
+from collections.abc import Generator
+from pathlib import Path, PurePosixPath
+
+from engine.control import Control
+from engine.datasets.files import ImageFile, Source, load_files
+from engine.datasets.images import RawImages
+from engine.errors import DatasetError, FetchError
+from engine.fetching import fetch
+from engine.paths import Places
+from engine.progress import LoadingStopped, Progress
+from engine.spec import RunSpec
+
+ARCHIVE = "kagglecatsanddogs_5340.zip"
+URL = f"https://download.microsoft.com/download/3/E/1/3E1C3F21-ECDB-4869-8368-6DEBA77B919F/{ARCHIVE}"
+SHA256 = "b7974bd00a84a99921f36ee4403f089853777b5ae8d151c76a86e64900334af9"
+CLASSES = ("cat", "dog")
+TEST_SHARE = 0.3
+DEFAULT_SIZE = 224
+MAX_MEMBERS = 30_000  # the archive has 25,000 images and a handful of others
+MAX_BYTES = 4 * 2**30
+_KAGGLE_NAME = re.compile(r"^(cat|dog)\.\d+\.", re.IGNORECASE)
+
+
+def load(spec: RunSpec, places: Places, control: Control) -> Generator[Progress, None, RawImages]:
+    """Read the photographs under `places.data`, downloading and unpacking the archive first where nothing is there."""
+    data_dir = places.data
+    found = find_files(data_dir)
+    if found is None:
+        yield from _get_archive(data_dir, control)
+        found = find_files(data_dir)
+    if found is None:
+        raise DatasetError(f"{data_dir / ARCHIVE} holds no PetImages/Cat and PetImages/Dog; delete it")
+    root, files = found
+    source = Source("cats-dogs", root, files, CLASSES, spec.image_size or DEFAULT_SIZE, channels=3)
+    return (yield from load_files(source, TEST_SHARE, spec.split_seed, places.cache, control))
+
+
+def find_files(data_dir: Path) -> tuple[Path, list[ImageFile]] | None:
+    """Root and files of the first layout that is there: PetImages/{Cat,Dog}, or Kaggle's flat train/cat.0.jpg."""
+    for root in (data_dir / "PetImages", data_dir / "cats-dogs" / "PetImages"):
+        folders = [root / "Cat", root / "Dog"]
+        if all(folder.is_dir() for folder in folders):
+            return root, [
+                ImageFile(path, label)
+                for label, folder in enumerate(folders)
+                for path in sorted(folder.iterdir())
+                if path.is_file()
+            ]
+    for root in (data_dir / "train", data_dir / "cats-dogs" / "train"):
+        if root.is_dir():
+            named = [(path, _KAGGLE_NAME.match(path.name)) for path in sorted(root.iterdir()) if path.is_file()]
+            files = [ImageFile(path, CLASSES.index(match[1].lower())) for path, match in named if match]
+            if {file.label for file in files} == {0, 1}:
+                return root, files
+    return None
+
+
+def _get_archive(data_dir: Path, control: Control) -> Generator[Progress, None, None]:
+    archive = data_dir / ARCHIVE
+    try:
+        yield from fetch([URL], archive, SHA256, control, "sha256")
+    except (FetchError, OSError) as error:
+        raise DatasetError(
+            f"cats-dogs is not here and {error}; expected {data_dir / 'PetImages'}, {data_dir / 'train'} with "
+            f"cat.0.jpg and so on, or {archive}: connect to the network, put one of them there, or name their folder "
+            "with --data-dir"
+        ) from None
+    yield from unpack(archive, data_dir / "cats-dogs", control)
+
+
+def unpack(archive: Path, folder: Path, control: Control) -> Generator[Progress, None, None]:
+    """Unpack the images of a zip archive into `folder`, whole or not at all.
+
+    Raises:
+        DatasetError: it is damaged, too large, or holds a link or a path that leads outside.
+        LoadingStopped: `control` asked for a stop; nothing half-unpacked is left.
+    """
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            members = [member for member in opened.infolist() if not member.is_dir()]
+            _check_members(members, archive)
+            for number, member in enumerate(members):
+                if control.stop_requested:
+                    raise LoadingStopped
+                if number % 100 == 0:
+                    yield Progress("unpack", number, len(members), "files")
+                target = part / PurePosixPath(member.filename)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with opened.open(member) as source, target.open("wb") as file:
+                    shutil.copyfileobj(source, file)
+        part.replace(folder)
+    except (zipfile.BadZipFile, OSError, EOFError) as error:
+        raise DatasetError(f"cannot unpack {archive} ({error}); delete it and start again") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _check_members(members: list[zipfile.ZipInfo], archive: Path) -> None:
+    if len(members) > MAX_MEMBERS or sum(member.file_size for member in members) > MAX_BYTES:
+        raise DatasetError(
+            f"{archive} unpacks to more than {MAX_MEMBERS:,} files or {MAX_BYTES // 2**30} GiB; delete it"
+        )
+    for member in members:
+        path = PurePosixPath(member.filename)
+        is_link = (member.external_attr >> 16) & 0o170000 == 0o120000
+        if is_link or path.is_absolute() or ".." in path.parts or "\\" in member.filename:
+            raise DatasetError(f"{archive} holds a link or a path that leads outside ({member.filename}); delete it")

@@ -1,0 +1,326 @@
+"""Cats vs dogs: every layout, every trap; decoded once; no duplicate on both sides; archives that mean no good."""
+
+from __future__ import annotations
+
+import csv
+import http.server
+import json
+import threading
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from engine.control import RunControl
+from engine.datasets import cats_dogs
+from engine.datasets.cache import delete_entry, entries
+from engine.datasets.images import ImageData
+from engine.datasets.loading import load_dataset
+from engine.datasets.splits import stratified_groups
+from engine.errors import DatasetError
+from engine.fetching import fetch
+from engine.paths import Places
+from engine.progress import LoadingStopped, Progress
+from engine.spec import RunSpec
+from tests.engine.test_datasets import drain
+
+SPEC = RunSpec("cats-dogs", "resnet18", image_size=16)
+
+
+def load(places: Places, spec: RunSpec = SPEC) -> tuple[list[Progress], ImageData]:
+    return drain(load_dataset(spec, places, RunControl()))
+
+
+def picture(path: Path, tone: int) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(tone)
+    Image.fromarray(rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+def pet_images(root: Path, number: int = 20) -> Path:
+    for label, name in enumerate(("Cat", "Dog")):
+        for index in range(number):
+            picture(root / name / f"{index}.jpg", 1000 * label + index)
+    return root
+
+
+def test_microsofts_folder_with_all_its_traps(places: Places) -> None:
+    root = pet_images(places.data / "PetImages")
+    (root / "Cat" / "666.jpg").touch()
+    (root / "Cat" / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0")
+    (root / "Dog" / "text.jpg").write_text("not an image")
+    whole = (root / "Dog" / "1.jpg").read_bytes()
+    (root / "Dog" / "cut.jpg").write_bytes(whole[: len(whole) * 2 // 3])
+    Image.new("P", (30, 30)).save(root / "Dog" / "gif.jpg", format="GIF")
+    Image.new("RGB", (30, 30), "red").save(root / "Dog" / "bmp.jpg", format="BMP")
+    Image.new("L", (30, 30), 9).save(root / "Cat" / "grey.jpg")
+    Image.new("CMYK", (30, 30)).save(root / "Cat" / "cmyk.jpg")
+    Image.new("RGBA", (30, 30), (1, 2, 3, 40)).save(root / "Cat" / "alpha.png")
+    _, data = load(places)
+    problems = {record.file: record.problem for record in data.manifest if record.split == "unusable"}
+    assert set(problems) == {"Cat/666.jpg", "Cat/Thumbs.db", "Dog/text.jpg", "Dog/cut.jpg"}
+    assert problems["Cat/666.jpg"] == "empty"
+    assert problems["Dog/text.jpg"] == "no image"
+    assert str(problems["Dog/cut.jpg"]).startswith("damaged")
+    assert data.num_unusable == 4
+    assert (len(data.train), len(data.test)) == (31, 14)
+    assert data.train.images.shape[1:] == (3, 16, 16)
+
+
+def test_kaggles_flat_folder(places: Places) -> None:
+    for index in range(10):
+        picture(places.data / "train" / f"cat.{index}.jpg", index)
+        picture(places.data / "train" / f"dog.{index}.jpg", 100 + index)
+    (places.data / "train" / "sample.csv").write_text("no pet")
+    _, data = load(places)
+    assert (len(data.train), len(data.test)) == (14, 6)
+    assert data.class_names == ("cat", "dog")
+    assert len(data.manifest) == 20
+
+
+def test_the_second_start_decodes_nothing(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    pet_images(places.data / "PetImages")
+    stages, first = load(places)
+    assert {progress.stage for progress in stages} == {"decode", "check"}
+    monkeypatch.setattr("engine.datasets.decoding.decode", lambda *_: pytest.fail("decoded again"))
+    stages, second = load(places)
+    assert {progress.stage for progress in stages} == {"check"}
+    assert second.test_sha256 == first.test_sha256
+    assert second.manifest == first.manifest
+
+
+def test_a_changed_file_or_another_size_is_decoded_anew(places: Places) -> None:
+    root = pet_images(places.data / "PetImages")
+    load(places)
+    picture(root / "Cat" / "3.jpg", 777)
+    assert "decode" in {progress.stage for progress in load(places)[0]}
+    assert "decode" in {progress.stage for progress in load(places, SPEC.replace(image_size=12))[0]}
+    assert {entry.shape for entry in entries(places.cache)} == {(3, 16, 16), (3, 12, 12)}
+
+
+def test_a_damaged_cache_is_noticed_and_made_anew(places: Places) -> None:
+    pet_images(places.data / "PetImages")
+    _, first = load(places)
+    (entry,) = entries(places.cache)
+    file = places.cache / entry.name / "images.u8"
+    data = bytearray(file.read_bytes())
+    data[100] ^= 1
+    file.write_bytes(data)
+    stages, second = load(places)
+    assert "decode" in {progress.stage for progress in stages}
+    assert second.test_sha256 == first.test_sha256
+
+
+def test_the_cache_stays_within_its_bound(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    pet_images(places.data / "PetImages")
+    load(places)
+    (entry,) = entries(places.cache)
+    monkeypatch.setenv("RESLAB_CACHE_GIB", str(1.5 * entry.num_bytes / 2**30))
+    load(places, SPEC.replace(image_size=15))
+    assert [found.shape for found in entries(places.cache)] == [(3, 15, 15)]
+    assert delete_entry(places.cache, entries(places.cache)[0].name)
+    assert not delete_entry(places.cache, "../..")
+    assert entries(places.cache) == []
+
+
+def test_a_stop_during_decoding_leaves_nothing_behind(places: Places) -> None:
+    pet_images(places.data / "PetImages")
+    control = RunControl()
+    control.stop()
+    with pytest.raises(LoadingStopped):
+        drain(load_dataset(SPEC, places, control))
+    assert list(places.cache.iterdir()) == []
+
+
+def test_exact_duplicates_stay_on_one_side(places: Places) -> None:
+    root = pet_images(places.data / "PetImages")
+    for copy in range(6):
+        (root / "Cat" / f"copy{copy}.jpg").write_bytes((root / "Cat" / "0.jpg").read_bytes())
+    for seed in range(8):
+        _, data = load(places, SPEC.replace(split_seed=seed))
+        sides: dict[str, set[str]] = {}
+        for record in data.manifest:
+            sides.setdefault(record.sha256, set()).add(record.split)
+        assert all(len(found) == 1 for found in sides.values())
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 30)), min_size=30, max_size=120),
+    st.floats(0.2, 0.8),
+    st.integers(0, 99),
+)
+def test_groups_are_never_divided(images: list[tuple[int, int]], share: float, seed: int) -> None:
+    labels, groups = np.array(images, dtype=np.int64).T
+    try:
+        in_test = stratified_groups(labels, groups, share, seed)
+    except DatasetError:
+        return
+    for group in np.unique(groups):
+        assert len(set(in_test[groups == group])) == 1
+    assert (in_test == stratified_groups(labels, groups, share, seed)).all()
+
+
+def test_without_duplicates_the_share_is_exact_in_every_class() -> None:
+    labels = np.repeat([0, 1], [12_500, 12_500])
+    in_test = stratified_groups(labels, np.arange(25_000), 0.3, 0)
+    assert np.bincount(labels[in_test]).tolist() == [3750, 3750]
+
+
+def test_the_manifest_lies_with_the_run(places: Places) -> None:
+    from engine.memory.ledger import Ledger
+    from engine.training.train import train
+
+    root = pet_images(places.data / "PetImages")
+    (root / "Dog" / "bad.jpg").write_text("x")
+    for event in train(7, SPEC.replace(val_share=0.25, epochs=1), places, Ledger(), RunControl()):
+        if type(event).__name__ == "RunStarted":
+            break
+    with (places.run_folder(7) / "manifest.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert (rows[0]["file"], rows[0]["split"], rows[0]["problem"]) == ("Dog/bad.jpg", "unusable", "no image")
+    splits = [row["split"] for row in rows]
+    assert (splits.count("train"), splits.count("val"), splits.count("test")) == (21, 7, 12)
+
+
+def zipped(path: Path, names: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in names.items():
+            archive.writestr(name, data)
+    return path
+
+
+def test_an_archive_is_unpacked_whole(tmp_path: Path) -> None:
+    archive = zipped(tmp_path / "a.zip", {"PetImages/Cat/0.jpg": b"cat", "PetImages/Dog/0.jpg": b"dog"})
+    drain(cats_dogs.unpack(archive, tmp_path / "out", RunControl()))
+    assert (tmp_path / "out" / "PetImages" / "Cat" / "0.jpg").read_bytes() == b"cat"
+
+
+@pytest.mark.parametrize("name", ["../outside.jpg", "/etc/outside.jpg", "PetImages/../../x", "PetImages\\..\\x"])
+def test_a_path_that_leads_outside_is_refused(name: str, tmp_path: Path) -> None:
+    archive = tmp_path / "a.zip"
+    with zipfile.ZipFile(archive, "w") as opened:
+        info = zipfile.ZipInfo("x")
+        info.filename = name
+        opened.writestr(info, b"x")
+    with pytest.raises(DatasetError, match="leads outside"):
+        drain(cats_dogs.unpack(archive, tmp_path / "out", RunControl()))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.zip"]
+
+
+def test_links_bombs_and_rubbish_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = zipfile.ZipInfo("PetImages/Cat/0.jpg")
+    link.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(tmp_path / "link.zip", "w") as archive:
+        archive.writestr(link, "/etc/passwd")
+    monkeypatch.setattr(cats_dogs, "MAX_BYTES", 1000)
+    zipped(tmp_path / "bomb.zip", {"PetImages/Cat/0.jpg": b"x" * 1001})
+    (tmp_path / "rubbish.zip").write_bytes(b"PK rubbish")
+    for name, says in (("link", "a link"), ("bomb", "unpacks to more"), ("rubbish", "cannot unpack")):
+        with pytest.raises(DatasetError, match=says):
+            drain(cats_dogs.unpack(tmp_path / f"{name}.zip", tmp_path / "out", RunControl()))
+        assert not (tmp_path / "out").exists()
+
+
+class _Ranges(http.server.BaseHTTPRequestHandler):
+    """Serves `content`, honours Range, and breaks the first answer off in the middle."""
+
+    content = bytes(range(256)) * 4000
+    asked: list[str | None] = []  # noqa: RUF012
+
+    def do_GET(self) -> None:
+        wanted = self.headers.get("Range")
+        self.asked.append(wanted)
+        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0
+        body = self.content[start:]
+        self.send_response(206 if wanted else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[: len(body) // 2] if len(self.asked) == 1 else body)
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    _Ranges.asked.clear()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Ranges) as served:
+        threading.Thread(target=served.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{served.server_port}/file"
+        served.shutdown()
+
+
+def test_a_download_that_broke_off_goes_on_where_it_stopped(server: str, tmp_path: Path) -> None:
+    import hashlib
+
+    from engine.errors import FetchError
+
+    sha256 = hashlib.sha256(_Ranges.content).hexdigest()
+    target = tmp_path / "file.zip"
+    with pytest.raises(FetchError, match="broke off"):
+        drain(fetch([server], target, sha256, RunControl(), "sha256"))
+    seen, _ = drain(fetch([server], target, sha256, RunControl(), "sha256"))
+    assert _Ranges.asked == [None, f"bytes={len(_Ranges.content) // 2}-"]
+    assert target.read_bytes() == _Ranges.content
+    assert seen[-1].done == seen[-1].total == len(_Ranges.content)
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_oxford_pets_keeps_its_published_split(places: Places) -> None:
+    root = places.data / "oxford-iiit-pet"
+    (root / "annotations").mkdir(parents=True)
+    lists: dict[str, list[str]] = {"trainval.txt": [], "test.txt": []}
+    for index in range(12):
+        name, species = f"Breed_{index}", index % 2 + 1
+        picture(root / "images" / f"{name}.jpg", index)
+        lists["test.txt" if index >= 8 else "trainval.txt"].append(f"{name} 1 {species} 1")
+    for name, lines in lists.items():
+        (root / "annotations" / name).write_text("\n".join(lines))
+    _, data = load(places, RunSpec("oxford-pets", "resnet18", image_size=16))
+    assert (len(data.train), len(data.test)) == (8, 4)
+    assert data.test.labels.tolist() == [0, 1, 0, 1]
+
+
+def test_a_broken_jpeg_writes_nothing_to_the_terminal(places: Places, tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    root = pet_images(places.data / "PetImages", number=4)
+    whole = bytearray((root / "Cat" / "0.jpg").read_bytes())
+    whole[len(whole) // 2 : len(whole) // 2 + 40] = b"\xff\x00\xff\xd9\x00" * 8
+    (root / "Cat" / "broken.jpg").write_bytes(whole)
+    command = [sys.executable, "-m", "tui", "train", "cats-dogs", "resnet18", "--image-size", "16", "--epochs", "1"]
+    folders = ["--home", str(places.home), "--data-dir", str(places.data), "--json"]
+    result = subprocess.run([*command, *folders], capture_output=True, text=True, check=True)
+    assert result.stderr == ""
+    assert all(json.loads(line)["event"] for line in result.stdout.splitlines())
+
+
+def test_real_photographs_have_exactly_the_planted_unusable_files(real_data: Path, places: Places) -> None:
+    _, data = load(Places(places.home, real_data, places.cache), SPEC.replace(image_size=64))
+    unusable = {record.file for record in data.manifest if record.split == "unusable"}
+    assert unusable == {"Cat/666.jpg", "Cat/20004.jpg", "Cat/20005.jpg", "Cat/Thumbs.db", "Dog/11702.jpg"}
+    assert len(data.train) + len(data.test) == 2508 - 5
+
+
+def test_what_is_kept_is_listed_and_deleted_by_command(places: Places, capsys: pytest.CaptureFixture[str]) -> None:
+    from tests.engine.test_cli import output_of, reslab
+
+    pet_images(places.data / "PetImages")
+    load(places)
+    (entry,) = entries(places.cache)
+    assert reslab("datasets") == 0
+    assert f"{entry.name}      40" in capsys.readouterr().out
+    rows = {row["name"]: row for row in output_of(capsys, "datasets", "--json")}
+    assert rows["cats-dogs"]["kept"][0]["num_images"] == 40
+    assert reslab("datasets", "--delete", "nothing") == 2
+    assert reslab("datasets", "--delete", "all") == 0
+    assert entries(places.cache) == []
