@@ -26,9 +26,10 @@ def open_app(places: Places, spec: RunSpec | None, exit_when_done: bool) -> int:
 
     app = ReslabApp(places, spec, exit_when_done)
     app.run()
-    app.session.wait()
     code = app.return_code or 0
-    if app.session.loading:  # an interpreter that ends while a thread imports torch may crash
+    if not app.abandoned:
+        app.session.wait()
+    if app.abandoned or app.session.loading:  # an interpreter that ends while a thread imports torch may crash
         sys.stdout.flush()
         os._exit(code)
     return code

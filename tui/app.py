@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from textual import on, work
-from textual.app import App
-from textual.binding import Binding, BindingType
+from textual.app import App, SystemCommand
+from textual.binding import ActiveBinding, Binding, BindingType
 from textual.screen import Screen
-from textual.theme import Theme
 
 from engine.events import RunEnded
 from engine.log import write_report
@@ -18,42 +20,13 @@ from engine.paths import Places
 from engine.spec import RunSpec
 from engine.text import safe_text
 from tui.messages import EventArrived, GaugesRead, MemoryFreed, RunRefused, TorchLoaded
+from tui.modes import MODES, THEME
 from tui.session import RunFunction, Session, engine_run
 from tui.widgets.mode_bar import ModeBar
 
 if TYPE_CHECKING:
     from engine.results.records import RunRecord
     from tui.live import LiveRun
-
-# Okabe and Ito's colours: told apart by colour-blind eyes (jfly.uni-koeln.de/color, 2008).
-_THEME = Theme(
-    name="reslab", primary="#56B4E9", secondary="#0072B2", accent="#E69F00", warning="#E69F00", error="#D55E00",
-    success="#009E73", dark=True,
-)  # fmt: skip
-
-
-def _setup_screen() -> Screen[Any]:
-    from tui.screens.setup import SetupScreen
-
-    return SetupScreen()
-
-
-def _train_screen() -> Screen[Any]:
-    from tui.screens.train import TrainScreen
-
-    return TrainScreen()
-
-
-def _results_screen() -> Screen[Any]:
-    from tui.screens.results import ResultsScreen
-
-    return ResultsScreen()
-
-
-def _compare_screen() -> Screen[Any]:
-    from tui.screens.compare import CompareScreen
-
-    return CompareScreen()
 
 
 class ReslabApp(App[None]):
@@ -62,12 +35,7 @@ class ReslabApp(App[None]):
     TITLE = "reslab"
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012  # an instance variable in Textual
     CSS_PATH = "styles/reslab.tcss"
-    MODES: ClassVar[dict[str, Any]] = {
-        "setup": _setup_screen,
-        "train": _train_screen,
-        "results": _results_screen,
-        "compare": _compare_screen,
-    }
+    MODES = MODES  # type: ignore[assignment]  # Textual allows a function that makes the screen
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("1", "mode('setup')", "Set up", show=False, tooltip="pick what to train"),
         Binding("2", "mode('train')", "Train", show=False, tooltip="watch the live run"),
@@ -90,14 +58,18 @@ class ReslabApp(App[None]):
         self.live: LiveRun | None = None
         self.gauges: GaugesRead | None = None
         self.compared: tuple[int, ...] = ()
-        self._first_spec = spec
+        self.first_spec = spec
         self._exit_when_done = exit_when_done
         self._leaving = False
+        self.abandoned = False
         self._records: list[RunRecord] = []
 
     def on_mount(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGHUP):  # a closed connection must not cost the run
+            loop.add_signal_handler(number, self._leave)
         sys.setswitchinterval(0.001)  # beside a busy Python thread the loop lags 1.2 ms instead of 5.2
-        self.register_theme(_THEME)
+        self.register_theme(THEME)
         self.theme = "reslab"
         self.switch_mode("setup")
         self.call_after_refresh(self._begin)
@@ -109,8 +81,8 @@ class ReslabApp(App[None]):
         """After the first paint."""
         self.session.watch_memory()
         self._read_records()
-        if self._first_spec is not None:
-            self.start_run(self._first_spec)
+        if self.first_spec is not None:
+            self.start_run(self.first_spec)
         else:
             self.session.load_torch()
 
@@ -134,15 +106,9 @@ class ReslabApp(App[None]):
 
     def estimate(self, spec: RunSpec) -> str:
         """How long a run will take here, as text for Set up."""
-        from engine.results.estimate import estimate_run
-        from tui.text import clock
+        from tui.text import estimate_text
 
-        found = estimate_run(spec, self._records)
-        if found is None:
-            return "no earlier run tells how long"
-        seconds = found.seconds
-        length = f"{seconds:.0f} s" if seconds < 100 else clock(seconds)
-        return f"about {length} here, by run {found.run}"
+        return estimate_text(spec, self._records)
 
     # --- the live run ------------------------------------------------------------------------------------------------
 
@@ -208,19 +174,38 @@ class ReslabApp(App[None]):
 
     # --- keys --------------------------------------------------------------------------------------------------------
 
+    def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
+        """The palette: reslab's own keys first, then Textual's commands, less its own list of keys."""
+        for active in screen.active_bindings.values():
+            binding = active.binding
+            if binding.tooltip and active.enabled and not binding.action.startswith(("cycle", "tab(", "scroll")):
+                yield SystemCommand(binding.description, binding.tooltip, partial(self._run_bound, active))
+        yield from (command for command in super().get_system_commands(screen) if command.title not in ("Keys", "Quit"))
+
+    def _run_bound(self, active: ActiveBinding) -> None:
+        self.call_later(self.run_action, active.binding.action, active.node)
+
     def action_mode(self, mode: str) -> None:
         if self.screen.is_modal:
             return
         if mode == "compare" and not self.compared:
             self.compare(())
+        elif mode == "results":
+            self._to_list()
         else:
             self.switch_mode(mode)
 
     def open_run(self, run: int) -> None:
         from tui.screens.run import RunScreen
 
-        self.switch_mode("results")
+        self._to_list()
         self.push_screen(RunScreen(run))
+
+    def _to_list(self) -> None:
+        """Results, with no run opened over it."""
+        self.switch_mode("results")
+        while len(self.screen_stack) > 1:
+            self.pop_screen()
 
     def compare(self, runs: Sequence[int]) -> None:
         """Compare these runs, or say how to choose some."""
@@ -249,11 +234,17 @@ class ReslabApp(App[None]):
             Question("A run is live. Stop it and leave? It keeps its figures and weights.")
         ):
             return
+        self._leave()
+
+    def _leave(self) -> None:
+        """Stop the live run, if there is one, and exit when it has ended."""
         self._leaving = True
         self.stop_run()
-        if self.live is None or self.live.over:  # it ended while the question stood
+        if self.live is None or self.live.over:
             self.exit()
-        self.tell("stopping the run, then leaving")
+        elif self.live.run is None:  # torch is still being loaded, which nothing can stop; no row, nothing to lose
+            self.abandoned = True
+            self.exit()
 
     def tell(self, text: str, severity: Literal["information", "warning", "error"] = "information") -> None:
         """A passing note; `text` may come from anywhere."""

@@ -30,6 +30,7 @@ class LiveRun:
         self.started: RunStarted | None = None
         self.ended: RunEnded | None = None
         self.refused: str | None = None
+        self.pausing = False
         self.paused = False
         self.stopping = False
         self.doing = "loading torch"
@@ -41,10 +42,17 @@ class LiveRun:
         self.evaluation_s = 0.0
         self.untrained: Metrics | None = None
         self.latest: Metrics | None = None
+        self.latest_split = "test"
         self.train_loss, self.train_accuracy = Series(), Series()
         self.test_loss, self.test_accuracy = Series(), Series()
         self.val_loss, self.val_accuracy = Series(), Series()
         self.weights: CheckpointSaved | None = None
+
+    @property
+    def latest_name(self) -> str:
+        """What the latest figures are of; "untrained" beside them is always of the test set."""
+        name = "trained" if self.ended and self.ended.final else "now"
+        return name if self.latest_split == "test" else f"{name}, on val"
 
     @property
     def over(self) -> bool:
@@ -59,7 +67,9 @@ class LiveRun:
             return "refused"
         if self.stopping:
             return "stopping …"
-        return "paused" if self.paused else self.doing
+        if self.paused:
+            return "paused"
+        return "pausing …" if self.pausing else self.doing
 
     @property
     def num_steps(self) -> int:
@@ -142,4 +152,4 @@ class LiveRun:
         if event.moment == "untrained":
             self.untrained = event.metrics
         else:
-            self.latest = event.metrics
+            self.latest, self.latest_split = event.metrics, event.split

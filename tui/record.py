@@ -49,6 +49,6 @@ def delete_run(places: Places, run: int) -> None:
 
 
 def export(places: Places, run: int) -> Path:
-    """Write the run's plain files into its folder; returns where they are."""
+    """Write the run's plain files under exports/ in the home folder, which deleting the run leaves alone."""
     with Store(places.database) as store:
-        return export_run(store, run, places.run_folder(run) / "export")
+        return export_run(store, run, places.home / "exports" / str(run))

@@ -6,6 +6,9 @@ from collections.abc import Container, Sequence
 
 from textual.content import Content
 
+from engine.results.estimate import estimate_run
+from engine.results.records import RunRecord
+from engine.spec import RunSpec
 from engine.text import safe_text
 
 GIB = 2**30
@@ -37,6 +40,15 @@ def clock(seconds: float | None) -> str:
     minutes, rest = divmod(max(round(seconds), 0), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def estimate_text(spec: RunSpec, records: Sequence[RunRecord]) -> str:
+    """How long a run will take here, by an earlier run."""
+    found = estimate_run(spec, records)
+    if found is None:
+        return "no earlier run tells how long"
+    length = f"{found.seconds:.0f} s" if found.seconds < 100 else clock(found.seconds)
+    return f"about {length} here, by run {found.run}"
 
 
 def aligned(rows: Sequence[Sequence[str]], left: Container[int] = (0,)) -> list[list[str]]:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from engine.cli.parser import build_parser, spec_from, wants_settings
-from engine.errors import DeviceError, ReslabError
+from engine.errors import DeviceError, ReslabError, SpecError
 from engine.paths import Places, find_places
 from engine.spec import RunSpec
 from engine.text import safe_text
@@ -44,6 +44,8 @@ def _dispatch(argv: Sequence[str], open_app: OpenApp) -> int:
             return open_app(places, None, False)
         case "train":
             spec = spec_from(arguments)
+            if arguments.exit and not arguments.tui:
+                raise SpecError("--exit leaves the app when the run ends; it needs --tui")
             if arguments.tui:
                 return open_app(places, spec, arguments.exit)
             from engine.cli.training import train_command

@@ -17,7 +17,7 @@ from engine.paths import Places
 from engine.results.export import details_as_json, prediction_rows, write_predictions
 from engine.results.records import RunDetails, RunRecord
 from engine.results.store import Store
-from engine.results.tables import class_rows, comparison_rows, differing_rows, duration, facts, metric_rows
+from engine.results.tables import class_rows, comparison_rows, differing_rows, duration, facts, result_table
 from engine.text import percent, safe_text
 
 
@@ -84,7 +84,7 @@ def _print_details(details: RunDetails, places: Places) -> None:
         print(safe_text(record.error))
     print(columns([(name, safe_text(value)) for name, value in facts(details, places.run_folder(record.run))]))
     final = details.evaluation("final")
-    print("\n" + columns([("", "UNTRAINED", "TRAINED"), *metric_rows(record.untrained, record.final)], right=(1, 2)))
+    print("\n" + columns(result_table(details), right=(1, 2, 3)))
     if final:
         header = ("CLASS", "PRECISION", "RECALL", "F1", "IMAGES")
         print("\n" + columns([header, *class_rows(details.class_names, final.per_class)], right=(1, 2, 3, 4)))

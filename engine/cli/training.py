@@ -6,7 +6,7 @@ import json
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from types import FrameType
 from typing import Any, Protocol
 
@@ -56,15 +56,16 @@ def train_command(spec: RunSpec, places: Places, as_json: bool) -> int:
 
 @contextmanager
 def _stop_on_signals(control: RunControl) -> Iterator[None]:
-    """The first ctrl+c asks for a clean end, the second one interrupts."""
+    """The first ctrl+c, SIGTERM or hang-up asks for a clean end, the second one interrupts."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         if control.stop_requested:
             raise KeyboardInterrupt
         control.stop()
-        print("reslab: stopping after this step; once more to break off", file=sys.stderr)
+        with suppress(OSError):  # after a hang-up there is nobody to tell
+            print("reslab: stopping after this step; once more to break off", file=sys.stderr)
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
@@ -79,7 +80,8 @@ def _view(spec: RunSpec, as_json: bool) -> Iterator[_View]:
         return
     console = Console(stderr=True, highlight=False)
     bar = Progress(
-        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[figures]}"),
+        TextColumn("{task.description}", markup=False), BarColumn(),
+        TextColumn("{task.fields[figures]}", markup=False),
         TimeElapsedColumn(), TimeRemainingColumn(), console=console, refresh_per_second=4,
         disable=not console.is_terminal,
     )  # fmt: skip
@@ -122,8 +124,9 @@ class _Bar:
                     f"{percent(event.train_accuracy)}, {event.images_per_s:,.0f} images/s"
                 )
             case Evaluated():
+                moment = f"epoch {event.epoch}" if event.moment == "epoch" else event.moment
                 self._say(
-                    f"{event.moment}: {event.split} loss {event.metrics.loss:.4f}, {event.split} accuracy "
+                    f"{moment}: {event.split} loss {event.metrics.loss:.4f}, {event.split} accuracy "
                     f"{percent(event.metrics.accuracy)}"
                 )
             case RunEnded():

@@ -29,7 +29,7 @@ def export_run(store: Store, run: int, folder: Path) -> Path:
         curve = details.curve
         steps = zip(range(1, len(curve.losses) + 1), curve.losses, curve.accuracies, strict=True)
         _write_table(folder / "steps.csv", ("step", "train_loss", "train_accuracy"), steps)
-        if details.evaluations:
+        if details.evaluation("final"):
             with (folder / "predictions.csv").open("w", encoding="utf-8", newline="") as file:
                 write_predictions(file, store.predictions(run))
     except OSError as error:

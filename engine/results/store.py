@@ -234,11 +234,12 @@ class Store:
             raise StoreError(f"run {run} was changed after it had ended; its predictions are not to be trusted")
         rows = self._rows(
             "SELECT labels, predictions, confidences FROM evaluations "
-            "WHERE run = ? AND split = 'test' AND labels IS NOT NULL ORDER BY step DESC, rowid DESC LIMIT 1",
+            "WHERE run = ? AND split = 'test' AND moment != 'untrained' AND labels IS NOT NULL "
+            "ORDER BY step DESC, rowid DESC LIMIT 1",
             run,
         )
         if not rows:
-            raise StoreError(f"run {run} has no predictions: it ended before its first evaluation")
+            raise StoreError(f"run {run} has no predictions: it was not evaluated on the test set after training")
         labels, predictions, confidences = rows[0]
         return Predictions(_unpack("H", labels), _unpack("H", predictions), _unpack("f", confidences))
 
@@ -259,7 +260,7 @@ class Store:
     def _one(self, run: int) -> RunRecord:
         rows = self._rows(f"SELECT {_RUN_COLUMNS} FROM runs WHERE run = ?", run)
         if not rows:
-            raise StoreError(f"no run {run}; reslab runs lists those that there are")
+            raise StoreError(f"there is no run {run}, or it was deleted")
         return _read_run(rows[0])
 
     def _running(self, run: int) -> bool:

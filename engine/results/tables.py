@@ -22,10 +22,20 @@ METRIC_NAMES: tuple[tuple[str, str], ...] = (
 )
 
 
-def metric_rows(untrained: Metrics | None, final: Metrics | None) -> list[tuple[str, str, str]]:
-    """One row a metric: its name, untrained, trained; the loss last."""
-    rows = [(title, _figure(untrained, name), _figure(final, name)) for name, title in METRIC_NAMES]
-    return [*rows, ("loss", _loss(untrained), _loss(final))]
+def metric_rows(*columns: Metrics | None) -> list[tuple[str, ...]]:
+    """One row a metric: its name, then each of the columns; the loss last."""
+    rows = [(title, *(_figure(column, name) for column in columns)) for name, title in METRIC_NAMES]
+    return [*rows, ("loss", *map(_loss, columns))]
+
+
+def result_table(details: RunDetails) -> list[tuple[str, ...]]:
+    """The final table: untrained and trained on the test set, and beside them the last validation, if there was one."""
+    record = details.record
+    val = [item for item in details.evaluations if item.split == "val"]
+    if not val:
+        return [("", "untrained", "trained"), *metric_rows(record.untrained, record.final)]
+    head = ("", "untrained", "trained", f"validation, epoch {val[-1].epoch}")
+    return [head, *metric_rows(record.untrained, record.final, val[-1].metrics)]
 
 
 def comparison_rows(records: Sequence[RunRecord], same_images: bool) -> list[tuple[str, ...]]:
@@ -81,7 +91,8 @@ def class_rows(names: Sequence[str], per_class: Sequence[ClassMetrics]) -> list[
 
 def facts(details: RunDetails, folder: Path) -> list[tuple[str, str]]:
     """What a run was, beyond its figures, as (name, text); the texts are not yet safe to print."""
-    record, rows = details.record, []
+    record = details.record
+    rows = [("error", record.error)] if record.error else []
     if details.started:
         started, resolved = details.started, details.started["resolved"]
         rows += [
@@ -97,6 +108,12 @@ def facts(details: RunDetails, folder: Path) -> list[tuple[str, str]]:
     if details.weights:
         rows.append(("weights", str(folder / details.weights.file)))
     return rows
+
+
+def setting_rows(spec: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Every setting as the form shows it, in the form's words."""
+    described = settings_of(RunSpec)
+    return [(item.label, item.show(spec.get(name, item.default))) for name, item in described.items()]
 
 
 def describe_settings(spec: Mapping[str, Any]) -> str:

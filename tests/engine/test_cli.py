@@ -109,7 +109,7 @@ def test_lists_need_no_run(capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "folder:/nowhere", "resnet18"], "no folder /nowhere"),
         (["train", "digits", "resnet18", "--weights", "/nowhere.pth"], "no weights file"),
         (["train", "--spec", "/nowhere.toml"], "cannot read /nowhere.toml"),
-        (["show", "7"], "no run 7"),
+        (["show", "7"], "there is no run 7"),
         (["predictions", "x"], "invalid int value"),
         (["dance"], "invalid choice"),
     ],
@@ -168,13 +168,14 @@ def test_hostile_class_names_are_harmless_in_every_command(tmp_path: Path, capsy
     assert "[@click=app.quit]x" in captured.out
 
 
-def test_ctrl_c_stops_cleanly_with_exit_code_130(places: Places) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_ctrl_c_and_a_hang_up_stop_cleanly_with_exit_code_130(places: Places, number: signal.Signals) -> None:
     command = [sys.executable, "-m", "tui", "train", "digits", "resnet18", "--epochs", "500", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if json.loads(line)["event"] == "steps_completed":
-                process.send_signal(signal.SIGINT)
+                process.send_signal(number)
                 break
         rest = [json.loads(line) for line in process.stdout]
         assert process.stderr is not None
@@ -183,6 +184,22 @@ def test_ctrl_c_stops_cleanly_with_exit_code_130(places: Places) -> None:
     assert rest[-1]["event"] == "run_ended"
     assert rest[-1]["status"] == "stopped"
     assert "Traceback" not in errors
+
+
+def test_the_progress_bar_takes_no_name_for_markup(tmp_path: Path) -> None:
+    """On a terminal, for only there the bar is drawn; rich would raise at a closing tag that nothing opened."""
+    root = make_folder(tmp_path / "x[" / "b]", {"a": 4, "b": 4}, size=(8, 8))
+    code = (
+        "import pty, sys; output = []\n"
+        "def read(fd):\n    import os; data = os.read(fd, 4096); output.append(data); return data\n"
+        f"words = ['train', 'folder:{root}', 'resnet18', '--epochs', '1']\n"
+        "status = pty.spawn([sys.executable, '-m', 'tui', *words], read)\n"
+        "sys.exit(status or b'MarkupError' in b''.join(output))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, stdin=subprocess.DEVNULL, timeout=120)
+    assert b"completed" in result.stdout
+    assert b"MarkupError" not in result.stdout
+    assert result.returncode == 0
 
 
 def test_without_a_terminal_the_app_says_so_and_names_train() -> None:

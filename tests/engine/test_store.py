@@ -51,6 +51,14 @@ def test_predictions_are_the_last_evaluations(store: Store) -> None:
     assert list(predictions.confidences) == [0.5, 0.5]
 
 
+def test_the_untrained_predictions_are_not_given_for_final_ones(store: Store) -> None:
+    run = store.create_run(SPEC)
+    for event in events_of(SPEC, run)[:4]:
+        store.record(event)
+    with pytest.raises(StoreError, match="not evaluated on the test set after training"):
+        store.predictions(run)
+
+
 @pytest.mark.parametrize(
     "change",
     [

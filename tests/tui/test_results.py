@@ -83,7 +83,7 @@ async def test_export_writes_files(make_app: MakeApp, places: Places) -> None:
         await drawn(pilot)
         await pilot.press("down", "e")
         await drawn(pilot)
-        assert (places.run_folder(2) / "export" / "metrics.csv").exists()
+        assert (places.home / "exports" / "2" / "metrics.csv").exists()
 
 
 async def test_a_run_opens_to_all_its_tables(make_app: MakeApp) -> None:
@@ -105,6 +105,29 @@ async def test_a_run_opens_to_all_its_tables(make_app: MakeApp) -> None:
             await pilot.press("right")
             await drawn(pilot)
         assert "run 2: resnet50 on mnist, completed" in text_of(app)
+
+
+async def test_3_goes_back_to_the_list_from_an_opened_run(make_app: MakeApp) -> None:
+    app = make_app()
+    async with app.run_test(size=(140, 30)) as pilot:
+        for run in (1, 2, 2):
+            app.open_run(run)
+            await drawn(pilot)
+        assert len(app.screen_stack) == 2
+        await pilot.press("2", "3")
+        await drawn(pilot)
+        assert len(app.screen_stack) == 1
+        assert order(app) == ["3", "2", "1"]
+
+
+async def test_a_deleted_run_is_not_opened(make_app: MakeApp) -> None:
+    app = make_app()
+    async with app.run_test(size=(140, 30)) as pilot:
+        app.open_run(99)
+        await drawn(pilot)
+        await drawn(pilot)
+        assert len(app.screen_stack) == 1
+        assert any("there is no run 99" in str(note.message) for note in app._notifications)
 
 
 async def test_a_run_that_was_changed_says_so(make_app: MakeApp, places: Places) -> None:

@@ -6,10 +6,12 @@ from pathlib import Path
 
 from textual.widgets import Static
 
+from engine.spec import RunSpec
 from tests.engine.test_datasets import make_folder
 from tests.fakes import ScriptedRun
 from tests.tui.conftest import MakeApp, drawn, text_of, until
 from tui.screens.setup import SetupScreen
+from tui.widgets.menu import Menu
 
 
 def setup_of(app: object) -> SetupScreen:
@@ -48,7 +50,7 @@ async def test_the_plan_follows_the_cursor(make_app: MakeApp) -> None:
         await drawn(pilot)
         assert "conv1 7×7/2→3×3/1, no max-pool" in text_of(app)
         assert "the small stem keeps more of it" not in text_of(app)
-        await pilot.press("end", "up")
+        app.screen.query_one("#datasets", Menu).choose("cifar100")
         await drawn(pilot)
         assert "fc 1000→100 classes" in text_of(app)
 
@@ -77,6 +79,29 @@ async def test_escape_leaves_a_field_unchanged(make_app: MakeApp) -> None:
         assert not recipe.editing
         assert recipe.values["epochs"] == 10
         assert app.focused is recipe.menu
+
+
+async def test_leaving_a_field_takes_what_was_typed(make_app: MakeApp) -> None:
+    app = make_app()
+    async with app.run_test() as pilot:
+        await pilot.press("tab", "tab", "enter", "backspace", "backspace", "7", "tab")
+        await drawn(pilot)
+        recipe = setup_of(app).recipe
+        assert (recipe.has_class("editing"), recipe.values["epochs"]) == (False, 7)
+        await pilot.press("shift+tab", "enter", "x", "tab")
+        await drawn(pilot)
+        assert (recipe.has_class("editing"), recipe.values["epochs"]) == (False, 7)
+        assert any("expected a whole number" in str(note.message) for note in app._notifications)
+
+
+async def test_a_spec_from_the_command_line_stands_in_the_form(make_app: MakeApp) -> None:
+    spec = RunSpec("mnist", "resnet34", epochs=4, learning_rate=0.02, val_share=0.2)
+    app = make_app(spec=spec)
+    async with app.run_test() as pilot:
+        await until(pilot, lambda: app.live and app.live.over)
+        await pilot.press("1")
+        setup = setup_of(app)
+        assert RunSpec(setup.dataset, setup.model, **setup.recipe.values) == spec  # type: ignore[arg-type]
 
 
 async def test_choices_are_gone_through_and_put_back(make_app: MakeApp) -> None:

@@ -51,6 +51,8 @@ async def test_pause_and_resume(make_app: MakeApp) -> None:
     async with app.run_test() as pilot:
         await start(pilot, app)
         await pilot.press("p")
+        assert app.live
+        assert app.live.pausing
         await until(pilot, lambda: app.live and app.live.paused)
         await drawn(pilot)
         assert "run 1: resnet18 on digits, paused" in text_of(app)
@@ -80,6 +82,42 @@ async def test_quit_in_the_middle_asks_then_stops_then_leaves(make_app: MakeApp)
     assert app.live.ended
     assert app.live.ended.status == "stopped"
     assert app.return_code == 0
+
+
+async def test_a_hang_up_stops_the_run_then_leaves(make_app: MakeApp) -> None:
+    import os
+    import signal
+
+    app = make_app(hold())
+    async with app.run_test() as pilot:
+        await start(pilot, app)
+        os.kill(os.getpid(), signal.SIGHUP)
+        await until(pilot, lambda: not app.is_running)
+    assert app.live
+    assert app.live.ended
+    assert app.live.ended.status == "stopped"
+
+
+async def test_validation_figures_are_called_so(make_app: MakeApp) -> None:
+    from dataclasses import replace
+
+    from engine.events import Evaluated
+
+    spec = RunSpec("digits", "resnet18", epochs=2)
+    events = [
+        replace(event, split="val") if isinstance(event, Evaluated) and event.moment == "epoch" else event
+        for event in events_of(spec)
+    ]
+    script = ScriptedRun(hold_at=7, events=events)
+    app = make_app(script)
+    async with app.run_test() as pilot:
+        await start(pilot, app)
+        assert "now, on val" in text_of(app)
+        script.release.set()
+        await until(pilot, lambda: app.live and app.live.over)
+        await drawn(pilot)
+        assert "trained" in text_of(app).splitlines()[-2]
+        assert "on val" not in text_of(app)
 
 
 async def test_quit_without_a_run_does_not_ask(make_app: MakeApp) -> None:

@@ -23,10 +23,10 @@ def test_an_envelope_keeps_the_extremes_and_at_most_one_column_each(values: list
     assert len(found.columns) <= num_columns
     assert (np.diff(found.columns) > 0).all()
     assert (found.low.min(), found.high.max()) == (y.min(), y.max())
-    columns = np.round(x * (num_columns - 1) / max(x[-1], 1.0)).astype(int)
+    places = x * (num_columns - 1) / max(x[-1], 1.0)
     for column, low, high in zip(found.columns, found.low, found.high, strict=True):
-        inside = y[columns == column]
-        assert (inside.min(), inside.max()) == (low, high)
+        inside = y[np.abs(places - column) <= 0.5 + 1e-6]
+        assert inside.min() <= low <= high <= inside.max()
 
 
 @given(st.lists(st.lists(floats, max_size=50), max_size=60))

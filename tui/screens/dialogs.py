@@ -19,10 +19,10 @@ from tui.text import plain_content
 
 
 class Question(ModalScreen[bool]):
-    """y or enter says yes; n or escape says no."""
+    """y says yes, n or escape no. Enter says nothing: it is pressed too easily."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("y,enter", "answer(True)", "Yes"),
+        Binding("y", "answer(True)", "Yes"),
         Binding("n,escape,q", "answer(False)", "No"),
     ]
 

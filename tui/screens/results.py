@@ -40,13 +40,13 @@ _COLUMNS: tuple[tuple[str, Callable[[RunRecord], Any], Callable[[Any], str]], ..
     ("dataset", lambda record: record.dataset, lambda value: safe_text(value, 28)),
     ("model", lambda record: record.model, safe_text),
     ("status", lambda record: record.status, safe_text),
-    ("untrained", _metric("untrained", "accuracy"), percent),
     ("accuracy", _metric("final", "accuracy"), percent),
     ("F1", _metric("final", "f1"), percent),
-    ("seed", lambda record: record.spec.get("seed"), str),
     ("epochs", lambda record: record.spec.get("epochs"), str),
+    ("seed", lambda record: record.spec.get("seed"), str),
     ("img/s", lambda record: record.train_images_per_s, lambda value: f"{value:,.0f}" if value else "–"),
     ("time", lambda record: record.elapsed_s, duration),
+    ("untrained", _metric("untrained", "accuracy"), percent),
     ("when", lambda record: record.created_at, lambda value: time.strftime("%m-%d %H:%M", time.localtime(value))),
 )
 _LEFT = (1, 2, 3)
@@ -70,7 +70,7 @@ class ResultsScreen(Screen[None]):
         Binding("c", "compare", "Compare", tooltip="compare the marked runs"),
         Binding("slash", "filter", "Filter", tooltip="show only the runs whose row contains a text"),
         Binding("s", "sort(1)", "Sort", tooltip="sort by the next column"),
-        Binding("S", "reverse", "Reverse", tooltip="turn the order round", show=False),
+        Binding("S", "reverse", "Reverse", tooltip="turn the order round"),
         Binding("d", "delete", "Delete", tooltip="delete the run under the cursor, rows and weights"),
         Binding("e", "export", "Export", tooltip="write the run as CSV, JSON and TOML files"),
         Binding("escape", "unfilter", "Clear filter", show=False),
@@ -80,7 +80,7 @@ class ResultsScreen(Screen[None]):
         yield ModeBar("results")
         yield Static(id="summary", markup=False)
         yield Input(placeholder="filter, for example mnist completed", id="filter", compact=True)
-        yield _Runs(id="runs", cursor_type="row", zebra_stripes=True)
+        yield _Runs(id="runs", cursor_type="row", zebra_stripes=True, fixed_columns=1)
         yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
@@ -135,7 +135,7 @@ class ResultsScreen(Screen[None]):
         if self._marked:
             text += f", {len(self._marked)} marked"
         title = _COLUMNS[self._sort_by][0]
-        self.query_one("#summary", Static).update(plain_content(f"{text}, by {title}"))
+        self.query_one("#summary", Static).update(plain_content(f"{text}, sorted by {title}"))
 
     def _shown(self) -> list[RunRecord]:
         words = self.query_one(Input).value.lower().split()
@@ -195,6 +195,7 @@ class ResultsScreen(Screen[None]):
 
     def action_sort(self, by: int) -> None:
         self._sort_by = (self._sort_by + by) % len(_COLUMNS)
+        self._reverse = self._sort_by not in _LEFT  # names from A, figures from the greatest
         self._fill()
 
     def action_reverse(self) -> None:

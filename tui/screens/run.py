@@ -16,7 +16,7 @@ from textual.widgets import DataTable, Footer, Static, TabbedContent, TabPane, T
 
 from engine.errors import ReslabError
 from engine.results.records import RunDetails
-from engine.results.tables import class_rows, facts, metric_rows
+from engine.results.tables import class_rows, facts, result_table, setting_rows
 from engine.text import safe_text
 from tui.record import export, read_details
 from tui.screens.train import TEST_COLOUR, TRAIN_COLOUR, VAL_COLOUR, epoch_ticks
@@ -40,7 +40,7 @@ class RunScreen(Screen[None]):
         Binding("j,down", "scroll(1)", "Down", show=False),
         Binding("k,up", "scroll(-1)", "Up", show=False),
         Binding("e", "export", "Export", tooltip="write the run as CSV, JSON and TOML files"),
-        Binding("escape,backspace", "app.pop_screen", "Back"),
+        Binding("escape,backspace", "app.pop_screen", "Back", tooltip="back to the list"),
     ]
 
     def __init__(self, run: int) -> None:
@@ -66,10 +66,10 @@ class RunScreen(Screen[None]):
 
     def on_mount(self) -> None:
         self.query_one(Tabs).focus()
-        self.load()
 
     def on_screen_resume(self) -> None:
         self.app.show_status()
+        self.load()
 
     @work(exclusive=True, group="load")
     async def load(self) -> None:
@@ -77,6 +77,7 @@ class RunScreen(Screen[None]):
             details = await asyncio.to_thread(read_details, self.app.places, self.run)
         except ReslabError as error:
             self.app.tell(str(error), "error")
+            self.app.pop_screen()
             return
         self._show(details)
 
@@ -86,20 +87,24 @@ class RunScreen(Screen[None]):
         title += f": {record.error}" if record.error else ""
         self.query_one("#title", Static).update(plain_content(title, "bold"))
         warning = "" if details.intact is not False else "✗ changed after its end: do not trust these figures\n\n"
-        table = columns_text([("", "untrained", "trained"), *metric_rows(record.untrained, record.final)])
+        table = columns_text(result_table(details))
         self.query_one("#metric-table", Static).update(warning + table + _reading_help(details))
         lines = [
             f"{name:<10} {safe_text(value)}" for name, value in facts(details, self.app.places.run_folder(self.run))
         ]
-        lines += ["", *(f"{name:<17} {safe_text(value)}" for name, value in record.spec.items())]
+        lines += ["", *(f"{name:<17} {safe_text(value)}" for name, value in setting_rows(record.spec))]
         self.query_one("#facts", Static).update("\n".join(lines))
         self._show_classes(details)
         self._show_curves(details)
 
     def _show_classes(self, details: RunDetails) -> None:
         classes, confusion = self.query_one("#class-table", DataTable), self.query_one("#confusion-table", DataTable)
-        final = details.evaluation("final") or details.evaluation("untrained")
+        classes.clear(columns=True)
+        confusion.clear(columns=True)
+        final = details.evaluation("final")
         if final is None:
+            for table in (classes, confusion):
+                table.add_column("not evaluated on the test set after training")
             return
         head = ("class", "precision", "recall", "F1", "images")
         first, *rest = aligned([head, *class_rows(details.class_names, final.per_class)])

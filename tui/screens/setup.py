@@ -75,6 +75,8 @@ class SetupScreen(Screen[None]):
             self.query_one(f"#{name}-pane").border_title = title
         self._folders: list[str] = []
         self.query_one("#datasets", Menu).focus()
+        if self.app.first_spec is not None:
+            self.show_spec(self.app.first_spec)
 
     def on_screen_resume(self) -> None:
         self.app.show_status()

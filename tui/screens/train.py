@@ -89,12 +89,11 @@ class TrainScreen(Screen[None]):
             return
         self._draw_charts(live)
         self._draw_bars(live)
-        name = "trained" if live.over else "now"
-        self.query_one(FiguresTable).show(live.untrained, live.latest, name)
+        self.query_one(FiguresTable).show(live.untrained, live.latest, live.latest_name)
 
     def _key(self) -> tuple[object, ...]:
         live = self.live
-        return (id(live), live.version, live.stopping, live.paused, self.size) if live else (None, self.size)
+        return (id(live), live.version, live.stopping, live.pausing, self.size) if live else (None, self.size)
 
     def _draw_charts(self, live: LiveRun) -> None:
         x_max = max(live.num_steps, 1)
@@ -113,12 +112,15 @@ class TrainScreen(Screen[None]):
             run_bar.say("enter opens its tables · 1 sets up another run · 3 lists all runs")
             return
         speed = f"{live.images_per_s:,.0f} img/s" if live.images_per_s else ""
-        if live.doing == "training":
+        if live.paused:
+            epoch_bar.show("paused: p goes on", live.epoch_share, "")
+        elif live.doing == "training":
             figures = f"{clock(live.epoch_left_s)} left  {speed}"
             epoch_bar.show(f"epoch {live.epoch}/{live.spec.epochs}", live.epoch_share, figures)
         else:
             epoch_bar.show(f"{live.doing} …", live.doing_share, speed)
-        run_bar.show(f"run   step {live.step:,}/{live.num_steps:,}", live.run_share, f"{clock(live.run_left_s)} left")
+        left = "" if live.paused else f"{clock(live.run_left_s)} left"
+        run_bar.show(f"run   step {live.step:,}/{live.num_steps:,}", live.run_share, left)
 
     @on(GaugesRead)
     def _show_gauges(self, message: GaugesRead) -> None:
@@ -140,7 +142,9 @@ class TrainScreen(Screen[None]):
     def action_pause(self) -> None:
         control = self.app.session.control
         if control is not None and self.live is not None:
-            control.resume() if control.pause_requested else control.pause()
+            self.live.pausing = not control.pause_requested
+            control.pause() if self.live.pausing else control.resume()
+            self.redraw()
 
     @work
     async def action_stop(self) -> None:
@@ -167,7 +171,9 @@ def _title(live: LiveRun | None) -> Content:
     if live is None:
         return plain_content("no run yet: 1 sets one up", "bold")
     number = f"run {live.run}: " if live.run is not None else ""
-    return plain_content(f"{number}{live.spec.model} on {live.spec.dataset}, {live.state}", "bold")
+    why = live.refused or (live.ended.error if live.ended else None)
+    title = f"{number}{live.spec.model} on {live.spec.dataset}, {live.state}"
+    return plain_content(f"{title}: {why}" if why else title, "bold")
 
 
 def epoch_ticks(epochs: int, steps_per_epoch: int) -> dict[float, str]:
@@ -177,10 +183,8 @@ def epoch_ticks(epochs: int, steps_per_epoch: int) -> dict[float, str]:
 
 
 def _ending(live: LiveRun) -> str:
-    if live.refused or live.ended is None:
-        return live.refused or ""
-    if live.ended.error:
-        return f"{live.ended.status}: {live.ended.error}"
+    if live.ended is None:
+        return "nothing was trained"
     speed = f", {live.ended.train_images_per_s:,.0f} img/s" if live.ended.train_images_per_s else ""
     return f"{live.ended.status} after {duration(live.ended.elapsed_s)}{speed}"
 

@@ -32,5 +32,5 @@ class Bar(Static):
         title, figures = safe_text(title), safe_text(figures)
         cells = max(self.size.width - len(title) - len(figures) - 2, 0)
         filled = round(cells * min(max(share or 0.0, 0.0), 1.0))
-        done, rest = ("━" * filled, "$primary"), ("━" * (cells - filled), "$surface-lighten-2")
+        done, rest = ("━" * filled, "$primary"), ("─" * (cells - filled), "$surface-lighten-3")
         self.update(Content.assemble(title, " ", done, rest, " ", figures))

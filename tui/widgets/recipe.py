@@ -14,6 +14,7 @@ from textual.widgets import Input, Static
 
 from engine.errors import SpecError
 from engine.settings import Setting, Value
+from engine.text import safe_text
 from tui.text import plain_content
 from tui.widgets.menu import Menu, Row
 
@@ -110,12 +111,19 @@ class RecipeForm(Vertical):
 
     @on(events.DescendantBlur)
     def _leave_editor(self) -> None:
-        if self.editing and self.screen.focused is not self.query_one(Input):
+        """Leaving the field takes what was typed, as enter does; what does not do is said and left."""
+        field = self.query_one(Input)
+        if self.editing and self.screen.focused is not field:
+            item = self._settings[self.menu.chosen]
+            try:
+                self._set(item.name, item.parse(field.value))
+            except SpecError as error:
+                self.notify(safe_text(error), severity="error", markup=False)
             self._close_editor(refocus=False)
 
     def action_give_up(self) -> None:
         if self.editing:
-            self._close_editor()
+            self._close_editor()  # before the focus moves, so that leaving the field takes nothing
 
     def action_reset(self) -> None:
         item = self._settings[self.menu.chosen]
