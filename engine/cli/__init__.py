@@ -10,9 +10,10 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from engine.cli.parser import build_parser, spec_from, wants_settings
+from engine.cli.parser import build_parser, given_settings, spec_from, wants_settings
 from engine.errors import DeviceError, ReslabError, SpecError
 from engine.paths import Places, find_places
+from engine.reports import find_preset
 from engine.spec import RunSpec
 from engine.text import safe_text
 
@@ -51,6 +52,10 @@ def _dispatch(argv: Sequence[str], open_app: OpenApp) -> int:
             from engine.cli.training import train_command
 
             return train_command(spec, places, arguments.json)
+        case "report":
+            from engine.cli.report import report_command
+
+            return report_command(find_preset(arguments.report, given_settings(arguments)), places, arguments.json)
         case "doctor":
             from engine.cli.doctor import doctor_command
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from engine.errors import SpecError
-from engine.settings import Setting, settings_of
+from engine.reports import PRESETS
+from engine.settings import Setting, Value, settings_of
 from engine.spec import RunSpec, read_spec_file
 
 _GROUPS = {"data": "data", "model": "network", "recipe": "recipe", "run": "run"}
@@ -42,6 +43,15 @@ def build_parser(settings: bool = True) -> argparse.ArgumentParser:
     train = add("train", "train one run", formatter_class=argparse.RawDescriptionHelpFormatter)
     if settings:
         _add_settings(train)
+    report = add(
+        "report",
+        "repeat one of the report's experiments, published figures beside one's own",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    report.add_argument("report", metavar="REPORT", help="; ".join(f"{name}: {text}" for name, text in PRESETS.items()))
+    if settings:
+        report.add_argument("--dataset", metavar="DATASET", help="another dataset in its place")
+        _add_groups(report)
     add("runs", "list every run, newest first")
     add("show", "show one run: settings, metric tables, per-class figures").add_argument("run", type=int, metavar="RUN")
     predictions = add("predictions", "print a run's final test predictions as CSV")
@@ -74,6 +84,11 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--spec", metavar="FILE.toml", type=Path, help="settings from a file; options here override it")
     parser.add_argument("--tui", action="store_true", help="open the app on the live screen with this run started")
     parser.add_argument("--exit", action="store_true", help="with --tui: leave the app when the run ends")
+    _add_groups(parser)
+
+
+def _add_groups(parser: argparse.ArgumentParser) -> None:
+    described = settings_of(RunSpec)
     for key, title in _GROUPS.items():
         group = parser.add_argument_group(title)
         for item in described.values():
@@ -98,11 +113,7 @@ def spec_from(arguments: argparse.Namespace) -> RunSpec:
     Raises:
         SpecError: a setting does not do, or the dataset or the architecture is missing.
     """
-    values = read_spec_file(arguments.spec) if arguments.spec else {}
-    for name, item in settings_of(RunSpec).items():
-        given = getattr(arguments, name)
-        if given is not None:
-            values[name] = given if item.kind is bool else item.parse(given)
+    values = {**(read_spec_file(arguments.spec) if arguments.spec else {}), **given_settings(arguments)}
     missing = [name for name in ("dataset", "model") if name not in values]
     if missing:
         raise SpecError(
@@ -112,9 +123,23 @@ def spec_from(arguments: argparse.Namespace) -> RunSpec:
     return RunSpec.from_mapping(values)
 
 
+def given_settings(arguments: argparse.Namespace) -> dict[str, Value]:
+    """The settings that stand on the command line, checked one by one.
+
+    Raises:
+        SpecError: one of them does not do.
+    """
+    values: dict[str, Value] = {}
+    for name, item in settings_of(RunSpec).items():
+        given = getattr(arguments, name, None)
+        if given is not None:
+            values[name] = given if item.kind is bool else item.parse(given)
+    return values
+
+
 def wants_settings(argv: Sequence[str]) -> bool:
     """Whether the settings' options are needed to read this command line."""
-    return "train" in argv
+    return "train" in argv or "report" in argv
 
 
 def columns(rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> str:

@@ -90,14 +90,16 @@ def _print_details(details: RunDetails, places: Places) -> None:
         print("\n" + columns([header, *class_rows(details.class_names, final.per_class)], right=(1, 2, 3, 4)))
 
 
-def compare_runs(places: Places, runs: Sequence[int], as_json: bool) -> int:
-    """Print runs side by side, the settings that differ, and the verdict of every pair."""
+def compare_runs(
+    places: Places, runs: Sequence[int], as_json: bool, pairs: Sequence[tuple[int, int]] | None = None
+) -> int:
+    """Print runs side by side, the settings that differ, and the verdict of every pair (or of these, by position)."""
     from engine.results.comparison import compare
     from engine.results.seeds import compare_groups, group_by_seed
 
     with Store(places.database) as store:
         compared = store.compared(runs)
-    found = compare(compared)
+    found = compare(compared, pairs)
     records = [details.record for details, _ in compared]
     groups = [group for group in group_by_seed(records) if len(group.runs) > 1]
     between = [compare_groups(a, b) for a, b in combinations(groups, 2)]

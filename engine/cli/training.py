@@ -39,10 +39,10 @@ class _View(Protocol):
     def show(self, event: Event) -> None: ...
 
 
-def train_command(spec: RunSpec, places: Places, as_json: bool) -> int:
-    """Train `spec` to its end and return the exit code that its status means."""
+def train_command(spec: RunSpec, places: Places, as_json: bool, quiet: bool = False) -> int:
+    """Train `spec` to its end and return the exit code that its status means; `quiet` leaves the final table out."""
     control = RunControl()
-    with _stop_on_signals(control), _view(spec, as_json) as view:
+    with _stop_on_signals(control), _view(spec, as_json, quiet) as view:
         from engine.runs import Lab, run  # 4 to 12 s on a cold start: torch
 
         code = 1
@@ -74,7 +74,7 @@ def _stop_on_signals(control: RunControl) -> Iterator[None]:
 
 
 @contextmanager
-def _view(spec: RunSpec, as_json: bool) -> Iterator[_View]:
+def _view(spec: RunSpec, as_json: bool, quiet: bool) -> Iterator[_View]:
     if as_json:
         yield _JsonLines()
         return
@@ -86,7 +86,7 @@ def _view(spec: RunSpec, as_json: bool) -> Iterator[_View]:
         disable=not console.is_terminal,
     )  # fmt: skip
     with bar:
-        yield _Bar(bar, console, spec)
+        yield _Bar(bar, console, spec, quiet)
 
 
 class _JsonLines:
@@ -97,8 +97,8 @@ class _JsonLines:
 class _Bar:
     """Draws the bar on stderr; the final table goes to stdout."""
 
-    def __init__(self, bar: Progress, console: Console, spec: RunSpec) -> None:
-        self._bar, self._console, self._spec = bar, console, spec
+    def __init__(self, bar: Progress, console: Console, spec: RunSpec, quiet: bool) -> None:
+        self._bar, self._console, self._spec, self._quiet = bar, console, spec, quiet
         self._task = bar.add_task("loading torch", total=None, figures="")
         self._num_steps = 1
 
@@ -145,5 +145,5 @@ class _Bar:
         self._say(f"run {event.run} {event.status} after {duration(event.elapsed_s)}{speed}")
         if event.error:
             self._say(event.error)
-        if event.untrained:
+        if event.untrained and not self._quiet:
             print(columns([("", "UNTRAINED", "TRAINED"), *metric_rows(event.untrained, event.final)], right=(1, 2)))

@@ -1,0 +1,71 @@
+"""`reslab report`: one of the report's experiments from its first run to the table beside the published figures."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from engine.cli.parser import columns
+from engine.cli.reading import compare_runs, print_json
+from engine.cli.training import train_command
+from engine.events import plain
+from engine.paths import Places
+from engine.reports import Preset
+from engine.results.records import RunRecord
+from engine.results.store import Store
+from engine.results.tables import METRIC_NAMES
+from engine.text import percent, safe_text
+
+
+def report_command(preset: Preset, places: Places, as_json: bool) -> int:
+    """Train every run of `preset`, then print the tables; stops at the first run that does not complete."""
+    runs = []
+    for number, spec in enumerate(preset.specs, start=1):
+        if not as_json:
+            print(
+                f"{preset.name} {number}/{len(preset.specs)}: {spec.model} on {safe_text(spec.dataset)}",
+                file=sys.stderr,
+            )
+        code = train_command(spec, places, as_json, quiet=True)
+        if code:
+            if spec.weights == "imagenet" and not as_json:
+                print("reslab: without the ImageNet weights, use --weights random or --weights FILE", file=sys.stderr)
+            return code
+        with Store(places.database) as store:
+            runs.append(store.runs()[0].run)
+    with Store(places.database) as store:
+        records = [store.details(run).record for run in runs]
+    if as_json:
+        print_json({"report": preset.name, "runs": runs, "published": plain(preset.published), "caveat": preset.caveat})
+        return 0
+    for record, rows in zip(records, report_tables(preset, records), strict=True):
+        print(f"\n{record.model} on {safe_text(record.dataset)}, run {record.run}")
+        print(columns(rows, right=(1, 2, 3, 4)))
+    sources = {found.source for found in preset.published if found}
+    print(f"\nPublished: {'; '.join(sorted(sources))}")
+    if preset.caveat:
+        print(f"\n{safe_text(preset.caveat)}")
+    if len(runs) > 1:
+        print()
+        return compare_runs(places, runs, as_json=False, pairs=preset.pairs)
+    return 0
+
+
+def report_tables(preset: Preset, records: Sequence[RunRecord]) -> list[list[tuple[str, ...]]]:
+    """One table a run: each metric untrained and trained, with the published figures beside them."""
+    tables = []
+    for record, found in zip(records, preset.published, strict=True):
+        head = ["", "UNTRAINED", "TRAINED", *(("PUBLISHED: UNTRAINED", "TRAINED") if found else ())]
+        rows = [tuple(head)]
+        for name, title in METRIC_NAMES:
+            own = [percent(_value(record.untrained, name)), percent(_value(record.final, name))]
+            if found:
+                own += [percent(found.untrained if name == "accuracy" else None), percent(getattr(found, name))]
+            rows.append((title, *own))
+        tables.append(rows)
+    return tables
+
+
+def _value(metrics: Any, name: str) -> float | None:
+    return None if metrics is None else float(getattr(metrics, name))
