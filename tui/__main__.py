@@ -17,14 +17,14 @@ def main() -> int:
     return command_line(sys.argv[1:], open_app)
 
 
-def open_app(places: Places, spec: RunSpec | None, exit_when_done: bool) -> int:
-    """Open the app, with `spec` started if there is one; returns the process's exit code."""
+def open_app(places: Places, specs: list[RunSpec], exit_when_done: bool) -> int:
+    """Open the app, with the first of `specs` started and the others waiting; returns the process's exit code."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         print("reslab: the app needs a terminal; without one use reslab train DATASET MODEL", file=sys.stderr)
         return 2
     from tui.app import ReslabApp
 
-    app = ReslabApp(places, spec, exit_when_done)
+    app = ReslabApp(places, specs, exit_when_done)
     app.run()
     code = app.return_code or 0
     if not app.abandoned:

@@ -21,6 +21,7 @@ from engine.spec import RunSpec
 from engine.text import safe_text
 from tui.messages import EventArrived, GaugesRead, MemoryFreed, RunRefused, TorchLoaded
 from tui.modes import MODES, THEME
+from tui.queue import Queue
 from tui.session import RunFunction, Session, engine_run
 from tui.widgets.mode_bar import ModeBar
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class ReslabApp(App[None]):
-    """`spec` is started at once if given; with `exit_when_done` the app leaves when that run has ended."""
+    """The first of `specs` is started at once, the others wait; with `exit_when_done` it leaves when all have ended."""
 
     TITLE = "reslab"
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012  # an instance variable in Textual
@@ -41,6 +42,7 @@ class ReslabApp(App[None]):
         Binding("2", "mode('train')", "Train", show=False, tooltip="watch the live run"),
         Binding("3", "mode('results')", "Results", show=False, tooltip="all runs ever made"),
         Binding("4", "mode('compare')", "Compare", show=False, tooltip="runs side by side, and the verdict"),
+        Binding("u", "queue", "Queue", show=False, tooltip="what waits in the queue"),
         Binding("question_mark", "keys", "Keys", key_display="?", tooltip="this list of keys"),
         Binding("q,ctrl+q", "quit", "Quit", tooltip="leave; asks while a run is live", key_display="q"),
     ]
@@ -48,7 +50,7 @@ class ReslabApp(App[None]):
     def __init__(
         self,
         places: Places,
-        spec: RunSpec | None = None,
+        specs: Sequence[RunSpec] = (),
         exit_when_done: bool = False,
         run_function: RunFunction = engine_run,
     ) -> None:
@@ -58,9 +60,11 @@ class ReslabApp(App[None]):
         self.live: LiveRun | None = None
         self.gauges: GaugesRead | None = None
         self.compared: tuple[int, ...] = ()
-        self.first_spec = spec
+        self.first_spec = specs[0] if specs else None
+        self.queue = Queue(self, list(specs))
         self._exit_when_done = exit_when_done
         self._leaving = False
+        self._worst = 0
         self.abandoned = False
         self._records: list[RunRecord] = []
 
@@ -85,6 +89,7 @@ class ReslabApp(App[None]):
             self.start_run(self.first_spec)
         else:
             self.session.load_torch()
+        self.queue.open()
 
     @work(thread=True)
     def _read_records(self) -> None:
@@ -112,14 +117,16 @@ class ReslabApp(App[None]):
 
     # --- the live run ------------------------------------------------------------------------------------------------
 
-    def start_run(self, spec: RunSpec) -> None:
+    def start_run(self, spec: RunSpec, show: bool = True) -> None:
+        """Start a run now, or say why not; `show` goes to its live screen."""
         from tui.live import LiveRun  # numpy: 0.17 s that the first paint need not wait for
 
         if not self.session.start(spec):
             self.tell("a run is live: wait for it, or stop it with s on Train", "warning")
             return
-        self.live = LiveRun(spec)
-        self.switch_mode("train")
+        self.live = LiveRun(spec, before=self.live)
+        if show:
+            self.switch_mode("train")
 
     def stop_run(self) -> None:
         if self.live is not None and not self.live.over and self.session.control is not None:
@@ -145,8 +152,16 @@ class ReslabApp(App[None]):
     def _run_over(self, return_code: int) -> None:
         self.show_status()
         self._read_records()
-        if self._leaving or self._exit_when_done:
-            self.exit(return_code=return_code if self._exit_when_done else 0)
+        self._worst = max(self._worst, return_code)
+        if self._leaving:
+            self.exit(return_code=0)
+        else:
+            self.queue.go_on()
+
+    def queue_is_empty(self) -> None:
+        """Nothing waits any more."""
+        if self._exit_when_done:
+            self.exit(return_code=self._worst)
 
     def show_status(self) -> None:
         """What the live run is at, in the bar of the screen on top."""
@@ -154,6 +169,8 @@ class ReslabApp(App[None]):
         text = live.state if live else ""
         if live and live.doing == "training" and not live.over:
             text = f"epoch {live.epoch}/{live.spec.epochs}{' paused' if live.paused else ''}"
+        if self.queue.waiting:
+            text += f" · {len(self.queue.waiting)} waiting"
         for bar in self.screen.query(ModeBar):
             bar.show_live(text)
 
@@ -214,6 +231,12 @@ class ReslabApp(App[None]):
             return
         self.compared = tuple(runs)
         self.switch_mode("compare")
+
+    def action_queue(self) -> None:
+        from tui.screens.queue import QueueScreen
+
+        if not self.screen.is_modal:
+            self.push_screen(QueueScreen())
 
     def action_keys(self) -> None:
         from tui.screens.dialogs import Keys

@@ -16,15 +16,20 @@ from engine.events import (
     RunStarted,
     StepsCompleted,
 )
+from engine.results.queue import are_twins
 from engine.spec import RunSpec
 from tui.series import Series
 
 
 class LiveRun:
-    """One run since its start. `version` counts the events, so that a screen knows whether anything changed."""
+    """One run since its start. `version` counts the events, so that a screen knows whether anything changed.
 
-    def __init__(self, spec: RunSpec) -> None:
+    `twin` is the run before it, if that was the same one with, or without, its shortcuts.
+    """
+
+    def __init__(self, spec: RunSpec, before: LiveRun | None = None) -> None:
         self.spec = spec
+        self.twin = before if before is not None and are_twins(before.spec, spec) else None
         self.version = 0
         self.run: int | None = None
         self.started: RunStarted | None = None

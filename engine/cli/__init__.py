@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from engine.cli.parser import build_parser, given_settings, spec_from, wants_settings
+from engine.cli.parser import build_parser, given_settings, specs_from, wants_settings
 from engine.errors import DeviceError, ReslabError, SpecError
 from engine.paths import Places, find_places
 from engine.reports import find_preset
@@ -19,8 +19,8 @@ from engine.text import safe_text
 
 BAD_INPUT = 2
 
-OpenApp = Callable[[Places, RunSpec | None, bool], int]
-"""Opens the app: the folders, a run to start with, whether to leave when it ends; returns the exit code."""
+OpenApp = Callable[[Places, list[RunSpec], bool], int]
+"""Opens the app: the folders, runs to start with, whether to leave when they have ended; returns the exit code."""
 
 
 def main(argv: Sequence[str], open_app: OpenApp) -> int:
@@ -42,16 +42,16 @@ def _dispatch(argv: Sequence[str], open_app: OpenApp) -> int:
     places = find_places(getattr(arguments, "home", None), getattr(arguments, "data_dir", None))
     match arguments.command:
         case None:
-            return open_app(places, None, False)
+            return open_app(places, [], False)
         case "train":
-            spec = spec_from(arguments)
+            specs = specs_from(arguments)
             if arguments.exit and not arguments.tui:
                 raise SpecError("--exit leaves the app when the run ends; it needs --tui")
             if arguments.tui:
-                return open_app(places, spec, arguments.exit)
-            from engine.cli.training import train_command
+                return open_app(places, specs, arguments.exit)
+            from engine.cli.training import train_all
 
-            return train_command(spec, places, arguments.json)
+            return train_all(specs, places, arguments.json)
         case "report":
             from engine.cli.report import report_command
 

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from engine.errors import SpecError
 from engine.reports import PRESETS
+from engine.results.queue import seeds_of
 from engine.settings import Setting, Value, settings_of
 from engine.spec import RunSpec, read_spec_file
 
@@ -81,7 +82,15 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.usage = "reslab train DATASET MODEL [options]"
     parser.add_argument("dataset", nargs="?", metavar="DATASET", help=described["dataset"].help)
     parser.add_argument("model", nargs="?", metavar="MODEL", help=described["model"].help)
-    parser.add_argument("--spec", metavar="FILE.toml", type=Path, help="settings from a file; options here override it")
+    parser.add_argument(
+        "--spec",
+        metavar="FILE.toml",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="settings from a file, which options here override; several files are several runs, one after another",
+    )
+    parser.add_argument("--seeds", metavar="N", type=int, default=1, help="train N times, with this seed and the next")
     parser.add_argument("--tui", action="store_true", help="open the app on the live screen with this run started")
     parser.add_argument("--exit", action="store_true", help="with --tui: leave the app when the run ends")
     _add_groups(parser)
@@ -107,13 +116,21 @@ def _add_setting(group: argparse._ArgumentGroup, item: Setting) -> None:
         group.add_argument(item.flag, metavar=metavar, help=text)
 
 
-def spec_from(arguments: argparse.Namespace) -> RunSpec:
-    """The spec that a command line asks for: the file's settings, overridden by the options.
+def specs_from(arguments: argparse.Namespace) -> list[RunSpec]:
+    """The runs that a command line asks for: each file's settings, overridden by the options, with every seed.
 
     Raises:
         SpecError: a setting does not do, or the dataset or the architecture is missing.
     """
-    values = {**(read_spec_file(arguments.spec) if arguments.spec else {}), **given_settings(arguments)}
+    if not 1 <= arguments.seeds <= 1000:
+        raise SpecError(f"seeds: {arguments.seeds} does not do; expected a whole number from 1 to 1,000")
+    given = given_settings(arguments)
+    files = [read_spec_file(path) for path in arguments.spec] or [{}]
+    specs = [_spec_from({**file, **given}) for file in files]
+    return [one for spec in specs for one in seeds_of(spec, arguments.seeds)]
+
+
+def _spec_from(values: dict[str, Any]) -> RunSpec:
     missing = [name for name in ("dataset", "model") if name not in values]
     if missing:
         raise SpecError(

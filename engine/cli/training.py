@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from types import FrameType
 from typing import Any, Protocol
@@ -52,6 +52,20 @@ def train_command(spec: RunSpec, places: Places, as_json: bool, quiet: bool = Fa
                 if isinstance(event, RunEnded):
                     code = EXIT_CODES[event.status]
     return code
+
+
+def train_all(specs: Sequence[RunSpec], places: Places, as_json: bool) -> int:
+    """Train one after another; the exit code is the first that is not 0. A stop, or bad input, ends them all."""
+    codes = []
+    for number, spec in enumerate(specs, start=1):
+        if len(specs) > 1 and not as_json:
+            print(
+                f"{number}/{len(specs)}: {spec.model} on {safe_text(spec.dataset)}, seed {spec.seed}", file=sys.stderr
+            )
+        codes.append(train_command(spec, places, as_json))
+        if codes[-1] == EXIT_CODES["stopped"]:
+            break
+    return next((code for code in codes if code), 0)
 
 
 @contextmanager

@@ -70,6 +70,13 @@ STEPS: tuple[str, ...] = (
         num_bytes INTEGER NOT NULL
     );
     """,
+    """
+    CREATE TABLE queue (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        place REAL NOT NULL,                    -- the order; between two places there is always another
+        spec TEXT NOT NULL
+    );
+    """,
 )
 
 

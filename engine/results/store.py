@@ -34,6 +34,7 @@ from engine.events import (
     plain,
 )
 from engine.results.migrations import migrate
+from engine.results.queue import Waiting
 from engine.results.records import (
     Curve,
     EvaluationRecord,
@@ -195,6 +196,43 @@ class Store:
             with self._transaction():
                 self._db.execute("UPDATE runs SET status = 'failed', error = ? WHERE run = ?", (_LOST, run))
                 self._db.execute("UPDATE runs SET seal = ? WHERE run = ?", (self._digest(run), run))
+
+    # --- the queue ---------------------------------------------------------------------------------------------------
+
+    def enqueue(self, specs: Sequence[RunSpec]) -> None:
+        """Put specs at the end of the queue, in their order."""
+        with self._transaction():
+            ((last,),) = self._db.execute("SELECT COALESCE(MAX(place), 0) FROM queue").fetchall()
+            rows = [(last + number, spec.to_json()) for number, spec in enumerate(specs, start=1)]
+            self._db.executemany("INSERT INTO queue (place, spec) VALUES (?, ?)", rows)
+
+    def waiting(self) -> list[Waiting]:
+        """What waits, the next one first."""
+        rows = self._rows("SELECT number, spec FROM queue ORDER BY place")
+        return [Waiting(number, RunSpec.from_json(spec)) for number, spec in rows]
+
+    def take_next(self) -> RunSpec | None:
+        """Take the first entry out of the queue; no other process gets the same one."""
+        with self._transaction():
+            row = self._db.execute("SELECT number, spec FROM queue ORDER BY place LIMIT 1").fetchone()
+            if row is None:
+                return None
+            self._db.execute("DELETE FROM queue WHERE number = ?", (row[0],))
+        return RunSpec.from_json(row[1])
+
+    def remove_waiting(self, number: int) -> None:
+        with self._transaction():
+            self._db.execute("DELETE FROM queue WHERE number = ?", (number,))
+
+    def move_waiting(self, number: int, by: int) -> None:
+        """Let an entry change places with the one before it (-1) or after it (1), if there is one."""
+        with self._transaction():
+            rows = self._db.execute("SELECT number, place FROM queue ORDER BY place").fetchall()
+            at = next((index for index, row in enumerate(rows) if row[0] == number), None)
+            if at is None or not 0 <= at + by < len(rows):
+                return
+            (one, its), (other, others) = rows[at], rows[at + by]
+            self._db.executemany("UPDATE queue SET place = ? WHERE number = ?", [(others, one), (its, other)])
 
     # --- reading -----------------------------------------------------------------------------------------------------
 

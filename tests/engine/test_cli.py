@@ -143,7 +143,7 @@ def test_a_spec_file_is_overridden_by_options(tmp_path: Path) -> None:
     (tmp_path / "spec.toml").write_text(spec.to_toml())
     assert reslab("train", "--spec", str(tmp_path / "spec.toml"), "--tui", "--seed", "3", "--no-nesterov") == 0
     places, opened, leave = OPENED[-1]
-    assert opened == spec.replace(seed=3, nesterov=False)
+    assert opened == [spec.replace(seed=3, nesterov=False)]
     assert isinstance(places, Places)
     assert leave is False
 

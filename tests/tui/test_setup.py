@@ -96,7 +96,7 @@ async def test_leaving_a_field_takes_what_was_typed(make_app: MakeApp) -> None:
 
 async def test_a_spec_from_the_command_line_stands_in_the_form(make_app: MakeApp) -> None:
     spec = RunSpec("mnist", "resnet34", epochs=4, learning_rate=0.02, val_share=0.2)
-    app = make_app(spec=spec)
+    app = make_app(specs=[spec])
     async with app.run_test() as pilot:
         await until(pilot, lambda: app.live and app.live.over)
         await pilot.press("1")

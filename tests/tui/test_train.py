@@ -270,7 +270,7 @@ async def test_without_a_gpu_the_hosts_memory_is_shown_and_says_so(make_app: Mak
 async def test_with_exit_the_app_leaves_when_the_run_ends(make_app: MakeApp, status: str, code: int) -> None:
     spec = RunSpec("digits", "resnet18", epochs=2)
     end = RunEnded(1, status, metrics(0.1), metrics(0.9), 2.0, 100.0, 24, None)  # type: ignore[arg-type]
-    app = make_app(ScriptedRun(events=[*events_of(spec)[:-1], end]), spec=spec, exit_when_done=True)
+    app = make_app(ScriptedRun(events=[*events_of(spec)[:-1], end]), specs=[spec], exit_when_done=True)
     async with app.run_test() as pilot:
         await until(pilot, lambda: not app.is_running)
     assert app.return_code == code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,6 +17,7 @@ from textual.widgets import Input, Static
 from engine.errors import DatasetError, SpecError
 from engine.text import safe_text
 from tui.text import plain_content
+from tui.widgets.menu import Menu, Row
 
 
 class Question(ModalScreen[bool]):
@@ -39,6 +41,51 @@ class Question(ModalScreen[bool]):
 
     def action_answer(self, answer: bool) -> None:
         self.dismiss(answer)
+
+
+class NumberQuestion(ModalScreen[int | None]):
+    """Asks for a whole number from 1 to `most`."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", "Back")]
+
+    def __init__(self, text: str, default: int, most: int) -> None:
+        super().__init__()
+        self._text, self._default, self._most = text, default, most
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="dialog"):
+            yield Static(plain_content(self._text))
+            yield Input(str(self._default))
+            yield Static("enter takes it · esc goes back", id="verdict", classes="dim", markup=False)
+
+    @on(Input.Submitted)
+    def _take(self, event: Input.Submitted) -> None:
+        if event.value.strip().isdecimal() and 1 <= int(event.value) <= self._most:
+            self.dismiss(int(event.value))
+            return
+        verdict = self.query_one("#verdict", Static)
+        verdict.update(plain_content(f"✗ expected a whole number from 1 to {self._most}"))
+        verdict.add_class("wrong")
+
+
+class Choice(ModalScreen[str | None]):
+    """One of a few things, each with a line about it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q", "dismiss(None)", "Back")]
+
+    def __init__(self, text: str, choices: Mapping[str, str]) -> None:
+        super().__init__()
+        self._text, self._choices = text, choices
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="dialog wide"):
+            yield Static(plain_content(self._text))
+            yield Menu([Row(name, (f"{name}: {about}",)) for name, about in self._choices.items()], id="choices")
+            yield Static("enter takes it · esc goes back", classes="dim", markup=False)
+
+    @on(Menu.OptionSelected)
+    def _take(self, event: Menu.OptionSelected) -> None:
+        self.dismiss(event.option.id)
 
 
 class FolderQuestion(ModalScreen[Path | None]):

@@ -16,6 +16,8 @@ from textual.widgets import Footer, Static
 from engine.datasets.registry import DATASETS, FOLDER_PREFIX, find_dataset
 from engine.errors import SpecError
 from engine.models.registry import MODELS, SMALL_IMAGE, choose_stem, count_parameters, describe_changes, find_model
+from engine.reports import PRESETS, find_preset
+from engine.results.queue import combine, with_twin
 from engine.settings import Value, settings_of
 from engine.spec import RunSpec
 from tui.text import millions, plain_content
@@ -32,14 +34,28 @@ _RECIPE = {name: item for name, item in settings_of(RunSpec).items() if name not
 _FIRST = ("epochs", "batch_size", "learning_rate", "optimizer", "momentum", "schedule", "stem", "weights", "image_size")
 
 
+_MARK = Binding("space", "mark", "Mark", tooltip="mark the row for the queue, or take its mark away")
+
+
 class _Datasets(Menu):
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "select", "Architecture", tooltip="go on to Architecture")
+        Binding("enter", "select", "Architecture", tooltip="go on to Architecture"),
+        _MARK,
     ]
+
+    def action_mark(self) -> None:
+        if self.chosen != _YOUR_FOLDER:
+            self.mark()
 
 
 class _Models(Menu):
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "select", "Train", tooltip="train the marked pair")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "select", "Train", tooltip="train the highlighted pair now"),
+        _MARK,
+    ]
+
+    def action_mark(self) -> None:
+        self.mark()
 
 
 class SetupScreen(Screen[None]):
@@ -48,11 +64,13 @@ class SetupScreen(Screen[None]):
     app: ReslabApp
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("tab", "app.focus_next", "Pane", tooltip="go to the next pane"),
+        Binding("tab", "app.focus_next", "Pane", show=False, tooltip="go to the next pane"),
         Binding("shift+tab", "app.focus_previous", "Pane back", show=False, tooltip="go to the pane before"),
-        Binding(
-            "s", "small_stem", "Small stem", tooltip="change between the 7×7/2 stem and the 3×3/1 stem without pool"
-        ),
+        Binding("a", "add", "Add", tooltip="add all marked datasets × architectures to the queue"),
+        Binding("A", "add_seeds", "Seeds", show=False, tooltip="add the same with several seeds"),
+        Binding("t", "twin", "Twin", tooltip="queue the network and its twin with, or without, shortcuts"),
+        Binding("o", "report", "Report", tooltip="queue one of the report's experiments"),
+        Binding("s", "small_stem", "Stem", tooltip="change between the 7×7/2 stem and the 3×3/1 stem without pool"),
     ]
 
     def compose(self) -> ComposeResult:
@@ -126,6 +144,51 @@ class SetupScreen(Screen[None]):
             self.app.start_run(RunSpec(self.dataset, self.model, **self.recipe.values))  # type: ignore[arg-type]
         except SpecError as error:
             self.app.tell(str(error), "error")
+
+    def action_add(self) -> None:
+        self._add(1)
+
+    def _add(self, num_seeds: int) -> None:
+        datasets, models = self.query_one("#datasets", Menu), self.query_one("#models", Menu)
+        chosen = [name for name in datasets.marked_or_chosen if name != _YOUR_FOLDER]
+        if not chosen:
+            self.app.tell("choose a dataset first: enter asks for your folder", "warning")
+            return
+        try:
+            self.app.queue.add(combine(chosen, models.marked_or_chosen, dict(self.recipe.values), num_seeds))
+        except SpecError as error:
+            self.app.tell(str(error), "error")
+            return
+        datasets.unmark_all()
+        models.unmark_all()
+
+    @work
+    async def action_add_seeds(self) -> None:
+        from tui.screens.dialogs import NumberQuestion
+
+        number = await self.app.push_screen_wait(
+            NumberQuestion("How many seeds, from the recipe's seed upwards?", 5, 100)
+        )
+        if number is not None:
+            self._add(number)
+
+    def action_twin(self) -> None:
+        if self.dataset == _YOUR_FOLDER:
+            self._ask_for_folder()
+            return
+        specs = with_twin(RunSpec(self.dataset, self.model, **self.recipe.values))  # type: ignore[arg-type]
+        if len(specs) == 1:
+            self.app.tell(f"{self.model} has no twin without shortcuts; resnet18, 34, 50 and the CIFAR family have one")
+        else:
+            self.app.queue.add(specs)
+
+    @work
+    async def action_report(self) -> None:
+        from tui.screens.dialogs import Choice
+
+        name = await self.app.push_screen_wait(Choice("The report's experiments, one choice each:", PRESETS))
+        if name is not None:
+            self.app.queue.add(find_preset(name, {}).specs)
 
     def action_small_stem(self) -> None:
         stem = "imagenet" if self.recipe.values["stem"] == "small" else "small"

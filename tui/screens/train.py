@@ -16,6 +16,7 @@ from engine.memory.freeing import Freed
 from engine.results.tables import duration
 from tui.live import LiveRun
 from tui.messages import GaugesRead, MemoryFreed
+from tui.series import Series
 from tui.text import clock, plain_content, size
 from tui.widgets.bars import Bar
 from tui.widgets.chart import Chart, Line
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from tui.app import ReslabApp
 
 _REDRAW_EVERY_S = 0.5  # on two cores each redraw takes its time from the training
-TRAIN_COLOUR, TEST_COLOUR, VAL_COLOUR = "#56B4E9", "#E69F00", "#009E73"  # Okabe and Ito
+TRAIN_COLOUR, TEST_COLOUR, VAL_COLOUR, TWIN_COLOUR = "#56B4E9", "#E69F00", "#009E73", "#CC79A7"  # Okabe and Ito
 
 
 class TrainScreen(Screen[None]):
@@ -103,6 +104,9 @@ class TrainScreen(Screen[None]):
             lines = [Line("train", TRAIN_COLOUR, train.x, train.y), Line("test", TEST_COLOUR, test.x, test.y, "●")]
             if len(val):
                 lines.insert(1, Line("val", VAL_COLOUR, val.x, val.y, "◆"))
+            if live.twin is not None:
+                before: Series = getattr(live.twin, f"train_{name}")
+                lines.append(Line(live.twin.spec.model, TWIN_COLOUR, before.x, before.y))
             self.query_one(f"#{name}", Chart).draw(lines, x_max, ticks)
 
     def _draw_bars(self, live: LiveRun) -> None:

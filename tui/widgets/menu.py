@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from textual import events
 from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.widgets import OptionList
@@ -33,6 +32,7 @@ class Menu(OptionList):
 
     def __init__(self, rows: Sequence[Row], id: str, always: int = 1) -> None:
         """The first `always` cells stay however narrow it is; the name is cut short for them."""
+        self.marked: list[str] = []
         self._rows = list(rows)
         self._always = always
         super().__init__(*(Option(Content(safe_text(row.cells[0])), id=row.id) for row in rows), id=id)
@@ -45,6 +45,24 @@ class Menu(OptionList):
     @property
     def ids(self) -> list[str]:
         return [row.id for row in self._rows]
+
+    @property
+    def marked_or_chosen(self) -> list[str]:
+        """The marked rows, or where there are none the highlighted one."""
+        return self.marked or [self.chosen]
+
+    def mark(self) -> None:
+        """Mark the highlighted row, or take its mark away, and go to the next."""
+        row = self._rows[self.highlighted or 0]
+        self.marked = (
+            [other for other in self.marked if other != row.id] if row.id in self.marked else [*self.marked, row.id]
+        )
+        self.replace_option_prompt(row.id, self._prompt(row))
+        self.action_cursor_down()
+
+    def unmark_all(self) -> None:
+        self.marked = []
+        self.on_resize()
 
     def choose(self, row_id: str) -> None:
         self.highlighted = self.ids.index(row_id)
@@ -61,9 +79,9 @@ class Menu(OptionList):
         self._rows = list(rows)
         self.clear_options()
         self.add_options(Option(self._prompt(row), id=row.id) for row in rows)
-        self.highlighted = None if place is None else min(place, len(rows) - 1)
+        self.highlighted = min(place or 0, len(rows) - 1) if rows else None
 
-    def on_resize(self, event: events.Resize) -> None:
+    def on_resize(self) -> None:
         for row in self._rows:
             self.replace_option_prompt(row.id, self._prompt(row))
 
@@ -76,5 +94,6 @@ class Menu(OptionList):
         while shown > self._always and sum(widths[:shown]) + 2 * (shown - 1) > width:
             shown -= 1
         rest = "".join("  " + safe_text(cell).rjust(w) for cell, w in zip(row.cells[1:shown], widths[1:], strict=False))
-        name = safe_text(row.cells[0], max(width - len(rest), 1))
+        mark = "● " if row.id in self.marked else ""
+        name = safe_text(mark + row.cells[0], max(width - len(rest), 1))
         return Content(name.ljust(width - len(rest)) + rest)

@@ -1,0 +1,152 @@
+"""The queue in the app: added by keys, run one after another, held, reordered, offered again after a restart."""
+
+from __future__ import annotations
+
+import pytest
+
+from engine.paths import Places
+from engine.results.store import Store
+from engine.spec import RunSpec
+from tests.fakes import ScriptedRun
+from tests.tui.conftest import SIZES, Compare, MakeApp, drawn, text_of, until
+from tui.screens.queue import QueueScreen
+from tui.widgets.menu import Menu
+
+WAITING = [RunSpec("digits", name, epochs=3) for name in ("resnet18", "plain18", "resnet34")]
+
+
+def names(script: ScriptedRun) -> list[str]:
+    return [f"{spec.model} {spec.dataset} {spec.seed}" for spec in script.specs]
+
+
+async def test_all_marked_pairs_run_one_after_another(make_app: MakeApp) -> None:
+    script = ScriptedRun()
+    app = make_app(script)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await pilot.press("space", "space", "enter", "space", "space")
+        await drawn(pilot)
+        assert "● digits" in text_of(app)
+        await pilot.press("a")
+        await until(pilot, lambda: len(script.specs) == 4 and app.live and app.live.over)
+        assert "● digits" not in text_of(app)
+        assert app.current_mode == "setup"
+    assert names(script) == ["resnet18 digits 0", "resnet34 digits 0", "resnet18 mnist 0", "resnet34 mnist 0"]
+
+
+async def test_seeds_are_asked_for(make_app: MakeApp) -> None:
+    script = ScriptedRun()
+    app = make_app(script)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await pilot.press("A")
+        await pilot.pause()
+        await pilot.press("backspace", "0", "enter")
+        await pilot.pause()
+        assert "expected a whole number from 1 to 100" in text_of(app)
+        await pilot.press("backspace", "3", "enter")
+        await until(pilot, lambda: len(script.specs) == 3 and app.live and app.live.over)
+    assert [spec.seed for spec in script.specs] == [0, 1, 2]
+
+
+async def test_t_queues_the_twins_and_overlays_their_curves(make_app: MakeApp) -> None:
+    script = ScriptedRun()
+    app = make_app(script)
+    async with app.run_test(size=(120, 36)) as pilot:
+        await pilot.press("t")
+        await until(pilot, lambda: len(script.specs) == 2 and app.live and app.live.over)
+        await pilot.press("2")
+        await drawn(pilot)
+        assert "─ resnet18" in text_of(app)
+    assert names(script) == ["resnet18 digits 0", "plain18 digits 0"]
+
+
+async def test_o_queues_a_report(make_app: MakeApp) -> None:
+    script = ScriptedRun()
+    app = make_app(script)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await pilot.press("o")
+        await pilot.pause()
+        assert "part3: ResNet-18 against ResNet-50" in text_of(app)
+        await pilot.press("down", "down", "enter")
+        await until(pilot, lambda: len(script.specs) == 6 and app.live and app.live.over)
+    assert script.specs[0].model == "plain20"
+
+
+async def test_a_stop_by_hand_holds_the_queue(make_app: MakeApp) -> None:
+    script = ScriptedRun(hold_at=5)
+    app = make_app(script, specs=WAITING)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await until(pilot, lambda: app.live and app.live.version == 5 and len(app.queue.waiting) == 2)
+        await pilot.press("s", "y")
+        await until(pilot, lambda: app.live and app.live.over and not app.queue.going)
+        assert len(script.specs) == 1
+        script.release.set()
+        await pilot.press("u")
+        await drawn(pilot)
+        assert "2 waiting, held: g goes on" in text_of(app)
+        await pilot.press("g", "escape")
+        await until(pilot, lambda: len(script.specs) == 3 and app.live and app.live.over)
+
+
+async def test_what_waits_can_be_moved_and_removed(make_app: MakeApp, places: Places) -> None:
+    script = ScriptedRun(hold_at=5)
+    app = make_app(script, specs=WAITING)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await until(pilot, lambda: len(app.queue.waiting) == 2)
+        await pilot.press("u", "down", "K")
+        await until(pilot, lambda: [item.spec.model for item in app.queue.waiting] == ["resnet34", "plain18"])
+        screen = app.screen
+        assert isinstance(screen, QueueScreen)
+        screen.redraw()
+        screen.query_one(Menu).highlighted = 1
+        await pilot.press("d")
+        await until(pilot, lambda: len(app.queue.waiting) == 1)
+        await pilot.press("escape")
+        script.release.set()
+        await until(pilot, lambda: len(script.specs) == 2 and app.live and app.live.over)
+    assert [spec.model for spec in script.specs] == ["resnet18", "resnet34"]
+
+
+@pytest.mark.parametrize("answer", ["y", "n"])
+async def test_a_queue_from_the_last_time_is_offered(answer: str, make_app: MakeApp, places: Places) -> None:
+    with Store(places.database) as store:
+        store.enqueue(WAITING)
+    script = ScriptedRun()
+    app = make_app(script)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await until(pilot, lambda: "3 runs wait in the queue" in text_of(app))
+        await pilot.press(answer)
+        if answer == "y":
+            await until(pilot, lambda: len(script.specs) == 3 and app.live and app.live.over)
+        else:
+            await drawn(pilot)
+            assert script.specs == []
+            assert len(app.queue.waiting) == 3
+
+
+async def test_quitting_keeps_what_waits(make_app: MakeApp, places: Places) -> None:
+    app = make_app(ScriptedRun(hold_at=5), specs=WAITING)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await until(pilot, lambda: app.live and app.live.version == 5 and len(app.queue.waiting) == 2)
+        await pilot.press("q", "y")
+        await until(pilot, lambda: not app.is_running)
+    with Store(places.database) as store:
+        assert [item.spec for item in store.waiting()] == WAITING[1:]
+
+
+async def test_with_exit_the_app_leaves_after_the_last(make_app: MakeApp) -> None:
+    script = ScriptedRun()
+    app = make_app(script, specs=WAITING, exit_when_done=True)
+    async with app.run_test() as pilot:
+        await until(pilot, lambda: not app.is_running)
+    assert len(script.specs) == 3
+    assert app.return_code == 0
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+async def test_the_queue_as_a_picture(size: tuple[int, int], make_app: MakeApp, compare_screen: Compare) -> None:
+    app = make_app(ScriptedRun(hold_at=5), specs=WAITING)
+    async with app.run_test(size=size) as pilot:
+        await until(pilot, lambda: app.live and app.live.version == 5 and len(app.queue.waiting) == 2)
+        await pilot.press("u")
+        await drawn(pilot)
+        compare_screen(app, "queue")

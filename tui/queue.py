@@ -1,0 +1,118 @@
+"""The queue as the app drives it: what waits is in the record, the next run starts when the one before has ended.
+
+A run that was stopped by hand holds the queue; going on is then a choice, as it is after a restart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from engine.errors import ReslabError
+from engine.results.queue import Waiting
+from engine.results.store import Store
+from engine.spec import RunSpec
+
+if TYPE_CHECKING:
+    from tui.app import ReslabApp
+
+T = TypeVar("T")
+
+
+class Queue:
+    """`waiting` is what the record held when it was last read; `going` says whether it goes on by itself."""
+
+    def __init__(self, app: ReslabApp, specs: Sequence[RunSpec]) -> None:
+        self.waiting: list[Waiting] = []
+        self.going = bool(specs)
+        self.done = 0
+        self._app = app
+        self._first = specs[1:]
+
+    def open(self) -> None:
+        """At the start: take in what was asked for on the command line, or offer what waits from the last time."""
+        self._app.run_worker(self._open(), group="queue")
+
+    async def _open(self) -> None:
+        if self._first:
+            await self._with_store(lambda store: store.enqueue(self._first))
+        await self.read()
+        if self.waiting and not self.going:
+            from tui.screens.dialogs import Question
+
+            number = len(self.waiting)
+            text = (
+                f"{number} run{' waits' if number == 1 else 's wait'} in the queue from the last time. Go on with it?"
+            )
+            if await self._app.push_screen_wait(Question(text)):
+                self.start()
+
+    async def read(self) -> None:
+        found = await self._with_store(lambda store: store.waiting())
+        self.waiting = found or []
+
+    def add(self, specs: Sequence[RunSpec]) -> None:
+        """Put specs at the end; with nothing live the first of them starts."""
+        self._app.run_worker(self._add(list(specs)), group="queue")
+
+    async def _add(self, specs: list[RunSpec]) -> None:
+        self.going = True  # before the first await: what is added now is no queue "from the last time"
+        await self._with_store(lambda store: store.enqueue(specs))
+        await self.read()
+        runs = f"{len(specs)} run{'' if len(specs) == 1 else 's'}"
+        self._app.tell(f"{runs} added, {len(self.waiting)} in the queue: u shows it")
+        if not self._app.session.live:
+            await self._next()
+
+    def start(self) -> None:
+        """Go on with the queue: at once, or when the live run has ended."""
+        self.going = True
+        if not self._app.live or self._app.live.over:
+            self._app.run_worker(self._next(), group="queue")
+
+    def hold(self) -> None:
+        """Let the live run end, and start none after it."""
+        self.going = False
+
+    def go_on(self) -> None:
+        """Start the next run once nothing is live, if the queue goes on by itself."""
+        self._app.run_worker(self._go_on(), group="queue")
+
+    async def _go_on(self) -> None:
+        if self.going and not (self._app.live and self._app.live.stopping):
+            await self._next()
+        else:
+            self.going = False
+            await self.read()
+            self._app.queue_is_empty()
+
+    async def _next(self) -> None:
+        while self._app.session.live:  # its thread is closing the record
+            await asyncio.sleep(0.05)
+        spec = await self._with_store(lambda store: store.take_next())
+        await self.read()
+        if spec is None:
+            self._app.queue_is_empty()
+            return
+        self.done += 1
+        self._app.start_run(spec, show=False)
+
+    def change(self, work: Callable[[Store], None]) -> None:
+        """Change what waits: move, or remove."""
+        self._app.run_worker(self._change(work), group="queue")
+
+    async def _change(self, work: Callable[[Store], None]) -> None:
+        await self._with_store(work)
+        await self.read()
+
+    async def _with_store(self, work: Callable[[Store], T]) -> T | None:
+        def call() -> T:
+            with Store(self._app.places.database) as store:
+                return work(store)
+
+        try:
+            return await asyncio.to_thread(call)
+        except ReslabError as error:
+            self._app.tell(str(error), "error")
+            return None

@@ -1,0 +1,86 @@
+"""What waits in the queue: look, reorder, remove, go on or hold."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.screen import ModalScreen
+from textual.widgets import Footer, Static
+
+from tui.text import plain_content
+from tui.widgets.menu import Menu, Row
+
+if TYPE_CHECKING:
+    from tui.app import ReslabApp
+
+
+class QueueScreen(ModalScreen[None]):
+    """Reads the queue's own list twice a second, so that it follows what starts and ends meanwhile."""
+
+    app: ReslabApp
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("K,shift+up", "move(-1)", "Up", tooltip="let it run earlier", key_display="K"),
+        Binding("J,shift+down", "move(1)", "Down", tooltip="let it run later", key_display="J"),
+        Binding("d", "remove", "Remove", tooltip="take it out of the queue"),
+        Binding("g", "start", "Go on", tooltip="start the next run when nothing is live"),
+        Binding("h", "hold", "Hold", tooltip="let the live run end, and start none after it"),
+        Binding("escape,q,u", "dismiss(None)", "Back", tooltip="back", key_display="esc"),
+    ]
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="dialog wide", id="queue-dialog"):
+            yield Static(id="state", markup=False)
+            yield Menu([], id="waiting")
+        yield Footer(show_command_palette=False)
+
+    def on_mount(self) -> None:
+        self.redraw()
+        self.set_interval(0.5, self.redraw)
+
+    def redraw(self) -> None:
+        queue, live = self.app.queue, self.app.live
+        running = f"{live.spec.model} on {live.spec.dataset}, {live.state}" if live and not live.over else "nothing"
+        going = "goes on by itself" if queue.going else "held: g goes on"
+        text = f"{queue.done} started, running: {running}\n{len(queue.waiting)} waiting, {going}"
+        self.query_one("#state", Static).update(plain_content(text.splitlines()[0]) + "\n" + text.splitlines()[1])
+        menu = self.query_one(Menu)
+        rows = [
+            Row(
+                str(item.number),
+                (f"{item.spec.model} on {item.spec.dataset}", f"{item.spec.epochs} epochs", f"seed {item.spec.seed}"),
+            )
+            for item in queue.waiting
+        ]
+        if [row.id for row in rows] != menu.ids:
+            chosen = menu.chosen if menu.ids else None
+            menu.set_rows(rows)
+            if chosen in menu.ids:
+                menu.choose(str(chosen))
+        self.refresh_bindings()
+
+    def action_move(self, by: int) -> None:
+        number = int(self.query_one(Menu).chosen)
+        self.app.queue.change(lambda store: store.move_waiting(number, by))
+
+    def action_remove(self) -> None:
+        number = int(self.query_one(Menu).chosen)
+        self.app.queue.change(lambda store: store.remove_waiting(number))
+
+    def action_start(self) -> None:
+        self.app.queue.start()
+
+    def action_hold(self) -> None:
+        self.app.queue.hold()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action in ("move", "remove"):
+            return bool(self.app.queue.waiting) or None
+        if action == "start":
+            return (bool(self.app.queue.waiting) and not self.app.queue.going) or None
+        if action == "hold":
+            return self.app.queue.going or None
+        return True
