@@ -15,4 +15,6 @@ class DataShape:
     num_classes: int
 
     def __str__(self) -> str:
+        if self.height == self.width >= 100:
+            return f"{self.height}²×{self.channels}"
         return f"{self.height}×{self.width}×{self.channels}"

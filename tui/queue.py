@@ -76,7 +76,8 @@ class Queue:
         self.going = False
 
     def go_on(self) -> None:
-        """Start the next run once nothing is live, if the queue goes on by itself."""
+        """A run has ended: start the next one once nothing is live, if the queue goes on by itself."""
+        self.done += 1
         self._app.run_worker(self._go_on(), group="queue")
 
     async def _go_on(self) -> None:
@@ -95,7 +96,6 @@ class Queue:
         if spec is None:
             self._app.queue_is_empty()
             return
-        self.done += 1
         self._app.start_run(spec, show=False)
 
     def change(self, work: Callable[[Store], None]) -> None:

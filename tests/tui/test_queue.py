@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from textual.widgets import Input
 
 from engine.paths import Places
 from engine.results.store import Store
@@ -38,7 +39,7 @@ async def test_seeds_are_asked_for(make_app: MakeApp) -> None:
     app = make_app(script)
     async with app.run_test(size=(100, 30)) as pilot:
         await pilot.press("A")
-        await pilot.pause()
+        await until(pilot, lambda: isinstance(app.focused, Input))
         await pilot.press("backspace", "0", "enter")
         await pilot.pause()
         assert "expected a whole number from 1 to 100" in text_of(app)
@@ -64,7 +65,7 @@ async def test_o_queues_a_report(make_app: MakeApp) -> None:
     app = make_app(script)
     async with app.run_test(size=(100, 30)) as pilot:
         await pilot.press("o")
-        await pilot.pause()
+        await until(pilot, lambda: app.focused is not None and app.focused.id == "choices")
         assert "part3: ResNet-18 against ResNet-50" in text_of(app)
         await pilot.press("down", "down", "enter")
         await until(pilot, lambda: len(script.specs) == 6 and app.live and app.live.over)
@@ -76,7 +77,9 @@ async def test_a_stop_by_hand_holds_the_queue(make_app: MakeApp) -> None:
     app = make_app(script, specs=WAITING)
     async with app.run_test(size=(100, 30)) as pilot:
         await until(pilot, lambda: app.live and app.live.version == 5 and len(app.queue.waiting) == 2)
-        await pilot.press("s", "y")
+        await pilot.press("s")
+        await until(pilot, lambda: app.screen.is_modal)
+        await pilot.press("y")
         await until(pilot, lambda: app.live and app.live.over and not app.queue.going)
         assert len(script.specs) == 1
         script.release.set()
@@ -92,7 +95,9 @@ async def test_what_waits_can_be_moved_and_removed(make_app: MakeApp, places: Pl
     app = make_app(script, specs=WAITING)
     async with app.run_test(size=(100, 30)) as pilot:
         await until(pilot, lambda: len(app.queue.waiting) == 2)
-        await pilot.press("u", "down", "K")
+        await pilot.press("u")
+        await until(pilot, lambda: app.focused is not None and app.focused.id == "waiting")
+        await pilot.press("down", "K")
         await until(pilot, lambda: [item.spec.model for item in app.queue.waiting] == ["resnet34", "plain18"])
         screen = app.screen
         assert isinstance(screen, QueueScreen)
@@ -127,7 +132,9 @@ async def test_quitting_keeps_what_waits(make_app: MakeApp, places: Places) -> N
     app = make_app(ScriptedRun(hold_at=5), specs=WAITING)
     async with app.run_test(size=(100, 30)) as pilot:
         await until(pilot, lambda: app.live and app.live.version == 5 and len(app.queue.waiting) == 2)
-        await pilot.press("q", "y")
+        await pilot.press("q")
+        await until(pilot, lambda: app.screen.is_modal)
+        await pilot.press("y")
         await until(pilot, lambda: not app.is_running)
     with Store(places.database) as store:
         assert [item.spec for item in store.waiting()] == WAITING[1:]

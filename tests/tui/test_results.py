@@ -10,7 +10,7 @@ from engine.paths import Places
 from engine.results.store import Store
 from engine.spec import RunSpec
 from tests.fakes import events_of
-from tests.tui.conftest import MakeApp, drawn, text_of
+from tests.tui.conftest import MakeApp, drawn, text_of, until
 
 HOSTILE = ["[red]x", "[@click=app.quit]x", "\x1b]52;c;aGFjaw==\x07", "a[/]b"]
 
@@ -29,8 +29,8 @@ def _three_runs(places: Places) -> None:
 
 
 def order(app: object) -> list[str]:
-    table = app.screen.query_one("#runs")  # type: ignore[attr-defined]
-    return [key.value for key in table.rows]
+    tables = app.screen.query("#runs")  # type: ignore[attr-defined]
+    return [key.value for table in tables for key in table.rows]
 
 
 async def test_newest_first_then_by_any_column(make_app: MakeApp) -> None:
@@ -66,13 +66,15 @@ async def test_delete_asks_first(make_app: MakeApp, places: Places) -> None:
     async with app.run_test(size=(140, 30)) as pilot:
         await pilot.press("3")
         await drawn(pilot)
-        await pilot.press("d", "n")
+        await pilot.press("d")
+        await until(pilot, lambda: app.screen.is_modal)
+        await pilot.press("n")
         await drawn(pilot)
         assert len(order(app)) == 3
-        await pilot.press("d", "y")
-        await drawn(pilot)
-        await drawn(pilot)
-        assert order(app) == ["2", "1"]
+        await pilot.press("d")
+        await until(pilot, lambda: app.screen.is_modal)
+        await pilot.press("y")
+        await until(pilot, lambda: order(app) == ["2", "1"])
         assert not places.run_folder(3).exists()
 
 

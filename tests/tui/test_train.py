@@ -31,12 +31,16 @@ async def test_stop_asks_and_keeps_the_figures(make_app: MakeApp) -> None:
     async with app.run_test() as pilot:
         await start(pilot, app)
         await pilot.press("s")
+        await until(pilot, lambda: app.screen.is_modal)
         await pilot.pause()
         assert "Stop this run?" in text_of(app)
         await pilot.press("n")
+        await until(pilot, lambda: not app.screen.is_modal)
         assert app.live
         assert not app.live.stopping
-        await pilot.press("s", "y")
+        await pilot.press("s")
+        await until(pilot, lambda: app.screen.is_modal)
+        await pilot.press("y")
         await until(pilot, lambda: app.live and app.live.over)
         await drawn(pilot)
         assert app.live.ended
@@ -70,13 +74,16 @@ async def test_quit_in_the_middle_asks_then_stops_then_leaves(make_app: MakeApp)
     async with app.run_test() as pilot:
         await start(pilot, app)
         await pilot.press("q")
+        await until(pilot, lambda: app.screen.is_modal)
         await pilot.pause()
         assert "Stop it and leave?" in text_of(app)
         await pilot.press("escape")
         await pilot.pause()
         assert app.is_running
         assert app.session.live
-        await pilot.press("q", "y")
+        await pilot.press("q")
+        await until(pilot, lambda: app.screen.is_modal)
+        await pilot.press("y")
         await until(pilot, lambda: not app.is_running)
     assert app.live
     assert app.live.ended

@@ -45,7 +45,7 @@ class QueueScreen(ModalScreen[None]):
         queue, live = self.app.queue, self.app.live
         running = f"{live.spec.model} on {live.spec.dataset}, {live.state}" if live and not live.over else "nothing"
         going = "goes on by itself" if queue.going else "held: g goes on"
-        text = f"{queue.done} started, running: {running}\n{len(queue.waiting)} waiting, {going}"
+        text = f"{queue.done} done, running: {running}\n{len(queue.waiting)} waiting, {going}"
         self.query_one("#state", Static).update(plain_content(text.splitlines()[0]) + "\n" + text.splitlines()[1])
         menu = self.query_one(Menu)
         rows = [

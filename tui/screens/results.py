@@ -70,7 +70,7 @@ class ResultsScreen(Screen[None]):
         Binding("c", "compare", "Compare", tooltip="compare the marked runs"),
         Binding("slash", "filter", "Filter", tooltip="show only the runs whose row contains a text"),
         Binding("s", "sort(1)", "Sort", tooltip="sort by the next column"),
-        Binding("S", "reverse", "Reverse", tooltip="turn the order round"),
+        Binding("S", "reverse", "Reverse", show=False, tooltip="turn the order round"),
         Binding("d", "delete", "Delete", tooltip="delete the run under the cursor, rows and weights"),
         Binding("e", "export", "Export", tooltip="write the run as CSV, JSON and TOML files"),
         Binding("escape", "unfilter", "Clear filter", show=False),
