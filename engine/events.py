@@ -163,6 +163,19 @@ class EpochEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class GradientsMeasured:
+    """One step, stage by stage from the input on: the gradient's norm, and the norm of the step's change of the weights
+    over that of the weights.
+    """
+
+    run: int
+    step: int
+    stages: tuple[str, ...]
+    norms: tuple[float, ...]
+    ratios: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class CheckpointSaved:
     """Weights and optimizer state lie in `file`, inside the run's folder, complete and synced, with this SHA-256."""
 
@@ -215,6 +228,7 @@ Event = (
     | Evaluated
     | StepsCompleted
     | EpochEnded
+    | GradientsMeasured
     | CheckpointSaved
     | RunPaused
     | RunResumed

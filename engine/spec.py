@@ -104,6 +104,14 @@ class RunSpec:
         group="model",
     )
     weights: str = setting("random", help="random, imagenet, or the path of a state dict", group="model")
+    freeze: Literal["none", "backbone"] = setting(
+        "none",
+        help="backbone: train the last layer alone, and the first where it was changed; needs trained weights",
+        group="model",
+    )
+    backbone_rate: float = setting(
+        1.0, help="share of the learning rate that the layers with trained weights get", group="recipe", above=0, high=1
+    )
     norm: Literal["batch", "group"] = setting("batch", help="the normalisation layers", group="model")
     seed: int = setting(0, help="first weights, order of images, augmentation", group="run", low=0, high=2**32 - 1)
     device: DeviceChoice = setting("auto", help="where to train; auto: cuda, else mps, else cpu", group="run")
@@ -125,6 +133,10 @@ class RunSpec:
                 "of the run",
                 "warmup_epochs",
             )
+        if self.weights == "random" and (self.freeze != "none" or self.backbone_rate != 1):
+            field = "freeze" if self.freeze != "none" else "backbone_rate"
+            label = field.replace("_", " ")
+            raise SpecError(f"{label}: needs trained weights; set weights to imagenet or a path, or leave it", field)
         if not self.weights.strip():
             raise SpecError("weights: expected random, imagenet or the path of a state dict", "weights")
 

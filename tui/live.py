@@ -9,6 +9,7 @@ from engine.events import (
     Evaluated,
     EvaluationProgressed,
     Event,
+    GradientsMeasured,
     Metrics,
     RunEnded,
     RunPaused,
@@ -52,6 +53,7 @@ class LiveRun:
         self.test_loss, self.test_accuracy = Series(), Series()
         self.val_loss, self.val_accuracy = Series(), Series()
         self.weights: CheckpointSaved | None = None
+        self.gradients: GradientsMeasured | None = None
 
     @property
     def latest_name(self) -> str:
@@ -126,6 +128,8 @@ class LiveRun:
             case EpochEnded():
                 self.images_per_s = event.images_per_s
                 self._do("evaluating", None)
+            case GradientsMeasured():
+                self.gradients = event
             case CheckpointSaved():
                 self.weights = event
             case RunPaused():

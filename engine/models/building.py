@@ -41,8 +41,29 @@ def build_model(spec: RunSpec, shape: DataShape) -> nn.Module:
         pretrained = spec.weights != "random"
         if pretrained:
             _load_imagenet_form(network, spec)
+        old_stem = network.get_submodule("conv1")
         fit_first_last(network, shape, stem, keep_weights=pretrained)
+        network.stem_is_new = network.get_submodule("conv1") is not old_stem  # type: ignore[assignment]
+    if spec.freeze == "backbone":
+        freeze_backbone(network)
     return network
+
+
+def new_layers(network: nn.Module) -> list[nn.Parameter]:
+    """The parameters of the layers that fitting has made anew: the last one, and the first where it was changed."""
+    first = list(network.get_submodule("conv1").parameters()) if network.stem_is_new else []
+    return [*first, *network.get_submodule("fc").parameters()]
+
+
+def freeze_backbone(network: nn.Module) -> None:
+    """Let only the new layers learn; the other layers' normalisation keeps its statistics in training, too."""
+    learning = {id(values) for values in new_layers(network)}
+    for values in network.parameters():
+        values.requires_grad_(id(values) in learning)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+            module.train = lambda mode=True, module=module: module  # type: ignore[method-assign,misc]
 
 
 def build_torchvision(name: str, num_classes: int, norm_layer: Any) -> nn.Module:

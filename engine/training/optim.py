@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
 
+from engine.models.building import new_layers
 from engine.spec import RunSpec
 
 _ONE_CYCLE_START = 1 / 25  # Smith and Topin 2018, as torch's OneCycleLR: the rate starts at a 25th of the highest
@@ -20,14 +22,18 @@ def build_optimizer(spec: RunSpec, model: nn.Module) -> torch.optim.Optimizer:
     Norm layers' gains and biases, and the last layer's bias, are decayed like all else: it is what the plain
     `torch.optim` call of a script does.
     """
-    parameters = list(model.parameters())
+    new = [values for values in new_layers(model) if values.requires_grad]
+    known = {id(values) for values in new}
+    backbone = [values for values in model.parameters() if values.requires_grad and id(values) not in known]
+    groups: list[dict[str, Any]] = [{"params": new, "share": 1.0}, {"params": backbone, "share": spec.backbone_rate}]
+    groups = [group for group in groups if group["params"]]
     if spec.optimizer == "sgd":
         return torch.optim.SGD(
-            parameters, lr=spec.learning_rate, momentum=spec.momentum, nesterov=spec.nesterov,
+            groups, lr=spec.learning_rate, momentum=spec.momentum, nesterov=spec.nesterov,
             weight_decay=spec.weight_decay, fused=True,
         )  # fmt: skip
     adam = torch.optim.Adam if spec.optimizer == "adam" else torch.optim.AdamW
-    return adam(parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True)
+    return adam(groups, lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True)
 
 
 def learning_rate(spec: RunSpec, step: int, num_steps: int, steps_per_epoch: int) -> float:
@@ -57,5 +63,6 @@ def _between(start: float, end: float, share: float) -> float:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every group its share of `rate`."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["share"]

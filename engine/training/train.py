@@ -8,6 +8,7 @@
             wait while paused                → RunPaused, RunResumed
             one step, nothing read back
             ten times a second               → StepsCompleted
+            three times, at under 1 % of it  → GradientsMeasured
         the epoch's means                    → EpochEnded
         evaluate on val, else on test        → EvaluationProgressed …, Evaluated (epoch, and final after the last)
         from time to time, and at the end    → CheckpointSaved
@@ -41,6 +42,7 @@ from engine.progress import LoadingStopped
 from engine.spec import RunSpec
 from engine.training.checkpoint import save_checkpoint
 from engine.training.evaluation import When, evaluate
+from engine.training.gradients import Gradients
 from engine.training.optim import learning_rate, set_learning_rate
 from engine.training.points import Points
 from engine.training.setup import Setup, all_finite, set_up
@@ -84,6 +86,7 @@ class _Loop:
         self.folder = folder
         self.control = control
         self.points = Points(setup.run)
+        self.gradients = Gradients(setup.run, setup.model)
         self.epochs_done = 0
         self.saved: CheckpointSaved | None = None
         self.saved_at = time.perf_counter()
@@ -145,13 +148,19 @@ class _Loop:
         setup.guard.after_loss(loss.detach())
         setup.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
-        setup.optimizer.step()
+        if self.gradients.due:
+            self.gradients.around(setup.optimizer.step, self.points.step + 1)
+        else:
+            setup.optimizer.step()
         return loss.detach(), (logits.detach().argmax(dim=1) == labels).sum()
 
     def read_points(self, epoch: int, rate: float) -> Iterator[Event]:
         completed = self.points.read(epoch, rate)
         if completed is not None:
             yield completed
+        measured = self.gradients.read()
+        if measured is not None and self.points.diverged_at is None:
+            yield measured
 
     def pause(self, epoch: int, rate: float) -> Iterator[Event]:
         yield from self.read_points(epoch, rate)

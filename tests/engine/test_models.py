@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from engine.control import RunControl
-from engine.errors import ModelError
+from engine.errors import ModelError, SpecError
 from engine.models.building import build_model, check_weights, fetch_imagenet_weights
 from engine.models.first_last import adapt_channels
 from engine.models.registry import MODELS, ModelInfo, choose_stem, count_parameters, describe_changes, find_model
+from engine.paths import Places
 from engine.shape import DataShape
 from engine.spec import RunSpec, Stem
 
@@ -186,3 +187,39 @@ def test_imagenet_weights_that_are_there_are_used_and_checked(tmp_path: Path, mo
         list(fetch_imagenet_weights("resnet18", RunControl()))
     fitted = build_model(RunSpec("digits", "resnet18", weights="imagenet"), GREY_8)
     assert fitted.get_parameter("layer4.1.conv2.weight").equal(network.get_parameter("layer4.1.conv2.weight"))
+
+
+def test_a_frozen_backbone_stays_as_it_was_and_the_last_layer_learns(tmp_path: Path, places: Places) -> None:
+    from engine.memory.ledger import Ledger
+    from engine.training.train import train
+
+    _, path = imagenet_form(tmp_path)
+    spec = RunSpec("digits", "resnet18", epochs=1, weights=str(path), freeze="backbone", learning_rate=0.1)
+    ledger = Ledger()
+    for _ in train(1, spec, places, ledger, RunControl()):
+        pass
+    trained: nn.Module = ledger.get(("model", 1))  # type: ignore[assignment]
+    fresh = build_model(spec, GREY_8).state_dict()
+    changed = {name for name, value in trained.state_dict().items() if not value.equal(fresh[name])}
+    assert changed == {"conv1.weight", "fc.weight", "fc.bias"}
+
+
+def test_the_backbone_learns_at_its_share_of_the_rate(tmp_path: Path) -> None:
+    from engine.training.optim import build_optimizer, set_learning_rate
+
+    _, path = imagenet_form(tmp_path)
+    spec = RunSpec("digits", "resnet18", weights=str(path), backbone_rate=0.1)
+    network = build_model(spec, GREY_8)
+    optimizer = build_optimizer(spec, network)
+    set_learning_rate(optimizer, 0.5)
+    rates = {id(values): group["lr"] for group in optimizer.param_groups for values in group["params"]}
+    assert rates[id(network.get_parameter("fc.weight"))] == 0.5
+    assert rates[id(network.get_parameter("layer1.0.conv1.weight"))] == pytest.approx(0.05)
+    assert len(rates) == len(list(network.parameters()))
+
+
+def test_freezing_random_weights_is_refused() -> None:
+    with pytest.raises(SpecError, match="freeze: needs trained weights"):
+        RunSpec("digits", "resnet18", freeze="backbone")
+    with pytest.raises(SpecError, match="backbone rate: needs trained weights"):
+        RunSpec("digits", "resnet18", backbone_rate=0.1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from engine.errors import DatasetError
-from engine.events import RunEnded
+from engine.events import GradientsMeasured, RunEnded
 from engine.memory.gauges import MemoryReading
 from engine.memory.ledger import Holding
 from engine.spec import RunSpec
@@ -194,6 +194,26 @@ async def test_a_resize_during_a_run_loses_nothing(make_app: MakeApp) -> None:
             assert len(chart._strips) == chart.size.height
             assert all(strip.cell_length == chart.size.width for strip in chart._strips)
         assert "step 18/120" in text_of(app)
+
+
+async def test_g_shows_gradients_by_depth_and_the_memory_again(make_app: MakeApp) -> None:
+    stages = ("stem", "layer1", "fc")
+    measured = GradientsMeasured(1, 5, stages, (1e-4, 1e-2, 1.0), (1e-5, 1e-3, 1e-2))
+    events = events_of(RunSpec("digits", "resnet18"))
+    app = make_app(ScriptedRun(hold_at=7, events=[*events[:3], measured, *events[3:]]))
+    async with app.run_test(size=(100, 30)) as pilot:
+        await start(pilot, app)
+        await pilot.press("g")
+        await drawn(pilot)
+        lines = {
+            line.split("│")[-2].split()[0]: line.count("█")
+            for line in text_of(app).splitlines()
+            if "e-0" in line or "e+" in line
+        }
+        assert lines["stem"] < lines["layer1"] < lines["fc"]
+        await pilot.press("g")
+        await drawn(pilot)
+        assert "GPU 0" in text_of(app)
 
 
 async def test_a_second_run_is_refused_while_one_is_live(make_app: MakeApp) -> None:

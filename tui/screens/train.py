@@ -21,6 +21,7 @@ from tui.text import clock, plain_content, size
 from tui.widgets.bars import Bar
 from tui.widgets.chart import Chart, Line
 from tui.widgets.figures import FiguresTable
+from tui.widgets.gradients import GradientBars
 from tui.widgets.memory import MemoryStrip
 from tui.widgets.mode_bar import ModeBar
 
@@ -41,6 +42,7 @@ class TrainScreen(Screen[None]):
         Binding("p", "pause", "Pause/resume", tooltip="pause the run, or let it go on"),
         Binding("s", "stop", "Stop", tooltip="stop the run; it keeps its figures and its weights"),
         Binding("f", "free", "Free memory", tooltip="drop what no live run needs, and empty the allocator's cache"),
+        Binding("g", "gradients", "Gradients", tooltip="gradients by depth in the memory's place, or the memory again"),
         Binding("enter", "open_run", "Open the run", tooltip="open the ended run's tables", priority=True),
     ]
 
@@ -52,6 +54,7 @@ class TrainScreen(Screen[None]):
                 yield Chart("loss", id="loss")
                 yield Chart("accuracy", (0.0, 1.0), lambda value: f"{100 * value:.0f} %", id="accuracy")
             with VerticalScroll(id="memory", classes="pane", can_focus=False):
+                yield GradientBars(id="gradients")
                 yield MemoryStrip(id="strip")
                 yield Button("Free memory  f", id="free", compact=True)
                 yield Static(id="freed", markup=False)
@@ -90,6 +93,10 @@ class TrainScreen(Screen[None]):
             return
         self._draw_charts(live)
         self._draw_bars(live)
+        twin = live.twin
+        self.query_one(GradientBars).show(
+            live.spec.model, live.gradients, twin.spec.model if twin else "", twin.gradients if twin else None
+        )
         self.query_one(FiguresTable).show(live.untrained, live.latest, live.latest_name)
 
     def _key(self) -> tuple[object, ...]:
@@ -142,6 +149,10 @@ class TrainScreen(Screen[None]):
     def action_free(self) -> None:
         self.query_one("#freed", Static).update(plain_content("freeing …"))
         self.app.session.free_memory()
+
+    def action_gradients(self) -> None:
+        self.toggle_class("gradients")
+        self.query_one("#memory").border_title = "Gradients" if self.has_class("gradients") else "Memory"
 
     def action_pause(self) -> None:
         control = self.app.session.control

@@ -1,0 +1,74 @@
+"""How strongly each stage of a network learns: its gradient's norm, and how far a step moves its weights.
+
+Where shortcuts are missing, the early stages of a deep network show it here. A few steps a second are measured; after
+each one the next is put off until it has cost under a hundredth of the training time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from engine.events import GradientsMeasured
+
+_EVERY_S = 0.3
+_SHARE = 0.01  # of the training time
+
+
+class Gradients:
+    """Measures the update of a step; what was measured stays on the device until `read`."""
+
+    def __init__(self, run: int, model: nn.Module) -> None:
+        self._run = run
+        self._stages = stages_of(model)
+        self._next_at = 0.0
+        self._waiting: tuple[int, Tensor] | None = None
+
+    @property
+    def due(self) -> bool:
+        return time.perf_counter() >= self._next_at
+
+    def around(self, update: Callable[[], object], step: int) -> None:
+        """Do `update`, which is step number `step` (from 1), and measure it."""
+        began = time.perf_counter()
+        norms = [_norm([values.grad for values in stage if values.grad is not None]) for stage in self._stages.values()]
+        before = [[values.detach().clone() for values in stage] for stage in self._stages.values()]
+        update_began = time.perf_counter()
+        update()
+        update_s = time.perf_counter() - update_began
+        ratios = [
+            _norm(torch._foreach_sub([values.detach() for values in stage], old)) / _norm(old).clamp_min(1e-12)
+            for stage, old in zip(self._stages.values(), before, strict=True)
+        ]
+        self._waiting = (step, torch.stack([torch.stack(norms), torch.stack(ratios)]))
+        cost_s = time.perf_counter() - began - update_s
+        self._next_at = time.perf_counter() + max(_EVERY_S, cost_s / _SHARE)
+
+    def read(self) -> GradientsMeasured | None:
+        """The last measurement, once. Waits for the device."""
+        if self._waiting is None:
+            return None
+        (step, values), self._waiting = self._waiting, None
+        norms, ratios = values.tolist()
+        return GradientsMeasured(self._run, step, tuple(self._stages), tuple(norms), tuple(ratios))
+
+
+def stages_of(model: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """The trainable parameters by stage, in order: the stem (whatever comes before layer1), layer1 …, fc."""
+    stages: dict[str, list[nn.Parameter]] = {}
+    for name, values in model.named_parameters():
+        if values.requires_grad:
+            first = name.split(".")[0]
+            stages.setdefault(first if first.startswith("layer") or first == "fc" else "stem", []).append(values)
+    return stages
+
+
+def _norm(tensors: list[Tensor] | tuple[Tensor, ...]) -> Tensor:
+    """The Euclidean norm of all values together; 0 for none."""
+    if not tensors:
+        return torch.zeros(())
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tensors))))
+    return norm

@@ -1,0 +1,46 @@
+"""Gradient norms by depth as bars, on a logarithmic scale, with the twin's beside them."""
+
+from __future__ import annotations
+
+import math
+
+from textual.content import Content
+from textual.widgets import Static
+
+from engine.events import GradientsMeasured
+from tui.text import plain_content
+
+_DECADES = 5  # the scale: from the greatest norm down to a hundred-thousandth of it
+
+
+class GradientBars(Static):
+    """One bar a stage, the first layers on top; behind it the norm and the update-to-weight ratio."""
+
+    DEFAULT_CSS = "GradientBars { height: auto; }"
+
+    def __init__(self, id: str) -> None:
+        super().__init__(plain_content("no step was measured yet", "dim"), id=id)
+        self._shown: tuple[object, ...] = ()
+
+    def show(self, name: str, now: GradientsMeasured | None, twin_name: str, twin: GradientsMeasured | None) -> None:
+        width = self.content_size.width or 28
+        if now is None or self._shown == (key := (now, twin, width)):
+            return
+        self._shown = key
+        greatest = max([*now.norms, *(twin.norms if twin else ()), 1e-30])
+        lines = [plain_content("gradient norm, update / weight", "dim")]
+        for index, stage in enumerate(now.stages):
+            lines.append(_line(stage, now.norms[index], now.ratios[index], greatest, width, "█", "$primary"))
+            if twin is not None and index < len(twin.norms):
+                lines.append(_line("", twin.norms[index], twin.ratios[index], greatest, width, "▒", "#CC79A7"))
+        if twin is not None:
+            lines.append(plain_content(f"█ {name}  ▒ {twin_name}", "dim"))
+        self.update(Content("\n").join(lines))
+
+
+def _line(stage: str, norm: float, ratio: float, greatest: float, width: int, cell: str, colour: str) -> Content:
+    figures = f" {norm:.1e} {ratio:.0e}"
+    room = max(width - 7 - len(figures), 1)
+    share = 1 + math.log10(max(norm, 1e-30) / greatest) / _DECADES
+    filled = round(room * min(max(share, 0.0), 1.0))
+    return Content.assemble(f"{stage:<7}", (cell * filled, colour), " " * (room - filled), figures)
