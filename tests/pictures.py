@@ -13,7 +13,7 @@ from textual.pilot import Pilot
 
 from engine.cli import main as command_line
 from engine.paths import Places
-from tests.tui.conftest import until
+from tests.tui.conftest import text_of, until
 from tui.app import ReslabApp
 
 PICTURES = Path(__file__).parent / "pictures"
@@ -38,6 +38,9 @@ async def take(places: Places) -> None:
         await shoot(pilot, "run")
         await pilot.press("escape")
         await shoot(pilot, "results")
+        app.compare((1, 3))
+        await until(pilot, lambda: "McNemar" in text_of(app), 60)
+        await shoot(pilot, "compare")
 
 
 def main() -> None:

@@ -56,6 +56,10 @@ def _dispatch(argv: Sequence[str], open_app: OpenApp) -> int:
             from engine.cli.report import report_command
 
             return report_command(find_preset(arguments.report, given_settings(arguments)), places, arguments.json)
+        case "predict":
+            from engine.cli.predict import predict_command
+
+            return predict_command(places, arguments.run, arguments.images, arguments.json)
         case "doctor":
             from engine.cli.doctor import doctor_command
 
