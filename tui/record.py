@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,12 @@ from engine.results.records import RunDetails, RunRecord
 from engine.results.store import Store
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from engine.progress import Progress
     from engine.results.comparison import Comparison
+    from engine.results.mistakes import Mistake
     from engine.results.seeds import GroupVerdict
 
 
@@ -28,6 +33,18 @@ def read_runs(places: Places) -> list[RunRecord]:
 def read_details(places: Places, run: int) -> RunDetails:
     with Store(places.database) as store:
         return store.details(run)
+
+
+def read_mistakes(
+    places: Places, details: RunDetails, tell: Callable[[Progress], None]
+) -> tuple[list[Mistake], NDArray[np.uint8]]:
+    """A run's mistakes, the surest first, and its test images (N, C, H, W). Loads torch."""
+    from engine.control import RunControl
+    from engine.results.mistakes import find_mistakes, load_test_images
+
+    with Store(places.database) as store:
+        mistakes = find_mistakes(store.predictions(details.record.run))
+    return mistakes, load_test_images(details, places, RunControl(), tell)
 
 
 def read_comparison(places: Places, runs: Sequence[int]) -> tuple[list[RunDetails], Comparison, list[GroupVerdict]]:

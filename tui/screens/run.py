@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from rich.text import Text
-from textual import work
+from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
@@ -15,14 +15,16 @@ from textual.screen import Screen
 from textual.widgets import DataTable, Footer, Static, TabbedContent, TabPane, Tabs
 
 from engine.errors import ReslabError
+from engine.progress import Progress
 from engine.results.records import RunDetails
 from engine.results.tables import class_rows, facts, result_table, setting_rows
-from engine.text import safe_text
-from tui.record import export, read_details
+from engine.text import percent, safe_text
+from tui.record import export, read_details, read_mistakes
 from tui.screens.train import TEST_COLOUR, TRAIN_COLOUR, VAL_COLOUR, epoch_ticks
 from tui.text import aligned, plain_content
 from tui.widgets.chart import Chart, Line
 from tui.widgets.figures import columns_text
+from tui.widgets.gallery import Gallery, Picture
 from tui.widgets.mode_bar import ModeBar
 
 if TYPE_CHECKING:
@@ -39,6 +41,8 @@ class RunScreen(Screen[None]):
         Binding("right,l", "tab(1)", "Next tab", show=False),
         Binding("j,down", "scroll(1)", "Down", show=False),
         Binding("k,up", "scroll(-1)", "Up", show=False),
+        Binding("n", "page(1)", "Next page", tooltip="in Mistakes: the next page of pictures"),
+        Binding("b", "page(-1)", "Page back", show=False, tooltip="in Mistakes: the page before"),
         Binding("e", "export", "Export", tooltip="write the run as CSV, JSON and TOML files"),
         Binding("escape,backspace", "app.pop_screen", "Back", tooltip="back to the list"),
     ]
@@ -46,6 +50,8 @@ class RunScreen(Screen[None]):
     def __init__(self, run: int) -> None:
         super().__init__()
         self.run = run
+        self._details: RunDetails | None = None
+        self._mistakes_asked = False
 
     def compose(self) -> ComposeResult:
         yield ModeBar("results")
@@ -57,6 +63,8 @@ class RunScreen(Screen[None]):
                 yield DataTable[Text](id="class-table", cursor_type="row")
             with TabPane("Confusion", id="confusion"):
                 yield DataTable[Text](id="confusion-table", cursor_type="cell")
+            with TabPane("Mistakes", id="mistakes"):
+                yield Gallery(id="gallery")
             with TabPane("Curves", id="curves"):
                 yield Chart("loss", id="loss")
                 yield Chart("accuracy", (0.0, 1.0), lambda value: f"{100 * value:.0f} %", id="accuracy")
@@ -82,6 +90,7 @@ class RunScreen(Screen[None]):
         self._show(details)
 
     def _show(self, details: RunDetails) -> None:
+        self._details = details
         record = details.record
         title = f"run {record.run}: {record.model} on {record.dataset}, {record.status}"
         title += f": {record.error}" if record.error else ""
@@ -136,11 +145,50 @@ class RunScreen(Screen[None]):
                     lines.append(Line(split, colour, at, y, marker))
             self.query_one(f"#{name}", Chart).draw(lines, num_steps, ticks)
 
+    @on(TabbedContent.TabActivated)
+    def _tab_activated(self, event: TabbedContent.TabActivated) -> None:
+        if event.pane.id == "mistakes" and self._details is not None and not self._mistakes_asked:
+            self._mistakes_asked = True
+            self.load_mistakes(self._details)
+
+    @work(exclusive=True, group="mistakes")
+    async def load_mistakes(self, details: RunDetails) -> None:
+        """The images may have to be read or decoded first: in another thread, saying how far it is."""
+        gallery = self.query_one(Gallery)
+        gallery.show((), "loading torch and the test images …")
+
+        def tell(progress: Progress) -> None:
+            total = f" of {progress.total:,}" if progress.total else ""
+            text = f"{progress.stage}: {progress.done:,}{total} {progress.unit}"
+            self.app.call_later(gallery.show, (), text)
+
+        try:
+            mistakes, images = await asyncio.to_thread(read_mistakes, self.app.places, details, tell)
+        except ReslabError as error:
+            gallery.show((), safe_text(error))
+            return
+        names = details.class_names
+        pictures = [
+            Picture(
+                images[item.index],
+                (f"{names[item.predicted]} {percent(item.confidence, 1)}", f"is {names[item.label]}"),
+            )
+            for item in mistakes
+        ]
+        gallery.show(pictures, "no image of the test set was got wrong")
+
     def action_tab(self, by: int) -> None:
         tabs = self.query_one(TabbedContent)
         panes = [pane.id or "" for pane in tabs.query(TabPane)]
         tabs.active = panes[(panes.index(tabs.active) + by) % len(panes)]
+        self.refresh_bindings()
         self.query_one(Tabs).focus()
+
+    def action_page(self, by: int) -> None:
+        self.query_one(Gallery).action_page(by)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        return action != "page" or self.query_one(TabbedContent).active == "mistakes"
 
     def action_scroll(self, by: int) -> None:
         pane = self.query_one(TabbedContent).active_pane

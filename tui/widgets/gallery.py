@@ -1,0 +1,135 @@
+"""A gallery of small pictures in half-block cells: two pixels a cell, one above the other, in 24-bit colour."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.color import Color
+from rich.segment import Segment
+from rich.style import Style
+from textual.binding import Binding, BindingType
+from textual.geometry import Size
+from textual.strip import Strip
+from textual.widget import Widget
+
+from engine.text import safe_text
+
+Image = NDArray[np.uint8]
+_GAP = 2
+_CAPTION_LINES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One image (C, H, W) uint8 with one or three channels, and two lines below it."""
+
+    pixels: Image
+    captions: tuple[str, str]
+
+
+class Gallery(Widget, can_focus=True):
+    """As many pictures as fit, a page at a time."""
+
+    DEFAULT_CSS = "Gallery { height: 1fr; }"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("n,pagedown,space", "page(1)", "Next page", tooltip="the next page of pictures", key_display="n"),
+        Binding("b,pageup", "page(-1)", "Page back", tooltip="the page before", key_display="b"),
+    ]
+
+    def __init__(self, id: str) -> None:
+        super().__init__(id=id)
+        self._pictures: Sequence[Picture] = ()
+        self._words = ""
+        self._first = 0
+        self._strips: list[Strip] = []
+        self._drawn_for: Size | None = None
+
+    def show(self, pictures: Sequence[Picture], words: str = "") -> None:
+        """Show these from the first on; `words` stands there where there are none."""
+        self._pictures, self._words, self._first = pictures, words, 0
+        self._changed()
+
+    def action_page(self, by: int) -> None:
+        across, down, _ = self._layout(self.size)
+        page = across * down
+        last = max((len(self._pictures) - 1) // page * page, 0)
+        self._first = min(max(self._first + by * page, 0), last)
+        self._changed()
+
+    def _changed(self) -> None:
+        self._drawn_for = None
+        self.refresh()
+
+    def render_line(self, y: int) -> Strip:
+        if self._drawn_for != self.size:
+            self._drawn_for = self.size
+            self._strips = self._draw(self.size)
+        return self._strips[y] if y < len(self._strips) else Strip.blank(self.size.width)
+
+    @staticmethod
+    def _layout(size: Size) -> tuple[int, int, int]:
+        """Pictures across and down, and the width of one in cells."""
+        side = 16 if size.width < 100 else 24
+        return (
+            max((size.width + _GAP) // (side + _GAP), 1),
+            max(size.height // (side // 2 + _CAPTION_LINES + 1), 1),
+            side,
+        )
+
+    def _draw(self, size: Size) -> list[Strip]:
+        across, down, side = self._layout(size)
+        shown = self._pictures[self._first : self._first + across * down]
+        if not shown:
+            return [Strip([Segment(self._words)])]
+        base = self.visual_style.rich_style
+        strips: list[Strip] = []
+        for start in range(0, len(shown), across):
+            row = shown[start : start + across]
+            drawn = [half_blocks(picture.pixels, side) for picture in row]
+            for line in range(side // 2):
+                strips.append(_joined([pixels[line] for pixels in drawn], side, base))
+            for number in range(_CAPTION_LINES):
+                texts = [[Segment(safe_text(picture.captions[number], side), base)] for picture in row]
+                strips.append(_joined(texts, side, base))
+            strips.append(Strip([]))
+        place = f"{self._first + 1} to {self._first + len(shown)} of {len(self._pictures)}"
+        if len(strips) <= size.height:
+            strips[-1] = Strip([Segment(place, base + Style(dim=True))])
+        return strips
+
+
+def _joined(parts: Sequence[Sequence[Segment]], side: int, base: Style) -> Strip:
+    segments: list[Segment] = []
+    for part in parts:
+        segments += part
+        width = sum(len(segment.text) for segment in part)
+        segments.append(Segment(" " * (side - width + _GAP), base))
+    return Strip(segments)
+
+
+def half_blocks(pixels: Image, side: int) -> list[list[Segment]]:
+    """The image, fitted into side × side pixels (nearest neighbour, its shape kept), as side / 2 lines of cells."""
+    _, height, width = pixels.shape
+    scale = side / max(height, width)
+    rows, columns = max(round(height * scale), 1), max(round(width * scale), 1)
+    y, x = np.arange(rows) * height // rows, np.arange(columns) * width // columns
+    fitted = np.zeros((side, side, 3), np.uint8)
+    fitted[:rows, :columns] = np.broadcast_to(pixels[:, y][:, :, x].transpose(1, 2, 0), (rows, columns, 3))
+    lines = []
+    for row in range(0, side, 2):
+        upper, lower = fitted[row].tolist(), fitted[row + 1].tolist()
+        lines.append(
+            [
+                Segment("▀", Style.from_color(_colour(above), _colour(below)))
+                for above, below in zip(upper, lower, strict=True)
+            ]
+        )
+    return lines
+
+
+def _colour(rgb: Sequence[int]) -> Color:
+    return Color.from_rgb(*rgb)
