@@ -99,7 +99,7 @@ async def test_a_run_opens_to_all_its_tables(make_app: MakeApp) -> None:
             "balanced accuracy",
             "precision",
             "true ╲ predicted",
-            "test images",
+            "mnist is not here",
             "accuracy",
             "epochs 2, the rest as by default",
         ]

@@ -149,6 +149,7 @@ class RunScreen(Screen[None]):
     def _tab_activated(self, event: TabbedContent.TabActivated) -> None:
         if event.pane.id == "mistakes" and self._details is not None and not self._mistakes_asked:
             self._mistakes_asked = True
+            self.refresh_bindings()
             self.load_mistakes(self._details)
 
     @work(exclusive=True, group="mistakes")
@@ -156,17 +157,20 @@ class RunScreen(Screen[None]):
         """The images may have to be read or decoded first: in another thread, saying how far it is."""
         gallery = self.query_one(Gallery)
         gallery.show((), "loading torch and the test images …")
+        loading = True
 
         def tell(progress: Progress) -> None:
             total = f" of {progress.total:,}" if progress.total else ""
             text = f"{progress.stage}: {progress.done:,}{total} {progress.unit}"
-            self.app.call_later(gallery.show, (), text)
+            self.app.call_later(lambda: gallery.show((), text) if loading else None)
 
         try:
             mistakes, images = await asyncio.to_thread(read_mistakes, self.app.places, details, tell)
         except ReslabError as error:
+            loading = False
             gallery.show((), safe_text(error))
             return
+        loading = False  # what was still on its way must not cover the pictures
         names = details.class_names
         pictures = [
             Picture(

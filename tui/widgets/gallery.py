@@ -68,7 +68,10 @@ class Gallery(Widget, can_focus=True):
         if self._drawn_for != self.size:
             self._drawn_for = self.size
             self._strips = self._draw(self.size)
-        return self._strips[y] if y < len(self._strips) else Strip.blank(self.size.width)
+        style = self.visual_style.rich_style
+        if y >= len(self._strips):
+            return Strip.blank(self.size.width, style)
+        return self._strips[y].extend_cell_length(self.size.width, style)
 
     @staticmethod
     def _layout(size: Size) -> tuple[int, int, int]:
@@ -84,7 +87,7 @@ class Gallery(Widget, can_focus=True):
         across, down, side = self._layout(size)
         shown = self._pictures[self._first : self._first + across * down]
         if not shown:
-            return [Strip([Segment(self._words)])]
+            return [Strip([Segment(self._words, self.visual_style.rich_style)])]
         base = self.visual_style.rich_style
         strips: list[Strip] = []
         for start in range(0, len(shown), across):
