@@ -47,6 +47,18 @@ def read_mistakes(
     return mistakes, load_test_images(details, places, RunControl(), tell)
 
 
+def read_differences(
+    places: Places, a: RunDetails, b: RunDetails, tell: Callable[[Progress], None]
+) -> tuple[list[tuple[Mistake, Mistake]], NDArray[np.uint8]]:
+    """The test images that exactly one of two runs gets right, with both answers, and the images. Loads torch."""
+    from engine.control import RunControl
+    from engine.results.mistakes import find_differences, load_test_images
+
+    with Store(places.database) as store:
+        found = find_differences(store.predictions(a.record.run), store.predictions(b.record.run))
+    return found, load_test_images(a, places, RunControl(), tell)
+
+
 def read_comparison(places: Places, runs: Sequence[int]) -> tuple[list[RunDetails], Comparison, list[GroupVerdict]]:
     """The runs' details, their comparison, and that of their groups of seeds."""
     from engine.results.comparison import compare

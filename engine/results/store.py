@@ -11,9 +11,7 @@ import json
 import logging
 import os
 import sqlite3
-import sys
 import time
-from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,26 +21,23 @@ from typing import Any
 from engine.errors import StoreError
 from engine.events import (
     CheckpointSaved,
-    ClassMetrics,
     EpochEnded,
     Evaluated,
     Event,
-    Metrics,
     RunEnded,
     RunStarted,
     StepsCompleted,
-    plain,
 )
 from engine.results.migrations import migrate
 from engine.results.queue import Waiting
 from engine.results.records import (
     Curve,
-    EvaluationRecord,
     Predictions,
     RunDetails,
     RunRecord,
     WeightsRecord,
 )
+from engine.results.rows import RUN_COLUMNS, pack, read_evaluation, read_run, to_json, unpack
 from engine.spec import RunSpec
 
 _TABLES = ("steps", "epochs", "evaluations", "weights")
@@ -128,8 +123,8 @@ class Store:
                     p.learning_rate,
                     p.images,
                     p.train_s,
-                    _pack(p.losses),
-                    _pack(p.accuracies),
+                    pack(p.losses),
+                    pack(p.accuracies),
                 )
                 for p in self._points
             ],
@@ -138,7 +133,7 @@ class Store:
     def _write(self, event: RunStarted | Evaluated | EpochEnded | CheckpointSaved | RunEnded) -> None:
         match event:
             case RunStarted():
-                self._db.execute("UPDATE runs SET started = ? WHERE run = ?", (_json(event), event.run))
+                self._db.execute("UPDATE runs SET started = ? WHERE run = ?", (to_json(event), event.run))
             case EpochEnded():
                 values = (
                     event.run,
@@ -164,14 +159,14 @@ class Store:
             (event.run, event.split),
         )
         head = (event.run, event.split, event.moment, event.epoch, event.step)
-        figures = (_json(event.metrics), _json(event.per_class), _json(event.confusion), event.elapsed_s)
+        figures = (to_json(event.metrics), to_json(event.per_class), to_json(event.confusion), event.elapsed_s)
         self._db.execute(
             "INSERT INTO evaluations VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (*head, *figures, event.labels, event.predictions, event.confidences),
         )
         if event.split == "test":
             column = "untrained" if event.moment == "untrained" else "final"
-            self._db.execute(f"UPDATE runs SET {column} = ? WHERE run = ?", (_json(event.metrics), event.run))
+            self._db.execute(f"UPDATE runs SET {column} = ? WHERE run = ?", (to_json(event.metrics), event.run))
 
     def _write_end(self, event: RunEnded) -> None:
         self._db.execute(
@@ -238,7 +233,7 @@ class Store:
 
     def runs(self) -> list[RunRecord]:
         """Every run, newest first."""
-        return [_read_run(row) for row in self._rows(f"SELECT {_RUN_COLUMNS} FROM runs ORDER BY run DESC")]
+        return [read_run(row) for row in self._rows(f"SELECT {RUN_COLUMNS} FROM runs ORDER BY run DESC")]
 
     def details(self, run: int) -> RunDetails:
         """Open one run. Raises StoreError where there is none of this number."""
@@ -255,7 +250,7 @@ class Store:
             record=record,
             started=json.loads(started) if started else None,
             epochs=tuple(EpochEnded(*row) for row in epochs),
-            evaluations=tuple(_read_evaluation(row) for row in evaluations),
+            evaluations=tuple(read_evaluation(row) for row in evaluations),
             curve=self._curve(run),
             weights=WeightsRecord(*weights[0]) if weights else None,
             intact=self.intact(run),
@@ -279,7 +274,7 @@ class Store:
         if not rows:
             raise StoreError(f"run {run} has no predictions: it was not evaluated on the test set after training")
         labels, predictions, confidences = rows[0]
-        return Predictions(_unpack("H", labels), _unpack("H", predictions), _unpack("f", confidences))
+        return Predictions(unpack("H", labels), unpack("H", predictions), unpack("f", confidences))
 
     def compared(self, runs: Sequence[int]) -> list[tuple[RunDetails, Predictions]]:
         """What a comparison needs of each run: its details and its final predictions."""
@@ -293,13 +288,13 @@ class Store:
 
     def _curve(self, run: int) -> Curve:
         rows = self._rows("SELECT losses, accuracies FROM steps WHERE run = ? ORDER BY first_step", run)
-        return Curve(*(_unpack("d", b"".join(column)) for column in (zip(*rows, strict=True) if rows else ((), ()))))
+        return Curve(*(unpack("d", b"".join(column)) for column in (zip(*rows, strict=True) if rows else ((), ()))))
 
     def _one(self, run: int) -> RunRecord:
-        rows = self._rows(f"SELECT {_RUN_COLUMNS} FROM runs WHERE run = ?", run)
+        rows = self._rows(f"SELECT {RUN_COLUMNS} FROM runs WHERE run = ?", run)
         if not rows:
             raise StoreError(f"there is no run {run}, or it was deleted")
-        return _read_run(rows[0])
+        return read_run(rows[0])
 
     def _running(self, run: int) -> bool:
         self.settle_lost_runs()
@@ -312,7 +307,7 @@ class Store:
     def _digest(self, run: int) -> str:
         """SHA-256 over all of a run's rows but the seal itself."""
         digest = hashlib.sha256()
-        row = self._db.execute(f"SELECT {_RUN_COLUMNS}, started FROM runs WHERE run = ?", (run,)).fetchone()
+        row = self._db.execute(f"SELECT {RUN_COLUMNS}, started FROM runs WHERE run = ?", (run,)).fetchone()
         digest.update(repr(row).encode())
         for table in _TABLES:
             for row in self._db.execute(f"SELECT * FROM {table} WHERE run = ? ORDER BY rowid", (run,)):
@@ -331,11 +326,6 @@ class Store:
             self._db.execute("COMMIT")
 
 
-_RUN_COLUMNS = (
-    "run, dataset, model, status, created_at, spec, untrained, final, train_images_per_s, elapsed_s, steps, error"
-)
-
-
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
     try:
@@ -344,52 +334,6 @@ def _explained(path: Path) -> Iterator[None]:
         raise StoreError(
             f"cannot use the record of runs {path} ({error}); choose another folder with --home"
         ) from error
-
-
-def _read_run(row: Sequence[Any]) -> RunRecord:
-    run, dataset, model, status, created_at, spec, untrained, final, images_per_s, elapsed_s, steps, error = row
-    return RunRecord(
-        run, dataset, model, status, created_at, json.loads(spec), _read_metrics(untrained), _read_metrics(final),
-        images_per_s, elapsed_s, steps, error,
-    )  # fmt: skip
-
-
-def _read_evaluation(row: Sequence[Any]) -> EvaluationRecord:
-    split, moment, epoch, step, metrics, per_class, confusion, elapsed_s = row
-    return EvaluationRecord(
-        split=split,
-        moment=moment,
-        epoch=epoch,
-        step=step,
-        metrics=Metrics(**json.loads(metrics)),
-        per_class=tuple(ClassMetrics(**item) for item in json.loads(per_class)),
-        confusion=tuple(tuple(line) for line in json.loads(confusion)),
-        elapsed_s=elapsed_s,
-    )
-
-
-def _read_metrics(text: str | None) -> Metrics | None:
-    return None if text is None else Metrics(**json.loads(text))
-
-
-def _json(value: Any) -> str:
-    return json.dumps(plain(value), separators=(",", ":"))
-
-
-def _pack(values: Sequence[float]) -> bytes:
-    return _little_endian(array("d", values)).tobytes()
-
-
-def _unpack(code: str, data: bytes) -> array[Any]:
-    values: array[Any] = array(code)
-    values.frombytes(data)
-    return _little_endian(values)
-
-
-def _little_endian(values: array[Any]) -> array[Any]:
-    if sys.byteorder == "big":
-        values.byteswap()
-    return values
 
 
 def _process_started(pid: int) -> float:

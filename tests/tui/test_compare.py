@@ -98,3 +98,38 @@ async def test_compare_without_marks_says_how_to_choose(make_app: MakeApp) -> No
         await pilot.press("space", "c")
         await drawn(pilot)
         assert app.current_mode == "results"
+
+
+async def test_the_images_on_which_two_runs_differ(make_app: MakeApp) -> None:
+    import asyncio
+
+    from engine.control import RunControl
+    from engine.runs import Lab, run
+    from tests.tui.conftest import until
+
+    app = make_app()
+
+    def train() -> None:
+        for seed in (0, 1):
+            list(run(RunSpec("digits", "resnet20", epochs=1, seed=seed), Lab(app.places), RunControl()))
+
+    await asyncio.to_thread(train)
+    async with app.run_test(size=(120, 36)) as pilot:
+        app.compare((5, 6))
+        await until(pilot, lambda: "McNemar" in text_of(app))
+        await pilot.press("i")
+        await until(pilot, lambda: "1 to " in text_of(app))
+        text = text_of(app)
+        assert "#5 ✓" in text
+        assert "#6 ✗" in text
+
+
+async def test_runs_that_cannot_be_compared_have_no_images(make_app: MakeApp) -> None:
+    app = make_app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        app.compare((1, 4))
+        await drawn(pilot)
+        await drawn(pilot)
+        await pilot.press("i")
+        await drawn(pilot)
+        assert "two runs on the same test images are needed" in text_of(app)

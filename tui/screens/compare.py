@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from textual import work
+from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
@@ -19,15 +19,18 @@ from engine.errors import ReslabError
 from engine.results.records import RunDetails
 from engine.results.tables import comparison_rows, differing_rows
 from engine.text import percent
-from tui.record import read_comparison
+from tui.record import read_comparison, read_differences
+from tui.screens.run import load_into
 from tui.screens.train import epoch_ticks
 from tui.text import plain_content
 from tui.widgets.chart import Chart, Line
 from tui.widgets.figures import columns_text
+from tui.widgets.gallery import Gallery, Picture
 from tui.widgets.mode_bar import ModeBar
 
 if TYPE_CHECKING:
     from engine.results.comparison import Comparison
+    from engine.results.mistakes import Mistake
     from engine.results.seeds import GroupVerdict
     from tui.app import ReslabApp
 
@@ -44,6 +47,9 @@ class CompareScreen(Screen[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("v", "tab('verdict')", "Verdict", tooltip="the tables and the verdict"),
         Binding("o", "tab('curves')", "Curves", tooltip="the runs' test curves, overlaid"),
+        Binding("i", "tab('images')", "Images", tooltip="the images on which two runs differ"),
+        Binding("n", "page(1)", "Next page", tooltip="in Images: the next page"),
+        Binding("b", "page(-1)", "Page back", show=False, tooltip="in Images: the page before"),
         Binding("j,down", "scroll(1)", "Down", show=False),
         Binding("k,up", "scroll(-1)", "Up", show=False),
         Binding("escape", "app.mode('results')", "Back", tooltip="back to Results"),
@@ -59,7 +65,14 @@ class CompareScreen(Screen[None]):
             with TabPane("Curves", id="curves"):
                 yield Chart("test loss", id="loss")
                 yield Chart("test accuracy", (0.0, 1.0), lambda value: f"{100 * value:.0f} %", id="accuracy")
+            with TabPane("Images", id="images"):
+                yield Gallery(id="gallery")
         yield Footer(show_command_palette=False)
+
+    def on_mount(self) -> None:
+        self._details: Sequence[RunDetails] = ()
+        self._comparable = False
+        self._images_asked = False
 
     def on_screen_resume(self) -> None:
         self.app.show_status()
@@ -96,6 +109,36 @@ class CompareScreen(Screen[None]):
         ]
         self.query_one("#sentences", Static).update(Content("\n").join(lines))
         self._show_curves(details)
+        self._details, self._comparable = details, found.no_verdict is None
+        self._images_asked = False
+        self._ask_for_images()
+
+    @on(TabbedContent.TabActivated)
+    def _ask_for_images(self) -> None:
+        self.refresh_bindings()
+        gallery = self.query_one(Gallery)
+        if self.query_one(TabbedContent).active != "images" or self._images_asked or not self._details:
+            return
+        self._images_asked = True
+        if len(self._details) != 2 or not self._comparable:
+            gallery.show((), "two runs on the same test images are needed to show where they differ")
+        else:
+            self.load_images(*self._details)
+
+    @work(exclusive=True, group="images")
+    async def load_images(self, a: RunDetails, b: RunDetails) -> None:
+        gallery, names = self.query_one(Gallery), a.class_names
+        found = await load_into(gallery, lambda tell: read_differences(self.app.places, a, b, tell))
+        if found is None:
+            return
+        pairs, images = found
+
+        def answer(details: RunDetails, item: Mistake) -> str:
+            mark = "✓" if item.predicted == item.label else "✗"
+            return f"#{details.record.run} {mark} {names[item.predicted]} {percent(item.confidence, 0)}"
+
+        pictures = [Picture(images[one.index], (answer(a, one), answer(b, other))) for one, other in pairs]
+        gallery.show(pictures, "both get the very same images right")
 
     def _show_curves(self, details: Sequence[RunDetails]) -> None:
         epochs = max(item.record.spec["epochs"] for item in details)
@@ -112,6 +155,12 @@ class CompareScreen(Screen[None]):
     def action_tab(self, name: str) -> None:
         self.query_one(TabbedContent).active = name
         self.query_one(Tabs).focus()
+
+    def action_page(self, by: int) -> None:
+        self.query_one(Gallery).action_page(by)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        return action != "page" or self.query_one(TabbedContent).active == "images"
 
     def action_scroll(self, by: int) -> None:
         self.query_one("#words").scroll_relative(y=by, animate=False)

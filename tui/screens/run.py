@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import numpy as np
 from rich.text import Text
@@ -128,7 +129,11 @@ class RunScreen(Screen[None]):
         confusion.add_columns(*map(Text, first))
         for index, row in enumerate(rest):
             confusion.add_row(
-                Text(row[0], "bold"), *(_count(cell, place == index) for place, cell in enumerate(row[1:]))
+                Text(row[0], "bold"),
+                *(
+                    _count(cell, count / max(sum(final.confusion[index]), 1), place == index)
+                    for place, (cell, count) in enumerate(zip(row[1:], final.confusion[index], strict=True))
+                ),
             )
 
     def _show_curves(self, details: RunDetails) -> None:
@@ -154,32 +159,13 @@ class RunScreen(Screen[None]):
 
     @work(exclusive=True, group="mistakes")
     async def load_mistakes(self, details: RunDetails) -> None:
-        """The images may have to be read or decoded first: in another thread, saying how far it is."""
-        gallery = self.query_one(Gallery)
-        gallery.show((), "loading torch and the test images …")
-        loading = True
-
-        def tell(progress: Progress) -> None:
-            total = f" of {progress.total:,}" if progress.total else ""
-            text = f"{progress.stage}: {progress.done:,}{total} {progress.unit}"
-            self.app.call_later(lambda: gallery.show((), text) if loading else None)
-
-        try:
-            mistakes, images = await asyncio.to_thread(read_mistakes, self.app.places, details, tell)
-        except ReslabError as error:
-            loading = False
-            gallery.show((), safe_text(error))
-            return
-        loading = False  # what was still on its way must not cover the pictures
-        names = details.class_names
-        pictures = [
-            Picture(
-                images[item.index],
-                (f"{names[item.predicted]} {percent(item.confidence, 1)}", f"is {names[item.label]}"),
-            )
-            for item in mistakes
-        ]
-        gallery.show(pictures, "no image of the test set was got wrong")
+        gallery, names = self.query_one(Gallery), details.class_names
+        found = await load_into(gallery, lambda tell: read_mistakes(self.app.places, details, tell))
+        if found is not None:
+            mistakes, images = found
+            captions = [(f"{names[m.predicted]} {percent(m.confidence, 1)}", f"is {names[m.label]}") for m in mistakes]
+            pictures = [Picture(images[m.index], text) for m, text in zip(mistakes, captions, strict=True)]
+            gallery.show(pictures, "no image of the test set was got wrong")
 
     def action_tab(self, by: int) -> None:
         tabs = self.query_one(TabbedContent)
@@ -208,9 +194,40 @@ class RunScreen(Screen[None]):
             self.app.tell(str(error), "error")
 
 
-def _count(cell: str, right: bool) -> Text:
-    """Right ones are bold, none is a dot: the mistakes stand out without colour."""
-    return Text(cell, "bold" if right else "dim" if "·" in cell else "")
+T = TypeVar("T")
+
+
+async def load_into(gallery: Gallery, read: Callable[[Callable[[Progress], None]], T]) -> T | None:
+    """Call `read` in another thread, for images may have to be decoded first, with its progress in the gallery's place.
+
+    None where it raised: then the gallery says why.
+    """
+    gallery.show((), "loading torch and the test images …")
+    loading = True
+
+    def tell(progress: Progress) -> None:
+        total = f" of {progress.total:,}" if progress.total else ""
+        text = f"{progress.stage}: {progress.done:,}{total} {progress.unit}"
+        # What is still on its way when the reading ends must not cover the pictures.
+        gallery.app.call_later(lambda: gallery.show((), text) if loading else None)
+
+    try:
+        return await asyncio.to_thread(read, tell)
+    except ReslabError as error:
+        gallery.call_later(gallery.show, (), safe_text(error))
+        return None
+    finally:
+        loading = False
+
+
+def _count(cell: str, share: float, right: bool) -> Text:
+    """A cell of the heat map: the darker the rarer, by its share of the true class. Without colour the right ones are
+    bold and none is a dot.
+    """
+    low, high = (18, 18, 18), (0, 90, 140) if right else (176, 78, 0)  # towards Okabe and Ito's blue and vermillion
+    depth = share**0.5  # a few mistakes among many images must be seen
+    shade = "".join(f"{round(a + (b - a) * depth):02x}" for a, b in zip(low, high, strict=True))
+    return Text(cell, f"{'bold' if right else 'dim' if not share else ''} on #{shade}".strip())
 
 
 def _reading_help(details: RunDetails) -> str:
