@@ -1,4 +1,6 @@
-"""The database's layout, as the steps that led to it. A step that has been released is never changed, only followed."""
+"""The database's layout, as the steps that led to it. A step that has been released is never changed, only followed.
+
+The steps are split at semicolons, so none may stand in a comment."""
 
 from __future__ import annotations
 
@@ -73,7 +75,7 @@ STEPS: tuple[str, ...] = (
     """
     CREATE TABLE queue (
         number INTEGER PRIMARY KEY AUTOINCREMENT,
-        place REAL NOT NULL,                    -- the order; between two places there is always another
+        place REAL NOT NULL,                    -- the order
         spec TEXT NOT NULL
     );
     """,
@@ -81,16 +83,31 @@ STEPS: tuple[str, ...] = (
 
 
 def migrate(connection: sqlite3.Connection) -> None:
-    """Bring the database to the newest layout, each step in a transaction of its own.
+    """Bring the database to the newest layout, in one transaction: of two that open a new file at once, one waits.
 
     Raises:
         StoreError: a newer reslab wrote it.
     """
+    if _version(connection) == len(STEPS):
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        version = _version(connection)  # another connection may have been quicker
+        if version > len(STEPS):
+            raise StoreError(
+                f"the record of runs has layout {version}, this reslab knows {len(STEPS)}; "
+                "update reslab, or use another --home"
+            )
+        for step in STEPS[version:]:
+            for statement in step.split(";"):
+                connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {len(STEPS)}")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+def _version(connection: sqlite3.Connection) -> int:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version > len(STEPS):
-        raise StoreError(
-            f"the record of runs has layout {version}, this reslab knows {len(STEPS)}; "
-            "update reslab, or use another --home"
-        )
-    for number, step in enumerate(STEPS[version:], start=version + 1):
-        connection.executescript(f"BEGIN IMMEDIATE; {step} PRAGMA user_version = {number}; COMMIT;")
+    return int(version)

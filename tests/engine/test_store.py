@@ -133,6 +133,31 @@ def test_two_connections_write_side_by_side(store: Store, places: Places) -> Non
         assert [store.intact(run) for run in (first, second)] == [True, True]
 
 
+def test_a_new_record_can_be_opened_by_many_at_once(tmp_path: Path) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    for attempt in range(10):
+        path = tmp_path / str(attempt) / "runs.db"
+
+        def open_and_list(path: Path = path) -> int:
+            with Store(path) as store:
+                return len(store.runs())
+
+        with ThreadPoolExecutor(8) as pool:
+            assert [future.result() for future in [pool.submit(open_and_list) for _ in range(8)]] == [0] * 8
+
+
+def test_an_older_layout_is_brought_up_to_date(places: Places) -> None:
+    from engine.results.migrations import STEPS
+
+    places.home.mkdir(parents=True)
+    with sqlite3.connect(places.database) as old:
+        old.executescript(STEPS[0] + "PRAGMA user_version = 1;")
+    with Store(places.database) as store:
+        record_run(store)
+        assert store.waiting() == []
+
+
 def test_a_newer_layout_is_refused(places: Places, store: Store) -> None:
     with sqlite3.connect(places.database) as other:
         other.execute("PRAGMA user_version = 99")
