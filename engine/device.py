@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
-from engine.errors import DeviceError
+from engine.errors import DeviceError, TorchError
 from engine.events import Resolved
 from engine.spec import RunSpec
 
@@ -41,15 +41,15 @@ def import_torch() -> Any:
     """Import torch and torchvision, or say in one sentence why they do not work.
 
     Raises:
-        DeviceError: either is missing, or they do not belong together.
+        TorchError: either is missing, or they do not belong together.
     """
     try:
         torch = import_module("torch")
         import_module("torchvision")
     except ModuleNotFoundError as error:
-        raise DeviceError(f"{error.name} is not installed; run uv sync") from None
+        raise TorchError(f"{error.name} is not installed; run uv sync") from None
     except (RuntimeError, ImportError, OSError) as error:
-        raise DeviceError(_MEND.format(error=str(error).splitlines()[0])) from None
+        raise TorchError(_MEND.format(error=str(error).splitlines()[0])) from None
     return torch
 
 

@@ -47,7 +47,11 @@ class StoreError(ReslabError):
 
 
 class DeviceError(ReslabError):
-    """The device or the numeric type asked for is not to be had here, or torch itself is broken."""
+    """The device or the numeric type asked for is not to be had here."""
+
+
+class TorchError(ReslabError):
+    """torch or torchvision is missing, or they do not belong together: no input of the person's can help."""
 
 
 def unknown_name(kind: str, name: str, known: Sequence[str], field: str) -> SpecError:

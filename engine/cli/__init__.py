@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from engine.cli.parser import build_parser, given_settings, specs_from, wants_settings
-from engine.errors import DeviceError, ReslabError, SpecError
+from engine.errors import ReslabError, SpecError, TorchError
 from engine.paths import Places, find_places
 from engine.reports import find_preset
 from engine.spec import RunSpec
@@ -34,7 +34,7 @@ def main(argv: Sequence[str], open_app: OpenApp) -> int:
         return 130
     except ReslabError as error:
         print(f"reslab: {safe_text(error)}", file=sys.stderr)
-        return 1 if isinstance(error, DeviceError) else BAD_INPUT
+        return 1 if isinstance(error, TorchError) else BAD_INPUT
 
 
 def _dispatch(argv: Sequence[str], open_app: OpenApp) -> int:

@@ -109,6 +109,8 @@ def test_lists_need_no_run(capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "folder:/nowhere", "resnet18"], "no folder /nowhere"),
         (["train", "digits", "resnet18", "--weights", "/nowhere.pth"], "no weights file"),
         (["train", "--spec", "/nowhere.toml"], "cannot read /nowhere.toml"),
+        (["train", "digits", "resnet18", "--device", "mps"], "choose device auto or cpu"),
+        (["train", "digits", "resnet18", "--exit"], "it needs --tui"),
         (["show", "7"], "there is no run 7"),
         (["predictions", "x"], "invalid int value"),
         (["dance"], "invalid choice"),
