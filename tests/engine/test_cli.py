@@ -170,22 +170,27 @@ def test_hostile_class_names_are_harmless_in_every_command(tmp_path: Path, capsy
     assert "[@click=app.quit]x" in captured.out
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
-def test_ctrl_c_and_a_hang_up_stop_cleanly_with_exit_code_130(places: Places, number: signal.Signals) -> None:
-    command = [sys.executable, "-m", "tui", "train", "digits", "resnet18", "--epochs", "500", "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if json.loads(line)["event"] == "steps_completed":
-                process.send_signal(number)
-                break
-        rest = [json.loads(line) for line in process.stdout]
-        assert process.stderr is not None
-        errors = process.stderr.read()
-    assert process.returncode == 130
-    assert rest[-1]["event"] == "run_ended"
-    assert rest[-1]["status"] == "stopped"
-    assert "Traceback" not in errors
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_stop_cleanly_with_exit_code_130(
+    number: signal.Signals, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engine.cli import training
+
+    show = training._JsonLines.show
+
+    def show_and_signal(self: Any, event: Any) -> None:
+        show(self, event)
+        if type(event).__name__ == "EpochEnded":
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(training._JsonLines, "show", show_and_signal)
+    before = signal.getsignal(number)
+    assert reslab("train", "digits", "resnet20", "--epochs", "500", "--json") == 130
+    captured = capsys.readouterr()
+    last = json.loads(captured.out.splitlines()[-1])
+    assert (last["event"], last["status"]) == ("run_ended", "stopped")
+    assert captured.err == "reslab: stopping after this step; once more to break off\n"
+    assert signal.getsignal(number) is before
 
 
 def test_the_progress_bar_takes_no_name_for_markup(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
@@ -36,6 +36,7 @@ def test_wilson_is_statsmodels(num_right: int, num_images: int) -> None:
     assert wilson_interval(num_right, num_images) == pytest.approx(expected, abs=1e-9)
 
 
+@settings(max_examples=20)  # statsmodels takes 36 ms a call
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
 def test_holm_is_statsmodels(p_values: list[float]) -> None:
     assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1].tolist())

@@ -154,6 +154,10 @@ async def test_the_queue_as_a_picture(size: tuple[int, int], make_app: MakeApp, 
     app = make_app(ScriptedRun(hold_at=5), specs=WAITING)
     async with app.run_test(size=size) as pilot:
         await until(pilot, lambda: app.live and app.live.version == 5 and len(app.queue.waiting) == 2)
+        await pilot.press("1")
+        await drawn(pilot)
+        app.show_status()
         await pilot.press("u")
+        await until(pilot, lambda: app.focused is not None and app.focused.id == "waiting")
         await drawn(pilot)
         compare_screen(app, "queue")
