@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 from engine.errors import ReslabError
 from engine.results.queue import Waiting
-from engine.results.store import Store
 from engine.spec import RunSpec
 
 if TYPE_CHECKING:
+    from engine.results.store import Store
     from tui.app import ReslabApp
 
 T = TypeVar("T")
@@ -108,6 +108,8 @@ class Queue:
 
     async def _with_store(self, work: Callable[[Store], T]) -> T | None:
         def call() -> T:
+            from engine.results.store import Store  # SQLite: the first paint need not wait for it
+
             with Store(self._app.places.database) as store:
                 return work(store)
 

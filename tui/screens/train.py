@@ -93,10 +93,8 @@ class TrainScreen(Screen[None]):
             return
         self._draw_charts(live)
         self._draw_bars(live)
-        twin = live.twin
-        self.query_one(GradientBars).show(
-            live.spec.model, live.gradients, twin.spec.model if twin else "", twin.gradients if twin else None
-        )
+        if self.has_class("gradients"):
+            self._draw_gradients(live)
         self.query_one(FiguresTable).show(live.untrained, live.latest, live.latest_name)
 
     def _key(self) -> tuple[object, ...]:
@@ -150,9 +148,17 @@ class TrainScreen(Screen[None]):
         self.query_one("#freed", Static).update(plain_content("freeing …"))
         self.app.session.free_memory()
 
+    def _draw_gradients(self, live: LiveRun) -> None:
+        twin = live.twin
+        self.query_one(GradientBars).show(
+            live.spec.model, live.gradients, twin.spec.model if twin else "", twin.gradients if twin else None
+        )
+
     def action_gradients(self) -> None:
         self.toggle_class("gradients")
         self.query_one("#memory").border_title = "Gradients" if self.has_class("gradients") else "Memory"
+        self._drawn = ()
+        self.redraw()
 
     def action_pause(self) -> None:
         control = self.app.session.control

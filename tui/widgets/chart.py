@@ -132,13 +132,14 @@ class Chart(Widget, can_focus=False):
         tops, bottoms = (
             self._dots(np.interp(across, found.columns, values), low, high, rows) for values in (found.high, found.low)
         )
-        for index, column in enumerate(across):
-            top, bottom = tops[index], bottoms[index]
-            if index:  # join on to the column before
-                top, bottom = min(top, bottoms[index - 1]), max(bottom, tops[index - 1])
-            dots = np.arange(top, bottom + 1)
-            np.bitwise_or.at(cells, (dots // 4, column // 2), _DOTS[dots % 4, column % 2])
-            colours[dots // 4, column // 2] = number
+        # Each column is joined on to the one before.
+        top = np.minimum(tops, np.r_[tops[0], bottoms[:-1]])
+        bottom = np.maximum(bottoms, np.r_[bottoms[0], tops[:-1]])
+        lengths = bottom - top + 1
+        column = np.repeat(across, lengths)
+        dot = np.repeat(top, lengths) + np.arange(lengths.sum()) - np.repeat(lengths.cumsum() - lengths, lengths)
+        np.bitwise_or.at(cells, (dot // 4, column // 2), _DOTS[dot % 4, column % 2])
+        colours[dot // 4, column // 2] = number
 
     @staticmethod
     def _dots(y: Floats, low: float, high: float, rows: int) -> NDArray[np.intp]:
