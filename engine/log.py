@@ -25,9 +25,13 @@ def write_report(path: Path, error: BaseException, about: str) -> bool:
 
 
 def log_to(path: Path) -> None:
-    """Send the warnings of this process to the log file instead of the screen."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Send the warnings of this process to the log file, not the screen; nowhere, if there can be no such file."""
+    logging.captureWarnings(True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        logging.getLogger().addHandler(logging.NullHandler())
+        return
     handler = logging.FileHandler(path, encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
-    logging.captureWarnings(True)

@@ -22,8 +22,10 @@ def open_app(places: Places, specs: list[RunSpec], exit_when_done: bool) -> int:
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         print("reslab: the app needs a terminal; without one use reslab train DATASET MODEL", file=sys.stderr)
         return 2
+    from engine.log import log_to
     from tui.app import ReslabApp
 
+    log_to(places.log)  # a warning of torch's, or a curve that waits for a locked record, is nothing for the screen
     app = ReslabApp(places, specs, exit_when_done)
     app.run()
     code = app.return_code or 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -69,9 +69,6 @@ async def drawn(pilot: Pilot[None]) -> None:
 def text_of(app: ReslabApp) -> str:
     """What stands on the screen, line by line."""
     return "\n".join("".join(segment.text for segment in line) for line in app.screen._compositor.render_strips())
-
-
-Screenshot = Callable[[ReslabApp, str], Awaitable[None]]
 
 
 @pytest.fixture

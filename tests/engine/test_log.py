@@ -1,0 +1,25 @@
+"""The log: warnings go to it, and a folder that cannot be made stops nothing."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+
+def test_warnings_go_to_the_file_and_not_to_the_screen(tmp_path: Path) -> None:
+    code = (
+        "import logging, sys, warnings\nfrom pathlib import Path\nfrom engine.log import log_to\n"
+        "log_to(Path(sys.argv[1]))\nwarnings.warn('from a library')\nlogging.getLogger('reslab').warning('from us')\n"
+    )
+    for folder, logged in ((tmp_path / "home", True), (tmp_path / "file" / "home", False)):
+        (tmp_path / "file").touch()
+        log = folder / "reslab.log"
+        result = subprocess.run([sys.executable, "-c", code, str(log)], capture_output=True, text=True, check=True)
+        assert result.stderr == ""
+        assert log.exists() is logged
+    text = (tmp_path / "home" / "reslab.log").read_text()
+    assert "from a library" in text
+    assert "from us" in text
+    assert logging.getLevelName(logging.WARNING) in text
