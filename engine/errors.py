@@ -54,8 +54,13 @@ class TorchError(ReslabError):
     """torch or torchvision is missing, or they do not belong together: no input of the person's can help."""
 
 
-def unknown_name(kind: str, name: str, known: Sequence[str], field: str) -> SpecError:
-    """The complaint about a name that no table has, with the nearest one that it has."""
-    nearest = difflib.get_close_matches(name, known, 1)
+def unknown_name(
+    kind: str, name: str, known: Sequence[str], field: str, hidden: Sequence[str] = (), rest: str = ""
+) -> SpecError:
+    """The complaint about a name that no table has, with the nearest one that it has.
+
+    `hidden` are names that exist but are too many to list; `rest` says where they are listed.
+    """
+    nearest = difflib.get_close_matches(name, [*known, *hidden], 1)
     hint = f"did you mean {nearest[0]}? " if nearest else ""
-    return SpecError(f"no {kind} {name!r}: {hint}There are {', '.join(known)}", field)
+    return SpecError(f"no {kind} {name!r}: {hint}There are {', '.join(known)}{rest and ' '}{rest}", field)

@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 
 from engine.control import Control
 from engine.datasets.loading import check_dataset
+from engine.datasets.registry import find_dataset
 from engine.device import choose_placement, import_torch
-from engine.errors import ReslabError
+from engine.errors import ModelError, ReslabError
 from engine.events import CheckpointSaved, Evaluated, Event, Metrics, RunEnded, StepsCompleted
 from engine.log import write_report
 from engine.memory.ledger import Ledger
 from engine.models.building import check_weights
+from engine.models.registry import find_model, misfit
 from engine.paths import Places
 from engine.results.store import Store
 from engine.spec import RunSpec
@@ -37,10 +39,13 @@ def check(spec: RunSpec) -> None:
     """Raise what is wrong with `spec` on this machine, as far as it shows without loading anything.
 
     Raises:
-        ReslabError: a folder, a weights file or a device is not there.
+        ReslabError: a folder, a weights file or a device is not there, or the network cannot take such images.
     """
     import_torch()
     check_dataset(spec)
+    shape = find_dataset(spec.dataset).spec_shape(spec.image_size)
+    if shape is not None and (problem := misfit(find_model(spec.model), shape)):
+        raise ModelError(problem)
     check_weights(spec)
     choose_placement(spec)
 

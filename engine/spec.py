@@ -100,7 +100,7 @@ class RunSpec:
     )
     stem: Stem = setting(
         "imagenet",
-        help="first layers: 7×7/2 with max-pool, or 3×3/1 without; auto: small under 64 pixels",
+        help="ResNet's first layers: 7×7/2 with max-pool, or 3×3/1 without; auto: small under 64 pixels",
         group="model",
     )
     weights: str = setting("random", help="random, imagenet, or the path of a state dict", group="model")
@@ -112,7 +112,7 @@ class RunSpec:
     backbone_rate: float = setting(
         1.0, help="share of the learning rate that the layers with trained weights get", group="recipe", above=0, high=1
     )
-    norm: Literal["batch", "group"] = setting("batch", help="the normalisation layers", group="model")
+    norm: Literal["batch", "group"] = setting("batch", help="the normalisation layers of a ResNet", group="model")
     seed: int = setting(0, help="first weights, order of images, augmentation", group="run", low=0, high=2**32 - 1)
     device: DeviceChoice = setting("auto", help="where to train; auto: cuda, else mps, else cpu", group="run")
     dtype: DtypeChoice = setting(
@@ -124,7 +124,9 @@ class RunSpec:
         for name, described in settings_of(RunSpec).items():
             object.__setattr__(self, name, described.check(getattr(self, name)))
         find_dataset(self.dataset)
-        find_model(self.model)
+        info = find_model(self.model)
+        if self.norm != "batch" and not info.resnet:
+            raise SpecError(f"norm: {self.model} has its own normalisation; set norm to batch, which leaves it", "norm")
         if self.nesterov and self.optimizer == "sgd" and self.momentum == 0:
             raise SpecError("nesterov: needs a momentum above 0; set momentum, or turn nesterov off", "nesterov")
         if self.warmup_epochs >= self.epochs:

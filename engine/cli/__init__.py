@@ -72,7 +72,7 @@ def _dispatch(argv: Sequence[str], open_app: OpenApp) -> int:
 
             return datasets_command(places, arguments.delete, arguments.json)
         case "models":
-            return reading.list_models(arguments.json)
+            return reading.list_models(arguments.all, arguments.json)
         case "runs":
             return reading.list_runs(places, arguments.json)
         case "show":

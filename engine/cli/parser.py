@@ -66,7 +66,8 @@ def build_parser(settings: bool = True) -> argparse.ArgumentParser:
     delete.add_argument("run", type=int, metavar="RUN")
     datasets = add("datasets", "list the datasets, and the decoded images kept of them")
     datasets.add_argument("--delete", metavar="KEPT", help="delete what is kept under this name, or all")
-    add("models", "list the architectures")
+    models = add("models", "list the architectures")
+    models.add_argument("--all", action="store_true", help="with the rest of torchvision's classification networks")
     add("doctor", "check versions, device, NVML, SQLite, terminal and folders")
     return parser
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from engine.cli.parser import columns
 from engine.events import plain
-from engine.models.registry import MODELS
+from engine.models.registry import MODELS, MORE_MODELS, ModelInfo
 from engine.paths import Places
 from engine.results.export import details_as_json, prediction_rows, write_predictions
 from engine.results.records import RunDetails, RunRecord
@@ -25,15 +25,25 @@ def print_json(value: Any) -> None:
     print(json.dumps(plain(value), ensure_ascii=False))
 
 
-def list_models(as_json: bool) -> int:
+def list_models(every: bool, as_json: bool) -> int:
+    shown = [*MODELS, *MORE_MODELS] if every else MODELS
     if as_json:
-        print_json(MODELS)
+        print_json(shown)
         return 0
-    rows = [("MODEL", "DEPTH", "PARAMETERS", "")]
-    rows += [(info.name, str(info.depth), f"{info.num_parameters:,}", info.title) for info in MODELS]
-    print(columns(rows, right=(1, 2)))
+    rows = [("MODEL", "DEPTH", "PARAMETERS", "LEAST SIZE", "")]
+    rows += [
+        (info.name, str(info.depth or "–"), f"{info.num_parameters:,}", _least_size(info), info.title) for info in shown
+    ]
+    print(columns(rows, right=(1, 2, 3)))
     print("Parameters of the ImageNet form; three channels and 1,000 classes are fitted to the dataset.")
+    print("Least size: of an image's side in pixels; n× is a multiple of n.")
+    if not every:
+        print(f"{len(MORE_MODELS)} more with --all.")
     return 0
+
+
+def _least_size(info: ModelInfo) -> str:
+    return f"{info.multiple}×" if info.multiple > 1 else str(info.min_size)
 
 
 def list_runs(places: Places, as_json: bool) -> int:

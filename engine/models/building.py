@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +14,19 @@ from engine.control import Control
 from engine.errors import FetchError, ModelError
 from engine.fetching import fetch
 from engine.models.first_last import fit_first_last
-from engine.models.registry import choose_stem, find_model
+from engine.models.registry import ModelInfo, choose_stem, find_model, misfit
 from engine.progress import Progress
 from engine.shape import DataShape
 from engine.spec import RunSpec
+
+
+class Builder(Protocol):
+    """Builds a row of the table in its native form, with three channels; `norm_layer` None is the family's own."""
+
+    def __call__(
+        self, info: ModelInfo, norm_layer: Callable[[int], nn.Module] | None, shape: DataShape, pretrained: bool
+    ) -> nn.Module: ...
+
 
 _GROUPS = 32  # Wu and He 2018, "Group Normalization", the default
 
@@ -28,22 +37,21 @@ def build_model(spec: RunSpec, shape: DataShape) -> nn.Module:
     torch's global random state is left as it was. ImageNet's weights are fetched before, by `fetch_imagenet_weights`.
 
     Raises:
-        ModelError: the weights are missing, unreadable or fit another network.
+        ModelError: the network cannot take such images, or the weights are missing, unreadable or fit another one.
     """
+    info = find_model(spec.model)
+    if problem := misfit(info, shape):
+        raise ModelError(problem)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
-        info = find_model(spec.model)
         module, function = info.builder.split(":")
-        network: nn.Module = getattr(import_module(module), function)(
-            info.name, info.num_classes, group_norm if spec.norm == "group" else None
-        )
-        stem = choose_stem(info, spec.stem, shape)
         pretrained = spec.weights != "random"
+        builder: Builder = getattr(import_module(module), function)
+        network = builder(info, group_norm if spec.norm == "group" else None, shape, pretrained)
         if pretrained:
             _load_imagenet_form(network, spec)
-        old_stem = network.get_submodule("conv1")
-        fit_first_last(network, shape, stem, keep_weights=pretrained)
-        network.stem_is_new = network.get_submodule("conv1") is not old_stem  # type: ignore[assignment]
+        stem = choose_stem(info, spec.stem, shape)
+        network.new_names = fit_first_last(network, info, shape, stem, keep_weights=pretrained)  # type: ignore[assignment]
     if spec.freeze == "backbone":
         freeze_backbone(network)
     return network
@@ -51,8 +59,8 @@ def build_model(spec: RunSpec, shape: DataShape) -> nn.Module:
 
 def new_layers(network: nn.Module) -> list[nn.Parameter]:
     """The parameters of the layers that fitting has made anew: the last one, and the first where it was changed."""
-    first = list(network.get_submodule("conv1").parameters()) if network.stem_is_new else []
-    return [*first, *network.get_submodule("fc").parameters()]
+    names: tuple[str, ...] = network.new_names  # type: ignore[assignment]
+    return [values for name in names for values in network.get_submodule(name).parameters()]
 
 
 def freeze_backbone(network: nn.Module) -> None:
@@ -66,11 +74,34 @@ def freeze_backbone(network: nn.Module) -> None:
             module.train = lambda mode=True, module=module: module  # type: ignore[method-assign,misc]
 
 
-def build_torchvision(name: str, num_classes: int, norm_layer: Any) -> nn.Module:
-    """A row whose name is that of torchvision's own builder."""
+def build_resnet(
+    info: ModelInfo, norm_layer: Callable[[int], nn.Module] | None, shape: DataShape, pretrained: bool
+) -> nn.Module:
+    """torchvision's ResNets, ResNeXts and Wide ResNets: a row's name is that of its builder."""
     from torchvision import models
 
-    network: nn.Module = getattr(models, name)(weights=None, num_classes=num_classes, norm_layer=norm_layer)
+    network: nn.Module = getattr(models, info.name)(weights=None, norm_layer=norm_layer)
+    return network
+
+
+def build_torchvision(
+    info: ModelInfo, norm_layer: Callable[[int], nn.Module] | None, shape: DataShape, pretrained: bool
+) -> nn.Module:
+    """torchvision's other families, without the second outputs of GoogLeNet and Inception.
+
+    Vision transformers are built for the size of the images; MaxViT likewise.
+    """
+    from torchvision import models
+
+    options: dict[str, Any] = {}
+    if info.name in ("googlenet", "inception_v3"):
+        # Their ImageNet weights saw pixels scaled otherwise; torchvision's layer for that needs three channels.
+        options = {"aux_logits": False, "init_weights": True, "transform_input": pretrained and shape.channels == 3}
+    elif info.name.startswith("vit_"):
+        options = {"image_size": shape.height}
+    elif info.name.startswith("maxvit"):
+        options = {"input_size": (shape.height, shape.width)}
+    network: nn.Module = getattr(models, info.name)(weights=None, **options)
     return network
 
 
@@ -85,6 +116,7 @@ def _load_imagenet_form(network: nn.Module, spec: RunSpec) -> None:
         raise ModelError("weights trained with batch-norm do not fit norm=group; choose norm=batch or weights=random")
     path = _imagenet_file(spec.model)[1] if spec.weights == "imagenet" else Path(spec.weights).expanduser()
     state = read_state(path)
+    state = {name: value for name, value in state.items() if not name.startswith(("aux", "AuxLogits"))}
     try:
         network.load_state_dict(state)
     except RuntimeError as error:

@@ -12,6 +12,9 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engine.models.registry import ModelInfo
+from engine.shape import DataShape
+
 _WIDTHS = (16, 32, 64)
 
 
@@ -67,8 +70,9 @@ class CifarNet(nn.Module):
         return logits
 
 
-def build(name: str, num_classes: int, norm_layer: Callable[[int], nn.Module] | None) -> nn.Module:
+def build(
+    info: ModelInfo, norm_layer: Callable[[int], nn.Module] | None, shape: DataShape, pretrained: bool
+) -> nn.Module:
     """`resnet20` … `resnet110`, `plain20` … `plain110`."""
-    family = "resnet" if name.startswith("resnet") else "plain"
-    depth = int(name.removeprefix(family))
-    return CifarNet(depth, num_classes, norm_layer or nn.BatchNorm2d, shortcut=family == "resnet")
+    assert info.depth is not None
+    return CifarNet(info.depth, info.num_classes, norm_layer or nn.BatchNorm2d, info.name.startswith("resnet"))

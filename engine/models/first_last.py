@@ -9,43 +9,69 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from engine.models.registry import ModelInfo
 from engine.shape import DataShape
 
 
-def fit_first_last(network: nn.Module, shape: DataShape, stem: str, keep_weights: bool) -> None:
-    """Change `network` (torchvision's ResNet form: `conv1`, `maxpool`, `fc`) in place to take and give `shape`.
+def fit_first_last(
+    network: nn.Module, info: ModelInfo, shape: DataShape, stem: str, keep_weights: bool
+) -> tuple[str, ...]:
+    """Change `network` in place to take and give `shape`; returns the names of the layers that are new.
 
     Args:
         network: with the 3 channels and the classes of its native form.
+        info: names its first and its last layer.
         shape: of the images to come.
-        stem: `imagenet` keeps the 7×7/2 convolution and max-pool; `small` is a 3×3/1 convolution without pool.
+        stem: `imagenet` keeps ResNet's 7×7/2 convolution and max-pool; `small` is a 3×3/1 convolution without pool;
+            `own` keeps whatever the family has.
         keep_weights: a changed first convolution starts from the filters that were there (their centre 3×3, their
             channels adapted) instead of random ones. A changed last layer always starts from random ones.
     """
-    kernel = 3 if stem == "small" else 7
-    if stem == "small" and hasattr(network, "maxpool"):
-        network.maxpool = nn.Identity()
-    old = network.get_submodule("conv1")
+    new = [info.last]
+    old = network.get_submodule(info.first)
     assert isinstance(old, nn.Conv2d)
+    kernel = 3 if stem == "small" else old.kernel_size[0]
+    if stem == "small":
+        network.maxpool = nn.Identity()
     if (old.in_channels, old.kernel_size[0]) != (shape.channels, kernel):
-        stride = 1 if stem == "small" else 2
-        network.conv1 = _fitted_conv(old, shape.channels, kernel, stride, keep_weights)
-    last = network.get_submodule("fc")
-    assert isinstance(last, nn.Linear)
-    if last.out_features != shape.num_classes:
-        network.fc = nn.Linear(last.in_features, shape.num_classes)
+        _replace(network, info.first, _fitted_conv(old, shape.channels, kernel, keep_weights))
+        new.insert(0, info.first)
+    last = network.get_submodule(info.last)
+    if shape.num_classes != info.num_classes:
+        _replace(network, info.last, _fitted_last(last, shape.num_classes))
+    return tuple(new)
 
 
-def _fitted_conv(old: nn.Conv2d, channels: int, kernel: int, stride: int, keep_weights: bool) -> nn.Conv2d:
-    new = nn.Conv2d(channels, old.out_channels, kernel, stride, padding=kernel // 2, bias=False)
-    if keep_weights:
-        edge = (old.kernel_size[0] - kernel) // 2
-        centre = old.weight[:, :, edge : edge + kernel, edge : edge + kernel]
-        with torch.no_grad():
+def _replace(network: nn.Module, name: str, layer: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(network.get_submodule(parent), child, layer)
+
+
+def _fitted_conv(old: nn.Conv2d, channels: int, kernel: int, keep_weights: bool) -> nn.Conv2d:
+    """`old` for another number of channels; with a smaller kernel it moves by single pixels and keeps the size."""
+    same = kernel == old.kernel_size[0]
+    stride, padding = (old.stride, old.padding) if same else (1, kernel // 2)
+    new = nn.Conv2d(channels, old.out_channels, kernel, stride, padding, bias=old.bias is not None)  # type: ignore[arg-type]
+    with torch.no_grad():
+        if keep_weights:
+            edge = (old.kernel_size[0] - kernel) // 2
+            centre = old.weight[:, :, edge : edge + kernel, edge : edge + kernel]
             new.weight.copy_(adapt_channels(centre, channels) if channels != old.in_channels else centre)
-    else:
-        nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")  # as torchvision's own
+        elif old.bias is None:
+            nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")  # as torchvision's own
+        else:  # each of these families has a rule of its own; all keep about the spread that was there
+            nn.init.normal_(new.weight, std=float(old.weight.std()))
+        if old.bias is not None and new.bias is not None:
+            new.bias.copy_(old.bias)
     return new
+
+
+def _fitted_last(old: nn.Module, num_classes: int) -> nn.Module:
+    """A random layer in place of `old`: linear, or SqueezeNet's convolution."""
+    if isinstance(old, nn.Conv2d):
+        return nn.Conv2d(old.in_channels, num_classes, old.kernel_size, bias=old.bias is not None)  # type: ignore[arg-type]
+    assert isinstance(old, nn.Linear)
+    return nn.Linear(old.in_features, num_classes, bias=old.bias is not None)
 
 
 def adapt_channels(weight: Tensor, channels: int) -> Tensor:

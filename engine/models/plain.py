@@ -6,10 +6,13 @@ stays equal; only the addition and the projections that feed it are gone.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+
+from engine.models.registry import ModelInfo
+from engine.shape import DataShape
 
 
 class PlainBasicBlock(BasicBlock):  # type: ignore[misc]  # torchvision has no types
@@ -38,13 +41,15 @@ _DEPTHS: dict[str, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
 }
 
 
-def build(name: str, num_classes: int, norm_layer: Any) -> nn.Module:
+def build(
+    info: ModelInfo, norm_layer: Callable[[int], nn.Module] | None, shape: DataShape, pretrained: bool
+) -> nn.Module:
     """ResNet-18, 34 or 50 (He et al. 2015, table 1) without shortcuts, in torchvision's form.
 
     The projections are drawn and thrown away, so that under one seed every other weight is the residual twin's.
     """
-    block, layers = _DEPTHS[name]
-    network: nn.Module = ResNet(block, layers, num_classes=num_classes, norm_layer=norm_layer)
+    block, layers = _DEPTHS[info.name]
+    network: nn.Module = ResNet(block, layers, norm_layer=norm_layer)
     for module in network.modules():
         if isinstance(module, BasicBlock | Bottleneck):
             module.downsample = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from engine.errors import unknown_name
+from engine.models import torchvision_table
 from engine.shape import DataShape
 
 NATIVE_CHANNELS = 3  # of every row
@@ -19,24 +20,33 @@ SMALL_IMAGE = 64  # pixels: under this the 7×7/2 stem and its max-pool throw mo
 class ModelInfo:
     """One row of the menu.
 
-    `num_parameters` counts trainable values of the native form: 3 channels, `num_classes` classes. `stem_width` is the
-    number of channels after the first convolution, `features` the width of the input of the last layer. `builder` is
-    "module:function", a function (name, num_classes, norm_layer); `pretrained` says whether torchvision has ImageNet
-    weights for it; `own_stem` that its 3×3 first convolution is part of the architecture. `twin` is the same network
-    without, or with, its shortcuts.
+    `num_parameters` counts trainable values of the native form: 3 channels, `num_classes` classes. `first` and `last`
+    name the layers that are fitted; `stem_width` is the number of channels after the first, `stem_kernel` the side of
+    its filters, `features` the width of the input of the last, which has a bias or not. `builder` is
+    "module:function", a `Builder`; `pretrained` says whether torchvision has ImageNet weights for it; `own_stem` that
+    its first layers are part of the architecture, `resnet` that it is built of a norm layer that may be chosen and has
+    ResNet's names. `twin` is the same network without, or with, its shortcuts. An image must have a side of at least
+    `min_size` pixels, and of a multiple of `multiple`.
     """
 
     name: str
     title: str
-    depth: int
+    depth: int | None
     num_parameters: int
     features: int
     num_classes: int = 1000
     stem_width: int = 64
-    builder: str = "engine.models.building:build_torchvision"
+    stem_kernel: int = 7
+    first: str = "conv1"
+    last: str = "fc"
+    last_bias: bool = True
+    builder: str = "engine.models.building:build_resnet"
     pretrained: bool = True
     own_stem: bool = False
+    resnet: bool = True
     twin: str | None = None
+    min_size: int = 1
+    multiple: int = 1
 
 
 def _plain(depth: int, num_parameters: int, features: int) -> ModelInfo:
@@ -63,6 +73,7 @@ def _cifar(depth: int, num_parameters: int, plain: bool) -> ModelInfo:
         64,
         num_classes=10,
         stem_width=16,
+        stem_kernel=3,
         builder="engine.models.cifar:build",
         pretrained=False,
         own_stem=True,
@@ -88,42 +99,99 @@ MODELS: tuple[ModelInfo, ...] = (
 )
 
 
+def _other(
+    name: str, num_parameters: int, first: str, width: int, kernel: int, last: str, features: int, min_size: int
+) -> ModelInfo:
+    return ModelInfo(
+        name,
+        torchvision_table.title(name),
+        torchvision_table.depth(name),
+        num_parameters,
+        features,
+        stem_width=width,
+        stem_kernel=kernel,
+        first=first,
+        last=last,
+        last_bias=name not in torchvision_table.NO_LAST_BIAS,
+        builder="engine.models.building:build_torchvision",
+        own_stem=True,
+        resnet=False,
+        min_size=min_size,
+        multiple=torchvision_table.MULTIPLES.get(name, 1),
+    )
+
+
+MORE_MODELS: tuple[ModelInfo, ...] = (
+    ModelInfo("resnext101_32x8d", "ResNeXt-101 32×8d", 101, 88_791_336, 2048),
+    ModelInfo("resnext101_64x4d", "ResNeXt-101 64×4d", 101, 83_455_272, 2048),
+    ModelInfo("wide_resnet101_2", "Wide ResNet-101-2", 101, 126_886_696, 2048),
+    *(_other(*row) for row in torchvision_table.ROWS),
+)
+"""The rest of torchvision's classification networks, behind `reslab models --all`."""
+
+
 def find_model(name: str) -> ModelInfo:
     """The row for `name`.
 
     Raises:
         SpecError: there is no such architecture.
     """
-    for info in MODELS:
+    for info in (*MODELS, *MORE_MODELS):
         if info.name == name:
             return info
-    raise unknown_name("architecture", name, [info.name for info in MODELS], "model")
+    names = [info.name for info in MODELS]
+    hidden = [info.name for info in MORE_MODELS]
+    raise unknown_name("architecture", name, names, "model", hidden, "and those of reslab models --all")
+
+
+def misfit(info: ModelInfo, shape: DataShape) -> str | None:
+    """Why `info` cannot take images of `shape`, in a sentence; None where it can."""
+    sides = {shape.height, shape.width}
+    if info.multiple > 1 and (len(sides) > 1 or shape.height % info.multiple):
+        near = max(round(shape.height / info.multiple), 1) * info.multiple
+        return (
+            f"{info.name} takes square images whose side is a multiple of {info.multiple} pixels; these have "
+            f"{shape.height}×{shape.width}: set image size to {near}, or choose another architecture"
+        )
+    if min(sides) < info.min_size:
+        return (
+            f"{info.name} takes images of at least {info.min_size} pixels; these have {shape.height}×{shape.width}: "
+            f"set image size to {info.min_size} or more, or choose another architecture"
+        )
+    return None
 
 
 def choose_stem(info: ModelInfo, stem: str, shape: DataShape) -> str:
-    """Resolve `auto`: `small` for images under 64 pixels, else `imagenet`. The CIFAR family has its own, `small`."""
+    """Resolve `auto`: `small` for images under 64 pixels, else `imagenet`. Other families keep their own, `own`."""
     if info.own_stem:
-        return "small"
+        return "own"
     if stem != "auto":
         return stem
     return "small" if min(shape.height, shape.width) < SMALL_IMAGE else "imagenet"
 
 
 def count_parameters(info: ModelInfo, shape: DataShape, stem: str) -> int:
-    """Trainable values of `info` once fitted to `shape` with a resolved `stem` (`imagenet` or `small`)."""
-    native, kernel = 3 if info.own_stem else 7, 3 if stem == "small" else 7
-    first = info.stem_width * (shape.channels * kernel**2 - NATIVE_CHANNELS * native**2)
-    last = (info.features + 1) * (shape.num_classes - info.num_classes)
-    return info.num_parameters + first + last
+    """Trainable values of `info` once fitted to `shape` with a resolved `stem` (`imagenet`, `small` or `own`)."""
+    kernel = 3 if stem == "small" else info.stem_kernel
+    first = info.stem_width * (shape.channels * kernel**2 - NATIVE_CHANNELS * info.stem_kernel**2)
+    last = (info.features + info.last_bias) * (shape.num_classes - info.num_classes)
+    return info.num_parameters + first + last + _positions(info, shape)
+
+
+def _positions(info: ModelInfo, shape: DataShape) -> int:
+    """What a ViT's table of positions has more or less than at its native 224 pixels: one row a patch."""
+    if not info.name.startswith("vit_"):
+        return 0
+    return info.stem_width * ((shape.height // info.multiple) ** 2 - (224 // info.multiple) ** 2)
 
 
 def describe_changes(info: ModelInfo, shape: DataShape, stem: str) -> tuple[str, ...]:
     """What fitting changes, in words: ("conv1 3→1 channels", "fc 1000→10 classes")."""
     changes = []
-    if stem == "small" and not info.own_stem:
+    if stem == "small":
         changes.append("conv1 7×7/2→3×3/1, no max-pool")
     if shape.channels != NATIVE_CHANNELS:
-        changes.append(f"conv1 {NATIVE_CHANNELS}→{shape.channels} channels")
+        changes.append(f"{info.first} {NATIVE_CHANNELS}→{shape.channels} channels")
     if shape.num_classes != info.num_classes:
-        changes.append(f"fc {info.num_classes}→{shape.num_classes} classes")
+        changes.append(f"{info.last} {info.num_classes}→{shape.num_classes} classes")
     return tuple(changes)

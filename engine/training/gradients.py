@@ -7,6 +7,7 @@ each one the next is put off until it has cost under a hundredth of the training
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from engine.events import GradientsMeasured
 
 _EVERY_S = 0.3
+_MOST_STAGES = 10
 _SHARE = 0.01  # of the training time
 
 
@@ -57,13 +59,34 @@ class Gradients:
 
 
 def stages_of(model: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """The trainable parameters by stage, in order: the stem (whatever comes before layer1), layer1 …, fc."""
+    """The trainable parameters by stage, in order.
+
+    A ResNet's are the stem (whatever comes before layer1), layer1 …, fc. Other networks are cut where their modules
+    are, at the first level that leaves no module with more than half of the parameter tensors, and neighbours are
+    put together until at most ten are left.
+    """
+    named = [(name, values) for name, values in model.named_parameters() if values.requires_grad]
     stages: dict[str, list[nn.Parameter]] = {}
-    for name, values in model.named_parameters():
-        if values.requires_grad:
+    if hasattr(model, "layer1"):
+        for name, values in named:
             first = name.split(".")[0]
             stages.setdefault(first if first.startswith("layer") or first == "fc" else "stem", []).append(values)
+        return stages
+    prefixes = _prefixes([name for name, _ in named])
+    kinds = list(dict.fromkeys(prefixes))
+    each = -(-len(kinds) // _MOST_STAGES)
+    for prefix, (_, values) in zip(prefixes, named, strict=True):
+        first = kinds[kinds.index(prefix) // each * each]
+        stages.setdefault(first, []).append(values)
     return stages
+
+
+def _prefixes(names: list[str]) -> list[str]:
+    for level in range(1, 8):
+        found = [".".join(name.split(".")[:-1][:level]) or name for name in names]
+        if max(Counter(found).values()) <= max(len(names) // 2, 2):
+            break
+    return found
 
 
 def _norm(tensors: list[Tensor] | tuple[Tensor, ...]) -> Tensor:

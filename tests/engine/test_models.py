@@ -15,7 +15,15 @@ from engine.control import RunControl
 from engine.errors import ModelError, SpecError
 from engine.models.building import build_model, check_weights, fetch_imagenet_weights
 from engine.models.first_last import adapt_channels
-from engine.models.registry import MODELS, ModelInfo, choose_stem, count_parameters, describe_changes, find_model
+from engine.models.registry import (
+    MODELS,
+    MORE_MODELS,
+    ModelInfo,
+    choose_stem,
+    count_parameters,
+    describe_changes,
+    find_model,
+)
 from engine.paths import Places
 from engine.shape import DataShape
 from engine.spec import RunSpec, Stem
@@ -223,3 +231,64 @@ def test_freezing_random_weights_is_refused() -> None:
         RunSpec("digits", "resnet18", freeze="backbone")
     with pytest.raises(SpecError, match="backbone rate: needs trained weights"):
         RunSpec("digits", "resnet18", backbone_rate=0.1)
+
+
+@pytest.mark.parametrize("info", MORE_MODELS, ids=lambda info: info.name)
+@pytest.mark.slow
+def test_every_network_of_torchvision_is_fitted_and_steps(info: ModelInfo) -> None:
+    """Grey images, five classes, at 64 pixels or what it takes at least."""
+    from engine.training.gradients import stages_of
+    from engine.training.guard import StepGuard
+    from engine.training.optim import build_optimizer
+
+    side = info.multiple * -(-max(info.min_size, 64) // info.multiple)
+    shape = DataShape(1, side, side, 5)
+    spec = RunSpec("digits", info.name, learning_rate=0.001, momentum=0)
+    network = build_model(spec, shape)
+    assert num_parameters(network) == count_parameters(info, shape, choose_stem(info, spec.stem, shape))
+    assert len(describe_changes(info, shape, choose_stem(info, spec.stem, shape))) == 2
+    optimizer = build_optimizer(spec, network)
+    StepGuard(network, optimizer, torch.device("cpu"))
+    weight = next(network.parameters())
+    before = weight.detach().clone()
+    logits = network.train()(torch.randn(4, 1, side, side))
+    assert logits.shape == (4, 5)
+    torch.autograd.backward(nn.functional.cross_entropy(logits, torch.tensor([0, 4, 1, 3])))
+    optimizer.step()
+    assert all(value.isfinite().all() for value in network.parameters())
+    assert not weight.equal(before)
+    stages = stages_of(network)
+    assert 3 <= len(stages) <= 10
+    assert sum(map(len, stages.values())) == len(list(network.parameters()))
+    with torch.no_grad():
+        assert network.eval()(torch.randn(1, 1, side, side)).shape == (1, 5)
+
+
+def test_the_table_holds_every_classification_network_of_torchvision() -> None:
+    from torchvision import models
+
+    listed = {info.name for info in (*MODELS, *MORE_MODELS)}
+    assert set(models.list_models(module=models)) <= listed
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "words"), [("inception_v3", 74, "75 pixels"), ("vgg11", 31, "32 pixels"), ("vit_b_16", 28, "32,")]
+)
+def test_images_that_a_network_cannot_take_are_refused_with_what_to_do(name: str, side: int, words: str) -> None:
+    with pytest.raises(ModelError, match="image size") as refused:
+        build_model(RunSpec("digits", name), DataShape(1, side, side, 10))
+    assert words in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["alexnet", "squeezenet1_1", "vgg11", "densenet121", "googlenet"])
+def test_the_least_size_is_the_least(name: str) -> None:
+    info = find_model(name)
+    network = build_model(RunSpec("digits", name), DataShape(3, info.min_size, info.min_size, 10))
+    less = info.min_size - 1
+    with pytest.raises(RuntimeError):
+        network(torch.randn(2, 3, less, less))
+
+
+def test_a_norm_layer_of_ones_choice_is_for_resnets_alone() -> None:
+    with pytest.raises(SpecError, match="own normalisation"):
+        RunSpec("digits", "vgg11", norm="group")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,8 +15,9 @@ from textual.screen import ModalScreen, Screen
 from textual.widgets import Input, Static
 
 from engine.errors import DatasetError, SpecError
+from engine.models.registry import ModelInfo
 from engine.text import safe_text
-from tui.text import plain_content
+from tui.text import millions, plain_content
 from tui.widgets.menu import Menu, Row
 
 
@@ -85,6 +86,53 @@ class Choice(ModalScreen[str | None]):
 
     @on(Menu.OptionSelected)
     def _take(self, event: Menu.OptionSelected) -> None:
+        self.dismiss(event.option.id)
+
+
+class ModelQuestion(ModalScreen[str | None]):
+    """One of many architectures; typing narrows the list down, arrows move in it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "dismiss(None)", "Back"),
+        Binding("down", "move(1)", "Down", show=False),
+        Binding("up", "move(-1)", "Up", show=False),
+    ]
+
+    def __init__(self, models: Sequence[ModelInfo]) -> None:
+        super().__init__()
+        self._rows = [
+            Row(info.name, (info.name, millions(info.num_parameters), info.title))
+            for info in sorted(models, key=lambda info: info.name)
+        ]
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="dialog wide"):
+            yield Input(placeholder="type a part of the name, for example densenet", compact=True)
+            yield Menu(self._rows, id="choices", always=2)
+            yield Static("↑↓ moves · enter takes it · esc goes back", id="verdict", classes="dim", markup=False)
+
+    def action_move(self, by: int) -> None:
+        menu = self.query_one(Menu)
+        menu.action_cursor_down() if by > 0 else menu.action_cursor_up()
+
+    @on(Input.Changed)
+    def _narrow(self, event: Input.Changed) -> None:
+        words = event.value.lower().split()
+        found = [row for row in self._rows if all(word in " ".join(row.cells).lower() for word in words)]
+        menu = self.query_one(Menu)
+        menu.set_rows(found)
+        menu.highlighted = 0 if found else None
+        none = "✗ no such network; esc goes back"
+        self.query_one("#verdict", Static).update("↑↓ moves · enter takes it · esc goes back" if found else none)
+
+    @on(Input.Submitted)
+    def _take(self) -> None:
+        menu = self.query_one(Menu)
+        if menu.highlighted is not None:
+            self.dismiss(menu.chosen)
+
+    @on(Menu.OptionSelected)
+    def _take_clicked(self, event: Menu.OptionSelected) -> None:
         self.dismiss(event.option.id)
 
 

@@ -15,7 +15,16 @@ from textual.widgets import Footer, Static
 
 from engine.datasets.registry import DATASETS, FOLDER_PREFIX, find_dataset
 from engine.errors import SpecError
-from engine.models.registry import MODELS, SMALL_IMAGE, choose_stem, count_parameters, describe_changes, find_model
+from engine.models.registry import (
+    MODELS,
+    MORE_MODELS,
+    SMALL_IMAGE,
+    choose_stem,
+    count_parameters,
+    describe_changes,
+    find_model,
+    misfit,
+)
 from engine.reports import PRESETS, find_preset
 from engine.results.queue import combine, with_twin
 from engine.settings import Value, settings_of
@@ -29,6 +38,7 @@ if TYPE_CHECKING:
     from tui.app import ReslabApp
 
 _YOUR_FOLDER = "your folder …"
+_MORE = "more …"
 _RECIPE = {name: item for name, item in settings_of(RunSpec).items() if name not in ("dataset", "model")}
 # The settings that people change most come first; the rest follows in the spec's order.
 _FIRST = ("epochs", "batch_size", "learning_rate", "optimizer", "momentum", "schedule", "stem", "weights", "image_size")
@@ -55,7 +65,8 @@ class _Models(Menu):
     ]
 
     def action_mark(self) -> None:
-        self.mark()
+        if self.chosen != _MORE:
+            self.mark()
 
 
 class SetupScreen(Screen[None]):
@@ -79,7 +90,7 @@ class SetupScreen(Screen[None]):
             with Vertical(classes="pane", id="dataset-pane"):
                 yield _Datasets(_dataset_rows([]), id="datasets")
             with Vertical(classes="pane", id="model-pane"):
-                yield _Models(_model_rows(), id="models")
+                yield _Models(_model_rows([]), id="models")
             with Vertical(classes="pane", id="recipe-pane"):
                 names = [*_FIRST, *(name for name in _RECIPE if name not in _FIRST)]
                 yield RecipeForm({name: _RECIPE[name] for name in names}, self._check, id="recipe")
@@ -92,6 +103,7 @@ class SetupScreen(Screen[None]):
         for name, title in titles.items():
             self.query_one(f"#{name}-pane").border_title = title
         self._folders: list[str] = []
+        self._more: list[str] = []
         self.query_one("#datasets", Menu).focus()
         if self.app.first_spec is not None:
             self.show_spec(self.app.first_spec)
@@ -116,8 +128,8 @@ class SetupScreen(Screen[None]):
         """Put a spec into the panes, as after `train --tui`."""
         if spec.dataset.startswith(FOLDER_PREFIX):
             self._add_folder(spec.dataset)
+        self._add_model(spec.model)
         self.query_one("#datasets", Menu).choose(spec.dataset)
-        self.query_one("#models", Menu).choose(spec.model)
         self.recipe.set_values({name: getattr(spec, name) for name in _RECIPE})
 
     @on(Menu.OptionHighlighted, "#datasets, #models")
@@ -137,8 +149,7 @@ class SetupScreen(Screen[None]):
 
     @on(Menu.OptionSelected, "#models")
     def _model_chosen(self, event: Menu.OptionSelected) -> None:
-        if self.dataset == _YOUR_FOLDER:
-            self._ask_for_folder()
+        if self._asked():
             return
         try:
             self.app.start_run(RunSpec(self.dataset, self.model, **self.recipe.values))  # type: ignore[arg-type]
@@ -151,11 +162,13 @@ class SetupScreen(Screen[None]):
     def _add(self, num_seeds: int) -> None:
         datasets, models = self.query_one("#datasets", Menu), self.query_one("#models", Menu)
         chosen = [name for name in datasets.marked_or_chosen if name != _YOUR_FOLDER]
-        if not chosen:
-            self.app.tell("choose a dataset first: enter asks for your folder", "warning")
+        architectures = [name for name in models.marked_or_chosen if name != _MORE]
+        if not chosen or not architectures:
+            what = "an architecture" if chosen else "a dataset"
+            self.app.tell(f"choose {what} first: enter on the last row asks for more", "warning")
             return
         try:
-            self.app.queue.add(combine(chosen, models.marked_or_chosen, dict(self.recipe.values), num_seeds))
+            self.app.queue.add(combine(chosen, architectures, dict(self.recipe.values), num_seeds))
         except SpecError as error:
             self.app.tell(str(error), "error")
             return
@@ -173,10 +186,13 @@ class SetupScreen(Screen[None]):
             self._add(number)
 
     def action_twin(self) -> None:
-        if self.dataset == _YOUR_FOLDER:
-            self._ask_for_folder()
+        if self._asked():
             return
-        specs = with_twin(RunSpec(self.dataset, self.model, **self.recipe.values))  # type: ignore[arg-type]
+        try:
+            specs = with_twin(RunSpec(self.dataset, self.model, **self.recipe.values))  # type: ignore[arg-type]
+        except SpecError as error:
+            self.app.tell(str(error), "error")
+            return
         if len(specs) == 1:
             self.app.tell(f"{self.model} has no twin without shortcuts; resnet18, 34, 50 and the CIFAR family have one")
         else:
@@ -212,19 +228,54 @@ class SetupScreen(Screen[None]):
         menu.choose(name)
         self.show_plan()
 
+    def _asked(self) -> bool:
+        """Whether a row is highlighted that only asks for more; then it asks."""
+        if self.dataset == _YOUR_FOLDER:
+            self._ask_for_folder()
+        elif self.model == _MORE:
+            self._ask_for_model()
+        else:
+            return False
+        return True
+
+    @work
+    async def _ask_for_model(self) -> None:
+        from tui.screens.dialogs import ModelQuestion
+
+        name = await self.app.push_screen_wait(ModelQuestion(MORE_MODELS))
+        if name is not None:
+            self._add_model(name)
+
+    def _add_model(self, name: str) -> None:
+        """Highlight an architecture, putting it into the menu where it is not there yet."""
+        menu = self.query_one("#models", Menu)
+        if name not in menu.ids:
+            self._more.append(name)
+            menu.set_rows(_model_rows(self._more))
+        menu.choose(name)
+        self.show_plan()
+
     def _check(self, values: dict[str, Value]) -> None:
         """Raise SpecError where a recipe does not do, whatever the dataset."""
-        RunSpec("digits", self.model, **values)  # type: ignore[arg-type]
+        RunSpec("digits", "resnet18" if self.model == _MORE else self.model, **values)  # type: ignore[arg-type]
 
     def show_plan(self) -> None:
         if not self.is_mounted:
             return
         if self.dataset == _YOUR_FOLDER:
             lines = [plain_content("enter asks for a folder of your own images: one folder a class")]
+        elif self.model == _MORE:
+            lines = [plain_content(f"enter lists {len(MORE_MODELS)} more networks of torchvision")]
         else:
-            spec = RunSpec(self.dataset, self.model, **self.recipe.values)  # type: ignore[arg-type]
-            lines = plan_lines(spec, self.app.estimate(spec))
+            lines = self._plan()
         self.query_one("#plan", Static).update(Content("\n").join(lines))
+
+    def _plan(self) -> list[Content]:
+        try:
+            spec = RunSpec(self.dataset, self.model, **self.recipe.values)  # type: ignore[arg-type]
+        except SpecError as error:  # a recipe that another architecture took
+            return [plain_content(str(error), "$warning")]
+        return plan_lines(spec, self.app.estimate(spec))
 
 
 def plan_lines(spec: RunSpec, estimate: str) -> list[Content]:
@@ -239,6 +290,8 @@ def plan_lines(spec: RunSpec, estimate: str) -> list[Content]:
             plain_content(f"{spec.dataset}"),
             plain_content(f"images {size} · first and last layer of {spec.model} fitted to what is found · {estimate}"),
         ]
+    if problem := misfit(info, shape):
+        return [plain_content(problem, "$warning")]
     stem = choose_stem(info, spec.stem, shape)
     changes = " · ".join(describe_changes(info, shape, stem)) or "nothing to change"
     num_train = dataset.num_train - round(dataset.num_train * spec.val_share)
@@ -259,5 +312,7 @@ def _dataset_rows(folders: list[str]) -> list[Row]:
     return [*rows, Row(_YOUR_FOLDER, (_YOUR_FOLDER, "", ""))]
 
 
-def _model_rows() -> list[Row]:
-    return [Row(info.name, (info.name, millions(info.num_parameters), str(info.depth))) for info in MODELS]
+def _model_rows(more: list[str]) -> list[Row]:
+    shown = [*MODELS, *(info for info in MORE_MODELS if info.name in more)]
+    rows = [Row(info.name, (info.name, millions(info.num_parameters), str(info.depth or "–"))) for info in shown]
+    return [*rows, Row(_MORE, (_MORE, "", ""))]
