@@ -123,7 +123,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def describe(placement: Placement, stem: str) -> Resolved:
+def describe(placement: Placement, stem: str, resident: bool) -> Resolved:
     """The facts of a placement as plain values for `RunStarted`."""
     import torch
 
@@ -135,5 +135,6 @@ def describe(placement: Placement, stem: str) -> Resolved:
         num_threads=torch.get_num_threads(),
         memory_format=str(placement.memory_format).removeprefix("torch."),
         stem=stem,
+        images="resident" if resident else "streamed",
         versions=versions(),
     )

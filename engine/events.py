@@ -44,7 +44,10 @@ class ClassMetrics:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """What the machine made of a spec: needed to repeat a run, and to say why it differs."""
+    """What the machine made of a spec: needed to repeat a run, and to say why it differs.
+
+    `images` is `resident` where the dataset lies in the memory of the device, `streamed` where a thread reads it ahead.
+    """
 
     device: str
     device_name: str
@@ -53,6 +56,7 @@ class Resolved:
     num_threads: int
     memory_format: str
     stem: str
+    images: str
     versions: dict[str, str]
 
 

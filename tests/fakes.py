@@ -28,7 +28,9 @@ from engine.spec import RunSpec
 
 GIB = 2**30
 STEPS_PER_EPOCH = 12
-RESOLVED = _Resolved("cpu", "a processor, 2 cores", "no GPU", "float32", 2, "contiguous_format", "imagenet", {})
+RESOLVED = _Resolved(
+    "cpu", "a processor, 2 cores", "no GPU", "float32", 2, "contiguous_format", "imagenet", "resident", {}
+)
 
 GPU_READING = MemoryReading(
     gpus=(GpuReading(0, "NVIDIA RTX 4090", 24 * GIB, 9 * GIB, 6 * GIB, 61, 212.0, 98),),

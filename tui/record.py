@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from engine.datasets.manifest import FileRecord
+    from engine.predicting import Guess
     from engine.progress import Progress
     from engine.results.comparison import Comparison
     from engine.results.mistakes import Mistake
@@ -30,33 +32,50 @@ def read_runs(places: Places) -> list[RunRecord]:
         return store.runs()
 
 
-def read_details(places: Places, run: int) -> RunDetails:
-    with Store(places.database) as store:
-        return store.details(run)
-
-
 def read_mistakes(
-    places: Places, details: RunDetails, tell: Callable[[Progress], None]
+    places: Places, details: RunDetails, cell: tuple[int, int] | None, tell: Callable[[Progress], None]
 ) -> tuple[list[Mistake], NDArray[np.uint8]]:
-    """A run's mistakes, the surest first, and its test images (N, C, H, W). Loads torch."""
+    """A run's mistakes, the surest first, and their images (N, C, H, W); or the test images of one cell of the
+    confusion matrix, given as true and predicted class. Loads torch.
+    """
     from engine.control import RunControl
     from engine.results.mistakes import find_mistakes, load_test_images
 
     with Store(places.database) as store:
-        mistakes = find_mistakes(store.predictions(details.record.run))
-    return mistakes, load_test_images(details, places, RunControl(), tell)
+        mistakes = find_mistakes(store.predictions(details.record.run), *(cell or ()))
+    return mistakes, load_test_images(details, places, RunControl(), tell, [item.index for item in mistakes])
 
 
 def read_differences(
     places: Places, a: RunDetails, b: RunDetails, tell: Callable[[Progress], None]
 ) -> tuple[list[tuple[Mistake, Mistake]], NDArray[np.uint8]]:
-    """The test images that exactly one of two runs gets right, with both answers, and the images. Loads torch."""
+    """The test images that exactly one of two runs gets right, with both answers, and those images. Loads torch."""
     from engine.control import RunControl
     from engine.results.mistakes import find_differences, load_test_images
 
     with Store(places.database) as store:
         found = find_differences(store.predictions(a.record.run), store.predictions(b.record.run))
-    return found, load_test_images(a, places, RunControl(), tell)
+    return found, load_test_images(a, places, RunControl(), tell, [one.index for one, _ in found])
+
+
+def read_opened(places: Places, run: int) -> tuple[RunDetails, list[FileRecord] | None]:
+    """A run, and the files that it left out; None where its dataset is none of files."""
+    from engine.datasets.manifest import MANIFEST_NAME, read_unusable
+
+    with Store(places.database) as store:
+        details = store.details(run)
+    return details, read_unusable(places.run_folder(run) / MANIFEST_NAME)
+
+
+def read_guesses(places: Places, details: RunDetails, file: Path) -> tuple[tuple[Guess, ...], NDArray[np.uint8]]:
+    """What a run makes of an image of one's own, and the image (3, H, W), small. Loads torch."""
+    from engine.datasets.decoding import decode
+    from engine.predicting import predict
+
+    guesses = predict(details, places, [file])[0].guesses
+    pixels = decode(file.expanduser().read_bytes(), 64, 3)
+    assert not isinstance(pixels, str)  # or `predict` had raised
+    return guesses, pixels
 
 
 def read_comparison(places: Places, runs: Sequence[int]) -> tuple[list[RunDetails], Comparison, list[GroupVerdict]]:

@@ -14,10 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def step_seed(*entropy: int) -> int:
+    """A seed from all of `entropy` together: numpy's SeedSequence mixes them."""
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]) & (2**63 - 1)
+
+
 def generator(*entropy: int) -> torch.Generator:
-    """A CPU generator seeded by all of `entropy` together (numpy's SeedSequence mixes them)."""
-    seed = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
-    return torch.Generator().manual_seed(seed & (2**63 - 1))
+    """A CPU generator seeded by all of `entropy` together."""
+    return torch.Generator().manual_seed(step_seed(*entropy))
 
 
 def epoch_order(num_images: int, seed: int, epoch: int) -> Tensor:

@@ -125,7 +125,7 @@ def _read(entry: Path, control: Control) -> Generator[Progress, None, Decoded | 
             return None
         os.utime(entry / "index.json")
         shape = tuple(index["shape"])
-        images = np.memmap(entry / "images.u8", np.uint8, "r", shape=shape) if total else np.empty(shape, np.uint8)
+        images = np.memmap(entry / "images.u8", np.uint8, "c", shape=shape) if total else np.empty(shape, np.uint8)
         facts = tuple(map(FileFacts, index["hashes"], index["problems"]))
         return Decoded(images, facts)
     except (OSError, ValueError, KeyError):

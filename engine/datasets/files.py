@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from engine.control import Control
 from engine.datasets.cache import decoded
-from engine.datasets.images import FileRecord, RawImages, Split
+from engine.datasets.images import RawImages, Split
+from engine.datasets.manifest import FileRecord
 from engine.datasets.splits import stratified_groups
 from engine.errors import DatasetError
 from engine.progress import Progress
@@ -76,7 +77,8 @@ def load_files(
 
 
 def _take(images: NDArray[np.uint8], labels: NDArray[np.int64], chosen: NDArray[np.int64]) -> Split:
-    return Split(torch.from_numpy(images[chosen]), torch.from_numpy(labels[chosen]))
+    """The images stay in their file, mapped: the run knows whether there is room for them in memory."""
+    return Split(torch.from_numpy(images), torch.from_numpy(labels[chosen]), torch.from_numpy(chosen))
 
 
 def _check_classes(labels: NDArray[np.int64], source: Source) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,48 +11,68 @@ import torch
 from torch import Tensor
 
 from engine.control import Control
+from engine.datasets.manifest import FileRecord
 from engine.paths import Places
 from engine.progress import Progress
 from engine.shape import DataShape
 from engine.spec import RunSpec
 
+_CHUNK = 1024
+
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Images (N, C, H, W) uint8 and their labels (N,) int64, both on one device."""
+    """Images (M, C, H, W) uint8 and labels (N,) int64.
+
+    `rows` (N,) int64 names the images that are this split's where they lie among others, most likely in a file that
+    is mapped into memory; None: they are its own, M is N.
+    """
 
     images: Tensor
     labels: Tensor
+    rows: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
     def num_bytes(self) -> int:
-        return self.images.nbytes + self.labels.nbytes
+        """Of the split's own images and labels, wherever they lie."""
+        return len(self) * self.images[:1].nbytes + self.labels.nbytes
+
+    def is_on(self, device: torch.device) -> bool:
+        """Whether a batch can be picked out on `device` itself."""
+        return self.rows is None and self.images.device == device
 
     def take(self, indices: Tensor) -> Split:
-        return Split(self.images[indices], self.labels[indices])
+        """A copy of some images and their labels."""
+        rows = indices if self.rows is None else self.rows[indices]
+        return Split(self.images[rows], self.labels[indices])
+
+    def part(self, indices: Tensor) -> Split:
+        """As `take`, but mapped images stay where they are."""
+        if self.rows is None:
+            return self.take(indices)
+        return Split(self.images, self.labels[indices], self.rows[indices])
 
     def to(self, device: torch.device) -> Split:
-        return Split(self.images.to(device), self.labels.to(device))
+        """All of it in the memory of `device`."""
+        images = self.images if self.rows is None else self.images[self.rows]
+        return Split(images.to(device), self.labels.to(device))
+
+    def chunks(self, size: int) -> Iterator[Tensor]:
+        """The images, `size` at a time."""
+        for start in range(0, len(self), size):
+            yield (
+                self.images[start : start + size] if self.rows is None else self.images[self.rows[start : start + size]]
+            )
 
     def sha256(self) -> str:
-        digest = hashlib.sha256(str(tuple(self.images.shape)).encode())
-        digest.update(self.images.cpu().contiguous().numpy().data)
+        digest = hashlib.sha256(str((len(self), *self.images.shape[1:])).encode())
+        for chunk in self.chunks(_CHUNK):
+            digest.update(chunk.cpu().contiguous().numpy().data)
         digest.update(self.labels.cpu().contiguous().numpy().data)
         return digest.hexdigest()
-
-
-@dataclass(frozen=True, slots=True)
-class FileRecord:
-    """One file of the manifest. `split` is train, val, test or unusable; `problem` says why it is unusable."""
-
-    file: str
-    sha256: str
-    class_name: str
-    split: str
-    problem: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +112,16 @@ class ImageData:
 
     @property
     def num_bytes(self) -> int:
-        return sum(split.num_bytes for split in (self.train, self.val, self.test) if split is not None)
+        return sum(split.num_bytes for split in self._splits)
+
+    @property
+    def resident_bytes(self) -> int:
+        """What of it is in memory, rather than mapped."""
+        return sum(split.num_bytes if split.rows is None else split.labels.nbytes for split in self._splits)
+
+    @property
+    def _splits(self) -> list[Split]:
+        return [split for split in (self.train, self.val, self.test) if split is not None]
 
 
 class Loader(Protocol):

@@ -11,10 +11,10 @@ from importlib import import_module
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from engine.control import Control
-from engine.datasets.images import FileRecord, ImageData, Loader, Split
+from engine.datasets.images import ImageData, Loader, Split
+from engine.datasets.manifest import FileRecord
 from engine.datasets.registry import FOLDER, find_dataset
 from engine.datasets.splits import stratified
 from engine.errors import DatasetError
@@ -42,7 +42,7 @@ def data_key(spec: RunSpec) -> tuple[object, ...]:
 
 
 def load_dataset(spec: RunSpec, places: Places, control: Control) -> Generator[Progress, None, ImageData]:
-    """Yield progress and return the images, on the CPU.
+    """Yield progress and return the images, on the CPU; decoded files stay mapped (`Split.rows`).
 
     Raises:
         DatasetError: they are missing, unreadable or too few.
@@ -58,12 +58,12 @@ def load_dataset(spec: RunSpec, places: Places, control: Control) -> Generator[P
     val = None
     if spec.val_share > 0:
         rest, held_out = stratified(train.labels.numpy(), spec.val_share, spec.split_seed, "val")
-        train, val = train.take(torch.from_numpy(rest)), train.take(torch.from_numpy(held_out))
+        train, val = train.part(torch.from_numpy(rest)), train.part(torch.from_numpy(held_out))
         manifest = _with_val(manifest, set(held_out.tolist()))
     if len(train) < 2:
         raise DatasetError(f"{spec.dataset} has {len(train)} training images; expected at least two")
     pretrained = spec.weights != "random"
-    mean, std = imagenet_moments(train.images.shape[1]) if pretrained else _moments(train.images)
+    mean, std = imagenet_moments(train.images.shape[1]) if pretrained else _moments(train)
     return ImageData(train, val, test, raw.class_names, mean, std, test.sha256(), manifest)
 
 
@@ -92,7 +92,7 @@ def _resized(split: Split, size: int, control: Control) -> Generator[Progress, N
     target = (max(size, round(height * scale)), max(size, round(width * scale)))
     top, left = (target[0] - size) // 2, (target[1] - size) // 2
     chunks = []
-    for chunk in torch.split(split.images, _CHUNK):
+    for chunk in split.chunks(_CHUNK):
         if control.stop_requested:
             raise LoadingStopped
         resized = F.interpolate(chunk.float(), target, mode="bilinear", antialias=True, align_corners=False)
@@ -102,15 +102,15 @@ def _resized(split: Split, size: int, control: Control) -> Generator[Progress, N
     return Split(torch.cat(chunks), split.labels)
 
 
-def _moments(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _moments(split: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel, exactly, from the counts of the 256 values; pixels from 0 to 1."""
     values = torch.arange(256, dtype=torch.float64) / 255
     means, stds = [], []
-    for channel in range(images.shape[1]):
-        counts = torch.zeros(256, dtype=torch.float64)
-        for chunk in torch.split(images[:, channel], _CHUNK):
-            counts += torch.bincount(chunk.flatten(), minlength=256)
-        share = counts / counts.sum()
+    counts = torch.zeros(split.images.shape[1], 256, dtype=torch.float64)
+    for chunk in split.chunks(_CHUNK):
+        for channel, pixels in enumerate(chunk.unbind(1)):
+            counts[channel] += torch.bincount(pixels.flatten(), minlength=256)
+    for share in counts / counts.sum(dim=1, keepdim=True):
         mean = float((share * values).sum())
         variance = float((share * (values - mean) ** 2).sum())
         means.append(mean)

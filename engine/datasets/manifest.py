@@ -1,16 +1,30 @@
-"""Which file was what in a run: its hash, class and split, and what was wrong with those left out. A CSV file."""
+"""Which file was what in a run: its hash, class and split, and what was wrong with those left out. A CSV file.
+
+Loads no torch, so that the app can show the list.
+"""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import astuple, fields
+from dataclasses import astuple, dataclass, fields
+from itertools import takewhile
 from pathlib import Path
 
-from engine.datasets.images import FileRecord
 from engine.errors import DatasetError
 
 MANIFEST_NAME = "manifest.csv"
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """One file of the manifest. `split` is train, val, test or unusable; `problem` says why it is unusable."""
+
+    file: str
+    sha256: str
+    class_name: str
+    split: str
+    problem: str | None
 
 
 def write_manifest(path: Path, records: Sequence[FileRecord]) -> None:
@@ -24,3 +38,21 @@ def write_manifest(path: Path, records: Sequence[FileRecord]) -> None:
             writer.writerows(astuple(record) for record in ordered)
     except OSError as error:
         raise DatasetError(f"cannot write {path} ({error.strerror}); choose a home that is writable") from None
+
+
+def read_unusable(path: Path) -> list[FileRecord] | None:
+    """The files that were left out; None where there is no manifest, as of a dataset that is no folder of files.
+
+    Raises:
+        DatasetError: it cannot be read.
+    """
+    if not path.is_file():
+        return None
+    try:
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            rows = csv.reader(file)
+            next(rows)
+            records = (FileRecord(row[0], row[1], row[2], row[3], row[4] or None) for row in rows)
+            return list(takewhile(lambda record: record.split == "unusable", records))
+    except (OSError, TypeError, IndexError, StopIteration, csv.Error) as error:
+        raise DatasetError(f"cannot read {path} ({error})") from None

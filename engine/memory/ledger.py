@@ -47,6 +47,10 @@ class Ledger:
             entry = self._entries.get(key)
             return entry.value if entry else None
 
+    @property
+    def num_bytes(self) -> int:
+        return sum(holding.num_bytes for holding in self.holdings())
+
     def holdings(self) -> tuple[Holding, ...]:
         """Everything held, the latest first."""
         with self._lock:

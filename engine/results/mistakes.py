@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -76,13 +76,15 @@ def _mistake(
 
 
 def load_test_images(
-    details: RunDetails, places: Places, control: Control, tell: Callable[[Progress], None]
+    details: RunDetails, places: Places, control: Control, tell: Callable[[Progress], None], chosen: Sequence[int]
 ) -> NDArray[np.uint8]:
-    """The run's test images (N, C, H, W) uint8, in the order of its predictions. Loads torch.
+    """The `chosen` ones of the run's test images (N, C, H, W) uint8, by their place in its predictions. Loads torch.
 
     Raises:
         DatasetError: they are not to be had any more, or are not those that the run was tested on.
     """
+    import torch
+
     from engine.datasets.loading import load_dataset
 
     loading = load_dataset(RunSpec.from_mapping(details.record.spec), places, control)
@@ -96,5 +98,5 @@ def load_test_images(
         raise DatasetError(
             f"the test images of run {details.record.run} have changed since; train it again to see them"
         )
-    images: NDArray[np.uint8] = data.test.images.numpy()
+    images: NDArray[np.uint8] = data.test.take(torch.tensor(chosen, dtype=torch.int64)).images.numpy()
     return images

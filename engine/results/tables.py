@@ -98,7 +98,11 @@ def facts(details: RunDetails, folder: Path) -> list[tuple[str, str]]:
         rows += [
             ("images", f"{started['num_train']:,} train, {started['num_val']:,} val, {started['num_test']:,} test"),
             ("network", f"{started['num_parameters']:,} parameters, " + ", ".join(started["changes"])),
-            ("device", f"{resolved['device']} ({resolved['device_name']}), {resolved['dtype']}"),
+            (
+                "device",
+                f"{resolved['device']} ({resolved['device_name']}), {resolved['dtype']}"
+                + (", images read ahead by a thread" if resolved.get("images") == "streamed" else ""),
+            ),
         ]
         if started["num_unusable"]:
             rows.append(("left out", f"{started['num_unusable']:,} files that are no usable image"))

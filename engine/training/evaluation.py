@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from engine.control import Control
 from engine.datasets.batches import Preparation
+from engine.datasets.feeding import feed
 from engine.datasets.images import Split
 from engine.device import Placement
 from engine.events import Evaluated, EvaluationProgressed, Moment
@@ -53,19 +54,20 @@ def evaluate(
     model.eval()
     outputs: list[tuple[Tensor, Tensor, Tensor]] = []
     try:
-        for start in range(0, len(split), batch_size):
+        bounds = [(start, min(start + batch_size, len(split))) for start in range(0, len(split), batch_size)]
+        batches = feed(split, None, bounds, placement.device)
+        for (_, stop), (images, labels) in zip(bounds, batches, strict=True):
             if control.stop_requested:
                 return None
-            stop = start + batch_size
-            outputs.append(_forward(model, prepare(split.images[start:stop]), split.labels[start:stop], placement))
+            outputs.append(_forward(model, prepare(images), labels, placement))
             if (now := time.perf_counter()) - told >= _TELL_EVERY_S:
                 told = now
-                yield EvaluationProgressed(when.run, when.split, min(stop, len(split)), len(split))
+                yield EvaluationProgressed(when.run, when.split, stop, len(split))
     finally:
         model.train(was_training)
     predictions, confidences, losses = (torch.cat(parts).cpu().numpy() for parts in zip(*outputs, strict=True))
-    labels = split.labels.cpu().numpy()
-    metrics, per_class, confusion = compute_metrics(labels, predictions, num_classes, float(losses.mean()))
+    true = split.labels.cpu().numpy()
+    metrics, per_class, confusion = compute_metrics(true, predictions, num_classes, float(losses.mean()))
     return Evaluated(
         run=when.run,
         split=when.split,
@@ -76,7 +78,7 @@ def evaluate(
         per_class=per_class,
         confusion=confusion,
         elapsed_s=time.perf_counter() - started,
-        labels=labels.astype("<u2").tobytes(),
+        labels=true.astype("<u2").tobytes(),
         predictions=predictions.astype("<u2").tobytes(),
         confidences=np.nan_to_num(confidences).astype("<f4").tobytes(),
     )

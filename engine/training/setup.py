@@ -9,6 +9,8 @@ from typing import TypeVar
 
 import torch
 from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
+from torchvision.ops import StochasticDepth
 
 from engine.control import Control
 from engine.datasets.batches import Preparation, batch_bounds
@@ -18,6 +20,7 @@ from engine.datasets.manifest import MANIFEST_NAME, write_manifest
 from engine.device import Placement, describe
 from engine.events import DatasetProgressed, RunStarted
 from engine.memory.ledger import Holding, Ledger
+from engine.memory.room import room_bytes
 from engine.models.building import build_model, fetch_imagenet_weights
 from engine.models.registry import choose_stem, describe_changes, find_model
 from engine.paths import Places
@@ -27,11 +30,14 @@ from engine.training.guard import StepGuard
 from engine.training.optim import build_optimizer
 
 T = TypeVar("T")
+_SHARE_FOR_IMAGES = 0.5  # of the room on the device; the network, its gradients and activations need the rest
 
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """A run, ready. `bounds` are the batches of an epoch as positions in its order."""
+    """A run, ready. `bounds` are the batches of an epoch as positions in its order; `draws` says whether the network
+    draws random numbers in training, as dropout does.
+    """
 
     run: int
     spec: RunSpec
@@ -42,6 +48,7 @@ class Setup:
     guard: StepGuard
     prepare: Preparation
     bounds: list[tuple[int, int]]
+    draws: bool
 
     @property
     def steps_per_epoch(self) -> int:
@@ -58,7 +65,7 @@ class Setup:
         return RunStarted(
             run=self.run,
             spec=self.spec.to_dict(),
-            resolved=describe(self.placement, stem),
+            resolved=describe(self.placement, stem, self.data.train.is_on(self.placement.device)),
             num_train=len(self.data.train),
             num_val=len(self.data.val) if self.data.val else 0,
             num_test=len(self.data.test),
@@ -87,10 +94,10 @@ def set_up(
     ledger.drop_idle(keep=key)
     data: ImageData | None = ledger.get(key)
     if data is None:
-        data = yield from _load(run, spec, places, control, placement)
+        data = yield from _load(run, spec, places, control, placement, ledger.num_bytes)
     if data.manifest:
         write_manifest(places.run_folder(run) / MANIFEST_NAME, data.manifest)
-    ledger.hold(key, data, Holding("dataset", spec.dataset, run, data.num_bytes, live=True))
+    ledger.hold(key, data, Holding("dataset", spec.dataset, run, data.resident_bytes, live=True))
     if spec.weights == "imagenet":
         yield from _told(fetch_imagenet_weights(spec.model, control), run, f"weights of {spec.model}")
     model = build_model(spec, data.shape).to(placement.device, memory_format=placement.memory_format)  # type: ignore[call-overload]
@@ -109,14 +116,18 @@ def set_up(
             data.mean, data.std, placement.device, placement.memory_format, spec.flip, spec.crop_padding
         ),
         bounds=batch_bounds(len(data.train), spec.batch_size),
+        draws=any(isinstance(module, _DropoutNd | StochasticDepth) and module.p > 0 for module in model.modules()),
     )
 
 
 def _load(
-    run: int, spec: RunSpec, places: Places, control: Control, placement: Placement
+    run: int, spec: RunSpec, places: Places, control: Control, placement: Placement, held_bytes: int
 ) -> Generator[DatasetProgressed, None, ImageData]:
-    data = yield from _told(load_dataset(spec, places, control), run, spec.dataset)
+    """The images in the memory of the device, or left where they are if they would take more than half the room."""
+    data: ImageData = yield from _told(load_dataset(spec, places, control), run, spec.dataset)
     device = placement.device
+    if data.num_bytes > room_bytes(device, held_bytes) * _SHARE_FOR_IMAGES:
+        return data
     val = data.val.to(device) if data.val else None
     return replace(data, train=data.train.to(device), val=val, test=data.test.to(device))
 

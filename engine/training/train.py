@@ -32,7 +32,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.control import Control
-from engine.datasets.batches import epoch_order
+from engine.datasets.batches import epoch_order, step_seed
+from engine.datasets.feeding import Batch, feed
 from engine.device import choose_placement
 from engine.events import CheckpointSaved, Evaluated, Event, Moment, RunPaused, RunResumed, Status
 from engine.events import Split as SplitName
@@ -116,17 +117,18 @@ class _Loop:
     def steps_of(self, epoch: int) -> Generator[Event, None, None]:
         """One epoch's steps; leaves early where a stop is asked for or a loss is not finite."""
         setup, points = self.setup, self.points
-        order = epoch_order(len(setup.data.train), setup.spec.seed, epoch).to(setup.placement.device)
+        order = epoch_order(len(setup.data.train), setup.spec.seed, epoch)
+        batches = feed(setup.data.train, order, setup.bounds, setup.placement.device)
         rate = setup.spec.learning_rate
         setup.model.train()
         points.clock.start()
-        for number, (start, stop) in enumerate(setup.bounds):
+        for number, batch in enumerate(batches):
             if self.control.pause_requested:
                 yield from self.pause(epoch, rate)
             if self.control.stop_requested:
                 break
             rate = learning_rate(setup.spec, points.step, setup.num_steps, setup.steps_per_epoch)
-            points.add(*self.step(order[start:stop], epoch, number, rate), stop - start)
+            points.add(*self.step(batch, epoch, number, rate), len(batch[1]))
             if points.due:
                 yield from self.read_points(epoch, rate)
                 if points.diverged_at is not None:
@@ -135,11 +137,13 @@ class _Loop:
             yield from self.read_points(epoch, rate)
         points.clock.stop()
 
-    def step(self, chosen: Tensor, epoch: int, number: int, rate: float) -> tuple[Tensor, Tensor]:
+    def step(self, batch: Batch, epoch: int, number: int, rate: float) -> tuple[Tensor, Tensor]:
         """One update; returns the loss and the count of right images, still on the device."""
         setup, spec, placement = self.setup, self.setup.spec, self.setup.placement
-        labels = setup.data.train.labels[chosen]
-        images = setup.prepare.augmented(setup.data.train.images[chosen], spec.seed, epoch, number)
+        pixels, labels = batch
+        images = setup.prepare.augmented(pixels, spec.seed, epoch, number)
+        if setup.draws:
+            torch.manual_seed(step_seed(spec.seed, epoch, number))
         set_learning_rate(setup.optimizer, rate)
         setup.guard.before_forward()
         with torch.autocast(placement.device.type, placement.dtype, enabled=placement.autocast):

@@ -57,9 +57,11 @@ def test_the_images_are_those_of_the_run_in_the_order_of_its_predictions(places:
     list(run(RunSpec("digits", "resnet20", epochs=1), Lab(places), RunControl()))
     with Store(places.database) as store:
         details = store.details(1)
-    images = load_test_images(details, places, RunControl(), lambda progress: None)
+    images = load_test_images(details, places, RunControl(), lambda progress: None, range(360))
     assert images.shape == (360, 1, 8, 8)
     assert images.dtype == np.uint8
+    some = load_test_images(details, places, RunControl(), lambda progress: None, [7, 3])
+    assert (some == images[[7, 3]]).all()
 
 
 def test_images_that_have_changed_are_refused(places: Places) -> None:
@@ -70,4 +72,4 @@ def test_images_that_have_changed_are_refused(places: Places) -> None:
             store.record(event)
         details = store.details(number)
     with pytest.raises(DatasetError, match="have changed since"):
-        load_test_images(details, places, RunControl(), lambda progress: None)
+        load_test_images(details, places, RunControl(), lambda progress: None, [0])

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from textual.app import App
 from textual.pilot import Pilot
 
 from engine.memory.gauges import MemoryReading
@@ -21,7 +22,7 @@ SCREENS = Path(__file__).parent / "screens"
 SIZES = ((80, 24), (120, 36), (200, 60))
 
 MakeApp = Callable[..., ReslabApp]
-Compare = Callable[[ReslabApp, str], None]
+Compare = Callable[[App[None], str], None]
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ def text_of(app: ReslabApp) -> str:
 def compare_screen(request: pytest.FixtureRequest) -> Compare:
     """Compare the screen with the stored SVG; `--update-screens` stores it instead."""
 
-    def compare(app: ReslabApp, name: str) -> None:
+    def compare(app: App[None], name: str) -> None:
         path = SCREENS / f"{name}-{app.size.width}x{app.size.height}.svg"
         svg = re.sub(r"terminal-\d+", "terminal", app.export_screenshot(title="reslab"))
         if request.config.getoption("--update-screens"):

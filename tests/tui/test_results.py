@@ -98,9 +98,10 @@ async def test_a_run_opens_to_all_its_tables(make_app: MakeApp) -> None:
         expected = [
             "balanced accuracy",
             "precision",
-            "true ╲ predicted",
+            "true ╲ as",
             "mnist is not here",
             "accuracy",
+            "no folder of image files",
             "epochs 2, the rest as by default",
         ]
         for words in expected:

@@ -137,7 +137,8 @@ class CompareScreen(Screen[None]):
             mark = "✓" if item.predicted == item.label else "✗"
             return f"#{details.record.run} {mark} {names[item.predicted]} {percent(item.confidence, 0)}"
 
-        pictures = [Picture(images[one.index], (answer(a, one), answer(b, other))) for one, other in pairs]
+        answers = [(answer(a, one), answer(b, other)) for one, other in pairs]
+        pictures = [Picture(image, texts) for image, texts in zip(images, answers, strict=True)]
         gallery.show(pictures, "both get the very same images right")
 
     def _show_curves(self, details: Sequence[RunDetails]) -> None:

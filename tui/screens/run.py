@@ -15,15 +15,18 @@ from textual.containers import VerticalScroll
 from textual.screen import Screen
 from textual.widgets import DataTable, Footer, Static, TabbedContent, TabPane, Tabs
 
+from engine.datasets.manifest import MANIFEST_NAME, FileRecord
 from engine.errors import ReslabError
 from engine.progress import Progress
 from engine.results.records import RunDetails
 from engine.results.tables import class_rows, facts, result_table, setting_rows
 from engine.text import percent, safe_text
-from tui.record import export, read_details, read_mistakes
+from tui.record import export, read_mistakes, read_opened
+from tui.screens.predict import PredictScreen
 from tui.screens.train import TEST_COLOUR, TRAIN_COLOUR, VAL_COLOUR, epoch_ticks
 from tui.text import aligned, plain_content
 from tui.widgets.chart import Chart, Line
+from tui.widgets.confusion import ConfusionMap
 from tui.widgets.figures import columns_text
 from tui.widgets.gallery import Gallery, Picture
 from tui.widgets.mode_bar import ModeBar
@@ -44,15 +47,18 @@ class RunScreen(Screen[None]):
         Binding("k,up", "scroll(-1)", "Up", show=False),
         Binding("n", "page(1)", "Next page", tooltip="in Mistakes: the next page of pictures"),
         Binding("b", "page(-1)", "Page back", show=False, tooltip="in Mistakes: the page before"),
+        Binding("m", "all_mistakes", "All mistakes", tooltip="all mistakes, not only one cell's"),
+        Binding("p", "predict", "Predict", tooltip="what the run makes of an image of your own"),
         Binding("e", "export", "Export", tooltip="write the run as CSV, JSON and TOML files"),
-        Binding("escape,backspace", "app.pop_screen", "Back", tooltip="back to the list"),
+        Binding("escape,backspace", "back", "Back", tooltip="back to the tabs, then to the list"),
     ]
 
     def __init__(self, run: int) -> None:
         super().__init__()
         self.run = run
         self._details: RunDetails | None = None
-        self._mistakes_asked = False
+        self._cell: tuple[int, int] | None = None
+        self._shown_cell: tuple[int, int] | str | None = "none yet"
 
     def compose(self) -> ComposeResult:
         yield ModeBar("results")
@@ -63,12 +69,16 @@ class RunScreen(Screen[None]):
             with TabPane("Classes", id="classes"):
                 yield DataTable[Text](id="class-table", cursor_type="row")
             with TabPane("Confusion", id="confusion"):
-                yield DataTable[Text](id="confusion-table", cursor_type="cell")
+                yield ConfusionMap(id="confusion-map")
             with TabPane("Mistakes", id="mistakes"):
+                yield Static(id="which", classes="dim", markup=False)
                 yield Gallery(id="gallery")
             with TabPane("Curves", id="curves"):
                 yield Chart("loss", id="loss")
                 yield Chart("accuracy", (0.0, 1.0), lambda value: f"{100 * value:.0f} %", id="accuracy")
+            with TabPane("Files", id="files"):
+                yield Static(id="left-out", markup=False)
+                yield DataTable[Text](id="files-table", cursor_type="row")
             with TabPane("Settings", id="settings"), VerticalScroll():
                 yield Static(id="facts", markup=False)
         yield Footer(show_command_palette=False)
@@ -83,12 +93,14 @@ class RunScreen(Screen[None]):
     @work(exclusive=True, group="load")
     async def load(self) -> None:
         try:
-            details = await asyncio.to_thread(read_details, self.app.places, self.run)
+            details, left_out = await asyncio.to_thread(read_opened, self.app.places, self.run)
         except ReslabError as error:
             self.app.tell(str(error), "error")
             self.app.pop_screen()
             return
-        self._show(details)
+        if self.is_attached:  # not left while it was read
+            self._show(details)
+            self._show_files(left_out)
 
     def _show(self, details: RunDetails) -> None:
         self._details = details
@@ -108,33 +120,35 @@ class RunScreen(Screen[None]):
         self._show_curves(details)
 
     def _show_classes(self, details: RunDetails) -> None:
-        classes, confusion = self.query_one("#class-table", DataTable), self.query_one("#confusion-table", DataTable)
+        classes = self.query_one("#class-table", DataTable)
         classes.clear(columns=True)
-        confusion.clear(columns=True)
         final = details.evaluation("final")
         if final is None:
-            for table in (classes, confusion):
-                table.add_column("not evaluated on the test set after training")
+            classes.add_column("not evaluated on the test set after training")
             return
         head = ("class", "precision", "recall", "F1", "images")
         first, *rest = aligned([head, *class_rows(details.class_names, final.per_class)])
         classes.add_columns(*map(Text, first))
         for row in rest:
             classes.add_row(*map(Text, row))
-        names = [safe_text(name, 14) for name in details.class_names]
-        counts = [[f"{count:,}" if count else "·" for count in line] for line in final.confusion]
+        self.query_one(ConfusionMap).show(details.class_names, final.confusion)
+
+    def _show_files(self, left_out: list[FileRecord] | None) -> None:
+        table, words = self.query_one("#files-table", DataTable), self.query_one("#left-out", Static)
+        table.clear(columns=True)
+        table.display = bool(left_out)
+        if left_out is None:
+            words.update("this dataset is no folder of image files")
+            return
+        manifest = self.app.places.run_folder(self.run) / MANIFEST_NAME
+        number = f"{len(left_out):,} file{'' if len(left_out) == 1 else 's'}" if left_out else "no file"
+        words.update(plain_content(f"{number} left out; every file with its hash and split: {manifest}"))
         first, *rest = aligned(
-            [["true ╲ predicted", *names], *([name, *line] for name, line in zip(names, counts, strict=True))]
+            [["left out", "why"], *([safe_text(item.file), safe_text(item.problem)] for item in left_out)], left=(0, 1)
         )
-        confusion.add_columns(*map(Text, first))
-        for index, row in enumerate(rest):
-            confusion.add_row(
-                Text(row[0], "bold"),
-                *(
-                    _count(cell, count / max(sum(final.confusion[index]), 1), place == index)
-                    for place, (cell, count) in enumerate(zip(row[1:], final.confusion[index], strict=True))
-                ),
-            )
+        table.add_columns(*map(Text, first))
+        for row in rest:
+            table.add_row(*map(Text, row))
 
     def _show_curves(self, details: RunDetails) -> None:
         steps = len(details.curve.losses)
@@ -152,20 +166,51 @@ class RunScreen(Screen[None]):
 
     @on(TabbedContent.TabActivated)
     def _tab_activated(self, event: TabbedContent.TabActivated) -> None:
-        if event.pane.id == "mistakes" and self._details is not None and not self._mistakes_asked:
-            self._mistakes_asked = True
-            self.refresh_bindings()
-            self.load_mistakes(self._details)
+        self.refresh_bindings()
+        if event.pane.id == "mistakes":
+            self._ask_for_mistakes()
+
+    @on(ConfusionMap.Chosen)
+    def _cell_chosen(self, event: ConfusionMap.Chosen) -> None:
+        self._cell = (event.true, event.predicted)
+        self.query_one(TabbedContent).active = "mistakes"
+        self.query_one(Tabs).focus()
+
+    def action_all_mistakes(self) -> None:
+        self._cell = None
+        self._ask_for_mistakes()
+
+    def _ask_for_mistakes(self) -> None:
+        if self._details is not None and self._shown_cell != self._cell:
+            self._shown_cell = self._cell
+            self.load_mistakes(self._details, self._cell)
+        self.refresh_bindings()
 
     @work(exclusive=True, group="mistakes")
-    async def load_mistakes(self, details: RunDetails) -> None:
+    async def load_mistakes(self, details: RunDetails, cell: tuple[int, int] | None) -> None:
         gallery, names = self.query_one(Gallery), details.class_names
-        found = await load_into(gallery, lambda tell: read_mistakes(self.app.places, details, tell))
+        text = "the test images that were got wrong, the surest first"
+        if cell is not None:
+            text = f"{names[cell[0]]} " + ("got right" if cell[0] == cell[1] else f"taken for {names[cell[1]]}")
+            text += ", the surest first · m shows all mistakes"
+        self.query_one("#which", Static).update(plain_content(text))
+        found = await load_into(gallery, lambda tell: read_mistakes(self.app.places, details, cell, tell))
         if found is not None:
             mistakes, images = found
             captions = [(f"{names[m.predicted]} {percent(m.confidence, 1)}", f"is {names[m.label]}") for m in mistakes]
-            pictures = [Picture(images[m.index], text) for m, text in zip(mistakes, captions, strict=True)]
-            gallery.show(pictures, "no image of the test set was got wrong")
+            pictures = [Picture(image, text) for image, text in zip(images, captions, strict=True)]
+            gallery.show(pictures, "no test image is in this cell" if cell else "no test image was got wrong")
+
+    def action_predict(self) -> None:
+        if self._details is not None:
+            self.app.push_screen(PredictScreen(self._details))
+
+    def action_back(self) -> None:
+        tabs = self.query_one(Tabs)
+        if tabs.has_focus:
+            self.app.pop_screen()
+        else:
+            tabs.focus()
 
     def action_tab(self, by: int) -> None:
         tabs = self.query_one(TabbedContent)
@@ -178,10 +223,17 @@ class RunScreen(Screen[None]):
         self.query_one(Gallery).action_page(by)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action == "all_mistakes":
+            return self.query_one(TabbedContent).active == "mistakes" and self._cell is not None
+        if action == "predict":
+            return (self._details is not None and self._details.weights is not None) or None
         return action != "page" or self.query_one(TabbedContent).active == "mistakes"
 
     def action_scroll(self, by: int) -> None:
         pane = self.query_one(TabbedContent).active_pane
+        if pane is not None and pane.id == "confusion":
+            self.query_one(ConfusionMap).focus()
+            return
         for target in pane.query("DataTable, VerticalScroll") if pane else ():
             target.scroll_relative(y=by, animate=False)
 
@@ -218,16 +270,6 @@ async def load_into(gallery: Gallery, read: Callable[[Callable[[Progress], None]
         return None
     finally:
         loading = False
-
-
-def _count(cell: str, share: float, right: bool) -> Text:
-    """A cell of the heat map: the darker the rarer, by its share of the true class. Without colour the right ones are
-    bold and none is a dot.
-    """
-    low, high = (18, 18, 18), (0, 90, 140) if right else (176, 78, 0)  # towards Okabe and Ito's blue and vermillion
-    depth = share**0.5  # a few mistakes among many images must be seen
-    shade = "".join(f"{round(a + (b - a) * depth):02x}" for a, b in zip(low, high, strict=True))
-    return Text(cell, f"{'bold' if right else 'dim' if not share else ''} on #{shade}".strip())
 
 
 def _reading_help(details: RunDetails) -> str:

@@ -100,7 +100,7 @@ class Gallery(Widget, can_focus=True):
                 strips.append(_joined(texts, side, base))
             strips.append(Strip([]))
         place = f"{self._first + 1} to {self._first + len(shown)} of {len(self._pictures)}"
-        if len(strips) <= size.height:
+        if len(strips) <= size.height and len(self._pictures) > 1:
             strips[-1] = Strip([Segment(place, base + Style(dim=True))])
         return strips
 

@@ -1,0 +1,53 @@
+"""How much memory a run may still take on its device: what is free there, and within the bound that a person set."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from engine.errors import SpecError
+
+if TYPE_CHECKING:
+    import torch
+
+BOUND_VARIABLE = "RESLAB_MEMORY_GIB"
+
+
+def memory_bound() -> int | None:
+    """Bytes that reslab may hold on the training device altogether (RESLAB_MEMORY_GIB); None where none is set.
+
+    Raises:
+        SpecError: the variable is no number above 0.
+    """
+    text = os.environ.get(BOUND_VARIABLE, "").strip()
+    if not text:
+        return None
+    try:
+        bound = int(float(text) * 2**30)
+    except ValueError:
+        bound = 0
+    if bound <= 0:
+        raise SpecError(f"{BOUND_VARIABLE}: {text!r} does not do; expected GiB above 0, such as 6.5")
+    return bound
+
+
+def room_bytes(device: torch.device, held_bytes: int) -> int:
+    """Bytes that can be had on `device` now; `held_bytes` is what reslab holds there already.
+
+    On a GPU that is the driver's free memory and what torch's allocator has reserved and not given out; else the
+    host's available memory.
+    """
+    free = _free_bytes(device)
+    bound = memory_bound()
+    return free if bound is None else max(min(free, bound - held_bytes), 0)
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        import torch
+
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    import psutil
+
+    return int(psutil.virtual_memory().available)

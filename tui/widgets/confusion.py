@@ -1,0 +1,169 @@
+"""The confusion matrix as a heat map with a cursor: figures where they fit, shades where there are many classes.
+
+The line below always says in words what the cell under the cursor counts, so that a hundred classes stay readable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from rich.color import Color
+from rich.segment import Segment
+from rich.style import Style
+from textual.binding import Binding, BindingType
+from textual.message import Message
+from textual.reactive import reactive
+from textual.strip import Strip
+from textual.widget import Widget
+
+from engine.text import percent, safe_text
+
+_SHADES = " ·░▒▓█"  # told apart without colour
+_GROUND = (18, 18, 18)
+_RIGHT, _WRONG = (0, 114, 178), (213, 94, 0)  # Okabe and Ito's blue and vermillion
+_LABEL = 14  # cells at most for the name of a class
+
+
+class ConfusionMap(Widget, can_focus=True):
+    """Rows are true classes, columns predicted ones; shading by the share of the true class."""
+
+    class Chosen(Message):
+        """Enter on a cell: `true` and `predicted` are its classes."""
+
+        def __init__(self, true: int, predicted: int) -> None:
+            super().__init__()
+            self.true, self.predicted = true, predicted
+
+    DEFAULT_CSS = "ConfusionMap { height: 1fr; }"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "choose", "Images", tooltip="the test images of the cell under the cursor"),
+        Binding("n", "confusion(1)", "Next confusion", tooltip="go to the next most frequent confusion"),
+        Binding("b", "confusion(-1)", "Confusion before", show=False, tooltip="go to the confusion before"),
+        Binding("left,h", "move(0,-1)", "Left", show=False),
+        Binding("right,l", "move(0,1)", "Right", show=False),
+        Binding("up,k", "move(-1,0)", "Up", show=False),
+        Binding("down,j", "move(1,0)", "Down", show=False),
+    ]
+    cursor: reactive[tuple[int, int]] = reactive((0, 0))
+
+    def __init__(self, id: str) -> None:
+        super().__init__(id=id)
+        self._names: list[str] = []
+        self._counts: Sequence[Sequence[int]] = ()
+        self._totals: list[int] = []
+        self._worst: list[tuple[int, int]] = []
+
+    def show(self, names: Sequence[str], counts: Sequence[Sequence[int]]) -> None:
+        """`counts[i][j]` images of class i were taken for class j."""
+        self._names = [safe_text(name) for name in names]
+        self._counts = counts
+        self._totals = [max(sum(row), 1) for row in counts]
+        wrong = [(-count, i, j) for i, row in enumerate(counts) for j, count in enumerate(row) if count and i != j]
+        self._worst = [(i, j) for _, i, j in sorted(wrong)]
+        self.cursor = self._worst[0] if self._worst else (0, 0)
+        self.refresh()
+
+    # --- keys --------------------------------------------------------------------------------------------------------
+
+    def action_move(self, down: int, right: int) -> None:
+        last = len(self._names) - 1
+        row, column = self.cursor
+        if self._names:
+            self.cursor = (min(max(row + down, 0), last), min(max(column + right, 0), last))
+
+    def action_confusion(self, by: int) -> None:
+        if self._worst:
+            place = self._worst.index(self.cursor) + by if self.cursor in self._worst else 0
+            self.cursor = self._worst[place % len(self._worst)]
+
+    def action_choose(self) -> None:
+        if self._names:
+            self.post_message(self.Chosen(*self.cursor))
+
+    # --- drawing -----------------------------------------------------------------------------------------------------
+
+    @property
+    def _label_width(self) -> int:
+        return min(max(map(len, self._names), default=0), _LABEL) + 1
+
+    @property
+    def _cell_width(self) -> int:
+        """As wide as the greatest count where all fit, else two cells or one."""
+        room = self.size.width - self._label_width
+        wide = max(len(f"{max(map(max, self._counts))}") + 1, 3)
+        return next((width for width in (wide + 2, wide, 2) if width * len(self._names) <= room), 1)
+
+    def _window(self, cursor: int, room: int) -> range:
+        """The rows or columns that are shown: all, or as many as there is room for, with the cursor in them."""
+        number = len(self._names)
+        start = min(max(cursor - room // 2, 0), max(number - room, 0))
+        return range(start, min(start + max(room, 1), number))
+
+    def render_line(self, y: int) -> Strip:
+        base = self.visual_style.rich_style
+        if not self._names:
+            return Strip([Segment("not evaluated on the test set after training" if y == 0 else "", base)])
+        width = self._cell_width
+        columns = self._window(self.cursor[1], (self.size.width - self._label_width) // width)
+        rows = self._window(self.cursor[0], self.size.height - 3)
+        if y == 0:
+            return self._header(columns, width, base)
+        if y <= len(rows):
+            return self._row(rows[y - 1], columns, width, base)
+        return Strip([Segment(self._words() if y == self.size.height - 1 else "", base + Style(bold=True))])
+
+    def _header(self, columns: range, width: int, base: Style) -> Strip:
+        corner = "true ╲ as".ljust(self._label_width)[: self._label_width]
+        if width > 2:
+            texts = [safe_text(self._names[column], width - 1).rjust(width) for column in columns]
+            return Strip([Segment(corner + "".join(texts), base + Style(dim=True))])
+        place = (self.cursor[1] - columns.start) * width
+        name = safe_text(self._names[self.cursor[1]], _LABEL)
+        line = " " * place + "▼ " + name
+        if len(line) > len(columns) * width and place >= len(name) + 1:
+            line = " " * (place - len(name) - 1) + name + " ▼"
+        return Strip([Segment(corner + line, base + Style(dim=True))])
+
+    def _row(self, row: int, columns: range, width: int, base: Style) -> Strip:
+        chosen = row == self.cursor[0]
+        name = safe_text(self._names[row], self._label_width - 1).ljust(self._label_width)
+        segments = [Segment(name, base + Style(bold=chosen))]
+        for column in columns:
+            count, share = self._counts[row][column], self._counts[row][column] / self._totals[row]
+            if width > 2:
+                text, style = (f"{count}" if count else "·").rjust(width), _ground(share, row == column)
+            else:
+                text, style = _SHADES[_level(share)] * width, _glyph(row == column)
+            if (row, column) == self.cursor:
+                style = style + Style(reverse=True, bold=True)
+                text = text if text.strip() else "◆" * width
+            segments.append(Segment(text, base + style))
+        return Strip(segments)
+
+    def _words(self) -> str:
+        true, predicted = self.cursor
+        count = self._counts[true][predicted]
+        what = "right" if true == predicted else f"taken for {safe_text(self._names[predicted], 24)}"
+        return (
+            f"{count:,} of {self._totals[true]:,} {safe_text(self._names[true], 24)} {what}: "
+            f"{percent(count / self._totals[true], 1)}"
+        )
+
+
+def _level(share: float) -> int:
+    """0 for none; a single image of a hundred is seen."""
+    return 0 if not share else min(1 + int(share**0.5 * (len(_SHADES) - 1)), len(_SHADES) - 1)
+
+
+def _ground(share: float, right: bool) -> Style:
+    """The darker the rarer, by its share of the true class; a few mistakes among many images are seen."""
+    depth = share**0.5
+    shade = [
+        round(low + (high - low) * depth * 0.8) for low, high in zip(_GROUND, _RIGHT if right else _WRONG, strict=True)
+    ]
+    return Style(bgcolor=Color.from_rgb(*shade), bold=right, dim=not share)
+
+
+def _glyph(right: bool) -> Style:
+    return Style(color=Color.from_rgb(*(_RIGHT if right else _WRONG)))
