@@ -24,8 +24,13 @@ def open_app(places: Places, specs: list[RunSpec], exit_when_done: bool) -> int:
         return 2
     from engine.log import log_to
     from tui.app import ReslabApp
+    from tui.widgets.sharp import find_image_widget
 
     log_to(places.log)  # a warning of torch's, or a curve that waits for a locked record, is nothing for the screen
+    if (widget := find_image_widget()) is not None:
+        from tui.widgets.gallery import Gallery
+
+        Gallery.sharp = widget
     app = ReslabApp(places, specs, exit_when_done)
     app.run()
     code = app.return_code or 0

@@ -7,7 +7,7 @@ import asyncio
 import numpy as np
 import pytest
 from textual.app import App, ComposeResult
-from textual.widgets import TabbedContent
+from textual.widgets import Static, TabbedContent
 
 from engine.control import RunControl
 from engine.runs import Lab, run
@@ -92,3 +92,29 @@ async def test_images_that_are_gone_are_one_sentence(make_app: MakeApp) -> None:
         await drawn(pilot)
         app.screen.query_one(TabbedContent).active = "mistakes"
         await until(pilot, lambda: "have changed since" in text_of(app))
+
+
+async def test_where_the_terminal_has_pixels_a_widget_lies_over_every_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in for textual-image's widget: one for each picture of the page, at its place, in its shape."""
+    made: list[object] = []
+
+    def make(image: object) -> Static:
+        made.append(image)
+        return Static("sharp")
+
+    monkeypatch.setattr(Gallery, "sharp", staticmethod(make))
+    app = GalleryApp()
+    async with app.run_test(size=(80, 24)) as pilot:
+        gallery = app.query_one(Gallery)
+        gallery.show([Picture(np.full((1, 8, 4), shade, np.uint8), ("", "")) for shade in range(10)])
+        await pilot.pause()
+        await pilot.pause()
+        widgets = list(gallery.query(".sharp"))
+        assert len(widgets) == 8
+        assert [widget.region.offset for widget in widgets][:5] == [(0, 0), (18, 0), (36, 0), (54, 0), (0, 11)]
+        assert widgets[0].size == (8, 8)
+        assert made[3].getpixel((0, 0)) == (3, 3, 3)  # type: ignore[attr-defined]
+        gallery.action_page(1)
+        await pilot.pause()
+        await pilot.pause()
+        assert len(gallery.query(".sharp")) == 2

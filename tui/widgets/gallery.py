@@ -17,6 +17,7 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from engine.text import safe_text
+from tui.widgets.sharp import ImageWidget
 
 Image = NDArray[np.uint8]
 _GAP = 2
@@ -32,9 +33,10 @@ class Picture:
 
 
 class Gallery(Widget, can_focus=True):
-    """As many pictures as fit, a page at a time."""
+    """As many pictures as fit, a page at a time. With `sharp` set, widgets of its making lie over the half-blocks."""
 
-    DEFAULT_CSS = "Gallery { height: 1fr; }"
+    DEFAULT_CSS = "Gallery { height: 1fr; } Gallery > .sharp { position: absolute; width: auto; height: auto; }"
+    sharp: ClassVar[ImageWidget | None] = None
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("n,pagedown,space", "page(1)", "Next page", tooltip="the next page of pictures", key_display="n"),
         Binding("b,pageup", "page(-1)", "Page back", tooltip="the page before", key_display="b"),
@@ -63,6 +65,32 @@ class Gallery(Widget, can_focus=True):
     def _changed(self) -> None:
         self._drawn_for = None
         self.refresh()
+        if Gallery.sharp is not None:
+            self.call_after_refresh(self._lay_sharp, Gallery.sharp)
+
+    def on_resize(self) -> None:
+        if Gallery.sharp is not None:
+            self._lay_sharp(Gallery.sharp)
+
+    def _lay_sharp(self, make: ImageWidget) -> None:
+        """Put a widget over each picture of the page."""
+        from PIL import Image as PillowImage
+
+        self.remove_children(".sharp")
+        across, down, side = self._layout(self.size)
+        for place, picture in enumerate(self._pictures[self._first : self._first + across * down]):
+            _, height, width = picture.pixels.shape
+            pixels = np.broadcast_to(picture.pixels.transpose(1, 2, 0), (height, width, 3))
+            image = make(PillowImage.fromarray(np.ascontiguousarray(pixels)))
+            image.add_class("sharp")
+            scale = side / max(height, width)
+            image.styles.width = max(round(width * scale), 1)
+            image.styles.height = max(round(height * scale / 2), 1)
+            image.styles.offset = (
+                place % across * (side + _GAP),
+                place // across * (side // 2 + _CAPTION_LINES + 1),
+            )
+            self.mount(image)
 
     def render_line(self, y: int) -> Strip:
         if self._drawn_for != self.size:
