@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from engine.progress import Progress
     from engine.results.comparison import Comparison
     from engine.results.mistakes import Mistake
-    from engine.results.seeds import GroupVerdict
+    from engine.results.seeds import GroupVerdict, SeedGroup
 
 
 def read_runs(places: Places) -> list[RunRecord]:
@@ -78,8 +78,10 @@ def read_guesses(places: Places, details: RunDetails, file: Path) -> tuple[tuple
     return guesses, pixels
 
 
-def read_comparison(places: Places, runs: Sequence[int]) -> tuple[list[RunDetails], Comparison, list[GroupVerdict]]:
-    """The runs' details, their comparison, and that of their groups of seeds."""
+def read_comparison(
+    places: Places, runs: Sequence[int]
+) -> tuple[list[RunDetails], Comparison, list[SeedGroup], list[GroupVerdict]]:
+    """The runs' details, their comparison, their groups of seeds, and the comparison of those."""
     from engine.results.comparison import compare
     from engine.results.seeds import compare_groups, group_by_seed
 
@@ -87,7 +89,7 @@ def read_comparison(places: Places, runs: Sequence[int]) -> tuple[list[RunDetail
         compared = store.compared(runs)
     details = [item for item, _ in compared]
     groups = [group for group in group_by_seed([item.record for item in details]) if len(group.runs) > 1]
-    return details, compare(compared), [compare_groups(a, b) for a, b in combinations(groups, 2)]
+    return details, compare(compared), groups, [compare_groups(a, b) for a, b in combinations(groups, 2)]
 
 
 def delete_run(places: Places, run: int) -> None:

@@ -17,7 +17,7 @@ from engine.paths import Places
 from engine.results.export import details_as_json, prediction_rows, write_predictions
 from engine.results.records import RunDetails, RunRecord
 from engine.results.store import Store
-from engine.results.tables import class_rows, comparison_rows, differing_rows, duration, facts, result_table
+from engine.results.tables import class_rows, comparison_rows, differing_rows, duration, facts, group_rows, result_table
 from engine.text import percent, safe_text
 
 
@@ -122,6 +122,8 @@ def compare_runs(
     if found.differing:
         rows = [tuple(safe_text(cell, 40) for cell in row) for row in differing_rows(found.differing)]
         print("\n" + columns(rows))
+    if groups:
+        print("\n" + columns([tuple(map(safe_text, row)) for row in group_rows(groups)], right=(3, 4)))
     print()
     for side in found.sides:
         low, high = side.wilson_95

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from engine.events import ClassMetrics, Metrics
 from engine.results.records import RunDetails, RunRecord
 from engine.settings import settings_of
 from engine.spec import RunSpec
 from engine.text import percent, safe_text
+
+if TYPE_CHECKING:
+    from engine.results.seeds import SeedGroup
 
 # What is shown, in the report's order; "match" was its word for accuracy.
 METRIC_NAMES: tuple[tuple[str, str], ...] = (
@@ -51,6 +54,16 @@ def comparison_rows(records: Sequence[RunRecord], same_images: bool) -> list[tup
     rows.append(("loss", *_marked(losses, same_images and min, lambda value: f"{value:.4f}"), *(("",) if two else ())))
     rows.append(("images/s", *(_whole(record.train_images_per_s) for record in records), *(("",) if two else ())))
     rows.append(("time", *(duration(record.elapsed_s) for record in records), *(("",) if two else ())))
+    return rows
+
+
+def group_rows(groups: Sequence[SeedGroup]) -> list[tuple[str, ...]]:
+    """Accuracy over several seeds of one spec: mean, standard deviation (n - 1), the least and the greatest."""
+    rows: list[tuple[str, ...]] = [("seeds of one spec", "runs", "seeds", "mean", "std", "range")]
+    for group in groups:
+        runs, seeds = (", ".join(map(str, numbers)) for numbers in (group.runs, group.seeds))
+        span = " to ".join(map(percent, group.range))
+        rows.append((group.name, runs, seeds, percent(group.mean), percent(group.std), span))
     return rows
 
 

@@ -10,6 +10,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 
@@ -90,11 +92,41 @@ def chart(num_pairs: int = 50) -> None:
     )
 
 
+def gradients(num_pairs: int = 6) -> None:
+    """Training images per second with the gradients measured and with them left alone, ResNet-18 on the digits."""
+    from unittest.mock import PropertyMock, patch
+
+    from engine.control import RunControl
+    from engine.events import RunEnded
+    from engine.paths import Places
+    from engine.runs import Lab, run
+    from engine.spec import RunSpec
+    from engine.training.gradients import Gradients
+
+    def images_per_s(measured: bool) -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            root = Path(folder)
+            events = run(RunSpec("digits", "resnet18"), Lab(Places(root, root, root)), RunControl())
+            with nullcontext() if measured else patch.object(Gradients, "due", PropertyMock(return_value=False)):
+                *_, ended = events
+        assert isinstance(ended, RunEnded)
+        return ended.train_images_per_s or 0.0
+
+    images_per_s(True)  # warms torch up
+    pairs = []
+    for number in range(num_pairs):
+        first = images_per_s(number % 2 == 0)
+        second = images_per_s(number % 2 == 1)
+        pairs.append((first, second) if number % 2 == 0 else (second, first))
+    _report("gradients", "images/s", pairs, ("measured", "left alone"))
+
+
 BENCHMARKS: dict[str, Callable[..., None]] = {
     "first-paint": first_paint,
     "app-speed": app_speed,
     "help": help_time,
     "chart": chart,
+    "gradients": gradients,
 }
 
 

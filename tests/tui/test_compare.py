@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from engine.paths import Places
 from engine.results.store import Store
 from engine.spec import RunSpec
 from tests.fakes import events_of
-from tests.tui.conftest import SIZES, Compare, MakeApp, drawn, text_of
+from tests.tui.conftest import SIZES, Compare, MakeApp, drawn, text_of, until
 
 
 def record(store: Store, spec: RunSpec, num_wrong: int, sha: str = "same") -> int:
@@ -105,7 +106,6 @@ async def test_the_images_on_which_two_runs_differ(make_app: MakeApp) -> None:
 
     from engine.control import RunControl
     from engine.runs import Lab, run
-    from tests.tui.conftest import until
 
     app = make_app()
 
@@ -133,3 +133,18 @@ async def test_runs_that_cannot_be_compared_have_no_images(make_app: MakeApp) ->
         await pilot.press("i")
         await drawn(pilot)
         assert "two runs on the same test images are needed" in text_of(app)
+
+
+async def test_several_seeds_of_one_spec_stand_with_their_mean_and_spread(make_app: MakeApp, places: Places) -> None:
+    with Store(places.database) as store:
+        for seed in (7, 8):
+            spec = RunSpec("digits", "resnet34", seed=seed)
+            number = store.create_run(spec)
+            for event in events_of(spec, number):
+                store.record(event)
+    app = make_app()
+    async with app.run_test(size=(120, 40)) as pilot:
+        app.compare((number - 1, number))
+        await until(pilot, lambda: "seeds of one spec" in text_of(app))
+        assert "resnet34 on digits" in text_of(app)
+        assert re.search(r"7, 8 +91\.\d+ % +0\.000 % +91\.", text_of(app))

@@ -17,7 +17,7 @@ from textual.widgets import Footer, Static, TabbedContent, TabPane, Tabs
 
 from engine.errors import ReslabError
 from engine.results.records import RunDetails
-from engine.results.tables import comparison_rows, differing_rows
+from engine.results.tables import comparison_rows, differing_rows, group_rows
 from engine.text import percent
 from tui.record import read_comparison, read_differences
 from tui.screens.run import load_into
@@ -31,7 +31,7 @@ from tui.widgets.mode_bar import ModeBar
 if TYPE_CHECKING:
     from engine.results.comparison import Comparison
     from engine.results.mistakes import Mistake
-    from engine.results.seeds import GroupVerdict
+    from engine.results.seeds import GroupVerdict, SeedGroup
     from tui.app import ReslabApp
 
 # Okabe and Ito's, in the order in which they stand apart best on black; the marker tells the same without colour.
@@ -60,6 +60,7 @@ class CompareScreen(Screen[None]):
         with TabbedContent(id="tabs"):
             with TabPane("Verdict", id="verdict"), VerticalScroll(id="words"):
                 yield Static(id="metric-table", markup=False)
+                yield Static(id="groups", markup=False)
                 yield Static(id="sentences", markup=False)
                 yield Static(id="differing", markup=False)
             with TabPane("Curves", id="curves"):
@@ -84,12 +85,20 @@ class CompareScreen(Screen[None]):
         """Read and compare in another thread: scipy alone takes two seconds to load."""
         self.query_one("#sentences", Static).update(plain_content("comparing …", "dim"))
         try:
-            details, found, between = await asyncio.to_thread(read_comparison, self.app.places, self.app.compared)
+            read = await asyncio.to_thread(read_comparison, self.app.places, self.app.compared)
         except ReslabError as error:
             self.query_one("#metric-table", Static).update("")
             self.query_one("#sentences", Static).update(plain_content(error))
             return
+        details, found, groups, between = read
+        self._show_groups(groups)
         self._show(details, found, between)
+
+    def _show_groups(self, groups: Sequence[SeedGroup]) -> None:
+        table = self.query_one("#groups", Static)
+        table.display = bool(groups)
+        if groups:
+            table.update(f"\n{columns_text(group_rows(groups))}")
 
     def _show(self, details: Sequence[RunDetails], found: Comparison, between: Sequence[GroupVerdict]) -> None:
         records = [item.record for item in details]
