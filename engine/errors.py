@@ -46,6 +46,10 @@ class StoreError(ReslabError):
     """The record of runs cannot be read or written, or a row in it was changed."""
 
 
+class MemoryShortageError(ReslabError):
+    """Memory ran out and no way around it was left."""
+
+
 class DeviceError(ReslabError):
     """The device or the numeric type asked for is not to be had here."""
 

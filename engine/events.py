@@ -192,6 +192,43 @@ class CheckpointSaved:
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryForecasted:
+    """What the run is expected to take, in bytes at the moment of its peak, and the room that there is for it.
+
+    `peak_bytes` is the sum of the other parts; `room_bytes` is None where it is not known. `dropped_bytes` of finished
+    runs were let go to make room.
+    """
+
+    run: int
+    peak_bytes: int
+    parameters_bytes: int
+    gradients_bytes: int
+    optimizer_bytes: int
+    activations_bytes: int
+    dataset_bytes: int
+    workspace_bytes: int
+    context_bytes: int
+    room_bytes: int | None
+    dropped_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryRecovered:
+    """An allocation failed before `step` (0: the forecast said that it would), and the run went on.
+
+    `action` says how, in words; from here on batches are cut into parts of `micro_batch` images (None: they are whole),
+    and activations are computed twice where `recomputing`. `freed_bytes` of idle things were let go.
+    """
+
+    run: int
+    step: int
+    action: str
+    micro_batch: int | None
+    recomputing: bool
+    freed_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class RunPaused:
     run: int
     step: int
@@ -212,7 +249,9 @@ class RunEnded:
 
     `untrained` and `final` are test figures, None where that evaluation was not reached; `final` is the last epoch
     that was evaluated. `train_images_per_s` counts training steps alone, the first epoch included. `error` is a
-    sentence for the statuses `failed` and `diverged`.
+    sentence for the statuses `failed` and `diverged`. `peak_bytes` is the most that torch's allocator held during the
+    run on a GPU, the growth of the process's resident memory on a CPU; `context_bytes` is what the
+    driver held beside it. None where it is not known.
     """
 
     run: int
@@ -223,6 +262,8 @@ class RunEnded:
     train_images_per_s: float | None
     steps: int
     error: str | None = None
+    peak_bytes: int | None = None
+    context_bytes: int | None = None
 
 
 Event = (
@@ -234,6 +275,8 @@ Event = (
     | EpochEnded
     | GradientsMeasured
     | CheckpointSaved
+    | MemoryForecasted
+    | MemoryRecovered
     | RunPaused
     | RunResumed
     | RunEnded

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from engine.control import Control
 from engine.datasets.loading import check_dataset
 from engine.datasets.registry import find_dataset
-from engine.device import choose_placement, import_torch
+from engine.device import choose_placement, device_name, import_torch
 from engine.errors import ModelError, ReslabError
 from engine.events import CheckpointSaved, Evaluated, Event, Metrics, RunEnded, StepsCompleted
 from engine.log import write_report
+from engine.memory.calibration import uncalibrated
 from engine.memory.ledger import Ledger
 from engine.models.building import check_weights
 from engine.models.registry import find_model, misfit
@@ -63,7 +64,9 @@ def run(spec: RunSpec, lab: Lab, control: Control) -> Generator[Event, None, Non
         folder = lab.places.run_folder(tally.run)
         ending = Ending("stopped")
         try:
-            events = train(tally.run, spec, lab.places, lab.ledger, control)
+            device = choose_placement(spec).device
+            calibration = store.calibration(device_name(device)) or uncalibrated(device.type)
+            events = train(tally.run, spec, lab.places, lab.ledger, control, calibration)
             while True:
                 try:
                     event = next(events)
@@ -117,6 +120,8 @@ class _Tally:
             train_images_per_s=self.images / self.train_s if self.train_s > 0 else None,
             steps=self.steps,
             error=ending.error,
+            peak_bytes=ending.peak_bytes,
+            context_bytes=ending.context_bytes,
         )
 
 

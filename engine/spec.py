@@ -23,6 +23,7 @@ Stem = Literal["imagenet", "small", "auto"]
 Optimizer = Literal["sgd", "adam", "adamw"]
 Schedule = Literal["constant", "cosine", "one-cycle"]
 DeviceChoice = Literal["auto", "cuda", "mps", "cpu"]
+OnOom = Literal["micro-batch", "checkpoint", "fail"]
 DtypeChoice = Literal["auto", "float32", "bfloat16"]
 
 
@@ -117,6 +118,11 @@ class RunSpec:
     device: DeviceChoice = setting("auto", help="where to train; auto: cuda, else mps, else cpu", group="run")
     dtype: DtypeChoice = setting(
         "auto", help="of the arithmetic; auto: bfloat16 on GPUs that have it, else float32", group="run"
+    )
+    on_oom: OnOom = setting(
+        "micro-batch",
+        help="where memory runs out: smaller parts of a batch, or activations computed twice (checkpoint), or fail",
+        group="run",
     )
     deterministic: bool = setting(False, help="refuse operations that differ from run to run on a GPU", group="run")
 

@@ -33,3 +33,10 @@ def safe_text(text: object, limit: int | None = None) -> str:
 def percent(fraction: float | None, digits: int = 3) -> str:
     """A fraction as the report prints it: 0.1135 is "11.350 %"; None is a dash."""
     return "–" if fraction is None else f"{100 * fraction:.{digits}f} %"
+
+
+def memory_size(num_bytes: float | None) -> str:
+    """Bytes with the unit that suits them; None is a dash."""
+    if num_bytes is None:
+        return "–"
+    return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.1f} MiB"

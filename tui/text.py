@@ -9,10 +9,10 @@ from textual.content import Content
 from engine.results.estimate import estimate_run
 from engine.results.records import RunRecord
 from engine.spec import RunSpec
-from engine.text import safe_text
+from engine.text import memory_size, safe_text
 
 GIB = 2**30
-MIB = 2**20
+size = memory_size
 
 
 def plain_content(text: object, style: str = "") -> Content:
@@ -24,13 +24,6 @@ def plain_content(text: object, style: str = "") -> Content:
 def gib(num_bytes: float | None) -> str:
     """Bytes in GiB with one decimal; a dash where the hardware does not say."""
     return "–" if num_bytes is None else f"{num_bytes / GIB:.1f}"
-
-
-def size(num_bytes: float | None) -> str:
-    """Bytes with the unit that suits them."""
-    if num_bytes is None:
-        return "–"
-    return f"{num_bytes / GIB:.1f} GiB" if num_bytes >= GIB else f"{num_bytes / MIB:.1f} MiB"
 
 
 def clock(seconds: float | None) -> str:

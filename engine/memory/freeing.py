@@ -1,4 +1,4 @@
-"""Frees memory and measures what came free, by the allocator and by the operating system."""
+"""Frees memory, measures what came free, and names what would not go and who holds it."""
 
 from __future__ import annotations
 
@@ -6,34 +6,106 @@ import contextlib
 import ctypes
 import gc
 import sys
+import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass
+from types import FrameType, ModuleType
+from typing import Any
 
-from engine.memory.gauges import process_bytes
+from engine.memory.gauges import Gauges, process_bytes
 from engine.memory.ledger import Holding, Ledger
+
+_CHAIN = 3  # how far back a holder is followed
 
 
 @dataclass(frozen=True, slots=True)
 class Freed:
     """What was let go, and what came free by measurement, in bytes (never below 0).
 
-    `host_bytes` is the fall of this process's resident memory, `device_bytes` of what torch's allocator had reserved
-    on the GPU (None without a GPU in use).
+    `host_bytes` is the fall of this process's resident memory, `allocator_bytes` of what torch's allocator had reserved
+    on the GPUs, `driver_bytes` of what NVML says that this process holds there; None where there is nothing to measure.
+    `kept` says what is still alive although it was let go, and which object holds it.
     """
 
     dropped: tuple[Holding, ...]
     host_bytes: int
-    device_bytes: int | None
+    allocator_bytes: int | None
+    driver_bytes: int | None
+    kept: tuple[str, ...] = ()
 
 
-def free_memory(ledger: Ledger) -> Freed:
-    """Let go of all that no live run needs, collect, and hand the allocators' spare memory back."""
-    host, device = process_bytes(), _reserved_bytes()
-    dropped = ledger.drop_idle()
+def free_memory(ledger: Ledger, numbers: frozenset[int] | None = None, gauges: Gauges | None = None) -> Freed:
+    """Let go of all that no live run needs, or of the holdings of these `numbers`; hand spare memory back."""
+    host, allocator, driver = process_bytes(), _reserved_bytes(), _driver_bytes(gauges)
+    taken = ledger.take_idle(numbers=numbers)
+    dropped = tuple(holding for holding, _ in taken)
+    watched = [(holding, weakref.ref(tensor)) for holding, value in taken for tensor in _tensors(value)]
+    del taken
     gc.collect()
-    _empty_caches()
-    device_after = _reserved_bytes()
-    came_free = None if device is None or device_after is None else max(device - device_after, 0)
-    return Freed(dropped, max(host - process_bytes(), 0), came_free)
+    empty_caches()
+    return Freed(
+        dropped=dropped,
+        host_bytes=max(host - process_bytes(), 0),
+        allocator_bytes=_fall(allocator, _reserved_bytes()),
+        driver_bytes=_fall(driver, _driver_bytes(gauges)),
+        kept=tuple(_still_alive(watched)),
+    )
+
+
+def _fall(before: int | None, after: int | None) -> int | None:
+    return None if before is None or after is None else max(before - after, 0)
+
+
+def _tensors(value: Any) -> Iterator[Any]:
+    """The tensors of what the ledger holds: a network's, or a dataset's."""
+    if hasattr(value, "parameters"):
+        yield from value.parameters()
+        yield from value.buffers()
+        return
+    for name in ("train", "val", "test"):
+        split = getattr(value, name, None)
+        if split is not None and split.rows is None:
+            yield split.images
+
+
+def _still_alive(watched: list[tuple[Holding, weakref.ref[Any]]]) -> list[str]:
+    """One sentence a holding of which a tensor lives on."""
+    sentences: dict[int, str] = {}
+    for holding, reference in watched:
+        if holding.number not in sentences and (tensor := reference()) is not None:
+            name = f"{holding.label} #{holding.run}"
+            sentences[holding.number] = f"{name} would not go: held by {_holder(tensor)}"
+            del tensor
+    return list(sentences.values())
+
+
+def _holder(thing: Any) -> str:
+    """Who refers to `thing`, from the nearest outwards, in words."""
+    words: list[str] = []
+    chain = [thing]
+    for _ in range(_CHAIN):
+        found = [item for item in gc.get_referrers(chain[-1]) if item is not chain and not _is_own_frame(item)]
+        if not found:
+            break
+        words.append(_describe(found[0]))
+        if isinstance(found[0], FrameType | ModuleType):
+            break
+        chain.append(found[0])
+    return ", in ".join(words) or "torch itself"
+
+
+def _is_own_frame(item: Any) -> bool:
+    """The frames of this very search refer to the thing as well; they are no answer."""
+    return isinstance(item, FrameType) and item.f_code.co_filename == __file__
+
+
+def _describe(holder: Any) -> str:
+    if isinstance(holder, FrameType):
+        return f"the running function {holder.f_code.co_name} ({holder.f_code.co_filename}:{holder.f_lineno})"
+    if isinstance(holder, ModuleType):
+        return f"the module {holder.__name__}"
+    name = type(holder).__qualname__
+    return f"a {name}" if isinstance(holder, dict | list | tuple | set) else f"an object of the class {name}"
 
 
 def _reserved_bytes() -> int | None:
@@ -44,7 +116,16 @@ def _reserved_bytes() -> int | None:
     return sum(int(torch.cuda.memory_reserved(index)) for index in range(torch.cuda.device_count()))
 
 
-def _empty_caches() -> None:
+def _driver_bytes(gauges: Gauges | None) -> int | None:
+    """Bytes that this process holds on all GPUs, by NVML."""
+    if gauges is None or _reserved_bytes() is None:
+        return None
+    own = [gpu.process_bytes for gpu in gauges.read().gpus]
+    return sum(known for known in own if known is not None) if any(known is not None for known in own) else None
+
+
+def empty_caches() -> None:
+    """Hand the allocators' spare memory back to the driver and to the operating system."""
     if _reserved_bytes() is not None:
         sys.modules["torch"].cuda.empty_cache()
     if sys.platform == "linux":

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 
@@ -139,6 +140,29 @@ def read_host() -> HostReading:
 
     memory = psutil.virtual_memory()
     return HostReading(memory.total, memory.available, process_bytes(), psutil.cpu_percent(None))
+
+
+class HostPeak:
+    """The growth of this process's resident memory from now on to its highest point, where Linux tells it."""
+
+    def __init__(self) -> None:
+        self._began = process_bytes()
+        try:
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the high-water mark starts anew
+            self._known = True
+        except OSError:
+            self._known = False
+
+    def read(self) -> int | None:
+        """Bytes above the beginning; None where it is not known."""
+        if not self._known:
+            return None
+        try:
+            lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+            highest = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+        except (OSError, StopIteration, ValueError):
+            return None
+        return max(highest - self._began, 0)
 
 
 def process_bytes() -> int:

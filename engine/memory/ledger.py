@@ -6,22 +6,32 @@ Whatever outlives a run is held here and nowhere else, so that dropping it here 
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 Kind = Literal["dataset", "model"]
+Part = Literal["parameters", "gradients", "optimizer", "dataset", "caches"]
 
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """One thing in memory. `run` is the run that needs or last needed it; `live` says whether it still does."""
+    """One thing in memory, `parts` by what they are, in bytes.
+
+    `number` names it as long as it is held. `run` is the run that needs or last needed it; `live` says whether it still
+    does.
+    """
 
     kind: Kind
     label: str
     run: int
-    num_bytes: int
+    parts: tuple[tuple[Part, int], ...]
     live: bool
+    number: int = 0
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(num_bytes for _, num_bytes in self.parts)
 
 
 @dataclass(slots=True)
@@ -31,43 +41,74 @@ class _Entry:
 
 
 class Ledger:
-    """Holds the values themselves beside their description. Any thread may ask."""
+    """Holds the values themselves beside their description, the least recently used first. Any thread may ask."""
 
     def __init__(self) -> None:
         self._entries: dict[Hashable, _Entry] = {}
         self._lock = threading.Lock()
+        self._num_held = 0
 
     def hold(self, key: Hashable, value: Any, holding: Holding) -> None:
         """Keep `value` under `key`, in place of what was there."""
         with self._lock:
-            self._entries[key] = _Entry(holding, value)
+            self._num_held += 1
+            self._entries.pop(key, None)
+            self._entries[key] = _Entry(replace(holding, number=self._num_held), value)
 
     def get(self, key: Hashable) -> Any | None:
+        """The value, which now is the most recently used one; None where it is not held."""
         with self._lock:
-            entry = self._entries.get(key)
-            return entry.value if entry else None
+            entry = self._entries.pop(key, None)
+            if entry is None:
+                return None
+            self._entries[key] = entry
+            return entry.value
 
     @property
     def num_bytes(self) -> int:
         return sum(holding.num_bytes for holding in self.holdings())
 
+    @property
+    def idle_bytes(self) -> int:
+        return sum(holding.num_bytes for holding in self.holdings() if not holding.live)
+
     def holdings(self) -> tuple[Holding, ...]:
-        """Everything held, the latest first."""
+        """Everything held, the latest used first."""
         with self._lock:
             return tuple(entry.holding for entry in reversed(self._entries.values()))
 
     def finish(self, run: int) -> None:
-        """What `run` held is needed no longer, but stays until it is in the way."""
+        """What `run` held is needed no longer, but stays until it is in the way; of its model only the parameters."""
         with self._lock:
             for entry in self._entries.values():
                 held = entry.holding
                 if held.run == run and held.live:
-                    entry.holding = Holding(held.kind, held.label, held.run, held.num_bytes, live=False)
+                    parts = tuple(part for part in held.parts if part[0] in ("parameters", "dataset"))
+                    entry.holding = replace(held, parts=parts, live=False)
 
-    def drop_idle(self, keep: Hashable = None) -> tuple[Holding, ...]:
-        """Let go of everything that no live run needs, except `keep`; returns what was let go."""
+    def drop_idle(self, keep: Hashable = None, numbers: frozenset[int] | None = None) -> tuple[Holding, ...]:
+        """Let go of all that no live run needs, except `keep`, or of these `numbers` alone; returns what went."""
+        return tuple(holding for holding, _ in self.take_idle(keep, numbers))
+
+    def take_idle(self, keep: Hashable = None, numbers: frozenset[int] | None = None) -> list[tuple[Holding, Any]]:
+        """As `drop_idle`, but hands the values over: they stay as long as the caller keeps them."""
         with self._lock:
-            idle = {key: entry for key, entry in self._entries.items() if not entry.holding.live and key != keep}
-            for key in idle:
-                del self._entries[key]
-        return tuple(entry.holding for entry in idle.values())
+            idle = [
+                key
+                for key, entry in self._entries.items()
+                if not entry.holding.live and key != keep and (numbers is None or entry.holding.number in numbers)
+            ]
+            taken = [self._entries.pop(key) for key in idle]
+        return [(entry.holding, entry.value) for entry in taken]
+
+    def make_room(self, fits: Callable[[], bool], keep: Hashable = None) -> tuple[Holding, ...]:
+        """Let go of idle things, the least recently used first, until `fits` says so or none is left."""
+        dropped: list[Holding] = []
+        while not fits():
+            with self._lock:
+                idle = (key for key, entry in self._entries.items() if not entry.holding.live and key != keep)
+                oldest = next(idle, None)
+                if oldest is None:
+                    break
+                dropped.append(self._entries.pop(oldest).holding)
+        return tuple(dropped)

@@ -37,12 +37,13 @@ def room_bytes(device: torch.device, held_bytes: int) -> int:
     On a GPU that is the driver's free memory and what torch's allocator has reserved and not given out; else the
     host's available memory.
     """
-    free = _free_bytes(device)
+    free = free_bytes(device)
     bound = memory_bound()
     return free if bound is None else max(min(free, bound - held_bytes), 0)
 
 
-def _free_bytes(device: torch.device) -> int:
+def free_bytes(device: torch.device) -> int:
+    """Bytes that nobody holds on `device`."""
     if device.type == "cuda":
         import torch
 

@@ -31,7 +31,7 @@ class Builder(Protocol):
 _GROUPS = 32  # Wu and He 2018, "Group Normalization", the default
 
 
-def build_model(spec: RunSpec, shape: DataShape) -> nn.Module:
+def build_model(spec: RunSpec, shape: DataShape, seeded: bool = True) -> nn.Module:
     """Return the network on the CPU, in training mode; the same seed gives the same first weights.
 
     torch's global random state is left as it was. ImageNet's weights are fetched before, by `fetch_imagenet_weights`.
@@ -42,8 +42,9 @@ def build_model(spec: RunSpec, shape: DataShape) -> nn.Module:
     info = find_model(spec.model)
     if problem := misfit(info, shape):
         raise ModelError(problem)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(spec.seed)
+    with torch.random.fork_rng(devices=[], enabled=seeded):
+        if seeded:  # else another thread may be drawing from the same global state
+            torch.manual_seed(spec.seed)
         module, function = info.builder.split(":")
         pretrained = spec.weights != "random"
         builder: Builder = getattr(import_module(module), function)

@@ -60,7 +60,7 @@ def _fitted_conv(old: nn.Conv2d, channels: int, kernel: int, keep_weights: bool)
         elif old.bias is None:
             nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")  # as torchvision's own
         else:  # each of these families has a rule of its own; all keep about the spread that was there
-            nn.init.normal_(new.weight, std=float(old.weight.std()))
+            nn.init.normal_(new.weight).mul_(old.weight.std())
         if old.bias is not None and new.bias is not None:
             new.bias.copy_(old.bias)
     return new

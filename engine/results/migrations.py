@@ -79,6 +79,23 @@ STEPS: tuple[str, ...] = (
         spec TEXT NOT NULL
     );
     """,
+    """
+    CREATE TABLE memory (
+        run INTEGER PRIMARY KEY REFERENCES runs ON DELETE CASCADE,
+        forecast TEXT NOT NULL,                 -- MemoryForecasted as JSON
+        device_name TEXT NOT NULL,
+        peak_bytes INTEGER,                     -- measured
+        context_bytes INTEGER
+    );
+    CREATE TABLE recoveries (
+        run INTEGER NOT NULL REFERENCES runs ON DELETE CASCADE,
+        step INTEGER NOT NULL,
+        action TEXT NOT NULL,
+        micro_batch INTEGER,
+        recomputing INTEGER NOT NULL,
+        freed_bytes INTEGER NOT NULL
+    );
+    """,
 )
 
 

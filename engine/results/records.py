@@ -6,7 +6,7 @@ from array import array
 from dataclasses import dataclass
 from typing import Any
 
-from engine.events import ClassMetrics, EpochEnded, Metrics, Moment, Split
+from engine.events import ClassMetrics, EpochEnded, MemoryForecasted, MemoryRecovered, Metrics, Moment, Split
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,21 @@ class WeightsRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryRecord:
+    """What was forecast and what was measured, in bytes, and what was done where an allocation failed."""
+
+    forecast: MemoryForecasted | None
+    peak_bytes: int | None
+    context_bytes: int | None
+    recoveries: tuple[MemoryRecovered, ...]
+
+    @property
+    def micro_batch(self) -> int | None:
+        """The smallest part that a batch was cut into; None where all were whole."""
+        return min((item.micro_batch for item in self.recoveries if item.micro_batch is not None), default=None)
+
+
+@dataclass(frozen=True, slots=True)
 class Curve:
     """Every training step's loss and share of right images, step 1 first."""
 
@@ -82,6 +97,7 @@ class RunDetails:
     evaluations: tuple[EvaluationRecord, ...]
     curve: Curve
     weights: WeightsRecord | None
+    memory: MemoryRecord
     intact: bool | None
 
     @property

@@ -24,14 +24,19 @@ from engine.events import (
     EpochEnded,
     Evaluated,
     Event,
+    MemoryForecasted,
+    MemoryRecovered,
     RunEnded,
     RunStarted,
     StepsCompleted,
 )
+from engine.memory.calibration import Calibration
+from engine.results import memory
 from engine.results.migrations import migrate
 from engine.results.queue import Waiting
 from engine.results.records import (
     Curve,
+    MemoryRecord,
     Predictions,
     RunDetails,
     RunRecord,
@@ -40,9 +45,10 @@ from engine.results.records import (
 from engine.results.rows import RUN_COLUMNS, pack, read_evaluation, read_run, to_json, unpack
 from engine.spec import RunSpec
 
-_TABLES = ("steps", "epochs", "evaluations", "weights")
+_TABLES = ("steps", "epochs", "evaluations", "weights", "memory", "recoveries")
 _COMMIT_EVERY_S = 1.0  # points wait this long: one commit costs an fsync, 1 to 20 ms
 _BUSY_MS = 5000
+_Written = RunStarted | Evaluated | EpochEnded | CheckpointSaved | MemoryForecasted | MemoryRecovered | RunEnded
 _LOST = "the process ended before the run did"
 _log = logging.getLogger("reslab")
 
@@ -97,7 +103,7 @@ class Store:
             self._points.append(event)
             if time.monotonic() - self._committed_at >= _COMMIT_EVERY_S:
                 self._flush_points()
-        elif isinstance(event, RunStarted | Evaluated | EpochEnded | CheckpointSaved | RunEnded):
+        elif isinstance(event, _Written):
             with self._transaction():
                 self._write_points()
                 self._write(event)
@@ -130,7 +136,7 @@ class Store:
             ],
         )
 
-    def _write(self, event: RunStarted | Evaluated | EpochEnded | CheckpointSaved | RunEnded) -> None:
+    def _write(self, event: _Written) -> None:
         match event:
             case RunStarted():
                 self._db.execute("UPDATE runs SET started = ? WHERE run = ?", (to_json(event), event.run))
@@ -149,6 +155,8 @@ class Store:
             case CheckpointSaved():
                 file = (event.run, event.file, event.sha256, event.epoch, event.step, event.num_bytes)
                 self._db.execute("INSERT OR REPLACE INTO weights VALUES (?, ?, ?, ?, ?, ?)", file)
+            case MemoryForecasted() | MemoryRecovered():
+                memory.write(self._db, event)
             case RunEnded():
                 self._write_end(event)
 
@@ -173,6 +181,7 @@ class Store:
             "UPDATE runs SET status = ?, elapsed_s = ?, train_images_per_s = ?, steps = ?, error = ? WHERE run = ?",
             (event.status, event.elapsed_s, event.train_images_per_s, event.steps, event.error, event.run),
         )
+        memory.write_end(self._db, event)
         self._db.execute("UPDATE runs SET seal = ? WHERE run = ?", (self._digest(event.run), event.run))
 
     def delete(self, run: int) -> None:
@@ -253,6 +262,7 @@ class Store:
             evaluations=tuple(read_evaluation(row) for row in evaluations),
             curve=self._curve(run),
             weights=WeightsRecord(*weights[0]) if weights else None,
+            memory=self._memory(run),
             intact=self.intact(run),
         )
 
@@ -285,6 +295,15 @@ class Store:
         ((seal,),) = self._rows("SELECT seal FROM runs WHERE run = ?", run)
         with _explained(self._path):
             return None if seal is None else bool(seal == self._digest(run))
+
+    def _memory(self, run: int) -> MemoryRecord:
+        with _explained(self._path):
+            return memory.read(self._db, run)
+
+    def calibration(self, device_name: str) -> Calibration | None:
+        """What the latest runs on this GPU say of its forecasts; None where none was measured there."""
+        with _explained(self._path):
+            return memory.calibration(self._db, device_name)
 
     def _curve(self, run: int) -> Curve:
         rows = self._rows("SELECT losses, accuracies FROM steps WHERE run = ? ORDER BY first_step", run)

@@ -16,12 +16,20 @@ from engine.datasets.batches import Preparation
 from engine.datasets.feeding import feed
 from engine.datasets.images import Split
 from engine.device import Placement
-from engine.events import Evaluated, EvaluationProgressed, Moment
+from engine.events import Evaluated, EvaluationProgressed, MemoryRecovered, Moment
 from engine.events import Split as SplitName
 from engine.results.metrics import compute_metrics
+from engine.shape import DataShape
+from engine.training.recovery import Outputs, Recovery
 
-_BATCH = 512  # images: on 2 cores no larger batch was faster, and it bounds the activations
+_BATCH = 512  # images: on 2 cores no larger batch was faster
+_PIXELS = _BATCH * 28 * 28  # and no more pixels than that, so that an evaluation needs less memory than a step
 _TELL_EVERY_S = 0.25
+
+
+def evaluation_batch(train_batch: int, shape: DataShape) -> int:
+    """Images at once: as many as in training, or more where they are small."""
+    return min(max(train_batch, _PIXELS // (shape.height * shape.width), 1), _BATCH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +51,9 @@ def evaluate(
     placement: Placement,
     control: Control,
     when: When,
-    batch_size: int = _BATCH,
-) -> Generator[EvaluationProgressed, None, Evaluated | None]:
+    recovery: Recovery,
+    batch_size: int,
+) -> Generator[EvaluationProgressed | MemoryRecovered, None, Evaluated | None]:
     """Yield progress and return the facts, or None where `control` asked for a stop in between.
 
     The model is in evaluation mode during the pass and in the mode it came in afterwards.
@@ -52,14 +61,19 @@ def evaluate(
     started = told = time.perf_counter()
     was_training = model.training
     model.eval()
-    outputs: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def work(images: Tensor, labels: Tensor) -> Outputs:
+        return forward(model, prepare(images), labels, placement)
+
+    outputs: list[Outputs] = []
     try:
         bounds = [(start, min(start + batch_size, len(split))) for start in range(0, len(split), batch_size)]
         batches = feed(split, None, bounds, placement.device)
         for (_, stop), (images, labels) in zip(bounds, batches, strict=True):
             if control.stop_requested:
                 return None
-            outputs.append(_forward(model, prepare(images), labels, placement))
+            outputs += recovery.evaluate(work, images, labels, when.step)
+            yield from recovery.told()
             if (now := time.perf_counter()) - told >= _TELL_EVERY_S:
                 told = now
                 yield EvaluationProgressed(when.run, when.split, stop, len(split))
@@ -84,7 +98,7 @@ def evaluate(
     )
 
 
-def _forward(model: nn.Module, images: Tensor, labels: Tensor, placement: Placement) -> tuple[Tensor, Tensor, Tensor]:
+def forward(model: nn.Module, images: Tensor, labels: Tensor, placement: Placement) -> tuple[Tensor, Tensor, Tensor]:
     """Predicted class, its softmax and the cross-entropy of each image, left on the device."""
     with (
         torch.inference_mode(),

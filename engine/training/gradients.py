@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.events import GradientsMeasured
+from engine.memory.shortage import unless_memory_runs_out
 
 _EVERY_S = 0.3
 _MOST_STAGES = 10
@@ -34,20 +35,31 @@ class Gradients:
         return time.perf_counter() >= self._next_at
 
     def around(self, update: Callable[[], object], step: int) -> None:
-        """Do `update`, which is step number `step` (from 1), and measure it."""
+        """Do `update`, which is step number `step` (from 1), and measure it where a copy of the weights fits."""
         began = time.perf_counter()
-        norms = [_norm([values.grad for values in stage if values.grad is not None]) for stage in self._stages.values()]
-        before = [[values.detach().clone() for values in stage] for stage in self._stages.values()]
+        kept = unless_memory_runs_out(self._before)
         update_began = time.perf_counter()
         update()
         update_s = time.perf_counter() - update_began
-        ratios = [
-            _norm(torch._foreach_sub([values.detach() for values in stage], old)) / _norm(old).clamp_min(1e-12)
-            for stage, old in zip(self._stages.values(), before, strict=True)
-        ]
-        self._waiting = (step, torch.stack([torch.stack(norms), torch.stack(ratios)]))
+        measured = kept and unless_memory_runs_out(lambda: self._after(*kept))
+        if measured is not None:
+            self._waiting = (step, measured)
         cost_s = time.perf_counter() - began - update_s
         self._next_at = time.perf_counter() + max(_EVERY_S, cost_s / _SHARE)
+
+    def _before(self) -> tuple[list[Tensor], list[list[Tensor]]]:
+        """Each stage's gradient norm, and a copy of its weights."""
+        norms = [_norm([values.grad for values in stage if values.grad is not None]) for stage in self._stages.values()]
+        return norms, [[values.detach().clone() for values in stage] for stage in self._stages.values()]
+
+    def _after(self, norms: list[Tensor], before: list[list[Tensor]]) -> Tensor:
+        """Norms and ratios (2, stages), still on the device."""
+        ratios = []
+        for stage, old in zip(self._stages.values(), before, strict=True):
+            size = _norm(old).clamp_min(1e-12)
+            torch._foreach_sub_(old, [values.detach() for values in stage])  # in place: one copy is enough
+            ratios.append(_norm(old) / size)
+        return torch.stack([torch.stack(norms), torch.stack(ratios)])
 
     def read(self) -> GradientsMeasured | None:
         """The last measurement, once. Waits for the device."""

@@ -23,12 +23,31 @@ class StepGuard:
         self.flag = torch.zeros((), dtype=torch.float32, device=device)
         self._live = [flat for flat in (_flatten(model, True), _flatten(model, False)) if flat is not None]
         self._kept = [flat.clone() for flat in self._live]
+        self._within = False
         optimizer.found_inf = self.flag  # type: ignore[attr-defined]  # read by every fused step of torch.optim
         optimizer.grad_scale = None  # type: ignore[attr-defined]
 
     def before_forward(self) -> None:
+        self._within = True
         for kept, live in zip(self._kept, self._live, strict=True):
             kept.copy_(live)
+
+    @property
+    def copies(self) -> list[Tensor]:
+        """The kept copies of the statistics, the flag among them."""
+        return [*self._kept, self.flag]
+
+    def done(self) -> None:
+        """The step is computed: there is nothing to restore any more."""
+        self._within = False
+
+    def restore(self) -> None:
+        """Put the statistics back as `before_forward` found them, if a step broke off after it."""
+        if not self._within:
+            return
+        self._within = False
+        for kept, live in zip(self._kept, self._live, strict=True):
+            live.copy_(kept)
 
     def after_loss(self, loss: Tensor) -> None:
         """Set the flag where `loss` is not finite, and where it is set put the statistics back."""

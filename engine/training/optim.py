@@ -27,13 +27,33 @@ def build_optimizer(spec: RunSpec, model: nn.Module) -> torch.optim.Optimizer:
     backbone = [values for values in model.parameters() if values.requires_grad and id(values) not in known]
     groups: list[dict[str, Any]] = [{"params": new, "share": 1.0}, {"params": backbone, "share": spec.backbone_rate}]
     groups = [group for group in groups if group["params"]]
+    optimizer: torch.optim.Optimizer
     if spec.optimizer == "sgd":
-        return torch.optim.SGD(
+        optimizer = torch.optim.SGD(
             groups, lr=spec.learning_rate, momentum=spec.momentum, nesterov=spec.nesterov,
             weight_decay=spec.weight_decay, fused=True,
         )  # fmt: skip
-    adam = torch.optim.Adam if spec.optimizer == "adam" else torch.optim.AdamW
-    return adam(groups, lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True)
+    else:
+        adam = torch.optim.Adam if spec.optimizer == "adam" else torch.optim.AdamW
+        optimizer = adam(groups, lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True)
+    _allocate_state(spec, optimizer)
+    return optimizer
+
+
+def _allocate_state(spec: RunSpec, optimizer: torch.optim.Optimizer) -> None:
+    """Make the state now, as the first step would: after this an update allocates nothing, so it cannot fail half-way.
+
+    Zeros give the same first step: SGD's buffer becomes momentum · 0 + gradient, which is what it starts from.
+    """
+    for group in optimizer.param_groups:
+        for values in group["params"]:
+            state = optimizer.state[values]
+            if spec.optimizer != "sgd":
+                state["step"] = torch.zeros((), dtype=torch.float32, device=values.device)
+                state["exp_avg"] = torch.zeros_like(values, memory_format=torch.preserve_format)
+                state["exp_avg_sq"] = torch.zeros_like(values, memory_format=torch.preserve_format)
+            elif spec.momentum:
+                state["momentum_buffer"] = torch.zeros_like(values, memory_format=torch.preserve_format)
 
 
 def learning_rate(spec: RunSpec, step: int, num_steps: int, steps_per_epoch: int) -> float:

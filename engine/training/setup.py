@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
 from torch import nn
-from torch.nn.modules.dropout import _DropoutNd
-from torchvision.ops import StochasticDepth
 
 from engine.control import Control
-from engine.datasets.batches import Preparation, batch_bounds
+from engine.datasets.batches import batch_bounds
 from engine.datasets.images import ImageData
 from engine.datasets.loading import data_key, load_dataset
 from engine.datasets.manifest import MANIFEST_NAME, write_manifest
 from engine.device import Placement, describe
-from engine.events import DatasetProgressed, RunStarted
-from engine.memory.ledger import Holding, Ledger
-from engine.memory.room import room_bytes
-from engine.models.building import build_model, fetch_imagenet_weights
+from engine.errors import MemoryShortageError
+from engine.events import DatasetProgressed, MemoryForecasted, RunStarted
+from engine.memory.calibration import Calibration
+from engine.memory.fitting import fit_run
+from engine.memory.forecast import BYTES_FIELDS, Forecast
+from engine.memory.ledger import Holding, Ledger, Part
+from engine.memory.room import free_bytes, room_bytes
+from engine.memory.shortage import ran_out
+from engine.models.building import fetch_imagenet_weights
 from engine.models.registry import choose_stem, describe_changes, find_model
 from engine.paths import Places
 from engine.progress import Progress
 from engine.spec import RunSpec
-from engine.training.guard import StepGuard
-from engine.training.optim import build_optimizer
+from engine.text import memory_size
+from engine.training.learner import Learner, build_learner
+from engine.training.recovery import Recovery, free_idle
 
 T = TypeVar("T")
 _SHARE_FOR_IMAGES = 0.5  # of the room on the device; the network, its gradients and activations need the rest
@@ -35,20 +39,18 @@ _SHARE_FOR_IMAGES = 0.5  # of the room on the device; the network, its gradients
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """A run, ready. `bounds` are the batches of an epoch as positions in its order; `draws` says whether the network
-    draws random numbers in training, as dropout does.
-    """
+    """A run, ready. `bounds` are the batches of an epoch as positions in its order."""
 
     run: int
     spec: RunSpec
     placement: Placement
     data: ImageData
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    guard: StepGuard
-    prepare: Preparation
+    learner: Learner
+    recovery: Recovery
     bounds: list[tuple[int, int]]
-    draws: bool
+    forecast: Forecast | None
+    room_bytes: int
+    dropped_bytes: int
 
     @property
     def steps_per_epoch(self) -> int:
@@ -75,61 +77,127 @@ class Setup:
             mean=self.data.mean,
             std=self.data.std,
             test_sha256=self.data.test_sha256,
-            num_parameters=sum(values.numel() for values in self.model.parameters()),
+            num_parameters=sum(values.numel() for values in self.learner.model.parameters()),
             changes=describe_changes(info, shape, stem),
             num_steps=self.num_steps,
         )
 
+    def forecasted(self) -> Iterator[MemoryForecasted]:
+        """Nothing, where no forecast could be made."""
+        if self.forecast is None:
+            return
+        parts = {name: getattr(self.forecast, name) for name in BYTES_FIELDS}
+        yield MemoryForecasted(run=self.run, **parts, room_bytes=self.room_bytes, dropped_bytes=self.dropped_bytes)
+
 
 def set_up(
-    run: int, spec: RunSpec, places: Places, ledger: Ledger, control: Control, placement: Placement
+    run: int,
+    spec: RunSpec,
+    places: Places,
+    ledger: Ledger,
+    control: Control,
+    placement: Placement,
+    calibration: Calibration,
 ) -> Generator[DatasetProgressed, None, Setup]:
     """Yield the progress of loading and return the run, ready.
 
+    Finished runs' things are let go, the least recently used first, until the forecast fits. Where that is not enough
+    the run begins in micro-batches, or with activations computed twice, as the spec says.
+
     Raises:
         DatasetError, ModelError: the images or the weights are not to be had.
+        MemoryShortageError: the network alone does not fit.
         LoadingStopped: `control` asked for a stop.
     """
     key = (*data_key(spec), str(places.data), str(placement.device))
-    ledger.drop_idle(keep=key)
     data: ImageData | None = ledger.get(key)
     if data is None:
-        data = yield from _load(run, spec, places, control, placement, ledger.num_bytes)
+        data = yield from _load(run, spec, places, control, placement, ledger)
     if data.manifest:
         write_manifest(places.run_folder(run) / MANIFEST_NAME, data.manifest)
-    ledger.hold(key, data, Holding("dataset", spec.dataset, run, data.resident_bytes, live=True))
+    ledger.hold(key, data, Holding("dataset", spec.dataset, run, (("dataset", data.resident_bytes),), live=True))
     if spec.weights == "imagenet":
         yield from _told(fetch_imagenet_weights(spec.model, control), run, f"weights of {spec.model}")
-    model = build_model(spec, data.shape).to(placement.device, memory_format=placement.memory_format)  # type: ignore[call-overload]
-    num_bytes = sum(values.nbytes for values in (*model.parameters(), *model.buffers()))
-    ledger.hold(("model", run), model, Holding("model", spec.model, run, num_bytes, live=True))
-    optimizer = build_optimizer(spec, model)
+    plan = fit_run(spec, data.shape, data.resident_bytes, placement, ledger, calibration)
+    learner = _build(spec, data, placement, ledger)
+    ledger.hold(("model", run), learner.model, Holding("model", spec.model, run, _parts(learner), live=True))
+    recovery = Recovery(run, learner, ledger)
+    recovery.start_small(plan.micro_batch, plan.recompute)
     return Setup(
         run=run,
         spec=spec,
         placement=placement,
         data=data,
-        model=model,
-        optimizer=optimizer,
-        guard=StepGuard(model, optimizer, placement.device),
-        prepare=Preparation.build(
-            data.mean, data.std, placement.device, placement.memory_format, spec.flip, spec.crop_padding
-        ),
+        learner=learner,
+        recovery=recovery,
         bounds=batch_bounds(len(data.train), spec.batch_size),
-        draws=any(isinstance(module, _DropoutNd | StochasticDepth) and module.p > 0 for module in model.modules()),
+        forecast=plan.forecast,
+        room_bytes=plan.room_bytes,
+        dropped_bytes=plan.dropped_bytes,
+    )
+
+
+def _build(spec: RunSpec, data: ImageData, placement: Placement, ledger: Ledger) -> Learner:
+    moments = (data.mean, data.std)
+    try:
+        return build_learner(spec, data.shape, moments, placement)
+    except Exception as error:
+        if not ran_out(error):
+            raise
+    free_idle(ledger, placement.device)
+    try:
+        return build_learner(spec, data.shape, moments, placement)
+    except Exception as error:
+        if not ran_out(error):
+            raise
+        free = memory_size(free_bytes(placement.device))
+        raise MemoryShortageError(
+            f"memory ran out on {placement.device} while {spec.model} was built, {free} are free; choose a smaller "
+            "network, or free what others hold"
+        ) from None
+
+
+def release(setup: Setup | None) -> None:
+    """Let go of what only training needed: gradients, and the optimizer's hold on the network."""
+    if setup is not None:
+        setup.learner.optimizer.zero_grad(set_to_none=True)
+        setup.learner.optimizer.state.clear()
+
+
+def _parts(learner: Learner) -> tuple[tuple[Part, int], ...]:
+    """What the model of a live run holds between two steps."""
+    model = learner.model
+    state = [value for values in learner.optimizer.state.values() for value in values.values()]
+    return (
+        ("parameters", sum(values.nbytes for values in (*model.parameters(), *model.buffers()))),
+        ("gradients", sum(values.nbytes for values in model.parameters() if values.requires_grad)),
+        ("optimizer", sum(value.nbytes for value in state if isinstance(value, torch.Tensor))),
+        ("caches", sum(copy.nbytes for copy in learner.guard.copies)),
     )
 
 
 def _load(
-    run: int, spec: RunSpec, places: Places, control: Control, placement: Placement, held_bytes: int
+    run: int, spec: RunSpec, places: Places, control: Control, placement: Placement, ledger: Ledger
 ) -> Generator[DatasetProgressed, None, ImageData]:
     """The images in the memory of the device, or left where they are if they would take more than half the room."""
     data: ImageData = yield from _told(load_dataset(spec, places, control), run, spec.dataset)
     device = placement.device
-    if data.num_bytes > room_bytes(device, held_bytes) * _SHARE_FOR_IMAGES:
-        return data
-    val = data.val.to(device) if data.val else None
-    return replace(data, train=data.train.to(device), val=val, test=data.test.to(device))
+
+    def fits() -> bool:
+        return data.num_bytes <= room_bytes(device, ledger.num_bytes) * _SHARE_FOR_IMAGES
+
+    ledger.make_room(fits)
+    for _ in range(2):
+        if not fits():
+            break
+        try:
+            val = data.val.to(device) if data.val else None
+            return replace(data, train=data.train.to(device), val=val, test=data.test.to(device))
+        except Exception as error:
+            if not ran_out(error):
+                raise
+        free_idle(ledger, device)
+    return data
 
 
 def _told(work: Generator[Progress, None, T], run: int, what: str) -> Generator[DatasetProgressed, None, T]:

@@ -24,43 +24,51 @@ import os
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from engine.control import Control
-from engine.datasets.batches import epoch_order, step_seed
+from engine.datasets.batches import epoch_order
 from engine.datasets.feeding import Batch, feed
 from engine.device import choose_placement
 from engine.events import CheckpointSaved, Evaluated, Event, Moment, RunPaused, RunResumed, Status
 from engine.events import Split as SplitName
+from engine.memory.calibration import Calibration
 from engine.memory.ledger import Ledger
+from engine.memory.peak import PeakMeter
 from engine.paths import Places
 from engine.progress import LoadingStopped
 from engine.spec import RunSpec
 from engine.training.checkpoint import save_checkpoint
-from engine.training.evaluation import When, evaluate
+from engine.training.evaluation import When, evaluate, evaluation_batch
 from engine.training.gradients import Gradients
 from engine.training.optim import learning_rate, set_learning_rate
 from engine.training.points import Points
-from engine.training.setup import Setup, all_finite, set_up
+from engine.training.setup import Setup, all_finite, release, set_up
 
 _SAVE_EVERY_S = 30.0  # at an epoch's end, if this long has passed: 45 MB for ResNet-18, 0.2 s with its fsync
 _LISTEN_EVERY_S = 0.5  # a paused run looks up this often, should a notification be lost
 
 
+_NONE = Calibration()
+
+
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How the loop was left. `error` is a sentence where it diverged."""
+    """How the loop was left. `error` is a sentence where it diverged, the bytes are as in RunEnded."""
 
     status: Status
     error: str | None = None
+    peak_bytes: int | None = None
+    context_bytes: int | None = None
 
 
-def train(run: int, spec: RunSpec, places: Places, ledger: Ledger, control: Control) -> Generator[Event, None, Ending]:
+def train(
+    run: int, spec: RunSpec, places: Places, ledger: Ledger, control: Control, calibration: Calibration = _NONE
+) -> Generator[Event, None, Ending]:
     """Train one run, yielding what happens, and return how it ended.
 
     Only the thread that iterates may close it. Network and images stay in `ledger`, marked as idle.
@@ -69,14 +77,21 @@ def train(run: int, spec: RunSpec, places: Places, ledger: Ledger, control: Cont
         ReslabError: images, weights or device are not to be had, or weights cannot be written.
     """
     with _arithmetic(spec.deterministic):
+        placement = choose_placement(spec)
+        peak = PeakMeter(placement.device)
+        setup = None
         try:
-            setup = yield from set_up(run, spec, places, ledger, control, choose_placement(spec))
+            setup = yield from set_up(run, spec, places, ledger, control, placement, calibration)
             yield setup.started()
-            return (yield from _Loop(setup, places.run_folder(run), control).all_epochs())
+            yield from setup.forecasted()
+            yield from setup.recovery.told()
+            ending = yield from _Loop(setup, places.run_folder(run), control).all_epochs()
+            return replace(ending, peak_bytes=peak.read(), context_bytes=peak.context())
         except LoadingStopped:
             return Ending("stopped")
         finally:
             ledger.finish(run)
+            release(setup)
 
 
 class _Loop:
@@ -84,10 +99,12 @@ class _Loop:
 
     def __init__(self, setup: Setup, folder: Path, control: Control) -> None:
         self.setup = setup
+        self.learner = setup.learner
+        self.recovery = setup.recovery
         self.folder = folder
         self.control = control
         self.points = Points(setup.run)
-        self.gradients = Gradients(setup.run, setup.model)
+        self.gradients = Gradients(setup.run, self.learner.model)
         self.epochs_done = 0
         self.saved: CheckpointSaved | None = None
         self.saved_at = time.perf_counter()
@@ -120,7 +137,7 @@ class _Loop:
         order = epoch_order(len(setup.data.train), setup.spec.seed, epoch)
         batches = feed(setup.data.train, order, setup.bounds, setup.placement.device)
         rate = setup.spec.learning_rate
-        setup.model.train()
+        self.learner.model.train()
         points.clock.start()
         for number, batch in enumerate(batches):
             if self.control.pause_requested:
@@ -129,6 +146,8 @@ class _Loop:
                 break
             rate = learning_rate(setup.spec, points.step, setup.num_steps, setup.steps_per_epoch)
             points.add(*self.step(batch, epoch, number, rate), len(batch[1]))
+            if self.recovery.events:
+                yield from self.recovery.told()
             if points.due:
                 yield from self.read_points(epoch, rate)
                 if points.diverged_at is not None:
@@ -139,24 +158,14 @@ class _Loop:
 
     def step(self, batch: Batch, epoch: int, number: int, rate: float) -> tuple[Tensor, Tensor]:
         """One update; returns the loss and the count of right images, still on the device."""
-        setup, spec, placement = self.setup, self.setup.spec, self.setup.placement
-        pixels, labels = batch
-        images = setup.prepare.augmented(pixels, spec.seed, epoch, number)
-        if setup.draws:
-            torch.manual_seed(step_seed(spec.seed, epoch, number))
-        set_learning_rate(setup.optimizer, rate)
-        setup.guard.before_forward()
-        with torch.autocast(placement.device.type, placement.dtype, enabled=placement.autocast):
-            logits = setup.model(images)
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=spec.label_smoothing)
-        setup.guard.after_loss(loss.detach())
-        setup.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
+        step = self.points.step + 1
+        loss, num_right = self.recovery.compute_gradients(batch, epoch, number, step)
+        set_learning_rate(self.learner.optimizer, rate)
         if self.gradients.due:
-            self.gradients.around(setup.optimizer.step, self.points.step + 1)
+            self.gradients.around(self.learner.optimizer.step, step)
         else:
-            setup.optimizer.step()
-        return loss.detach(), (logits.detach().argmax(dim=1) == labels).sum()
+            self.learner.optimizer.step()
+        return loss, num_right
 
     def read_points(self, epoch: int, rate: float) -> Iterator[Event]:
         completed = self.points.read(epoch, rate)
@@ -191,9 +200,11 @@ class _Loop:
         assert split is not None
         when = When(setup.run, split_name, moment, self.epochs_done, self.points.step)
         num_classes = len(setup.data.class_names)
+        learner, at_once = self.learner, evaluation_batch(setup.spec.batch_size, setup.data.shape)
         evaluated: Evaluated | None = yield from evaluate(
-            setup.model, split, num_classes, setup.prepare, setup.placement, self.control, when
-        )
+            learner.model, split, num_classes, learner.prepare, setup.placement, self.control, when, self.recovery,
+            at_once,
+        )  # fmt: skip
         if evaluated is None:
             return False
         yield evaluated
@@ -205,7 +216,7 @@ class _Loop:
             return
         setup, step = self.setup, self.points.step
         header = {"run": setup.run, "spec": setup.spec.to_dict(), "epoch": self.epochs_done, "step": step}
-        file = save_checkpoint(self.folder, setup.model, setup.optimizer, header)
+        file = save_checkpoint(self.folder, self.learner.model, self.learner.optimizer, header)
         self.saved = CheckpointSaved(setup.run, file.name, file.sha256, self.epochs_done, step, file.num_bytes)
         self.saved_at = time.perf_counter()
         yield self.saved
@@ -214,7 +225,7 @@ class _Loop:
         """Keep the state from before the first bad step: the guard has left that step and all later ones out."""
         said = f"the loss was not finite at step {self.points.diverged_at:,}"
         advice = "try a lower learning rate, or a warm-up"
-        if all_finite(self.setup.model):
+        if all_finite(self.learner.model):
             yield from self.save()
             return Ending("diverged", f"{said}; the state before it is kept; {advice}")
         # The step before had a finite loss but not finite gradients: its weights are worth nothing.

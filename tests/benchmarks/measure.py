@@ -131,9 +131,15 @@ BENCHMARKS: dict[str, Callable[..., None]] = {
 
 
 def main(arguments: Sequence[str]) -> int:
+    if arguments and arguments[0] == "forecast":
+        from tests.benchmarks import forecasting
+
+        forecasting.main(list(arguments[1:]))
+        return 0
     if not arguments or arguments[0] not in BENCHMARKS:
         for name, benchmark in BENCHMARKS.items():
             print(f"{name:<12} {benchmark.__doc__}")
+        print("forecast     The memory forecast against torch's CPU allocator; --help tells of its options.")
         return 2
     os.environ.pop("NO_COLOR", None)
     BENCHMARKS[arguments[0]](*map(int, arguments[1:2]))

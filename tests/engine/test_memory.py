@@ -70,10 +70,10 @@ def test_the_ledger_lets_go_of_what_is_idle_and_of_nothing_else() -> None:
     ledger = Ledger()
     things = {name: Thing() for name in ("old", "new", "data")}
     gone = {name: weakref.ref(thing) for name, thing in things.items()}
-    ledger.hold("old", things["old"], Holding("model", "resnet18", 1, 10, live=True))
+    ledger.hold("old", things["old"], Holding("model", "resnet18", 1, (("parameters", 10),), live=True))
     ledger.finish(1)
-    ledger.hold("data", things["data"], Holding("dataset", "digits", 2, 10, live=False))
-    ledger.hold("new", things["new"], Holding("model", "resnet50", 2, 10, live=True))
+    ledger.hold("data", things["data"], Holding("dataset", "digits", 2, (("dataset", 10),), live=False))
+    ledger.hold("new", things["new"], Holding("model", "resnet50", 2, (("parameters", 10),), live=True))
     things.clear()
     dropped = ledger.drop_idle(keep="data")
     assert [holding.label for holding in dropped] == ["resnet18"]
@@ -83,7 +83,9 @@ def test_the_ledger_lets_go_of_what_is_idle_and_of_nothing_else() -> None:
 
 def test_freeing_reports_what_came_free_by_measurement() -> None:
     ledger = Ledger()
-    ledger.hold("data", np.ones(200 * 2**20 // 8), Holding("dataset", "big", 1, 200 * 2**20, live=False))
+    ledger.hold(
+        "data", np.ones(200 * 2**20 // 8), Holding("dataset", "big", 1, (("dataset", 200 * 2**20),), live=False)
+    )
     before = process_bytes()
     freed = free_memory(ledger)
     assert [holding.label for holding in freed.dropped] == ["big"]
@@ -94,6 +96,6 @@ def test_freeing_reports_what_came_free_by_measurement() -> None:
 
 def test_what_a_live_run_needs_stays() -> None:
     ledger = Ledger()
-    ledger.hold("data", Thing(), Holding("dataset", "digits", 1, 10, live=True))
+    ledger.hold("data", Thing(), Holding("dataset", "digits", 1, (("dataset", 10),), live=True))
     assert free_memory(ledger).dropped == ()
     assert ledger.get("data") is not None

@@ -62,7 +62,7 @@ def test_a_run_tells_its_story_in_order(places: Places) -> None:
     events = collect(SPEC.replace(epochs=2), places)
     told = [type(event).__name__ for event in events if not isinstance(event, StepsCompleted | GradientsMeasured)]
     assert told == [
-        "DatasetProgressed", "RunStarted", "Evaluated",
+        "DatasetProgressed", "RunStarted", "MemoryForecasted", "Evaluated",
         "EpochEnded", "Evaluated", "EpochEnded", "Evaluated", "CheckpointSaved", "RunEnded",
     ]  # fmt: skip
     assert [event.moment for event in of(events, Evaluated)] == ["untrained", "epoch", "final"]
@@ -246,7 +246,10 @@ def test_running_out_of_memory_says_what_to_do(places: Places, monkeypatch: pyte
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     poison(monkeypatch, 1, explode)
-    assert "choose a smaller batch" in str(ended(collect(SPEC, places)).error)
+    end = ended(collect(SPEC.replace(on_oom="fail"), places))
+    assert end.status == "failed"
+    assert "an allocation of 2.0 GiB failed" in str(end.error)
+    assert "choose a smaller image size or network" in str(end.error)
 
 
 def test_a_run_whose_iterator_is_closed_is_recorded_as_stopped(places: Places) -> None:
@@ -275,14 +278,18 @@ def test_an_event_is_in_the_record_before_it_is_seen(places: Places) -> None:
                 assert details.record.status == event.status
 
 
-def test_a_second_run_uses_the_images_that_are_there_and_drops_the_old_network(places: Places) -> None:
+def test_a_second_run_uses_the_images_that_are_there_and_keeps_the_old_network_while_there_is_room(
+    places: Places,
+) -> None:
     lab = Lab(places)
     list(run(SPEC, lab, RunControl()))
     first = {holding.kind: holding for holding in lab.ledger.holdings()}
     assert not any(holding.live for holding in first.values())
     events = list(run(SPEC, lab, RunControl()))
     assert type(events[0]) is RunStarted
-    assert sorted(holding.kind for holding in lab.ledger.holdings()) == ["dataset", "model"]
+    assert [(holding.kind, holding.run) for holding in lab.ledger.holdings()] == [
+        ("model", 2), ("dataset", 2), ("model", 1),
+    ]  # fmt: skip
 
 
 def test_group_norm_bfloat16_and_the_other_optimizers_train(places: Places) -> None:

@@ -273,7 +273,7 @@ async def test_free_memory_reports_what_came_free(make_app: MakeApp) -> None:
     app = make_app()
     async with app.run_test(size=(100, 30)) as pilot:
         big = np.ones(100 * 2**20 // 8)
-        app.session.ledger.hold("x", big, Holding("dataset", "[red]big", 1, big.nbytes, live=False))
+        app.session.ledger.hold("x", big, Holding("dataset", "[red]big", 1, (("dataset", big.nbytes),), live=False))
         del big
         await pilot.press("2", "f")
         await until(pilot, lambda: "came free" in text_of(app))

@@ -211,7 +211,11 @@ def _ending(live: LiveRun) -> str:
 
 
 def freed_text(freed: Freed) -> str:
-    """What came of the button: what was dropped, and what came free by measurement."""
+    """What came of freeing: what was dropped, what came free by every measurement, and what would not go."""
     dropped = ", ".join(holding.label for holding in freed.dropped) or "nothing idle"
-    gpu = f", GPU {size(freed.device_bytes)}" if freed.device_bytes is not None else ""
-    return f"dropped {dropped}; came free: host {size(freed.host_bytes)}{gpu}"
+    measured = [f"host {size(freed.host_bytes)}"]
+    if freed.allocator_bytes is not None:
+        measured.append(f"torch {size(freed.allocator_bytes)}")
+    if freed.driver_bytes is not None:
+        measured.append(f"NVML {size(freed.driver_bytes)}")
+    return "; ".join([f"dropped {dropped}; came free: {', '.join(measured)}", *freed.kept])

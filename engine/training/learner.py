@@ -1,0 +1,113 @@
+"""What learns: network, optimizer, guard and preparation, and the step that they make together.
+
+The forecast runs this very step on tensors without contents, so what it says of memory holds for the real one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+from torchvision.ops import StochasticDepth
+
+from engine.datasets.batches import Preparation, step_seed
+from engine.datasets.feeding import Batch
+from engine.device import Placement
+from engine.models.building import build_model
+from engine.shape import DataShape
+from engine.spec import RunSpec
+from engine.training.guard import StepGuard
+from engine.training.optim import build_optimizer
+
+LEAST_PART = 2  # images: batch-norm cannot take a single one
+
+
+@dataclass(frozen=True, slots=True)
+class Learner:
+    """`draws` says whether the network draws random numbers in training, as dropout does."""
+
+    spec: RunSpec
+    placement: Placement
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    guard: StepGuard
+    prepare: Preparation
+    draws: bool
+
+    def compute_gradients(
+        self, batch: Batch, epoch: int, number: int, micro_batch: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Leave the gradients of the batch's mean loss; return that loss and the count of right images, on the device.
+
+        Nothing that `undo` cannot put back is changed. Step `number` counts from 0 within the epoch. In parts of at
+        most `micro_batch` images the gradients add up to the same, but batch-norm sees each part on its own.
+        """
+        pixels, labels = batch
+        self.optimizer.zero_grad(set_to_none=True)
+        self.guard.before_forward()
+        if self.draws:
+            torch.manual_seed(step_seed(self.spec.seed, epoch, number))
+        images = self.prepare.augmented(pixels, self.spec.seed, epoch, number)
+        if micro_batch is None or micro_batch >= len(labels):
+            whole = self._one_part(images, labels, None)
+            self.guard.done()
+            return whole
+        parts = [
+            self._one_part(images[start:stop], labels[start:stop], (stop - start) / len(labels))
+            for start, stop in part_bounds(len(labels), micro_batch)
+        ]
+        losses, rights = zip(*parts, strict=True)
+        self.guard.done()
+        return torch.stack(losses).sum(), torch.stack(rights).sum()
+
+    def _one_part(self, images: Tensor, labels: Tensor, share: float | None) -> tuple[Tensor, Tensor]:
+        """Forward and backward; the loss is weighted by this part's `share` of the batch (None: it is the whole)."""
+        with torch.autocast(self.placement.device.type, self.placement.dtype, enabled=self.placement.autocast):
+            logits = self.model(images)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.spec.label_smoothing)
+        self.guard.after_loss(loss.detach())
+        if share is not None:
+            loss = loss * share
+        torch.autograd.backward(loss)
+        return loss.detach(), (logits.detach().argmax(dim=1) == labels).sum()
+
+    def undo(self) -> None:
+        """Put everything back as it was before a `compute_gradients` that broke off."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.guard.restore()
+
+
+def part_bounds(num_images: int, micro_batch: int) -> Iterator[tuple[int, int]]:
+    """Parts as equal as can be, each of at most `micro_batch` images and of at least two."""
+    num_parts = min(-(-num_images // max(micro_batch, LEAST_PART)), num_images // LEAST_PART)
+    edges = [num_images * part // num_parts for part in range(num_parts + 1)]
+    yield from pairwise(edges)
+
+
+def build_learner(
+    spec: RunSpec, shape: DataShape, moments: tuple[tuple[float, ...], tuple[float, ...]], placement: Placement,
+    seeded: bool = True,
+) -> Learner:  # fmt: skip
+    """Build all of it on the device. `moments` are mean and std per channel for pixels from 0 to 1.
+
+    Raises:
+        ModelError: the network cannot take such images, or the weights do not do.
+    """
+    model = build_model(spec, shape, seeded)
+    if placement.device.type != "cpu" or placement.memory_format is not torch.contiguous_format:
+        model = model.to(placement.device, memory_format=placement.memory_format)  # type: ignore[call-overload]
+    optimizer = build_optimizer(spec, model)
+    return Learner(
+        spec=spec,
+        placement=placement,
+        model=model,
+        optimizer=optimizer,
+        guard=StepGuard(model, optimizer, placement.device),
+        prepare=Preparation.build(*moments, placement.device, placement.memory_format, spec.flip, spec.crop_padding),
+        draws=any(isinstance(module, _DropoutNd | StochasticDepth) and module.p > 0 for module in model.modules()),
+    )

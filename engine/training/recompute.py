@@ -1,0 +1,88 @@
+"""Activation checkpointing: what a segment computes is thrown away, and computed again when the backward pass wants it.
+
+Nothing but time changes: random numbers are drawn the same (`preserve_rng_state`), and the second pass works on copies
+of the batch-norm statistics, which would otherwise move twice. Chen et al. 2016, "Training Deep Nets with Sublinear
+Memory Cost".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+
+def recompute_activations(model: nn.Module, draws: bool) -> int:
+    """From now on keep only what goes into each segment; returns their number. `draws`: dropout and its kin."""
+    number = 0
+    for sequence in sequences_of(model):
+        segments = segments_of(sequence)
+        sequence.forward = partial(_forward, sequence, segments, draws)  # type: ignore[method-assign]
+        number += len(segments)
+    return number
+
+
+def sequences_of(model: nn.Module) -> list[nn.Sequential]:
+    """A ResNet's stages; of other networks the sequence with most modules in it."""
+    stages = [child for name, child in model.named_children() if name.startswith("layer")]
+    if stages:
+        return [stage for stage in stages if isinstance(stage, nn.Sequential)]
+    found = [module for module in model.modules() if isinstance(module, nn.Sequential)]
+    return sorted(found, key=lambda module: len(list(module.modules())))[-1:]
+
+
+def segments_of(sequence: nn.Sequential) -> list[list[nn.Module]]:
+    """The children, each block on its own, and what is no block (norms, rectifiers, pools) with the layer before it.
+
+    A rectifier may overwrite what it is given, which must not be what a segment is computed again from.
+    """
+    segments: list[list[nn.Module]] = []
+    for child in sequence:
+        begins = isinstance(child, nn.Conv2d | nn.Linear) or any(True for _ in child.children())
+        if begins or not segments:
+            segments.append([child])
+        else:
+            segments[-1].append(child)
+    return segments
+
+
+def _forward(sequence: nn.Sequential, segments: list[list[nn.Module]], draws: bool, x: Tensor) -> Tensor:
+    for segment in segments:
+        again = sequence.training and torch.is_grad_enabled()
+        x = _checkpointed(segment, draws, x) if again else _run(segment, x)
+    return x
+
+
+def _run(segment: list[nn.Module], x: Tensor) -> Tensor:
+    for module in segment:
+        x = module(x)
+    return x
+
+
+def _checkpointed(segment: list[nn.Module], draws: bool, x: Tensor) -> Tensor:
+    def contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+        return nullcontext(), _scratch_statistics(segment)
+
+    out: Tensor = checkpoint(_run, segment, x, use_reentrant=False, preserve_rng_state=draws, context_fn=contexts)
+    return out
+
+
+@contextmanager
+def _scratch_statistics(segment: list[nn.Module]) -> Iterator[None]:
+    """Let batch-norm layers move copies of their statistics, and put the real ones back."""
+    norms = [module for part in segment for module in part.modules() if isinstance(module, _BatchNorm)]
+    kept = [dict(norm._buffers) for norm in norms]
+    for norm in norms:
+        for name, values in norm._buffers.items():
+            norm._buffers[name] = None if values is None else values.clone()
+    try:
+        yield
+    finally:
+        for norm, buffers in zip(norms, kept, strict=True):
+            norm._buffers.update(buffers)

@@ -1,0 +1,395 @@
+"""Allocations that fail, wherever they may: the run goes on, and its figures are those of an untroubled one."""
+
+from __future__ import annotations
+
+import gc
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from engine.control import RunControl
+from engine.datasets.images import Split
+from engine.device import Placement
+from engine.events import (
+    EpochEnded,
+    Evaluated,
+    Event,
+    MemoryForecasted,
+    MemoryRecovered,
+    RunEnded,
+    StepsCompleted,
+)
+from engine.memory.freeing import free_memory
+from engine.memory.shortage import asked_bytes, ran_out
+from engine.paths import Places
+from engine.results.store import Store
+from engine.runs import Lab, run
+from engine.shape import DataShape
+from engine.spec import RunSpec
+from engine.training.checkpoint import load_checkpoint
+from engine.training.learner import Learner, build_learner, part_bounds
+
+SPEC = RunSpec("digits", "resnet20", epochs=2)
+CPU = Placement(torch.device("cpu"), torch.float32, torch.contiguous_format, "test")
+NO_MEMORY = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 24.00 GiB"
+
+
+def of(events: list[Event], kind: type[Any]) -> list[Any]:
+    return [event for event in events if isinstance(event, kind)]
+
+
+def story(events: list[Event]) -> tuple[list[float], list[bytes]]:
+    """What a run's figures come down to: every loss and every prediction."""
+    losses = [loss for event in of(events, StepsCompleted) for loss in event.losses]
+    return losses, [event.predictions for event in of(events, Evaluated)]
+
+
+class Allocations(TorchDispatchMode):
+    """Counts the operations that allocate; `fails` says of each, by its number, whether it runs out of memory."""
+
+    def __init__(self, fails: Callable[[int], bool]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.fails = fails
+        self.number = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = {id(leaf.untyped_storage()) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        out = func(*args, **(kwargs or {}))
+        made = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+        if any(id(leaf.untyped_storage()) not in given for leaf in made):
+            self.number += 1
+            if self.fails(self.number):
+                raise torch.OutOfMemoryError(NO_MEMORY)
+        return out
+
+
+def failing_steps(monkeypatch: pytest.MonkeyPatch, plan: dict[int, list[int]]) -> None:
+    """Attempt number n of all attempts at a step fails in its m-th allocation, for each m of plan[n], one a try."""
+    original = Learner.compute_gradients
+    attempts = 0
+
+    def compute(self: Learner, *arguments: Any) -> Any:
+        nonlocal attempts
+        if torch.utils._python_dispatch._get_current_dispatch_mode_stack():
+            return original(self, *arguments)  # the forecast's own
+        attempts += 1
+        at = plan.get(attempts)
+        if not at:
+            return original(self, *arguments)
+        wanted = at[0]
+        with Allocations(lambda number: number == wanted) as mode:
+            try:
+                return original(self, *arguments)
+            finally:
+                assert mode.number >= wanted, "the plan names an allocation that there is not"
+
+    monkeypatch.setattr(Learner, "compute_gradients", compute)
+
+
+def weights_of(places: Places, number: int) -> dict[str, Tensor]:
+    with Store(places.database) as store:
+        weights = store.details(number).weights
+    assert weights is not None
+    return load_checkpoint(places.run_folder(number) / weights.file, weights.sha256).model
+
+
+@pytest.mark.parametrize("model", ["resnet20", "squeezenet1_1", "mobilenet_v3_small"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_run_with_failures_at_random_steps_is_the_untroubled_one_bit_for_bit(
+    places: Places, monkeypatch: pytest.MonkeyPatch, seed: int, model: str
+) -> None:
+    """Twice in one step and once in a later one, anywhere in it; from the second failure on activations are computed
+    twice. Shortcuts, dropout, rectifiers that overwrite what they are given.
+    """
+    spec = SPEC.replace(model=model, on_oom="checkpoint", batch_size=256, flip=True)
+    if model != "resnet20":
+        spec = spec.replace(image_size=32, learning_rate=0.001)
+    untroubled = list(run(spec, Lab(places), RunControl()))
+    draws = random.Random(seed)
+    twice, once = draws.randint(1, 6), draws.randint(9, 12)
+    plan = {attempt: [draws.randint(1, 60)] for attempt in (twice, twice + 1, once)}
+    failing_steps(monkeypatch, plan)
+    troubled = list(run(spec, Lab(places), RunControl()))
+    actions = [event.action for event in of(troubled, MemoryRecovered)]
+    assert any("second time" in action for action in actions), (plan, actions, of(troubled, RunEnded))
+    assert story(troubled) == story(untroubled)
+    before, after = weights_of(places, 1), weights_of(places, 2)
+    assert before.keys() == after.keys()
+    assert all(before[name].equal(after[name]) for name in before)
+
+
+@pytest.mark.parametrize("attempt", [1, 6, 12])
+def test_a_failure_at_the_first_a_middle_and_the_last_step_changes_nothing(
+    places: Places, monkeypatch: pytest.MonkeyPatch, attempt: int
+) -> None:
+    spec = SPEC.replace(epochs=1)
+    untroubled = list(run(spec, Lab(places), RunControl()))
+    failing_steps(monkeypatch, {attempt: [40]})
+    lab = Lab(places)
+    live = live_bytes()
+    troubled = list(run(spec, lab, RunControl()))
+    assert story(troubled) == story(untroubled)
+    (recovered,) = of(troubled, MemoryRecovered)
+    assert (recovered.step, recovered.micro_batch) == (attempt, None)
+    del troubled, untroubled
+    free_memory(lab.ledger)
+    assert live_bytes() <= 1.02 * live
+
+
+def test_an_evaluation_goes_on_in_smaller_parts(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    from engine.training import evaluation
+
+    untroubled = list(run(SPEC, Lab(places), RunControl()))
+    original = evaluation.forward
+
+    def forward(model: Any, images: Tensor, labels: Tensor, placement: Any) -> Any:
+        if len(labels) > 100:
+            raise torch.OutOfMemoryError(NO_MEMORY)
+        return original(model, images, labels, placement)
+
+    monkeypatch.setattr(evaluation, "forward", forward)
+    troubled = list(run(SPEC, Lab(places), RunControl()))
+    assert of(troubled, MemoryRecovered)[-1].action == "evaluating 90 images at once"
+    assert [event.confusion for event in of(troubled, Evaluated)] == [e.confusion for e in of(untroubled, Evaluated)]
+
+
+def test_images_that_cannot_be_uploaded_at_first_are_uploaded_after_freeing(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, calls = Split.to, []
+
+    def to(self: Split, device: torch.device) -> Split:
+        calls.append(len(self))
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError(NO_MEMORY)
+        return original(self, device)
+
+    monkeypatch.setattr(Split, "to", to)
+    assert list(run(SPEC.replace(epochs=1), Lab(places), RunControl()))[-1].status == "completed"  # type: ignore[union-attr]
+    assert len(calls) == 3
+
+
+def test_every_third_allocation_fails_and_the_run_completes(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the large ones: an upload, the building, each attempt at a step, each batch of an evaluation."""
+    from engine.training import evaluation, setup
+
+    counted = 0
+
+    def third(original: Callable[..., Any]) -> Callable[..., Any]:
+        def work(*arguments: Any, **more: Any) -> Any:
+            nonlocal counted
+            counted += 1
+            if counted % 3 == 0:
+                raise torch.OutOfMemoryError(NO_MEMORY)
+            return original(*arguments, **more)
+
+        return work
+
+    untroubled = list(run(SPEC, Lab(places), RunControl()))
+    monkeypatch.setattr(Split, "to", third(Split.to))
+    monkeypatch.setattr(setup, "build_learner", third(build_learner))
+    monkeypatch.setattr(evaluation, "forward", third(evaluation.forward))
+    monkeypatch.setattr(Learner, "compute_gradients", third(Learner.compute_gradients))
+    lab, live = Lab(places), live_bytes()
+    troubled = list(run(SPEC, lab, RunControl()))
+    assert of(troubled, RunEnded)[0].status == "completed"
+    assert story(troubled) == story(untroubled)
+    assert len(of(troubled, MemoryRecovered)) >= 12
+    del troubled
+    free_memory(lab.ledger)
+    assert live_bytes() <= 1.02 * live
+
+
+def test_where_whole_batches_do_not_fit_they_are_cut_and_the_run_is_marked(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Learner._one_part
+
+    def one_part(self: Learner, images: Tensor, labels: Tensor, share: float | None) -> Any:
+        if len(labels) > 40:
+            raise torch.OutOfMemoryError(NO_MEMORY)
+        return original(self, images, labels, share)
+
+    monkeypatch.setattr(Learner, "_one_part", one_part)
+    events = list(run(SPEC, Lab(places), RunControl()))
+    assert of(events, RunEnded)[0].status == "completed"
+    assert of(events, MemoryRecovered)[-1].micro_batch == 32
+    assert sum(event.train_accuracy >= 0 for event in of(events, EpochEnded)) == 2
+    assert of(events, StepsCompleted)[-1].images == 2 * 1437
+    with Store(places.database) as store:
+        details = store.details(1)
+    assert details.memory.micro_batch == 32
+    assert details.intact
+
+
+@pytest.mark.parametrize("micro_batch", [2, 5, 16, 31])
+def test_micro_batches_add_up_to_the_gradient_of_the_whole(micro_batch: int) -> None:
+    """With group-norm, which does not mind who else is in a batch."""
+    spec = RunSpec("digits", "resnet18", norm="group", label_smoothing=0.1)
+    draws = torch.Generator().manual_seed(0)
+    batch = (
+        torch.randint(0, 256, (37, 1, 8, 8), generator=draws, dtype=torch.uint8),
+        torch.randint(0, 10, (37,), generator=draws),
+    )
+    found = []
+    for size in (None, micro_batch):
+        learner = build_learner(spec, DataShape(1, 8, 8, 10), ((0.3,), (0.4,)), CPU)
+        loss, right = learner.compute_gradients(batch, 1, 0, size)
+        gradients = [values.grad for values in learner.model.parameters() if values.grad is not None]
+        found.append((float(loss), int(right), torch.cat([gradient.flatten() for gradient in gradients])))
+    whole, summed = found
+    assert summed[0] == pytest.approx(whole[0], abs=1e-6)
+    assert summed[1] == whole[1]
+    assert (summed[2] - whole[2]).norm() < 1e-6 * whole[2].norm()
+
+
+@pytest.mark.parametrize(("number", "micro_batch"), [(128, 32), (37, 2), (3, 2), (2, 2), (97, 96), (5, 4)])
+def test_parts_hold_every_image_once_and_never_a_single_one(number: int, micro_batch: int) -> None:
+    parts = list(part_bounds(number, micro_batch))
+    assert [start for start, _ in parts] == [0, *(stop for _, stop in parts[:-1])]
+    assert parts[-1][1] == number
+    sizes = [stop - start for start, stop in parts]
+    assert min(sizes) >= 2
+    assert max(sizes) <= max(micro_batch, 3)  # three images cannot be cut into twos
+
+
+def test_larger_parts_are_tried_again_after_a_while(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    from engine.training import recovery
+
+    monkeypatch.setattr(recovery, "_CALM_STEPS", 3)
+    failing_steps(monkeypatch, {2: [10], 3: [10], 4: [10]})
+    spec = SPEC.replace(epochs=1)
+    events = list(run(spec, Lab(places), RunControl()))
+    sizes = [(event.step, event.micro_batch) for event in of(events, MemoryRecovered)]
+    assert sizes[:3] == [(2, None), (2, 64), (2, 32)]
+
+
+def test_where_nothing_helps_the_run_says_what_is_missing_and_the_next_one_trains(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(*arguments: Any) -> Any:
+        raise torch.OutOfMemoryError(NO_MEMORY)
+
+    lab = Lab(places)
+    with monkeypatch.context() as patched:
+        patched.setattr(Learner, "_one_part", nothing)
+        end = of(list(run(SPEC, lab, RunControl())), RunEnded)[0]
+    assert end.status == "failed"
+    assert "a step with 2 images does not fit, an allocation of 2.0 GiB failed" in end.error
+    assert "are free, held are resnet20 #1" in end.error
+    assert of(list(run(SPEC, lab, RunControl())), RunEnded)[0].status == "completed"
+
+
+def live_tensors() -> Iterator[Tensor]:
+    gc.collect()
+    return (item for item in gc.get_objects() if isinstance(item, Tensor))
+
+
+def live_bytes() -> int:
+    """Bytes of all storages that any tensor of this process holds."""
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in live_tensors()}
+    return sum(storages.values())
+
+
+@pytest.fixture
+def _thaw() -> Iterator[None]:
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("_thaw")
+@pytest.mark.parametrize("failing", [False, True])
+def test_freeing_a_hundred_times_leaves_no_tensor_of_a_finished_run(
+    places: Places, monkeypatch: pytest.MonkeyPatch, failing: bool
+) -> None:
+    gc.collect()
+    gc.freeze()  # what is there already is passed over from here on: a hundred collections are quick
+    lab = Lab(places)
+    if failing:
+        failing_steps(monkeypatch, {number: [30] for number in range(3, 40)})
+    events = list(run(SPEC.replace(epochs=1, on_oom="fail"), lab, RunControl()))
+    assert of(events, RunEnded)[0].status == ("failed" if failing else "completed")
+    freed = [free_memory(lab.ledger) for _ in range(100)]
+    assert len(freed[0].dropped) == 2
+    assert not any(item.dropped or item.kept for item in freed[1:])
+    assert [tensor.shape for tensor in live_tensors()] == []
+
+
+def test_what_will_not_go_is_named_with_its_holder(places: Places) -> None:
+    lab = Lab(places)
+    list(run(SPEC.replace(epochs=1), lab, RunControl()))
+    held = {"mine": next(iter(lab.ledger.get(("model", 1)).parameters()))}  # type: ignore[union-attr]
+    freed = free_memory(lab.ledger)
+    assert len(freed.kept) == 1
+    assert "resnet20 #1" in freed.kept[0]
+    assert "dict" in freed.kept[0]
+    del held
+
+
+def test_the_ledgers_sum_is_what_the_storages_hold(places: Places) -> None:
+    """Between two steps of a live run: parameters, gradients, optimizer, dataset, copies; within 2 %."""
+    gc.collect()
+    before = live_bytes()
+    lab = Lab(places)
+    events = run(SPEC.replace(model="resnet18"), lab, RunControl())
+    for event in events:
+        if isinstance(event, StepsCompleted):
+            break
+    held = live_bytes() - before
+    assert lab.ledger.num_bytes == pytest.approx(held, rel=0.02)
+    events.close()
+    holdings = {holding.kind: dict(holding.parts) for holding in lab.ledger.holdings()}
+    assert holdings["model"].keys() == {"parameters"}
+    assert lab.ledger.num_bytes == pytest.approx(live_bytes() - before, rel=0.02)
+
+
+def test_ten_runs_that_need_several_times_the_memory_finish_by_themselves(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bound of 20 MiB on the CPU; forecasts of 15 to 55 MiB each, the larger ones in micro-batches."""
+    bound = 20 * 2**20
+    monkeypatch.setenv("RESLAB_MEMORY_GIB", str(bound / 2**30))
+    lab = Lab(places)
+    wanted, dropped, cut = 0, 0, 0
+    for number in range(10):
+        spec = RunSpec("digits", ("resnet20", "resnet32")[number % 2], epochs=1, batch_size=128 * (1 + number // 5))
+        events = list(run(spec, lab, RunControl()))
+        assert of(events, RunEnded)[0].status == "completed"
+        (said,) = of(events, MemoryForecasted)
+        assert said.peak_bytes <= bound
+        assert lab.ledger.num_bytes <= bound
+        cut += any(event.micro_batch for event in of(events, MemoryRecovered))
+        dropped += said.dropped_bytes
+        wanted += said.peak_bytes
+    assert wanted > 5 * bound
+    assert dropped > 0
+    assert cut >= 3
+
+
+@pytest.mark.parametrize(
+    ("error", "ran", "asked"),
+    [
+        (torch.OutOfMemoryError(NO_MEMORY), True, 2 * 2**30),
+        (MemoryError(), True, None),
+        (
+            RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: "
+                "you tried to allocate 4096 bytes. Error code 12 (Cannot allocate memory)"
+            ),
+            True,
+            4096,
+        ),
+        (RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), True, None),
+        (RuntimeError("shapes do not match"), False, None),
+        (ValueError("out of memory"), False, None),
+    ],
+)
+def test_errors_are_told_apart(error: Exception, ran: bool, asked: int | None) -> None:
+    assert ran_out(error) is ran
+    assert asked_bytes(error) == asked
