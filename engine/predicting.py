@@ -8,11 +8,12 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from engine.datasets.batches import Preparation
 from engine.datasets.decoding import decode
 from engine.errors import CheckpointError, DatasetError
+from engine.memory.ledger import Ledger
 from engine.models.building import build_model
 from engine.paths import Places
 from engine.results.records import RunDetails
@@ -39,8 +40,11 @@ class ImageGuesses:
     guesses: tuple[Guess, ...]
 
 
-def predict(details: RunDetails, places: Places, files: Sequence[Path]) -> list[ImageGuesses]:
-    """Load a run's weights and classify `files`, prepared as its test images were. On the CPU.
+def predict(
+    details: RunDetails, places: Places, files: Sequence[Path], ledger: Ledger | None = None
+) -> list[ImageGuesses]:
+    """Classify `files`, prepared as the run's test images were, with its network: that which `ledger` still holds, or
+    its weights from disk, on the CPU.
 
     Raises:
         CheckpointError: the run has no weights, or they are damaged.
@@ -51,20 +55,29 @@ def predict(details: RunDetails, places: Places, files: Sequence[Path]) -> list[
     started = details.started
     channels, height, width = started["image_shape"]
     images = torch.stack([_read(file, channels, height, width) for file in files])
-    path = places.run_folder(details.record.run) / details.weights.file
-    state = load_checkpoint(path, details.weights.sha256).model
-    spec = RunSpec.from_mapping({**details.record.spec, "weights": "random", "freeze": "none", "backbone_rate": 1.0})
     names = details.class_names
-    model = build_model(spec, DataShape(channels, height, width, len(names)))
-    model.load_state_dict(state)
-    prepare = Preparation.build(tuple(started["mean"]), tuple(started["std"]), torch.device("cpu"))
+    model: nn.Module | None = ledger.idle(("model", details.record.run)) if ledger is not None else None
+    if model is None:
+        model = _from_disk(details, places, DataShape(channels, height, width, len(names)))
+    device = next(model.parameters()).device
+    prepare = Preparation.build(tuple(started["mean"]), tuple(started["std"]), device)
     with torch.inference_mode():
-        confidences = model.eval()(prepare(images)).softmax(dim=1)
+        confidences = model.eval()(prepare(images.to(device))).float().softmax(dim=1).cpu()
     values, classes = confidences.topk(min(_TOP, len(names)))
     return [
         ImageGuesses(str(file), tuple(Guess(names[c], v) for c, v in zip(chosen, shares, strict=True)))
         for file, chosen, shares in zip(files, classes.tolist(), values.tolist(), strict=True)
     ]
+
+
+def _from_disk(details: RunDetails, places: Places, shape: DataShape) -> nn.Module:
+    assert details.weights is not None
+    path = places.run_folder(details.record.run) / details.weights.file
+    state = load_checkpoint(path, details.weights.sha256).model
+    spec = RunSpec.from_mapping({**details.record.spec, "weights": "random", "freeze": "none", "backbone_rate": 1.0})
+    model = build_model(spec, shape)
+    model.load_state_dict(state)
+    return model
 
 
 def _read(file: Path, channels: int, height: int, width: int) -> Tensor:

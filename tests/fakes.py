@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
@@ -124,39 +125,63 @@ class ScriptedRun:
 
 
 class FakeNvml:
-    """The functions of `pynvml` that the gauges use, for cards that a test describes."""
+    """The functions of `pynvml` that the gauges use, for cards that a test describes.
 
-    def __init__(self, num_gpus: int = 1, silent: Sequence[str] = (), lost_after: int | None = None) -> None:
-        self.num_gpus = num_gpus
-        self.silent = set(silent)
-        self.lost_after = lost_after
-        self.readings = 0
+    `silent` functions are not supported; from reading `lost_after` + 1 on the driver is lost; call number `fails_at` of
+    all calls raises `error`.
+    """
 
-    def nvmlInit(self) -> None:
-        pass
+    def __init__(
+        self,
+        num_gpus: int = 1,
+        silent: Sequence[str] = (),
+        lost_after: int | None = None,
+        fails_at: int | None = None,
+        error: Exception | None = None,
+        mig: bool = False,
+        hidden: bool = False,
+        throttled: int = 0,
+    ) -> None:
+        self.num_gpus, self.silent, self.lost_after = num_gpus, set(silent), lost_after
+        self.fails_at, self.error = fails_at, error
+        self.mig, self.hidden, self.throttled = mig, hidden, throttled
+        self.readings = self.calls = 0
 
     def nvmlDeviceGetCount(self) -> int:
+        self._count()
         self.readings += 1
         if self.lost_after is not None and self.readings > self.lost_after:
             raise RuntimeError("GPU is lost")
         return self.num_gpus
 
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
-        return index
+    def _count(self) -> None:
+        self.calls += 1
+        if self.calls == self.fails_at and self.error is not None:
+            raise self.error
 
     def __getattr__(self, name: str) -> Any:
-        if name in self.silent:
-            raise RuntimeError("Not Supported")
-        import os
+        def call(*arguments: Any) -> Any:
+            self._count()
+            if name in self.silent:
+                raise RuntimeError("Not Supported")
+            return self._answer(name, *arguments)
 
+        return call
+
+    def _answer(self, name: str, *arguments: Any) -> Any:
+        held = None if self.hidden else 6 * GIB
         answers: dict[str, Any] = {
-            "nvmlDeviceGetName": lambda handle: f"NVIDIA Test {handle}",
-            "nvmlDeviceGetMemoryInfo": lambda handle: SimpleNamespace(total=24 * GIB, used=9 * GIB, free=15 * GIB),
-            "nvmlDeviceGetUtilizationRates": lambda handle: SimpleNamespace(gpu=98, memory=40),
-            "nvmlDeviceGetPowerUsage": lambda handle: 212_345,
-            "nvmlDeviceGetTemperature": lambda handle, kind: 61,
-            "nvmlDeviceGetComputeRunningProcesses": lambda handle: [
-                SimpleNamespace(pid=os.getpid(), usedGpuMemory=6 * GIB),
+            "nvmlInit": None,
+            "nvmlDeviceGetHandleByIndex": arguments[0] if arguments else None,
+            "nvmlDeviceGetName": f"NVIDIA Test {arguments[0] if arguments else ''}",
+            "nvmlDeviceGetMemoryInfo": SimpleNamespace(total=24 * GIB, used=9 * GIB, free=15 * GIB),
+            "nvmlDeviceGetUtilizationRates": SimpleNamespace(gpu=98, memory=40),
+            "nvmlDeviceGetPowerUsage": 212_345,
+            "nvmlDeviceGetTemperature": 61,
+            "nvmlDeviceGetMigMode": (int(self.mig), int(self.mig)),
+            "nvmlDeviceGetCurrentClocksEventReasons": self.throttled,
+            "nvmlDeviceGetComputeRunningProcesses": [
+                SimpleNamespace(pid=os.getpid(), usedGpuMemory=held),
                 SimpleNamespace(pid=1, usedGpuMemory=3 * GIB),
             ],
         }

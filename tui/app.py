@@ -60,6 +60,8 @@ class ReslabApp(App[None]):
         self.live: LiveRun | None = None
         self.gauges: GaugesRead | None = None
         self.compared: tuple[int, ...] = ()
+        self.torch_loaded = False
+        self.forecasts: dict[RunSpec, str] = {}
         self.first_spec = specs[0] if specs else None
         self.queue = Queue(self, list(specs))
         self._exit_when_done = exit_when_done
@@ -150,6 +152,7 @@ class ReslabApp(App[None]):
         self._run_over(2)
 
     def _run_over(self, return_code: int) -> None:
+        self.forecasts.clear()  # the room is another now
         self.show_status()
         self._read_records()
         self._worst = max(self._worst, return_code)
@@ -181,13 +184,17 @@ class ReslabApp(App[None]):
     @on(GaugesRead)
     @on(MemoryFreed)
     def _pass_on(self, message: GaugesRead | MemoryFreed) -> None:
+        if isinstance(message, MemoryFreed):
+            self.forecasts.clear()
         if self.current_mode == "train":
             self.screen_stack[0].post_message(message)
 
     @on(TorchLoaded)
     def _torch_loaded(self, message: TorchLoaded) -> None:
+        self.torch_loaded = message.error is None
         if message.error is not None:
             self.tell(message.error, "error")
+        self._show_estimate()
 
     # --- keys --------------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,8 @@ from engine.events import (
     EvaluationProgressed,
     Event,
     GradientsMeasured,
+    MemoryForecasted,
+    MemoryRecovered,
     Metrics,
     RunEnded,
     RunPaused,
@@ -54,6 +56,8 @@ class LiveRun:
         self.val_loss, self.val_accuracy = Series(), Series()
         self.weights: CheckpointSaved | None = None
         self.gradients: GradientsMeasured | None = None
+        self.forecast: MemoryForecasted | None = None
+        self.recovered: MemoryRecovered | None = None
 
     @property
     def latest_name(self) -> str:
@@ -132,6 +136,10 @@ class LiveRun:
                 self.gradients = event
             case CheckpointSaved():
                 self.weights = event
+            case MemoryForecasted():
+                self.forecast = event
+            case MemoryRecovered():
+                self.recovered = event
             case RunPaused():
                 self.paused = True
             case RunResumed():

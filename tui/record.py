@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable, Sequence
 from itertools import combinations
@@ -12,17 +13,20 @@ from engine.paths import Places
 from engine.results.export import export_run
 from engine.results.records import RunDetails, RunRecord
 from engine.results.store import Store
+from engine.text import memory_size
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from engine.datasets.manifest import FileRecord
+    from engine.memory.ledger import Ledger
     from engine.predicting import Guess
     from engine.progress import Progress
     from engine.results.comparison import Comparison
     from engine.results.mistakes import Mistake
     from engine.results.seeds import GroupVerdict, SeedGroup
+    from engine.spec import RunSpec
 
 
 def read_runs(places: Places) -> list[RunRecord]:
@@ -67,15 +71,33 @@ def read_opened(places: Places, run: int) -> tuple[RunDetails, list[FileRecord] 
     return details, read_unusable(places.run_folder(run) / MANIFEST_NAME)
 
 
-def read_guesses(places: Places, details: RunDetails, file: Path) -> tuple[tuple[Guess, ...], NDArray[np.uint8]]:
+def read_guesses(
+    places: Places, details: RunDetails, file: Path, ledger: Ledger
+) -> tuple[tuple[Guess, ...], NDArray[np.uint8]]:
     """What a run makes of an image of one's own, and the image (3, H, W), small. Loads torch."""
     from engine.datasets.decoding import decode
     from engine.predicting import predict
 
-    guesses = predict(details, places, [file])[0].guesses
+    guesses = predict(details, places, [file], ledger)[0].guesses
     pixels = decode(file.expanduser().read_bytes(), 64, 3)
     assert not isinstance(pixels, str)  # or `predict` had raised
     return guesses, pixels
+
+
+def read_forecast(places: Places, ledger: Ledger, spec: RunSpec) -> str:
+    """Whether a run would fit now, in words; where that cannot be said, why. Loads torch."""
+    from engine.errors import ReslabError
+    from engine.memory.asking import ask_forecast
+
+    try:
+        plan = ask_forecast(spec, places, ledger)
+    except ReslabError as error:
+        return str(error)
+    except Exception:  # the forecast stands on what torch does not promise; the log has the rest
+        logging.getLogger("reslab").warning("no memory forecast for %s", spec.model, exc_info=True)
+        return "no memory forecast"
+    peak = memory_size(plan.forecast.peak_bytes if plan.forecast else None)
+    return f"memory {peak} of {memory_size(plan.room_bytes)}: {plan.words} · batch size up to {plan.largest_batch:,}"
 
 
 def read_comparison(

@@ -52,6 +52,7 @@ class Session:
         self._run_function = run_function
         self._runner: threading.Thread | None = None
         self._importer: threading.Thread | None = None
+        self._gauges: Gauges | None = None
         self._closing = threading.Event()
 
     @property
@@ -105,17 +106,17 @@ class Session:
         threading.Thread(target=self._watch_memory, name="gauges", daemon=True).start()
 
     def _watch_memory(self) -> None:
-        gauges = Gauges()
+        self._gauges = Gauges()
         while not self._closing.is_set():
-            self._post(GaugesRead(gauges.read(), self.ledger.holdings()))
+            self._post(GaugesRead(self._gauges.read(), self.ledger.holdings()))
             self._closing.wait(_GAUGES_EVERY_S)
 
-    def free_memory(self) -> None:
-        """Free what no live run needs; MemoryFreed tells what came of it."""
-        threading.Thread(target=self._free_memory, name="free", daemon=True).start()
+    def free_memory(self, numbers: frozenset[int] | None = None) -> None:
+        """Free what no live run needs, or these holdings of it; MemoryFreed tells what came of it."""
+        threading.Thread(target=self._free_memory, args=(numbers,), name="free", daemon=True).start()
 
-    def _free_memory(self) -> None:
-        self._post(MemoryFreed(free_memory(self.ledger)))
+    def _free_memory(self, numbers: frozenset[int] | None) -> None:
+        self._post(MemoryFreed(free_memory(self.ledger, numbers, self._gauges)))
 
     def stop_all(self) -> None:
         """Ask every thread to come to its end."""

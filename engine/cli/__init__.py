@@ -56,6 +56,11 @@ def _dispatch(argv: Sequence[str], open_app: OpenApp) -> int:
             from engine.cli.report import report_command
 
             return report_command(find_preset(arguments.report, given_settings(arguments)), places, arguments.json)
+        case "forecast":
+            from engine.cli.forecast import forecast_command
+
+            specs = specs_from(arguments)
+            return max(forecast_command(spec, places, arguments.json) for spec in specs)
         case "predict":
             from engine.cli.predict import predict_command
 

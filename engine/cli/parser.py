@@ -44,6 +44,7 @@ def build_parser(settings: bool = True) -> argparse.ArgumentParser:
     train = add("train", "train one run", formatter_class=argparse.RawDescriptionHelpFormatter)
     if settings:
         _add_settings(train)
+        _add_run_options(train)
     report = add(
         "report",
         "repeat one of the report's experiments, published figures beside one's own",
@@ -53,6 +54,13 @@ def build_parser(settings: bool = True) -> argparse.ArgumentParser:
     if settings:
         report.add_argument("--dataset", metavar="DATASET", help="another dataset in its place")
         _add_groups(report)
+    forecast = add(
+        "forecast",
+        "say how much memory a run would take, and whether it fits",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    if settings:
+        _add_settings(forecast)
     add("runs", "list every run, newest first")
     add("show", "show one run: settings, metric tables, per-class figures").add_argument("run", type=int, metavar="RUN")
     predictions = add("predictions", "print a run's final test predictions as CSV")
@@ -83,7 +91,7 @@ def _places() -> _Parser:
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
     described = settings_of(RunSpec)
-    parser.usage = "reslab train DATASET MODEL [options]"
+    parser.usage = f"{parser.prog} DATASET MODEL [options]"
     parser.add_argument("dataset", nargs="?", metavar="DATASET", help=described["dataset"].help)
     parser.add_argument("model", nargs="?", metavar="MODEL", help=described["model"].help)
     parser.add_argument(
@@ -94,10 +102,13 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="settings from a file, which options here override; several files are several runs, one after another",
     )
+    _add_groups(parser)
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", metavar="N", type=int, default=1, help="train N times, with this seed and the next")
     parser.add_argument("--tui", action="store_true", help="open the app on the live screen with this run started")
     parser.add_argument("--exit", action="store_true", help="with --tui: leave the app when the run ends")
-    _add_groups(parser)
 
 
 def _add_groups(parser: argparse.ArgumentParser) -> None:
@@ -126,20 +137,21 @@ def specs_from(arguments: argparse.Namespace) -> list[RunSpec]:
     Raises:
         SpecError: a setting does not do, or the dataset or the architecture is missing.
     """
-    if not 1 <= arguments.seeds <= 1000:
-        raise SpecError(f"seeds: {arguments.seeds} does not do; expected a whole number from 1 to 1,000")
+    num_seeds = getattr(arguments, "seeds", 1)
+    if not 1 <= num_seeds <= 1000:
+        raise SpecError(f"seeds: {num_seeds} does not do; expected a whole number from 1 to 1,000")
     given = given_settings(arguments)
     files = [read_spec_file(path) for path in arguments.spec] or [{}]
-    specs = [_spec_from({**file, **given}) for file in files]
-    return [one for spec in specs for one in seeds_of(spec, arguments.seeds)]
+    specs = [_spec_from({**file, **given}, arguments.command) for file in files]
+    return [one for spec in specs for one in seeds_of(spec, num_seeds)]
 
 
-def _spec_from(values: dict[str, Any]) -> RunSpec:
+def _spec_from(values: dict[str, Any], command: str) -> RunSpec:
     missing = [name for name in ("dataset", "model") if name not in values]
     if missing:
         raise SpecError(
-            f"train needs a dataset and a model, {' and '.join(missing)} missing; "
-            "for example reslab train digits resnet18"
+            f"{command} needs a dataset and a model, {' and '.join(missing)} missing; "
+            f"for example reslab {command} digits resnet18"
         )
     return RunSpec.from_mapping(values)
 
@@ -160,7 +172,7 @@ def given_settings(arguments: argparse.Namespace) -> dict[str, Value]:
 
 def wants_settings(argv: Sequence[str]) -> bool:
     """Whether the settings' options are needed to read this command line."""
-    return "train" in argv or "report" in argv
+    return any(command in argv for command in ("train", "report", "forecast"))
 
 
 def columns(rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> str:

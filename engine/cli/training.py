@@ -21,6 +21,7 @@ from engine.events import (
     EpochEnded,
     Evaluated,
     Event,
+    MemoryRecovered,
     RunEnded,
     RunStarted,
     Status,
@@ -143,6 +144,9 @@ class _Bar:
                     f"{moment}: {event.split} loss {event.metrics.loss:.4f}, {event.split} accuracy "
                     f"{percent(event.metrics.accuracy)}"
                 )
+            case MemoryRecovered():
+                why = f"memory ran out at step {event.step:,}" if event.step else "memory will not do"
+                self._say(f"{why}: {event.action}")
             case RunEnded():
                 self._end(event)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +19,8 @@ from engine.text import memory_size
 from engine.training.learner import LEAST_PART
 
 Fit = Literal["fits", "after freeing", "micro-batches", "recomputing", "not", "unknown"]
+_NEWTON_STEPS = 6
+_MOST = 65_536  # images a batch, as RunSpec has it
 _log = logging.getLogger("reslab")
 
 
@@ -59,7 +62,7 @@ def plan_run(
 ) -> Plan:
     """What `fit_run` would do, without doing it. `dataset_bytes` counts as held already where the ledger holds it."""
     room = room_bytes(placement.device, ledger.num_bytes)
-    return _plan(spec, shape, dataset_bytes, placement, calibration, room, ledger.idle_bytes)
+    return _plan(spec, shape, dataset_bytes, placement, calibration, room, ledger.idle_bytes, with_largest=True)
 
 
 def fit_run(
@@ -84,10 +87,14 @@ def fit_run(
 
 def _plan(
     spec: RunSpec, shape: DataShape, dataset_bytes: int, placement: Placement, calibration: Calibration,
-    room: int, idle: int, dropped: int = 0,
+    room: int, idle: int, dropped: int = 0, with_largest: bool = False,
 ) -> Plan:  # fmt: skip
     whole = forecast(spec, shape, dataset_bytes, placement, calibration)
-    largest = largest_batch(whole, room + idle)
+
+    def of_batch(size: int) -> Forecast:
+        return forecast(spec.replace(batch_size=size), shape, dataset_bytes, placement, calibration)
+
+    largest = largest_batch(of_batch, spec.batch_size, room + idle) if with_largest else 0
     if whole.allocator_bytes <= room:
         return Plan("after freeing" if dropped else "fits", whole, room, dropped, largest_batch=largest)
     if whole.allocator_bytes <= room + idle:
@@ -107,9 +114,25 @@ def _plan(
     return Plan("not", whole, room, dropped, largest_batch=largest)
 
 
-def largest_batch(found: Forecast, room: int) -> int:
-    """The largest batch size that fits into `room` bytes, at least 0, as far as activations grow with the batch."""
-    fixed = found.allocator_bytes - found.image_bytes * found.batch_size
-    if found.image_bytes <= 0:
-        return found.batch_size if found.allocator_bytes <= room else 0
-    return max((room - fixed) // found.image_bytes, 0)
+def largest_batch(of_batch: Callable[[int], Forecast], batch_size: int, room: int) -> int:
+    """The largest batch size that fits into `room` bytes; 0 where not even two images do.
+
+    The peak grows with the batch as the highest of several straight lines, so Newton's method comes down to it from
+    above and needs one or two forecasts more.
+    """
+    found = of_batch(batch_size)
+    for _ in range(_NEWTON_STEPS):
+        if found.image_bytes <= 0:  # the peak is in the update, whatever the batch
+            if found.allocator_bytes > room or found.batch_size >= _MOST:
+                break
+            guess = min(4 * found.batch_size, _MOST)
+        else:
+            fixed = found.allocator_bytes - found.image_bytes * found.batch_size
+            guess = min(max((room - fixed) // found.image_bytes, 0), _MOST)
+        if guess < LEAST_PART:
+            return 0
+        if guess == found.batch_size:
+            break
+        found = of_batch(guess)
+    fits = found.allocator_bytes <= room
+    return found.batch_size if fits else max(found.batch_size * room // found.allocator_bytes - 1, 0)

@@ -116,11 +116,7 @@ def _of_step(
     storages = _Storages()
     with FakeTensorMode(allow_non_fake_inputs=True), storages:
         channels = (0.5,) * shape.channels
-        learner = build_learner(spec, shape, (channels, channels), placement, seeded=False)
-        if frozen:
-            from engine.models.building import freeze_backbone
-
-            freeze_backbone(learner.model)
+        learner = build_learner(spec, shape, (channels, channels), placement, seeded=False, frozen=frozen)
         if recompute:
             recompute_activations(learner.model, draws=False)
         storages.moment = "evaluation"

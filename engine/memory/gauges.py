@@ -13,10 +13,16 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from engine.memory.allocator import AllocatorReading, device_memory, read_allocator, read_mps
+
 
 @dataclass(frozen=True, slots=True)
 class GpuReading:
-    """One GPU now. Bytes, °C, watts and per cent; None is what NVML does not say here."""
+    """One GPU now. Bytes, °C, watts and per cent; None is what NVML does not say here.
+
+    `others` are the other processes that hold memory, by name, the greatest first. `throttled` says in words why the
+    clock is held down. `notes` say what is not as usual on this card. `allocator` is there once torch has used it.
+    """
 
     index: int
     name: str
@@ -26,6 +32,10 @@ class GpuReading:
     temperature_c: int | None
     power_w: float | None
     utilisation_percent: int | None
+    others: tuple[tuple[str, int], ...] = ()
+    throttled: str | None = None
+    notes: tuple[str, ...] = ()
+    allocator: AllocatorReading | None = None
 
     @property
     def free_bytes(self) -> int | None:
@@ -58,11 +68,18 @@ class HostReading:
 
 @dataclass(frozen=True, slots=True)
 class MemoryReading:
-    """Everything at one moment. `no_gpu` says why `gpus` is empty."""
+    """Everything at one moment. `no_gpu` says why `gpus` is empty; `mps` is Apple's GPU, in the host's memory."""
 
     gpus: tuple[GpuReading, ...]
     host: HostReading
     no_gpu: str | None
+    mps: AllocatorReading | None = None
+
+
+# NVML's nvmlClocksEventReason…, those that slow a card down; idle and settings of one's own are not among them.
+_THROTTLING = (
+    (0x4, "power cap"), (0x8, "hardware slowdown"), (0x20, "too hot"), (0x40, "too hot"), (0x80, "power brake"),
+)  # fmt: skip
 
 
 class Gauges:
@@ -79,7 +96,7 @@ class Gauges:
             self.no_gpu = f"no NVIDIA GPU ({_reason(error)})"
 
     def read(self) -> MemoryReading:
-        return MemoryReading(self._read_gpus(), read_host(), self.no_gpu)
+        return MemoryReading(self._read_gpus(), read_host(), self.no_gpu, read_mps())
 
     def driver_version(self) -> str | None:
         return self._ask("nvmlSystemGetDriverVersion") if self._nvml else None
@@ -98,32 +115,73 @@ class Gauges:
 
     def _read_gpu(self, index: int) -> GpuReading:
         handle = self._nvml.nvmlDeviceGetHandleByIndex(index)
-        memory = self._ask("nvmlDeviceGetMemoryInfo", handle)
+        notes = []
+        total, used = self._memory(handle)
+        if total is None and (from_torch := device_memory(index)) is not None:
+            total, used = from_torch
+            notes.append("NVML has no memory figure here: torch's is shown")
+        if self._mig(handle):
+            notes.append("MIG: the figures are of the whole card")
+        own, others = self._processes(handle)
         utilisation = self._ask("nvmlDeviceGetUtilizationRates", handle)
         power = self._ask("nvmlDeviceGetPowerUsage", handle)  # milliwatts
         return GpuReading(
             index=index,
             name=str(self._ask("nvmlDeviceGetName", handle) or "GPU"),
-            total_bytes=memory and int(memory.total),
-            used_bytes=memory and int(memory.used),
-            process_bytes=self._process_bytes(handle),
+            total_bytes=total,
+            used_bytes=used,
+            process_bytes=own,
             temperature_c=self._ask("nvmlDeviceGetTemperature", handle, 0),  # 0 is NVML_TEMPERATURE_GPU
             power_w=None if power is None else power / 1000,
             utilisation_percent=None if utilisation is None else int(utilisation.gpu),
+            others=others,
+            throttled=self._throttled(handle),
+            notes=tuple(notes),
+            allocator=read_allocator(index),
         )
 
-    def _process_bytes(self, handle: Any) -> int | None:
+    def _memory(self, handle: Any) -> tuple[int | None, int | None]:
+        memory = self._ask("nvmlDeviceGetMemoryInfo", handle)
+        return (None, None) if memory is None else (int(memory.total), int(memory.used))
+
+    def _mig(self, handle: Any) -> bool:
+        mode = self._ask("nvmlDeviceGetMigMode", handle)  # now, and after the next reset
+        return mode is not None and bool(mode[0])
+
+    def _processes(self, handle: Any) -> tuple[int | None, tuple[tuple[str, int], ...]]:
+        """This process's bytes, None where they are not told (Windows and WSL2), and the others' by name."""
         processes = self._ask("nvmlDeviceGetComputeRunningProcesses", handle)
         if processes is None:
-            return None
-        own = [process.usedGpuMemory for process in processes if process.pid == os.getpid()]
-        return None if None in own else sum(own)
+            return None, ()
+        own: int | None = 0
+        others = []
+        for process in processes:
+            if process.pid == os.getpid():
+                own = None if own is None or process.usedGpuMemory is None else own + int(process.usedGpuMemory)
+            elif process.usedGpuMemory is not None:
+                others.append((process_name(process.pid), int(process.usedGpuMemory)))
+        return own, tuple(sorted(others, key=lambda item: -item[1]))
+
+    def _throttled(self, handle: Any) -> str | None:
+        reasons = self._ask("nvmlDeviceGetCurrentClocksEventReasons", handle)
+        if reasons is None:
+            reasons = self._ask("nvmlDeviceGetCurrentClocksThrottleReasons", handle)  # its older name
+        words = [word for bit, word in _THROTTLING if reasons is not None and reasons & bit]
+        return ", ".join(words) or None
 
     def _ask(self, function: str, *arguments: Any) -> Any | None:
         try:
             return getattr(self._nvml, function)(*arguments)
         except Exception:  # NVMLError_NotSupported and its kin: not available on this card
             return None
+
+
+def process_name(pid: int) -> str:
+    """What another process is called; its number where it is gone or hidden."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").strip() or f"process {pid}"
+    except OSError:
+        return f"process {pid}"
 
 
 def _open_nvml() -> Any:
@@ -140,29 +198,6 @@ def read_host() -> HostReading:
 
     memory = psutil.virtual_memory()
     return HostReading(memory.total, memory.available, process_bytes(), psutil.cpu_percent(None))
-
-
-class HostPeak:
-    """The growth of this process's resident memory from now on to its highest point, where Linux tells it."""
-
-    def __init__(self) -> None:
-        self._began = process_bytes()
-        try:
-            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the high-water mark starts anew
-            self._known = True
-        except OSError:
-            self._known = False
-
-    def read(self) -> int | None:
-        """Bytes above the beginning; None where it is not known."""
-        if not self._known:
-            return None
-        try:
-            lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-            highest = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
-        except (OSError, StopIteration, ValueError):
-            return None
-        return max(highest - self._began, 0)
 
 
 def process_bytes() -> int:

@@ -64,6 +64,12 @@ class Ledger:
             self._entries[key] = entry
             return entry.value
 
+    def idle(self, key: Hashable) -> Any | None:
+        """As `get`, but None as well where a live run needs it."""
+        with self._lock:
+            entry = self._entries.get(key)
+        return None if entry is None or entry.holding.live else self.get(key)
+
     @property
     def num_bytes(self) -> int:
         return sum(holding.num_bytes for holding in self.holdings())

@@ -2,10 +2,35 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from engine.memory.freeing import empty_caches
-from engine.memory.gauges import Gauges, HostPeak
+from engine.memory.gauges import Gauges, process_bytes
+
+
+class HostPeak:
+    """The growth of this process's resident memory from now on to its highest point, where Linux tells it."""
+
+    def __init__(self) -> None:
+        self._began = process_bytes()
+        try:
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the high-water mark starts anew
+            self._known = True
+        except OSError:
+            self._known = False
+
+    def read(self) -> int | None:
+        """Bytes above the beginning; None where it is not known."""
+        if not self._known:
+            return None
+        try:
+            lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+            highest = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+        except (OSError, StopIteration, ValueError):
+            return None
+        return max(highest - self._began, 0)
 
 
 class PeakMeter:

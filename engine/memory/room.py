@@ -31,6 +31,14 @@ def memory_bound() -> int | None:
     return bound
 
 
+_SHARE_FOR_IMAGES = 0.5  # of the room; the network, its gradients and activations need the rest
+
+
+def images_fit(num_bytes: int, room: int) -> bool:
+    """Whether a dataset of this size is kept on the device, rather than streamed to it."""
+    return num_bytes <= room * _SHARE_FOR_IMAGES
+
+
 def room_bytes(device: torch.device, held_bytes: int) -> int:
     """Bytes that can be had on `device` now; `held_bytes` is what reslab holds there already.
 

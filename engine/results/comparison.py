@@ -45,13 +45,14 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One run in a comparison: its accuracy with Wilson's 95 % interval."""
+    """One run in a comparison: its accuracy with Wilson's 95 % interval; `caveat` says what was unlike its spec."""
 
     run: int
     name: str
     num_images: int
     num_right: int
     wilson_95: tuple[float, float]
+    caveat: str | None = None
 
     @property
     def accuracy(self) -> float:
@@ -145,7 +146,7 @@ def differing_settings(specs: Sequence[dict[str, Any]]) -> dict[str, tuple[Any, 
 def _side(details: RunDetails, predictions: Predictions) -> Side:
     right, total = int(_right(predictions).sum()), len(predictions.labels)
     name = f"{details.record.model} #{details.record.run}"
-    return Side(details.record.run, name, total, right, wilson_interval(right, total))
+    return Side(details.record.run, name, total, right, wilson_interval(right, total), details.caveat)
 
 
 def _right(predictions: Predictions) -> NDArray[np.bool_]:
@@ -178,7 +179,8 @@ def _verdict(a: Side, b: Side, only_a: int, only_b: int, p: float, holm_p: float
         a=a.run, b=b.run, num_images=a.num_images, only_a_right=only_a, only_b_right=only_b,
         difference=(only_b - only_a) / a.num_images, interval_95=(low, high), mcnemar_p=p, holm_p=holm_p, verdict="",
     )  # fmt: skip
-    return replace(verdict, verdict=_sentence(verdict, a.name, b.name, num_pairs))
+    marks = [f" {side.name} was {side.caveat}." for side in (a, b) if side.caveat]
+    return replace(verdict, verdict=_sentence(verdict, a.name, b.name, num_pairs) + "".join(marks))
 
 
 def _sentence(v: Verdict, a: str, b: str, num_pairs: int) -> str:

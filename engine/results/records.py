@@ -104,6 +104,14 @@ class RunDetails:
     def class_names(self) -> tuple[str, ...]:
         return tuple(self.started["class_names"]) if self.started else ()
 
+    @property
+    def caveat(self) -> str | None:
+        """What sets this run's training apart from what its spec says; None where nothing does."""
+        part = self.memory.micro_batch
+        if part is None or self.record.spec.get("norm", "batch") != "batch":
+            return None
+        return f"trained in micro-batches of {part}: batch-norm statistics differ"
+
     def evaluation(self, moment: Moment) -> EvaluationRecord | None:
         """The test set's evaluation at this moment; "final" is the last one that is not "untrained"."""
         found = [

@@ -10,7 +10,7 @@ from engine.events import ClassMetrics, Metrics
 from engine.results.records import RunDetails, RunRecord
 from engine.settings import settings_of
 from engine.spec import RunSpec
-from engine.text import percent, safe_text
+from engine.text import memory_size, percent, safe_text
 
 if TYPE_CHECKING:
     from engine.results.seeds import SeedGroup
@@ -122,6 +122,13 @@ def facts(details: RunDetails, folder: Path) -> list[tuple[str, str]]:
     rows.append(("settings", describe_settings(record.spec)))
     speed = f", {record.train_images_per_s:,.0f} images/s" if record.train_images_per_s else ""
     rows.append(("time", f"{duration(record.elapsed_s)}{speed}"))
+    if details.memory.forecast:
+        peak = details.memory.peak_bytes
+        measured = f", measured {memory_size(peak)}" if peak is not None else ""
+        rows.append(("memory", f"forecast {memory_size(details.memory.forecast.peak_bytes)}{measured}"))
+    rows += [("recovered", f"step {item.step:,}: {item.action}") for item in details.memory.recoveries[-3:]]
+    if details.caveat:
+        rows.append(("note", details.caveat))
     if details.weights:
         rows.append(("weights", str(folder / details.weights.file)))
     return rows

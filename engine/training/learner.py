@@ -18,7 +18,7 @@ from torchvision.ops import StochasticDepth
 from engine.datasets.batches import Preparation, step_seed
 from engine.datasets.feeding import Batch
 from engine.device import Placement
-from engine.models.building import build_model
+from engine.models.building import build_model, freeze_backbone
 from engine.shape import DataShape
 from engine.spec import RunSpec
 from engine.training.guard import StepGuard
@@ -91,14 +91,18 @@ def part_bounds(num_images: int, micro_batch: int) -> Iterator[tuple[int, int]]:
 
 def build_learner(
     spec: RunSpec, shape: DataShape, moments: tuple[tuple[float, ...], tuple[float, ...]], placement: Placement,
-    seeded: bool = True,
+    seeded: bool = True, frozen: bool = False,
 ) -> Learner:  # fmt: skip
     """Build all of it on the device. `moments` are mean and std per channel for pixels from 0 to 1.
+
+    A forecast builds it without a seed, and `frozen` without the weights that freezing asks for.
 
     Raises:
         ModelError: the network cannot take such images, or the weights do not do.
     """
     model = build_model(spec, shape, seeded)
+    if frozen:
+        freeze_backbone(model)
     if placement.device.type != "cpu" or placement.memory_format is not torch.contiguous_format:
         model = model.to(placement.device, memory_format=placement.memory_format)  # type: ignore[call-overload]
     optimizer = build_optimizer(spec, model)

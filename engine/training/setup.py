@@ -22,7 +22,7 @@ from engine.memory.calibration import Calibration
 from engine.memory.fitting import fit_run
 from engine.memory.forecast import BYTES_FIELDS, Forecast
 from engine.memory.ledger import Holding, Ledger, Part
-from engine.memory.room import free_bytes, room_bytes
+from engine.memory.room import free_bytes, images_fit, room_bytes
 from engine.memory.shortage import ran_out
 from engine.models.building import fetch_imagenet_weights
 from engine.models.registry import choose_stem, describe_changes, find_model
@@ -34,7 +34,6 @@ from engine.training.learner import Learner, build_learner
 from engine.training.recovery import Recovery, free_idle
 
 T = TypeVar("T")
-_SHARE_FOR_IMAGES = 0.5  # of the room on the device; the network, its gradients and activations need the rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +183,7 @@ def _load(
     device = placement.device
 
     def fits() -> bool:
-        return data.num_bytes <= room_bytes(device, ledger.num_bytes) * _SHARE_FOR_IMAGES
+        return images_fit(data.num_bytes, room_bytes(device, ledger.num_bytes))
 
     ledger.make_room(fits)
     for _ in range(2):

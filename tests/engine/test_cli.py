@@ -42,7 +42,7 @@ def trained(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
 def test_json_is_one_event_a_line_and_nothing_else(trained: list[dict[str, Any]]) -> None:
     assert {event["event"] for event in trained} == {
         "dataset_progressed", "run_started", "evaluated", "steps_completed", "epoch_ended", "checkpoint_saved",
-        "gradients_measured", "run_ended",
+        "gradients_measured", "memory_forecasted", "run_ended",
     }  # fmt: skip
     assert {event["run"] for event in trained} == {1}
     end = trained[-1]

@@ -68,10 +68,12 @@ def test_the_interval_covers_the_truth_nineteen_times_in_twenty(p_a: float, p_b:
     assert inside / 4000 > 0.945
 
 
-def run_of(number: int, right: list[bool], dataset: str = "digits", sha: str = "x", **spec: Any) -> Any:
+def run_of(
+    number: int, right: list[bool], dataset: str = "digits", sha: str = "x", caveat: str | None = None, **spec: Any
+) -> Any:
     """A run whose images of class 0 are taken for 0 where right, else for 1."""
     record = SimpleNamespace(run=number, model=f"net{number}", dataset=dataset, spec={"dataset": dataset, **spec})
-    details = SimpleNamespace(record=record, started={"test_sha256": sha})
+    details = SimpleNamespace(record=record, started={"test_sha256": sha}, caveat=caveat)
     predicted = array("H", [0 if item else 1 for item in right])
     return details, Predictions(array("H", [0] * len(right)), predicted, array("f", [1.0] * len(right)))
 
@@ -85,6 +87,14 @@ def test_three_images_of_7500_are_no_evidence() -> None:
         "30 images only net50 #50 gets right, 33 only net18 #18 (−0.04 points of 7,500, 95 % interval −0.25 to +0.17, "
         "exact McNemar p = 0.8): no evidence that either is better."
     )
+
+
+def test_a_run_in_micro_batches_is_marked_in_the_verdict() -> None:
+    marked = run_of(
+        2, [True] * 90 + [False] * 10, caveat="trained in micro-batches of 32: batch-norm statistics differ"
+    )
+    (verdict,) = compare([run_of(1, [True] * 95 + [False] * 5), marked]).verdicts
+    assert verdict.verdict.endswith("net2 #2 was trained in micro-batches of 32: batch-norm statistics differ.")
 
 
 def test_a_clear_difference_names_the_better_one_and_no_more() -> None:

@@ -11,6 +11,7 @@ from textual.app import App, ComposeResult
 
 from engine.datasets.manifest import MANIFEST_NAME, FileRecord, write_manifest
 from engine.events import GradientsMeasured
+from engine.memory.ledger import Holding, Part
 from engine.paths import Places
 from engine.predicting import Guess
 from engine.results.mistakes import Mistake
@@ -98,6 +99,22 @@ async def test_the_dialogs(size: tuple[int, int], make_app: MakeApp, compare_scr
         await pilot.press(*"dense")
         await drawn(pilot)
         compare_screen(app, "more-models")
+
+
+@at_every_size
+async def test_choosing_what_to_free(size: tuple[int, int], make_app: MakeApp, compare_screen: Compare) -> None:
+    app = make_app()
+    names: tuple[Part, ...] = ("parameters", "gradients", "optimizer")
+    parts = tuple((name, 45 * 2**20) for name in names)
+    app.session.ledger.hold("a", object(), Holding("model", "resnet18", 1, parts[:1], live=False))
+    app.session.ledger.hold("b", object(), Holding("dataset", "mnist", 2, (("dataset", 55 * 2**20),), live=True))
+    app.session.ledger.hold("c", object(), Holding("model", "resnet50", 2, parts, live=True))
+    async with app.run_test(size=size) as pilot:
+        await pilot.press("2", "F")
+        await until(pilot, lambda: app.screen.is_modal)
+        await pilot.press("end", "space")
+        await drawn(pilot)
+        compare_screen(app, "free")
 
 
 @at_every_size

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from textual.widgets import Static
 
 from engine.spec import RunSpec
 from tests.engine.test_datasets import make_folder
 from tests.fakes import ScriptedRun
 from tests.tui.conftest import MakeApp, drawn, text_of, until
+from tui.messages import TorchLoaded
 from tui.screens.setup import SetupScreen
 from tui.widgets.menu import Menu
 
@@ -164,3 +166,26 @@ async def test_an_earlier_run_tells_how_long(make_app: MakeApp) -> None:
     async with app.run_test(size=(100, 30)) as pilot:
         await drawn(pilot)
         assert "about 13 s here, by run 1" in text_of(app)
+
+
+async def test_the_plan_says_whether_it_fits_once_the_cursor_rests(
+    make_app: MakeApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def read(places: object, ledger: object, spec: RunSpec) -> str:
+        asked.append(spec)
+        return f"memory 171.3 MiB of 9.0 GiB: fits · {spec.model}"
+
+    monkeypatch.setattr("tui.record.read_forecast", read)
+    app = make_app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        await drawn(pilot)
+        assert "memory" not in text_of(app)  # not before torch is there
+        app.post_message(TorchLoaded(None))
+        await until(pilot, lambda: "memory 171.3 MiB of 9.0 GiB: fits · resnet18" in text_of(app))
+        await pilot.press("tab", "down", "down")
+        await until(pilot, lambda: "fits · resnet50" in text_of(app))
+        await pilot.press("up", "up")
+        await until(pilot, lambda: "fits · resnet18" in text_of(app))
+    assert [spec.model for spec in asked] == ["resnet18", "resnet50"]  # what was passed over is not asked for

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+from textual.app import App, ComposeResult
 
 from engine.errors import DatasetError
-from engine.events import GradientsMeasured, RunEnded
+from engine.events import GradientsMeasured, MemoryRecovered, RunEnded
+from engine.memory.allocator import AllocatorReading
 from engine.memory.gauges import MemoryReading
-from engine.memory.ledger import Holding
+from engine.memory.ledger import Holding, Part
 from engine.spec import RunSpec
-from tests.fakes import HOST_READING, ScriptedRun, events_of, metrics
+from tests.fakes import GPU_READING, HOST_READING, ScriptedRun, events_of, metrics
 from tests.tui.conftest import MakeApp, drawn, text_of, until
 from tui.app import ReslabApp
 from tui.widgets.chart import Chart
+from tui.widgets.memory import MemoryStrip
 
 
 def hold() -> ScriptedRun:
@@ -301,3 +306,58 @@ async def test_with_exit_the_app_leaves_when_the_run_ends(make_app: MakeApp, sta
     async with app.run_test() as pilot:
         await until(pilot, lambda: not app.is_running)
     assert app.return_code == code
+
+
+async def test_what_to_free_is_chosen_and_what_is_live_stays(make_app: MakeApp) -> None:
+    app = make_app()
+    ledger = app.session.ledger
+    parts: tuple[tuple[Part, int], ...] = (("parameters", 40 * 2**20), ("gradients", 40 * 2**20))
+    ledger.hold("a", object(), Holding("model", "resnet18", 1, parts[:1], live=False))
+    ledger.hold("b", object(), Holding("model", "resnet34", 2, parts[:1], live=False))
+    ledger.hold("c", object(), Holding("model", "resnet50", 3, parts, live=True))
+    async with app.run_test(size=(100, 30)) as pilot:
+        await pilot.press("2", "F")
+        await until(pilot, lambda: app.screen.is_modal)
+        await pilot.press("space", "enter")  # the live one: neither marks nor frees
+        await drawn(pilot)
+        assert app.screen.is_modal
+        assert "parameters 40.0 MiB · gradients 40.0 MiB" in text_of(app)
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: "dropped resnet34" in text_of(app))
+    assert [item.label for item in ledger.holdings()] == ["resnet50", "resnet18"]
+
+
+async def test_recovering_is_said_while_it_happens(make_app: MakeApp) -> None:
+    spec = RunSpec("digits", "resnet18", epochs=2)
+    recovered = MemoryRecovered(1, 7, "training in micro-batches of 64", 64, False, 0)
+    events = [*events_of(spec)[:4], recovered, *events_of(spec)[4:]]
+    app = make_app(ScriptedRun(events=events), specs=[spec])
+    async with app.run_test(size=(120, 36)) as pilot:
+        await until(pilot, lambda: app.live and app.live.over)
+        await drawn(pilot)
+        assert "memory ran out: training in micro-batches of 64" in text_of(app)
+
+
+async def test_the_gauge_shows_its_history_and_torchs_own_figures() -> None:
+    gpu = replace(
+        GPU_READING.gpus[0], others=(("Xorg", 2**30),), throttled="too hot", notes=("MIG",),
+        allocator=AllocatorReading(4 * 2**30, 5 * 2**30, 2**29),
+    )  # fmt: skip
+    app = StripApp()
+    async with app.run_test(size=(60, 20)) as pilot:
+        strip = app.query_one(MemoryStrip)
+        for used in (6, 12, 24):
+            strip.show(MemoryReading((replace(gpu, used_bytes=used * 2**30),), GPU_READING.host, None), ())
+        await pilot.pause()
+        shown = str(strip.content)
+    assert "▃▅█" in shown
+    assert "torch 4.0 of 5.0 reserved, 0.5 in one piece" in shown
+    assert "the driver counts what torch reserved, and its context" in shown
+    assert "1.0 GiB Xorg" in shown
+    assert "slowed down: too hot" in shown
+    assert "MIG" in shown
+
+
+class StripApp(App[None]):
+    def compose(self) -> ComposeResult:
+        yield MemoryStrip()

@@ -15,8 +15,9 @@ from textual.screen import ModalScreen, Screen
 from textual.widgets import Input, Static
 
 from engine.errors import DatasetError, SpecError
+from engine.memory.ledger import Holding
 from engine.models.registry import ModelInfo
-from engine.text import safe_text
+from engine.text import memory_size, safe_text
 from tui.text import millions, plain_content
 from tui.widgets.menu import Menu, Row
 
@@ -87,6 +88,53 @@ class Choice(ModalScreen[str | None]):
     @on(Menu.OptionSelected)
     def _take(self, event: Menu.OptionSelected) -> None:
         self.dismiss(event.option.id)
+
+
+class FreeQuestion(ModalScreen[frozenset[int] | None]):
+    """What to free, of all that is held; what a live run needs is shown and cannot be chosen."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,q", "dismiss(None)", "Back"),
+        Binding("space", "mark", "Mark"),
+    ]
+
+    def __init__(self, holdings: Sequence[Holding]) -> None:
+        super().__init__()
+        self._idle = {str(item.number) for item in holdings if not item.live}
+        self._parts = {
+            str(item.number): " · ".join(f"{name} {memory_size(num_bytes)}" for name, num_bytes in item.parts)
+            for item in holdings
+        }
+        self._rows = [
+            Row(str(item.number), (_held_name(item), memory_size(item.num_bytes), "live" if item.live else "idle"))
+            for item in holdings
+        ]
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="dialog wide"):
+            yield Static("What is in memory, the latest used first:" if self._rows else "Nothing is held in memory.")
+            yield Menu(self._rows, id="choices", always=3)
+            yield Static(id="parts", markup=False)
+            yield Static("\nspace marks · enter frees the marked, or this one · esc goes back", classes="dim")
+
+    @on(Menu.OptionHighlighted)
+    def _show_parts(self, event: Menu.OptionHighlighted) -> None:
+        self.query_one("#parts", Static).update(self._parts.get(event.option.id or "", ""))
+
+    def action_mark(self) -> None:
+        menu = self.query_one(Menu)
+        if self._rows and menu.chosen in self._idle:
+            menu.mark()
+
+    @on(Menu.OptionSelected)
+    def _take(self) -> None:
+        chosen = [name for name in self.query_one(Menu).marked_or_chosen if name in self._idle]
+        if chosen:
+            self.dismiss(frozenset(map(int, chosen)))
+
+
+def _held_name(holding: Holding) -> str:
+    return f"{holding.label} #{holding.run}" if holding.kind == "model" else holding.label
 
 
 class ModelQuestion(ModalScreen[str | None]):

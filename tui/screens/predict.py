@@ -83,7 +83,8 @@ class PredictScreen(ModalScreen[None]):
         verdict.remove_class("wrong")
         verdict.update("looking …")
         try:
-            guesses, pixels = await asyncio.to_thread(read_guesses, self.app.places, self._details, file)
+            ledger = self.app.session.ledger
+            guesses, pixels = await asyncio.to_thread(read_guesses, self.app.places, self._details, file, ledger)
         except ReslabError as error:
             verdict.update(plain_content(f"✗ {error}"))
             verdict.add_class("wrong")

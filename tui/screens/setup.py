@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -11,6 +13,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.screen import Screen
+from textual.timer import Timer
 from textual.widgets import Footer, Static
 
 from engine.datasets.registry import DATASETS, FOLDER_PREFIX, find_dataset
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
 
 _YOUR_FOLDER = "your folder …"
 _MORE = "more …"
+_REST_S = 0.3  # the cursor rests this long before a forecast is made
 _RECIPE = {name: item for name, item in settings_of(RunSpec).items() if name not in ("dataset", "model")}
 # The settings that people change most come first; the rest follows in the spec's order.
 _FIRST = ("epochs", "batch_size", "learning_rate", "optimizer", "momentum", "schedule", "stem", "weights", "image_size")
@@ -104,6 +108,7 @@ class SetupScreen(Screen[None]):
             self.query_one(f"#{name}-pane").border_title = title
         self._folders: list[str] = []
         self._more: list[str] = []
+        self._resting: Timer | None = None
         self.query_one("#datasets", Menu).focus()
         if self.app.first_spec is not None:
             self.show_spec(self.app.first_spec)
@@ -275,7 +280,28 @@ class SetupScreen(Screen[None]):
             spec = RunSpec(self.dataset, self.model, **self.recipe.values)  # type: ignore[arg-type]
         except SpecError as error:  # a recipe that another architecture took
             return [plain_content(str(error), "$warning")]
-        return plan_lines(spec, self.app.estimate(spec))
+        lines = plan_lines(spec, self.app.estimate(spec))
+        if self.app.torch_loaded:
+            known = self.app.forecasts.get(spec)
+            lines.insert(2, plain_content(known or "memory …", "" if known else "dim"))
+            if known is None:
+                self._ask_for_forecast(spec)
+        return lines
+
+    def _ask_for_forecast(self, spec: RunSpec) -> None:
+        """After the cursor has rested for a moment, in another thread."""
+        if self._resting is not None:
+            self._resting.stop()
+        self._resting = self.set_timer(_REST_S, partial(self._forecast, spec))
+
+    @work(exclusive=True, group="forecast")
+    async def _forecast(self, spec: RunSpec) -> None:
+        from tui.record import read_forecast  # SQLite: the first paint need not wait for it
+
+        self.app.forecasts[spec] = await asyncio.to_thread(
+            read_forecast, self.app.places, self.app.session.ledger, spec
+        )
+        self.show_plan()
 
 
 def plan_lines(spec: RunSpec, estimate: str) -> list[Content]:

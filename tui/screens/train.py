@@ -42,6 +42,7 @@ class TrainScreen(Screen[None]):
         Binding("p", "pause", "Pause/resume", tooltip="pause the run, or let it go on"),
         Binding("s", "stop", "Stop", tooltip="stop the run; it keeps its figures and its weights"),
         Binding("f", "free", "Free memory", tooltip="drop what no live run needs, and empty the allocator's cache"),
+        Binding("F", "choose_free", "Choose", show=False, tooltip="choose what to free, of all that is held"),
         Binding("g", "gradients", "Gradients", tooltip="gradients by depth in the memory's place, or the memory again"),
         Binding("enter", "open_run", "Open the run", tooltip="open the ended run's tables", priority=True),
     ]
@@ -148,6 +149,15 @@ class TrainScreen(Screen[None]):
         self.query_one("#freed", Static).update(plain_content("freeing …"))
         self.app.session.free_memory()
 
+    @work
+    async def action_choose_free(self) -> None:
+        from tui.screens.dialogs import FreeQuestion
+
+        numbers = await self.app.push_screen_wait(FreeQuestion(self.app.session.ledger.holdings()))
+        if numbers is not None:
+            self.query_one("#freed", Static).update(plain_content("freeing …"))
+            self.app.session.free_memory(numbers)
+
     def _draw_gradients(self, live: LiveRun) -> None:
         twin = live.twin
         self.query_one(GradientBars).show(
@@ -194,6 +204,8 @@ def _title(live: LiveRun | None) -> Content:
     number = f"run {live.run}: " if live.run is not None else ""
     why = live.refused or (live.ended.error if live.ended else None)
     title = f"{number}{live.spec.model} on {live.spec.dataset}, {live.state}"
+    if live.recovered is not None:
+        title += f" · memory ran out: {live.recovered.action}"
     return plain_content(f"{title}: {why}" if why else title, "bold")
 
 

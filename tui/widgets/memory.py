@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 
 from textual.content import Content
 from textual.widgets import Static
 
+from engine.memory.allocator import AllocatorReading
 from engine.memory.gauges import GpuReading, HostReading, MemoryReading
 from engine.memory.ledger import Holding
 from tui.text import GIB, gib, plain_content, size
+
+_LEVELS = "▁▂▃▄▅▆▇█"
+_HISTORY = 200  # readings, one a second
+_MOST_OTHERS = 2  # processes named
 
 
 class MemoryStrip(Static):
@@ -20,14 +26,19 @@ class MemoryStrip(Static):
     def __init__(self, id: str | None = None) -> None:
         super().__init__(plain_content("reading the gauges …"), id=id)
         self._shown: tuple[object, ...] = ()
+        self._history: dict[int, deque[float]] = {}  # by GPU, -1 for the host: shares in use
 
     def show(self, reading: MemoryReading, holdings: Sequence[Holding]) -> None:
         width = self.content_size.width or 28
         parts: list[Content] = []
         for gpu in reading.gpus:
-            parts += _gpu_lines(gpu, width)
+            self._remember(gpu.index, gpu.used_bytes, gpu.total_bytes)
+            parts += _gpu_lines(gpu, width, self._sparkline(gpu.index, width))
         if not reading.gpus:
-            parts += _host_lines(reading.host, width)
+            self._remember(-1, reading.host.used_bytes, reading.host.total_bytes)
+            parts += _host_lines(reading.host, width, self._sparkline(-1, width))
+            if reading.mps is not None:
+                parts += _allocator_lines(reading.mps, width, "Apple's GPU")
             parts.append(plain_content(reading.no_gpu or "no NVIDIA GPU", "dim"))
         parts += [_holding_line(holding, width) for holding in holdings]
         text = Content("\n").join(parts)
@@ -35,8 +46,20 @@ class MemoryStrip(Static):
             self._shown = key
             self.update(text)
 
+    def _remember(self, index: int, used: int | None, total: int | None) -> None:
+        if used is not None and total:
+            self._history.setdefault(index, deque(maxlen=_HISTORY)).append(used / total)
 
-def _gpu_lines(gpu: GpuReading, width: int) -> list[Content]:
+    def _sparkline(self, index: int, width: int) -> Content | None:
+        """How much was in use in the last minutes, a reading a cell, the newest at the right; from empty to full."""
+        past = list(self._history.get(index, ()))[-width:]
+        if not past:
+            return None
+        cells = "".join(_LEVELS[min(int(share * len(_LEVELS)), len(_LEVELS) - 1)] for share in past)
+        return Content.styled(cells, "$primary")
+
+
+def _gpu_lines(gpu: GpuReading, width: int, history: Content | None) -> list[Content]:
     facts = [
         f"{gpu.temperature_c} °C" if gpu.temperature_c is not None else "",
         f"{gpu.power_w:.0f} W" if gpu.power_w is not None else "",
@@ -45,16 +68,34 @@ def _gpu_lines(gpu: GpuReading, width: int) -> list[Content]:
     lines = [
         plain_content(f"GPU {gpu.index} {gpu.name}"[:width], "bold"),
         _bar(gpu.process_bytes, gpu.used_bytes, gpu.total_bytes, width),
+        *([history] if history is not None else []),
         _shares(gpu.process_bytes, gpu.others_bytes, gpu.free_bytes, width),
     ]
-    known = "  ".join(fact for fact in facts if fact)
-    return [*lines, plain_content(known, "dim")] if known else lines
+    if known := "  ".join(fact for fact in facts if fact):
+        lines.append(plain_content(known, "dim"))
+    if gpu.throttled:
+        lines.append(plain_content(f"slowed down: {gpu.throttled}", "$warning"))
+    lines += [plain_content(f"  {gib(held)} GiB {name}"[:width], "dim") for name, held in gpu.others[:_MOST_OTHERS]]
+    if gpu.allocator is not None:
+        lines += _allocator_lines(gpu.allocator, width, "torch")
+    return [*lines, *(plain_content(note, "dim") for note in gpu.notes)]
 
 
-def _host_lines(host: HostReading, width: int) -> list[Content]:
+def _allocator_lines(allocator: AllocatorReading, width: int, name: str) -> list[Content]:
+    """Why torch's figure is not the driver's, in one line where it is wide enough."""
+    given, reserved = gib(allocator.allocated_bytes), gib(allocator.reserved_bytes)
+    text = f"{name} {given} of {reserved} reserved"
+    if allocator.largest_free_bytes is not None:
+        text += f", {gib(allocator.largest_free_bytes)} in one piece"
+    why = "the driver counts what torch reserved, and its context"
+    return [plain_content(text[:width], "dim"), plain_content(why, "dim")]
+
+
+def _host_lines(host: HostReading, width: int, history: Content | None) -> list[Content]:
     return [
         plain_content("host memory", "bold"),
         _bar(host.process_bytes, host.used_bytes, host.total_bytes, width),
+        *([history] if history is not None else []),
         _shares(host.process_bytes, host.others_bytes, host.available_bytes, width),
         plain_content(f"processor {host.load_percent:.0f} % busy", "dim"),
     ]

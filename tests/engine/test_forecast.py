@@ -1,0 +1,181 @@
+"""The forecast against torch's own allocator, its words, and what earlier runs teach it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from engine.cli import main
+from engine.device import Placement
+from engine.errors import DatasetError, ModelError
+from engine.events import MemoryForecasted, MemoryRecovered, RunEnded, RunStarted
+from engine.memory.asking import ask_forecast, expected_images
+from engine.memory.calibration import Calibration
+from engine.memory.fitting import plan_run
+from engine.memory.forecast import BYTES_FIELDS, Forecast, forecast, resident_bytes
+from engine.memory.ledger import Holding, Ledger
+from engine.models.registry import MODELS, MORE_MODELS, ModelInfo, find_model
+from engine.paths import Places
+from engine.results.store import Store
+from engine.shape import DataShape
+from engine.spec import RunSpec
+from tests.benchmarks.forecasting import measure
+from tests.engine.test_datasets import make_folder
+from tests.fakes import started
+
+CPU = Placement(torch.device("cpu"), torch.float32, torch.contiguous_format, "test")
+PHOTOS = DataShape(3, 64, 64, 2)
+MIB = 2**20
+
+
+def of(spec: RunSpec, shape: DataShape = PHOTOS, **more: Any) -> Forecast:
+    return forecast(spec, shape, 0, CPU, Calibration(), **more)
+
+
+@pytest.mark.parametrize(("model", "batch", "size"), [("resnet20", 64, 28), ("resnet18", 16, 64), ("plain20", 128, 28)])
+def test_it_is_what_the_allocator_reaches(model: str, batch: int, size: int) -> None:
+    said = of(RunSpec("digits", model, batch_size=batch), DataShape(3, size, size, 10))
+    assert said.peak_bytes == pytest.approx(measure(model, batch, size), rel=0.03)
+
+
+def test_its_parts_add_up_and_are_what_they_are_called() -> None:
+    spec = RunSpec("cats-dogs", "resnet18", batch_size=16, image_size=64)
+    weights = 4 * (find_model("resnet18").num_parameters - 998 * 513)
+    said = of(spec)
+    parts = [getattr(said, name) for name in BYTES_FIELDS if name != "peak_bytes"]
+    assert sum(parts) == said.peak_bytes
+    assert weights < said.parameters_bytes < 1.01 * weights
+    assert weights <= said.optimizer_bytes < 1.01 * weights
+    assert said.activations_bytes > 0
+    adam = of(spec.replace(optimizer="adam"))
+    assert adam.optimizer_bytes == pytest.approx(2 * weights, rel=0.01)
+    assert of(spec.replace(momentum=0.0)).optimizer_bytes == 0
+    whole = forecast(spec, PHOTOS, 123 * MIB, CPU, Calibration(context_bytes=7 * MIB, workspace_bytes=5 * MIB))
+    assert whole.peak_bytes == said.peak_bytes + 135 * MIB
+    assert whole.allocator_bytes == whole.peak_bytes - 7 * MIB
+
+
+def test_more_images_and_activations_kept_take_more() -> None:
+    spec = RunSpec("cats-dogs", "resnet50", batch_size=64)
+    whole = of(spec)
+    assert of(spec, micro_batch=16).peak_bytes < whole.peak_bytes
+    assert of(spec, recompute=True).peak_bytes < 0.8 * whole.peak_bytes
+    assert of(spec.replace(weights="x", freeze="backbone")).optimizer_bytes < whole.optimizer_bytes / 100
+
+
+def test_it_draws_nothing_from_torchs_random_state() -> None:
+    before = torch.random.get_rng_state()
+    of(RunSpec("digits", "resnet32", batch_size=48))
+    assert torch.random.get_rng_state().equal(before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("info", [*MODELS, *MORE_MODELS], ids=lambda info: info.name)
+def test_every_network_is_forecast(info: ModelInfo) -> None:
+    side = info.multiple * -(-max(info.min_size, 64) // info.multiple)
+    said = of(RunSpec("digits", info.name, batch_size=4), DataShape(3, side, side, 10))
+    assert said.peak_bytes > 8 * info.num_parameters
+
+
+def with_bound(monkeypatch: pytest.MonkeyPatch, num_bytes: float) -> None:
+    monkeypatch.setenv("RESLAB_MEMORY_GIB", str(num_bytes / 2**30))
+
+
+def test_the_words_are_those_of_the_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = RunSpec("cats-dogs", "resnet18", batch_size=64)
+    peak = of(spec).peak_bytes
+    ledger = Ledger()
+
+    def words(room: float, **changes: Any) -> str:
+        with_bound(monkeypatch, room)
+        return plan_run(spec.replace(**changes), PHOTOS, 0, CPU, ledger, Calibration()).words
+
+    assert words(1.01 * peak) == "fits"
+    assert words(0.99 * peak) == "fits with micro-batches of 32"
+    assert words(0.99 * peak, on_oom="checkpoint") == "fits with activations computed twice"
+    assert words(0.99 * peak, on_oom="fail") == "will not fit"
+    assert words(20 * MIB) == "will not fit"
+    ledger.hold("old", object(), Holding("model", "resnet50", 1, (("parameters", peak // 2),), live=False))
+    assert words(1.3 * peak) == f"fits after freeing {0.2 * peak / MIB:.1f} MiB"
+
+
+@pytest.mark.parametrize("batch", [4, 64, 512])
+def test_the_largest_batch_fits_and_a_larger_one_does_not(monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
+    spec = RunSpec("cats-dogs", "resnet18", batch_size=batch)
+    room = 400 * MIB
+    with_bound(monkeypatch, room)
+    largest = plan_run(spec, PHOTOS, 0, CPU, Ledger(), Calibration()).largest_batch
+    assert largest > 100
+    assert of(spec.replace(batch_size=largest)).peak_bytes <= room
+    assert of(spec.replace(batch_size=round(1.02 * largest))).peak_bytes > room
+    with_bound(monkeypatch, 20 * MIB)
+    assert plan_run(spec, PHOTOS, 0, CPU, Ledger(), Calibration()).largest_batch == 0
+
+
+def test_what_is_asked_of_a_dataset_needs_no_images(places: Places, tmp_path: Path) -> None:
+    assert expected_images(RunSpec("mnist", "resnet18", image_size=8)) == (DataShape(1, 8, 8, 10), 70_000)
+    folder = make_folder(tmp_path / "mine", {"ant": 3, "bee": 4})
+    shape, number = expected_images(RunSpec(f"folder:{folder}", "resnet18"))
+    assert (shape, number) == (DataShape(3, 224, 224, 2), 7)
+    with pytest.raises(DatasetError):
+        expected_images(RunSpec(f"folder:{tmp_path / 'nowhere'}", "resnet18"))
+    with pytest.raises(ModelError, match="at least 63 pixels"):
+        ask_forecast(RunSpec("mnist", "alexnet"), places, Ledger())
+    plan = ask_forecast(RunSpec("mnist", "resnet20"), places, Ledger())
+    assert plan.forecast is not None
+    assert plan.forecast.dataset_bytes == resident_bytes(70_000, DataShape(1, 28, 28, 10))
+
+
+def test_the_command_prints_it_and_its_exit_code_says_whether_it_fits(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reslab(*words: str) -> tuple[int, str]:
+        code = main(words, lambda *arguments: 0)
+        return code, capsys.readouterr().out
+
+    code, out = reslab("forecast", "digits", "resnet18", "--batch-size", "64", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert set(BYTES_FIELDS) <= found.keys()
+    assert found["peak_bytes"] == sum(found[name] for name in BYTES_FIELDS if name != "peak_bytes")
+    assert found["verdict"] == "fits"
+    with_bound(monkeypatch, 30 * MIB)
+    code, out = reslab("forecast", "digits", "resnet18")
+    assert code == 1
+    assert "will not fit: 30.0 MiB can be had" in out
+
+
+def record(store: Store, device: str, said: MemoryForecasted, peak: int, context: int | None) -> None:
+    spec = RunSpec("digits", "resnet18")
+    number = store.create_run(spec)
+    event = started(spec, number)
+    resolved = event.resolved.__class__(**{**_fields(event.resolved), "device_name": device})
+    store.record(RunStarted(**{**_fields(event), "resolved": resolved}))
+    store.record(MemoryForecasted(**{**_fields(said), "run": number}))
+    store.record(MemoryRecovered(number, 3, "training in micro-batches of 64", 64, False, 10))
+    store.record(RunEnded(number, "completed", None, None, 1.0, None, 1, None, peak, context))
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return {name: getattr(value, name) for name in value.__dataclass_fields__}
+
+
+def test_runs_on_a_gpu_teach_the_next_forecast_there(places: Places) -> None:
+    said = MemoryForecasted(0, 900 * MIB, 100 * MIB, 0, 0, 300 * MIB, 0, 50 * MIB, 450 * MIB, None, 0)
+    with Store(places.database) as store:
+        for extra, context in ((90, 500), (110, 520), (400, 510)):
+            record(store, "NVIDIA Test", said, (400 + extra) * MIB, context * MIB)
+        record(store, "a processor", said, 77 * MIB, None)
+        assert store.calibration("NVIDIA Test") == Calibration(510 * MIB, 110 * MIB, 3)
+        assert store.calibration("a processor") is None
+        assert store.calibration("another") is None
+        details = store.details(1)
+    assert details.memory.forecast is not None
+    assert details.memory.forecast.peak_bytes == 900 * MIB
+    assert (details.memory.peak_bytes, details.memory.micro_batch) == (490 * MIB, 64)
+    assert details.intact
+    assert details.caveat == "trained in micro-batches of 64: batch-norm statistics differ"
