@@ -10,6 +10,9 @@ import pytest
 
 from engine.paths import Places
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: two threads in each would only wait
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-screens", action="store_true", help="store the screens as they are now")

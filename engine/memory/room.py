@@ -60,3 +60,13 @@ def free_bytes(device: torch.device) -> int:
     import psutil
 
     return int(psutil.virtual_memory().available)
+
+
+def bound_gpu(device: torch.device) -> None:
+    """Let torch's allocator on a GPU keep to the bound that a person set, if there is one."""
+    bound = memory_bound()
+    if device.type == "cuda" and bound is not None:
+        import torch
+
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(bound / total, 1.0), device)

@@ -22,7 +22,7 @@ from engine.memory.calibration import Calibration
 from engine.memory.fitting import fit_run
 from engine.memory.forecast import BYTES_FIELDS, Forecast
 from engine.memory.ledger import Holding, Ledger, Part
-from engine.memory.room import free_bytes, images_fit, room_bytes
+from engine.memory.room import bound_gpu, free_bytes, images_fit, room_bytes
 from engine.memory.shortage import ran_out
 from engine.models.building import fetch_imagenet_weights
 from engine.models.registry import choose_stem, describe_changes, find_model
@@ -108,6 +108,7 @@ def set_up(
         MemoryShortageError: the network alone does not fit.
         LoadingStopped: `control` asked for a stop.
     """
+    bound_gpu(placement.device)
     key = (*data_key(spec), str(places.data), str(placement.device))
     data: ImageData | None = ledger.get(key)
     if data is None:

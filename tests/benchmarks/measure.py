@@ -121,12 +121,29 @@ def gradients(num_pairs: int = 6) -> None:
     _report("gradients", "images/s", pairs, ("measured", "left alone"))
 
 
+def gauges(num_pairs: int = 200) -> None:
+    """Processor time of one reading of all gauges, of which the app makes one a second, against reading the clock."""
+    from engine.memory.gauges import Gauges
+
+    opened = Gauges()
+
+    def milliseconds(work: Callable[[], object]) -> float:
+        began = time.thread_time()
+        work()
+        return 1000 * (time.thread_time() - began)
+
+    milliseconds(opened.read)
+    pairs = [(milliseconds(opened.read), milliseconds(time.time)) for _ in range(num_pairs)]
+    _report("gauges", "ms", pairs, ("a reading", "the clock"))
+
+
 BENCHMARKS: dict[str, Callable[..., None]] = {
     "first-paint": first_paint,
     "app-speed": app_speed,
     "help": help_time,
     "chart": chart,
     "gradients": gradients,
+    "gauges": gauges,
 }
 
 

@@ -286,9 +286,19 @@ def test_where_nothing_helps_the_run_says_what_is_missing_and_the_next_one_train
     assert of(list(run(SPEC, lab, RunControl())), RunEnded)[0].status == "completed"
 
 
+def test_a_run_that_shall_rather_fail_does_so_at_the_second_failure(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing_steps(monkeypatch, {2: [5], 3: [5]})
+    end = of(list(run(SPEC.replace(on_oom="fail"), Lab(places), RunControl())), RunEnded)[0]
+    assert (end.status, end.steps) == ("failed", 0)
+    assert "a step with 128 images does not fit" in end.error
+    assert "choose a smaller image size or network" in end.error
+
+
 def live_tensors() -> Iterator[Tensor]:
     gc.collect()
-    return (item for item in gc.get_objects() if isinstance(item, Tensor))
+    return (item for item in gc.get_objects() if issubclass(type(item), Tensor))
 
 
 def live_bytes() -> int:

@@ -241,17 +241,6 @@ def test_a_failure_is_told_in_one_sentence_and_logged_in_full(places: Places, mo
         assert store.details(end.run).record.error == end.error
 
 
-def test_running_out_of_memory_says_what_to_do(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
-    def explode(images: Any) -> Any:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-
-    poison(monkeypatch, 1, explode)
-    end = ended(collect(SPEC.replace(on_oom="fail"), places))
-    assert end.status == "failed"
-    assert "an allocation of 2.0 GiB failed" in str(end.error)
-    assert "choose a smaller image size or network" in str(end.error)
-
-
 def test_a_run_whose_iterator_is_closed_is_recorded_as_stopped(places: Places) -> None:
     events = run(SPEC, Lab(places), RunControl())
     for event in events:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from rich.cells import cell_len, set_cell_size
 from rich.color import Color
 from rich.segment import Segment
 from rich.style import Style
@@ -22,6 +23,7 @@ from engine.text import percent, safe_text
 _SHADES = " ·░▒▓█"  # told apart without colour
 _GROUND = (18, 18, 18)
 _RIGHT, _WRONG = (0, 114, 178), (213, 94, 0)  # Okabe and Ito's blue and vermillion
+_CORNER = "true ╲ as"
 _LABEL = 14  # cells at most for the name of a class
 
 
@@ -85,7 +87,7 @@ class ConfusionMap(Widget, can_focus=True):
 
     @property
     def _label_width(self) -> int:
-        return min(max(map(len, self._names), default=0), _LABEL) + 1
+        return min(max(*map(cell_len, self._names), len(_CORNER)), _LABEL) + 1
 
     @property
     def _cell_width(self) -> int:
@@ -114,7 +116,7 @@ class ConfusionMap(Widget, can_focus=True):
         return Strip([Segment(self._words() if y == self.size.height - 1 else "", base + Style(bold=True))])
 
     def _header(self, columns: range, width: int, base: Style) -> Strip:
-        corner = "true ╲ as".ljust(self._label_width)[: self._label_width]
+        corner = _CORNER.ljust(self._label_width)
         if width > 2:
             texts = [safe_text(self._names[column], width - 1).rjust(width) for column in columns]
             return Strip([Segment(corner + "".join(texts), base + Style(dim=True))])
@@ -127,7 +129,7 @@ class ConfusionMap(Widget, can_focus=True):
 
     def _row(self, row: int, columns: range, width: int, base: Style) -> Strip:
         chosen = row == self.cursor[0]
-        name = safe_text(self._names[row], self._label_width - 1).ljust(self._label_width)
+        name = set_cell_size(safe_text(self._names[row], self._label_width - 1), self._label_width)
         segments = [Segment(name, base + Style(bold=chosen))]
         for column in columns:
             count, share = self._counts[row][column], self._counts[row][column] / self._totals[row]

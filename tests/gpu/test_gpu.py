@@ -1,0 +1,155 @@
+"""What only a GPU can show. Skipped where there is none."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from engine.control import RunControl
+from engine.device import choose_placement
+from engine.events import Event, MemoryForecasted, MemoryRecovered, RunEnded, RunStarted, StepsCompleted
+from engine.memory.calibration import Calibration
+from engine.memory.forecast import forecast
+from engine.memory.freeing import free_memory
+from engine.memory.gauges import Gauges
+from engine.paths import Places
+from engine.results.store import Store
+from engine.runs import Lab, run
+from engine.shape import DataShape
+from engine.spec import RunSpec
+from engine.training.gradients import Gradients
+from engine.training.learner import build_learner
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no NVIDIA GPU"),
+]
+SPEC = RunSpec("digits", "resnet18", epochs=2)
+
+
+def events_of(spec: RunSpec, lab: Lab) -> list[Event]:
+    return list(run(spec, lab, RunControl()))
+
+
+def end_of(events: list[Event]) -> RunEnded:
+    assert isinstance(events[-1], RunEnded)
+    return events[-1]
+
+
+@pytest.fixture(autouse=True)
+def _clean() -> Iterator[None]:
+    yield
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_it_trains_and_learns(places: Places, dtype: str) -> None:
+    events = events_of(SPEC.replace(epochs=10, dtype=dtype), Lab(places))
+    end = end_of(events)
+    assert end.status == "completed"
+    assert end.final is not None
+    assert end.final.accuracy > 0.85
+    (started,) = (event for event in events if isinstance(event, RunStarted))
+    assert (started.resolved.device, started.resolved.dtype) == ("cuda:0", dtype)
+    assert started.resolved.memory_format == "channels_last"
+
+
+def test_deterministic_runs_are_identical(places: Places) -> None:
+    losses = [
+        [loss for event in events_of(SPEC.replace(deterministic=True), Lab(places)) if isinstance(event, StepsCompleted)
+         for loss in event.losses]
+        for _ in range(2)
+    ]  # fmt: skip
+    assert losses[0] == losses[1]
+
+
+def test_a_diverged_run_keeps_the_state_before_it(places: Places) -> None:
+    end = end_of(events_of(SPEC.replace(learning_rate=1000.0, epochs=5), Lab(places)))
+    assert end.status == "diverged"
+
+
+def test_the_gauges_read_this_card() -> None:
+    held = torch.empty(2**28, dtype=torch.uint8, device="cuda")
+    gpu = Gauges().read().gpus[0]
+    assert gpu.total_bytes
+    assert gpu.used_bytes is not None
+    assert gpu.used_bytes >= held.nbytes
+    assert gpu.allocator is not None
+    assert gpu.allocator.allocated_bytes >= held.nbytes
+    assert gpu.allocator.reserved_bytes >= gpu.allocator.allocated_bytes
+
+
+def test_the_ledger_agrees_with_the_allocator(places: Places) -> None:
+    before = torch.cuda.memory_allocated()
+    lab = Lab(places)
+    events = run(SPEC.replace(model="resnet50"), lab, RunControl())
+    for event in events:
+        if isinstance(event, StepsCompleted):
+            break
+    assert lab.ledger.num_bytes == pytest.approx(torch.cuda.memory_allocated() - before, rel=0.02)
+    events.close()
+
+
+@pytest.mark.parametrize(
+    ("model", "batch", "size"), [("resnet18", 64, 64), ("resnet50", 32, 64), ("resnet20", 128, 28)]
+)
+def test_the_forecast_is_what_the_allocator_reaches(model: str, batch: int, size: int) -> None:
+    spec, shape = RunSpec("digits", model, batch_size=batch, dtype="float32"), DataShape(3, size, size, 10)
+    placement = choose_placement(spec)
+    gc.collect()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    learner = build_learner(spec, shape, ((0.5,) * 3, (0.5,) * 3), placement)
+    gradients = Gradients(0, learner.model)
+    for number in range(2):
+        pixels = torch.zeros(batch, 3, size, size, dtype=torch.uint8, device=placement.device)
+        learner.compute_gradients((pixels, torch.zeros(batch, dtype=torch.int64, device=placement.device)), 1, number)
+        gradients.around(learner.optimizer.step, number)
+    peak = torch.cuda.max_memory_allocated() - before
+    assert forecast(spec, shape, 0, placement, Calibration()).allocator_bytes == pytest.approx(peak, rel=0.1)
+
+
+def test_freeing_gives_back_what_it_says(places: Places) -> None:
+    lab = Lab(places)
+    events_of(SPEC.replace(model="resnet50"), lab)
+    reserved = torch.cuda.memory_reserved()
+    freed = free_memory(lab.ledger, gauges=Gauges())
+    assert freed.kept == ()
+    assert freed.allocator_bytes == reserved - torch.cuda.memory_reserved()
+    assert freed.allocator_bytes > 90 * 2**20
+
+
+def test_ten_runs_with_a_bound_finish_by_themselves(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESLAB_MEMORY_GIB", "0.4")
+    lab = Lab(places)
+    for number in range(10):
+        spec = SPEC.replace(model=("resnet18", "resnet34")[number % 2], epochs=1, batch_size=128)
+        events = events_of(spec, lab)
+        assert end_of(events).status == "completed"
+        assert any(isinstance(event, MemoryForecasted) for event in events)
+    assert torch.cuda.memory_allocated() < 0.4 * 2**30
+
+
+def test_a_real_failure_is_recovered_from(places: Places) -> None:
+    """The allocator is given less than a step needs, behind the forecast's back."""
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(0.35 * 2**30 / total)
+    events = events_of(RunSpec("digits", "resnet18", epochs=1, batch_size=1024, image_size=32), Lab(places))
+    assert end_of(events).status == "completed"
+    assert any(isinstance(event, MemoryRecovered) and event.micro_batch for event in events)
+
+
+def test_a_run_teaches_the_next_forecast(places: Places) -> None:
+    events_of(SPEC.replace(epochs=1), Lab(places))
+    with Store(places.database) as store:
+        memory = store.details(1).memory
+        found = store.calibration(torch.cuda.get_device_name(0))
+    assert memory.peak_bytes
+    if memory.context_bytes is not None:  # NVML may hide it, as in a container
+        assert found is not None
+        assert found.num_runs == 1
