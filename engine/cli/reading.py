@@ -111,13 +111,14 @@ def compare_runs(
         compared = store.compared(runs)
     found = compare(compared, pairs)
     records = [details.record for details, _ in compared]
+    parts = [details.memory.micro_batch for details, _ in compared]
     groups = [group for group in group_by_seed(records) if len(group.runs) > 1]
     between = [compare_groups(a, b) for a, b in combinations(groups, 2)]
     if as_json:
         first: dict[str, Any] = plain(found.verdicts[0]) if len(found.verdicts) == 1 else {"verdict": found.no_verdict}
         print_json({**first, **plain(found), "groups": plain(groups), "group_verdicts": plain(between)})
         return 0
-    rows = [tuple(map(safe_text, row)) for row in comparison_rows(records, found.no_verdict is None)]
+    rows = [tuple(map(safe_text, row)) for row in comparison_rows(records, found.no_verdict is None, parts)]
     print(columns(rows, right=range(1, len(rows[0]))))
     if found.differing:
         rows = [tuple(safe_text(cell, 40) for cell in row) for row in differing_rows(found.differing)]

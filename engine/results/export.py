@@ -47,6 +47,7 @@ def details_as_json(details: RunDetails) -> dict[str, Any]:
         "epochs": plain(details.epochs),
         "evaluations": plain(details.evaluations),
         "weights": plain(details.weights),
+        "memory": plain(details.memory),
         "intact": details.intact,
     }
 

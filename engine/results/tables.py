@@ -35,15 +35,20 @@ def result_table(details: RunDetails) -> list[tuple[str, ...]]:
     """The final table: untrained and trained on the test set, and beside them the last validation, if there was one."""
     record = details.record
     val = [item for item in details.evaluations if item.split == "val"]
+    part = details.memory.micro_batch
+    trained = f"trained, parts of {part}" if part is not None else "trained"
     if not val:
-        return [("", "untrained", "trained"), *metric_rows(record.untrained, record.final)]
-    head = ("", "untrained", "trained", f"validation, epoch {val[-1].epoch}")
+        return [("", "untrained", trained), *metric_rows(record.untrained, record.final)]
+    head = ("", "untrained", trained, f"validation, epoch {val[-1].epoch}")
     return [head, *metric_rows(record.untrained, record.final, val[-1].metrics)]
 
 
-def comparison_rows(records: Sequence[RunRecord], same_images: bool) -> list[tuple[str, ...]]:
+def comparison_rows(
+    records: Sequence[RunRecord], same_images: bool, micro_batches: Sequence[int | None] = ()
+) -> list[tuple[str, ...]]:
     """Metrics as rows, runs as columns. Where all were tested on the `same_images` the best value is marked, and for
     two runs the second's difference stands beside them, in points; between other runs neither would mean anything.
+    Where any was trained in parts of batches, `micro_batches` has their sizes.
     """
     two = same_images and len(records) == 2
     rows = [("", *(f"{record.model} #{record.run}" for record in records), *(("difference",) if two else ()))]
@@ -54,6 +59,8 @@ def comparison_rows(records: Sequence[RunRecord], same_images: bool) -> list[tup
     rows.append(("loss", *_marked(losses, same_images and min, lambda value: f"{value:.4f}"), *(("",) if two else ())))
     rows.append(("images/s", *(_whole(record.train_images_per_s) for record in records), *(("",) if two else ())))
     rows.append(("time", *(duration(record.elapsed_s) for record in records), *(("",) if two else ())))
+    if any(micro_batches):
+        rows.append(("batches in parts of", *(str(size or "whole") for size in micro_batches), *(("",) if two else ())))
     return rows
 
 

@@ -29,6 +29,7 @@ from engine.memory.freeing import free_memory
 from engine.memory.shortage import asked_bytes, ran_out
 from engine.paths import Places
 from engine.results.store import Store
+from engine.results.tables import comparison_rows, facts, result_table
 from engine.runs import Lab, run
 from engine.shape import DataShape
 from engine.spec import RunSpec
@@ -226,6 +227,9 @@ def test_where_whole_batches_do_not_fit_they_are_cut_and_the_run_is_marked(
         details = store.details(1)
     assert details.memory.micro_batch == 32
     assert details.intact
+    assert result_table(details)[0] == ("", "untrained", "trained, parts of 32")
+    assert ("note", "trained in micro-batches of 32: batch-norm statistics differ") in facts(details, places.home)
+    assert comparison_rows([details.record] * 2, True, [32, None])[-1] == ("batches in parts of", "32", "whole", "")
 
 
 @pytest.mark.parametrize("micro_batch", [2, 5, 16, 31])

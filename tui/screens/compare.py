@@ -102,7 +102,8 @@ class CompareScreen(Screen[None]):
 
     def _show(self, details: Sequence[RunDetails], found: Comparison, between: Sequence[GroupVerdict]) -> None:
         records = [item.record for item in details]
-        table = columns_text(comparison_rows(records, same_images=found.no_verdict is None))
+        parts = [item.memory.micro_batch for item in details]
+        table = columns_text(comparison_rows(records, found.no_verdict is None, parts))
         self.query_one("#metric-table", Static).update(table)
         differing = [("differs", *(f"#{record.run}" for record in records)), *differing_rows(found.differing)]
         text = columns_text(differing) if found.differing else "no setting differs"
