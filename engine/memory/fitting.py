@@ -109,6 +109,7 @@ def _plan(
         while micro_batch > LEAST_PART:
             micro_batch = max(-(-micro_batch // 2), LEAST_PART)
             part = forecast(spec, shape, dataset_bytes, placement, calibration, micro_batch)
+            whole = part
             if part.allocator_bytes <= room:
                 return Plan("micro-batches", part, room, dropped, micro_batch, largest_batch=largest)
     return Plan("not", whole, room, dropped, largest_batch=largest)

@@ -5,6 +5,7 @@ Whatever outlives a run is held here and nowhere else, so that dropping it here 
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
@@ -117,4 +118,5 @@ class Ledger:
                 if oldest is None:
                     break
                 dropped.append(self._entries.pop(oldest).holding)
+            gc.collect()  # a network may refer to itself, and lives until this
         return tuple(dropped)

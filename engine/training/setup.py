@@ -19,7 +19,7 @@ from engine.device import Placement, describe
 from engine.errors import MemoryShortageError
 from engine.events import DatasetProgressed, MemoryForecasted, RunStarted
 from engine.memory.calibration import Calibration
-from engine.memory.fitting import fit_run
+from engine.memory.fitting import Plan, fit_run
 from engine.memory.forecast import BYTES_FIELDS, Forecast
 from engine.memory.ledger import Holding, Ledger, Part
 from engine.memory.room import bound_gpu, free_bytes, images_fit, room_bytes
@@ -105,7 +105,7 @@ def set_up(
 
     Raises:
         DatasetError, ModelError: the images or the weights are not to be had.
-        MemoryShortageError: the network alone does not fit.
+        MemoryShortageError: the network alone does not fit, or on a host whatever is tried.
         LoadingStopped: `control` asked for a stop.
     """
     bound_gpu(placement.device)
@@ -119,6 +119,8 @@ def set_up(
     if spec.weights == "imagenet":
         yield from _told(fetch_imagenet_weights(spec.model, control), run, f"weights of {spec.model}")
     plan = fit_run(spec, data.shape, data.resident_bytes, placement, ledger, calibration)
+    if plan.fit == "not" and placement.device.type == "cpu":
+        raise MemoryShortageError(_will_not_fit(spec, plan, ledger))
     learner = _build(spec, data, placement, ledger)
     ledger.hold(("model", run), learner.model, Holding("model", spec.model, run, _parts(learner), live=True))
     recovery = Recovery(run, learner, ledger)
@@ -155,6 +157,17 @@ def _build(spec: RunSpec, data: ImageData, placement: Placement, ledger: Ledger)
             f"memory ran out on {placement.device} while {spec.model} was built, {free} are free; choose a smaller "
             "network, or free what others hold"
         ) from None
+
+
+def _will_not_fit(spec: RunSpec, plan: Plan, ledger: Ledger) -> str:
+    """On a host an allocation does not fail: the system ends the process. So such a run is not begun."""
+    assert plan.forecast is not None
+    held = [f"{item.label} #{item.run} {memory_size(item.num_bytes)}" for item in ledger.holdings()]
+    return (
+        f"{spec.model} will not fit: it needs {memory_size(plan.forecast.peak_bytes)} with {plan.forecast.batch_size} "
+        f"images at once, {memory_size(plan.room_bytes)} can be had, held are {', '.join(held)}; choose a smaller "
+        "image size, batch size or network, or free what others hold"
+    )
 
 
 def release(setup: Setup | None) -> None:

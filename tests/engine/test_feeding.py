@@ -15,6 +15,7 @@ from engine.datasets.feeding import feed
 from engine.datasets.images import Split
 from engine.errors import SpecError
 from engine.events import Evaluated, RunStarted, StepsCompleted
+from engine.memory import room
 from engine.memory.room import memory_bound
 from engine.paths import Places
 from engine.runs import Lab, run
@@ -93,8 +94,8 @@ def test_a_run_on_streamed_images_is_the_run_on_resident_ones(
     folder = photographs(tmp_path / "pictures")
     spec = RunSpec(f"folder:{folder}", "resnet20", epochs=2, batch_size=16, flip=True, val_share=0.2)
     found = {}
-    for bound in ("4", "0.0001"):  # 0.1 MiB, and the images take 0.18
-        monkeypatch.setenv("RESLAB_MEMORY_GIB", bound)
+    for share in (0.5, 0.0):  # of the room, for the images
+        monkeypatch.setattr(room, "_SHARE_FOR_IMAGES", share)
         events = list(run(spec, Lab(places), RunControl()))
         started = next(event for event in events if isinstance(event, RunStarted))
         losses = [loss for event in events if isinstance(event, StepsCompleted) for loss in event.losses]

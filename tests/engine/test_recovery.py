@@ -290,12 +290,24 @@ def test_where_nothing_helps_the_run_says_what_is_missing_and_the_next_one_train
     assert of(list(run(SPEC, lab, RunControl())), RunEnded)[0].status == "completed"
 
 
+def test_a_run_that_will_not_fit_into_the_hosts_memory_is_not_begun(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There an allocation would not fail: the system would end the process."""
+    monkeypatch.setenv("RESLAB_MEMORY_GIB", str(2 / 1024))
+    end = of(list(run(SPEC, Lab(places), RunControl())), RunEnded)[0]
+    assert (end.status, end.steps) == ("failed", 0)
+    assert "resnet20 will not fit: it needs" in end.error
+    assert "with 2 images at once, 2.0 MiB can be had, held are digits" in end.error
+
+
 def test_a_run_that_shall_rather_fail_does_so_at_the_second_failure(
     places: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failing_steps(monkeypatch, {2: [5], 3: [5]})
     end = of(list(run(SPEC.replace(on_oom="fail"), Lab(places), RunControl())), RunEnded)[0]
-    assert (end.status, end.steps) == ("failed", 0)
+    assert end.status == "failed"
+    assert end.steps <= 1  # the second was not made
     assert "a step with 128 images does not fit" in end.error
     assert "choose a smaller image size or network" in end.error
 
