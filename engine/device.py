@@ -80,10 +80,10 @@ def _choose_device(asked: str) -> tuple[torch.device, str]:
     if asked == "mps" and not has_mps:
         raise DeviceError("device mps is not to be had: it needs an Apple GPU; choose device auto or cpu")
     if asked != "auto":
-        return torch.device("cuda", 0) if asked == "cuda" else torch.device(asked), "asked for"
+        return torch.device(asked) if asked == "cpu" else torch.device(asked, 0), "asked for"
     if has_cuda:
         return torch.device("cuda", 0), "the first CUDA GPU"
-    return (torch.device("mps"), "Apple's GPU") if has_mps else (torch.device("cpu"), why_no_cuda())
+    return (torch.device("mps", 0), "Apple's GPU") if has_mps else (torch.device("cpu"), why_no_cuda())
 
 
 def why_no_cuda() -> str:

@@ -14,6 +14,7 @@ from engine.datasets.batches import Preparation
 from engine.datasets.decoding import decode
 from engine.errors import CheckpointError, DatasetError
 from engine.memory.ledger import Ledger
+from engine.memory.shortage import unless_memory_runs_out
 from engine.models.building import build_model
 from engine.paths import Places
 from engine.results.records import RunDetails
@@ -61,8 +62,9 @@ def predict(
         model = _from_disk(details, places, DataShape(channels, height, width, len(names)))
     device = next(model.parameters()).device
     prepare = Preparation.build(tuple(started["mean"]), tuple(started["std"]), device)
-    with torch.inference_mode():
-        confidences = model.eval()(prepare(images.to(device))).float().softmax(dim=1).cpu()
+    confidences = unless_memory_runs_out(lambda: _confidences(model, prepare, images.to(device)))
+    if confidences is None:
+        raise DatasetError(f"there is no memory for it on {device} now; free some, or wait for the live run")
     values, classes = confidences.topk(min(_TOP, len(names)))
     return [
         ImageGuesses(str(file), tuple(Guess(names[c], v) for c, v in zip(chosen, shares, strict=True)))
@@ -70,21 +72,29 @@ def predict(
     ]
 
 
+def _confidences(model: nn.Module, prepare: Preparation, images: Tensor) -> Tensor:
+    with torch.inference_mode():
+        confidences: Tensor = model.eval()(prepare(images)).float().softmax(dim=1).cpu()
+        return confidences
+
+
 def _from_disk(details: RunDetails, places: Places, shape: DataShape) -> nn.Module:
     assert details.weights is not None
     path = places.run_folder(details.record.run) / details.weights.file
     state = load_checkpoint(path, details.weights.sha256).model
     spec = RunSpec.from_mapping({**details.record.spec, "weights": "random", "freeze": "none", "backbone_rate": 1.0})
-    model = build_model(spec, shape)
+    model = build_model(spec, shape, seeded=False)  # a live run may be drawing from the same global state
     model.load_state_dict(state)
+    if hasattr(model, "transform_input"):  # GoogLeNet and Inception take pixels as their first weights did
+        model.transform_input = details.record.spec.get("weights", "random") != "random" and shape.channels == 3  # type: ignore[assignment]
     return model
 
 
 def _read(file: Path, channels: int, height: int, width: int) -> Tensor:
     try:
         data = file.expanduser().read_bytes()
-    except OSError as error:
-        raise DatasetError(f"cannot read {file} ({error.strerror}); expected an image") from None
+    except (OSError, RuntimeError) as error:  # RuntimeError: ~ of a person that there is not
+        raise DatasetError(f"cannot read {file} ({error}); expected an image") from None
     found = decode(data, height if height == width else None, channels)
     if isinstance(found, str):
         raise DatasetError(f"{file} is not usable: {found}; expected an image such as a JPEG or PNG")

@@ -126,6 +126,7 @@ class ReslabApp(App[None]):
         if not self.session.start(spec):
             self.tell("a run is live: wait for it, or stop it with s on Train", "warning")
             return
+        self.forecasts.clear()
         self.live = LiveRun(spec, before=self.live)
         if show:
             self.switch_mode("train")

@@ -70,15 +70,15 @@ class Preparation:
         """(N, C, H, W) uint8 to float32, (x / 255 - mean) / std."""
         return torch.addcmul(self.shift, images.float(), self.scale).contiguous(memory_format=self.memory_format)
 
-    def augmented(self, images: Tensor, seed: int, epoch: int, step: int) -> Tensor:
-        """As `__call__`, each image mirrored and shifted on its own; `step` counts within the epoch."""
+    def augment(self, images: Tensor, seed: int, epoch: int, step: int) -> Tensor:
+        """uint8 to uint8, each image mirrored and shifted on its own; `step` counts within the epoch."""
         if self.flip or self.crop_padding:
             draws = generator(seed, epoch, step)
             if self.crop_padding:
                 images = random_crop(images, self.crop_padding, draws)
             if self.flip:
                 images = random_flip(images, draws)
-        return self(images)
+        return images
 
 
 def random_flip(images: Tensor, draws: torch.Generator) -> Tensor:

@@ -5,14 +5,17 @@ Either way a batch is the same pixels in the same order, so a run does not depen
 
 from __future__ import annotations
 
+import gc
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from engine.datasets.images import Split
+from engine.memory.freeing import empty_caches
+from engine.memory.shortage import unless_memory_runs_out
 
 _AHEAD = 3  # batches read and waiting: enough to hide one slow read, little enough to hold
 
@@ -37,7 +40,17 @@ def feed(
         order = order.to(device)
         for start, stop in bounds:
             chosen = order[start:stop]
-            yield split.images[chosen], split.labels[chosen]
+            yield _again(lambda chosen=chosen: (split.images[chosen], split.labels[chosen]))  # type: ignore[misc]
+
+
+def _again(work: Callable[[], Batch]) -> Batch:
+    """Do `work`; where memory runs out, empty the caches and do it once more. A generator that raised is at its end."""
+    done = unless_memory_runs_out(work)
+    if done is not None:
+        return done
+    gc.collect()
+    empty_caches()
+    return work()
 
 
 def _read_ahead(
@@ -75,7 +88,7 @@ def _read_ahead(
             if isinstance(item, Exception):
                 raise item
             images, labels = item
-            yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+            yield _again(lambda i=images, n=labels: (i.to(device, non_blocking=True), n.to(device, non_blocking=True)))  # type: ignore[misc]
     finally:
         closed.set()
         reader.join()

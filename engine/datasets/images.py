@@ -57,8 +57,12 @@ class Split:
 
     def to(self, device: torch.device) -> Split:
         """All of it in the memory of `device`."""
-        images = self.images if self.rows is None else self.images[self.rows]
-        return Split(images.to(device), self.labels.to(device))
+        if self.rows is None:
+            return Split(self.images.to(device), self.labels.to(device))
+        images = torch.empty((len(self), *self.images.shape[1:]), dtype=torch.uint8, device=device)
+        for start, chunk in zip(range(0, len(self), _CHUNK), self.chunks(_CHUNK), strict=True):
+            images[start : start + _CHUNK] = chunk  # never all of it in the host's memory as well
+        return Split(images, self.labels.to(device))
 
     def chunks(self, size: int) -> Iterator[Tensor]:
         """The images, `size` at a time."""

@@ -75,14 +75,14 @@ def fit_run(
 
     try:
         whole = forecast(spec, shape, dataset_bytes, placement, calibration)
+        dropped = sum(item.num_bytes for item in ledger.make_room(lambda: whole.allocator_bytes <= room()))
+        return _plan(spec, shape, dataset_bytes, placement, calibration, room(), 0, dropped)
     except ReslabError:
         raise
     except Exception:  # the forecast stands on what torch does not promise
         _log.warning("no memory forecast for %s", spec.model, exc_info=True)
-        dropped = ledger.drop_idle()
-        return Plan("unknown", None, room(), sum(item.num_bytes for item in dropped))
-    dropped = ledger.make_room(lambda: whole.allocator_bytes <= room())
-    return _plan(spec, shape, dataset_bytes, placement, calibration, room(), 0, sum(item.num_bytes for item in dropped))
+    dropped = sum(item.num_bytes for item in ledger.drop_idle())
+    return Plan("unknown", None, room(), dropped)
 
 
 def _plan(
@@ -100,19 +100,18 @@ def _plan(
     if whole.allocator_bytes <= room + idle:
         return Plan("after freeing", whole, room, whole.allocator_bytes - room, largest_batch=largest)
     room += idle
-    if spec.on_oom == "checkpoint":
-        twice = forecast(spec, shape, dataset_bytes, placement, calibration, recompute=True)
-        if twice.allocator_bytes <= room:
-            return Plan("recomputing", twice, room, dropped, recompute=True, largest_batch=largest)
-    elif spec.on_oom == "micro-batch":
-        micro_batch = spec.batch_size
-        while micro_batch > LEAST_PART:
-            micro_batch = max(-(-micro_batch // 2), LEAST_PART)
-            part = forecast(spec, shape, dataset_bytes, placement, calibration, micro_batch)
-            whole = part
-            if part.allocator_bytes <= room:
-                return Plan("micro-batches", part, room, dropped, micro_batch, largest_batch=largest)
-    return Plan("not", whole, room, dropped, largest_batch=largest)
+    recompute = spec.on_oom == "checkpoint"
+    if recompute:
+        whole = forecast(spec, shape, dataset_bytes, placement, calibration, recompute=True)
+        if whole.allocator_bytes <= room:
+            return Plan("recomputing", whole, room, dropped, recompute=True, largest_batch=largest)
+    micro_batch = spec.batch_size
+    while spec.on_oom != "fail" and micro_batch > LEAST_PART:
+        micro_batch = max(-(-micro_batch // 2), LEAST_PART)
+        whole = forecast(spec, shape, dataset_bytes, placement, calibration, micro_batch, recompute)
+        if whole.allocator_bytes <= room:
+            return Plan("micro-batches", whole, room, dropped, micro_batch, recompute, largest_batch=largest)
+    return Plan("not", whole, room, dropped, micro_batch, recompute, largest_batch=largest)
 
 
 def largest_batch(of_batch: Callable[[int], Forecast], batch_size: int, room: int) -> int:

@@ -86,12 +86,11 @@ def forecast(
     Raises:
         ModelError: the network cannot take such images.
     """
-    batch_size = min(micro_batch or spec.batch_size, spec.batch_size)
-    changes = {**_IRRELEVANT, "weights": "random", "freeze": "none", "backbone_rate": 1.0, "batch_size": batch_size}
+    changes = {**_IRRELEVANT, "weights": "random", "freeze": "none", "backbone_rate": 1.0}
     frozen = spec.freeze == "backbone"
     # fmt: off
     found = _of_step(spec.replace(**changes), shape, placement.dtype, evaluation_batch(spec.batch_size, shape), frozen,
-                     recompute)
+                     recompute, micro_batch)
     # fmt: on
     return replace(
         found,
@@ -108,7 +107,13 @@ def resident_bytes(num_images: int, shape: DataShape) -> int:
 
 @lru_cache(maxsize=256)
 def _of_step(
-    spec: RunSpec, shape: DataShape, dtype: torch.dtype, eval_batch: int, frozen: bool, recompute: bool
+    spec: RunSpec,
+    shape: DataShape,
+    dtype: torch.dtype,
+    eval_batch: int,
+    frozen: bool,
+    recompute: bool,
+    micro_batch: int | None,
 ) -> Forecast:
     """A batch of an evaluation, and a training step whose gradients are measured."""
     # Sizes are the same on every device, and here no device is needed.
@@ -125,7 +130,7 @@ def _of_step(
         learner.model.train()
         # One step is as good as many: the optimizer's state is there before it, and gradients go with each step.
         storages.moment = "forward and backward"
-        learner.compute_gradients((_images(spec.batch_size, shape), _labels(spec.batch_size)), 1, 0)
+        learner.compute_gradients((_images(spec.batch_size, shape), _labels(spec.batch_size)), 1, 0, micro_batch)
         storages.moment = "update"
         Gradients(0, learner.model).around(learner.optimizer.step, 1)
         return storages.forecast(learner, spec.batch_size)

@@ -84,6 +84,10 @@ class Ledger:
         with self._lock:
             return tuple(entry.holding for entry in reversed(self._entries.values()))
 
+    def bytes_of_others(self, run: int) -> int:
+        """What is held for other runs than this one."""
+        return sum(holding.num_bytes for holding in self.holdings() if holding.run != run)
+
     def finish(self, run: int) -> None:
         """What `run` held is needed no longer, but stays until it is in the way; of its model only the parameters."""
         with self._lock:

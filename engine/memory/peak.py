@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
@@ -44,16 +45,21 @@ class PeakMeter:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
 
-    def read(self) -> int | None:
-        """Bytes: of the allocator on a GPU, the growth of resident memory on a CPU; None on other devices."""
+    def read(self, others_bytes: int) -> int | None:
+        """Bytes: of the allocator on a GPU, less what is not the run's, the growth of resident memory on a CPU; None on
+        other devices.
+        """
         if self._host is not None:
             return self._host.read()
-        return int(torch.cuda.max_memory_allocated(self._device)) if self._device.type == "cuda" else None
+        if self._device.type != "cuda":
+            return None
+        return max(int(torch.cuda.max_memory_allocated(self._device)) - others_bytes, 0)
 
     def context(self) -> int | None:
         """Bytes that the driver holds for this process beside the allocator; None where NVML does not tell."""
-        if self._device.type != "cuda":
-            return None
+        if self._device.type != "cuda" or os.environ.get("CUDA_VISIBLE_DEVICES"):
+            return None  # with some cards hidden, torch's numbers are not NVML's
         gpus = Gauges().read().gpus
         own = gpus[self._device.index].process_bytes if self._device.index < len(gpus) else None
-        return None if own is None else max(own - int(torch.cuda.memory_reserved(self._device)), 0)
+        reserved = int(torch.cuda.memory_reserved(self._device))
+        return None if own is None or own < reserved else own - reserved  # in a container NVML may list no process

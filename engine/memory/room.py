@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.errors import SpecError
@@ -59,7 +60,18 @@ def free_bytes(device: torch.device) -> int:
         return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     import psutil
 
-    return int(psutil.virtual_memory().available)
+    return min(int(psutil.virtual_memory().available), _container_room())
+
+
+def _container_room() -> int:
+    """What the control group of this process leaves (version 2, as containers have it); a lot where there is none."""
+    group = Path("/sys/fs/cgroup")
+    try:
+        most = (group / "memory.max").read_text(encoding="ascii").strip()
+        used = (group / "memory.current").read_text(encoding="ascii").strip()
+        return max(int(most) - int(used), 0)
+    except (OSError, ValueError):  # "max" is no number: no limit
+        return 2**62
 
 
 def bound_gpu(device: torch.device) -> None:

@@ -9,7 +9,9 @@ from typing import TypeVar
 import torch
 
 T = TypeVar("T")
-_WORDS = re.compile(r"out of memory|can't allocate memory|ALLOC_FAILED|bad alloc", re.IGNORECASE)
+_WORDS = re.compile(
+    r"out of memory|can't allocate memory|ALLOC(?:ATION)?_FAILED|bad[ _]alloc|unable to find an engine", re.IGNORECASE
+)
 _ASKED = re.compile(r"tr(?:ied|ying) to allocate ([\d.]+) ?(bytes|KiB|MiB|GiB)", re.IGNORECASE)
 _UNITS = {"bytes": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 

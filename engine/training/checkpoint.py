@@ -51,11 +51,11 @@ def save_checkpoint(
     """
     from safetensors.torch import save_file
 
-    tensors = {_MODEL + name: value.detach().contiguous().clone() for name, value in model.state_dict().items()}
+    tensors = {_MODEL + name: _on_host(value) for name, value in model.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         for name, value in state.items():
             if isinstance(value, Tensor):
-                tensors[f"{_OPTIMIZER}{index}.{name}"] = value.detach().contiguous()
+                tensors[f"{_OPTIMIZER}{index}.{name}"] = _on_host(value)
     path = folder / f"step-{header['step']:08d}.safetensors"
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -70,6 +70,11 @@ def save_checkpoint(
             part.unlink(missing_ok=True)
         raise CheckpointError(f"cannot write weights to {folder} ({error}); is the disk full or read-only?") from error
     return saved
+
+
+def _on_host(value: Tensor) -> Tensor:
+    """A copy of its own in host memory: the device may have no room for one."""
+    return value.detach().to("cpu", copy=True).contiguous()
 
 
 def load_checkpoint(path: Path, sha256: str) -> Checkpoint:

@@ -52,23 +52,23 @@ class Learner:
         self.guard.before_forward()
         if self.draws:
             torch.manual_seed(step_seed(self.spec.seed, epoch, number))
-        images = self.prepare.augmented(pixels, self.spec.seed, epoch, number)
+        pixels = self.prepare.augment(pixels, self.spec.seed, epoch, number)
         if micro_batch is None or micro_batch >= len(labels):
-            whole = self._one_part(images, labels, None)
+            whole = self._one_part(pixels, labels, None)
             self.guard.done()
             return whole
         parts = [
-            self._one_part(images[start:stop], labels[start:stop], (stop - start) / len(labels))
+            self._one_part(pixels[start:stop], labels[start:stop], (stop - start) / len(labels))
             for start, stop in part_bounds(len(labels), micro_batch)
         ]
         losses, rights = zip(*parts, strict=True)
         self.guard.done()
         return torch.stack(losses).sum(), torch.stack(rights).sum()
 
-    def _one_part(self, images: Tensor, labels: Tensor, share: float | None) -> tuple[Tensor, Tensor]:
+    def _one_part(self, pixels: Tensor, labels: Tensor, share: float | None) -> tuple[Tensor, Tensor]:
         """Forward and backward; the loss is weighted by this part's `share` of the batch (None: it is the whole)."""
         with torch.autocast(self.placement.device.type, self.placement.dtype, enabled=self.placement.autocast):
-            logits = self.model(images)
+            logits = self.model(self.prepare(pixels))
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.spec.label_smoothing)
         self.guard.after_loss(loss.detach())
         if share is not None:
@@ -113,5 +113,10 @@ def build_learner(
         optimizer=optimizer,
         guard=StepGuard(model, optimizer, placement.device),
         prepare=Preparation.build(*moments, placement.device, placement.memory_format, spec.flip, spec.crop_padding),
-        draws=any(isinstance(module, _DropoutNd | StochasticDepth) and module.p > 0 for module in model.modules()),
+        draws=seeded
+        and any(isinstance(module, _DropoutNd | StochasticDepth) and module.p > 0 for module in model.modules()),
     )
+
+
+def _draws(model: nn.Module) -> bool:
+    return any(isinstance(module, _DropoutNd | StochasticDepth) and module.p > 0 for module in model.modules())

@@ -78,10 +78,10 @@ def _scratch_statistics(segment: list[nn.Module]) -> Iterator[None]:
     """Let batch-norm layers move copies of their statistics, and put the real ones back."""
     norms = [module for part in segment for module in part.modules() if isinstance(module, _BatchNorm)]
     kept = [dict(norm._buffers) for norm in norms]
-    for norm in norms:
-        for name, values in norm._buffers.items():
-            norm._buffers[name] = None if values is None else values.clone()
     try:
+        for norm in norms:
+            for name, values in norm._buffers.items():
+                norm._buffers[name] = None if values is None else values.clone()
         yield
     finally:
         for norm, buffers in zip(norms, kept, strict=True):

@@ -48,6 +48,8 @@ class Recovery:
     events: list[MemoryRecovered] = field(default_factory=list)
     micro_batch: int | None = None
     recomputing: bool = False
+    before_probe: int | None = None
+    most: int | None = None
     evaluated_at_once: int | None = None
     calm_steps: int = 0
     calm_needed: int = field(default_factory=lambda: _CALM_STEPS)
@@ -58,7 +60,7 @@ class Recovery:
         Raises:
             MemoryShortageError: not even two images fit.
         """
-        self._probe(len(batch[1]), step)
+        self._probe(step)
         failures = 0
         while True:
             try:
@@ -69,6 +71,7 @@ class Recovery:
                 asked = asked_bytes(error)
             else:
                 self.calm_steps += 1
+                self.before_probe = None
                 return computed
             failures += 1
             self.learner.undo()
@@ -116,7 +119,9 @@ class Recovery:
         """Begin as the forecast says that it fits, before anything failed."""
         if recompute:
             self._recompute(0, 0)
-        elif micro_batch is not None:
+        if micro_batch is not None:
+            if self.learner.placement.device.type != "cuda":
+                self.most = micro_batch  # a host's allocations do not fail: more than the forecast allows is not tried
             self._shrink(micro_batch, 0, 0)
 
     def _give_way(self, failures: int, batch_size: int, step: int, freed: int, asked: int | None) -> None:
@@ -124,14 +129,17 @@ class Recovery:
         if failures == 1:
             self._tell(step, "freed what was idle and tried again", freed)
             return
+        if self.before_probe is not None:
+            self.calm_needed *= 2
+            smaller, self.before_probe = self.before_probe, None
+            self._shrink(smaller, step, freed)
+            return
         if self.learner.spec.on_oom == "checkpoint" and not self.recomputing:
             self._recompute(step, freed)
             return
         now = min(self.micro_batch or batch_size, batch_size)
         if self.learner.spec.on_oom == "fail" or now <= LEAST_PART:
             raise MemoryShortageError(self._shortage(now, asked))
-        if self.micro_batch is not None:
-            self.calm_needed *= 2
         self._shrink(max(-(-now // 2), LEAST_PART), step, freed)
 
     def _recompute(self, step: int, freed: int) -> None:
@@ -143,12 +151,15 @@ class Recovery:
         self.micro_batch = micro_batch
         self._tell(step, f"training in micro-batches of {micro_batch}", freed)
 
-    def _probe(self, batch_size: int, step: int) -> None:
+    def _probe(self, step: int) -> None:
         if self.micro_batch is None or self.calm_steps < self.calm_needed:
             return
         self.calm_steps = 0
         larger = self.micro_batch * 2
-        self.micro_batch = None if larger >= batch_size else larger
+        if self.most is not None and larger > self.most:
+            return
+        self.before_probe = self.micro_batch
+        self.micro_batch = None if larger >= self.learner.spec.batch_size else larger
         what = "whole batches" if self.micro_batch is None else f"micro-batches of {larger}"
         self._tell(step, f"trying {what} again", 0)
 

@@ -164,7 +164,7 @@ def _will_not_fit(spec: RunSpec, plan: Plan, ledger: Ledger) -> str:
     assert plan.forecast is not None
     held = [f"{item.label} #{item.run} {memory_size(item.num_bytes)}" for item in ledger.holdings()]
     return (
-        f"{spec.model} will not fit: it needs {memory_size(plan.forecast.peak_bytes)} with {plan.forecast.batch_size} "
+        f"{spec.model} will not fit: it needs {memory_size(plan.forecast.peak_bytes)} with {plan.micro_batch} "
         f"images at once, {memory_size(plan.room_bytes)} can be had, held are {', '.join(held)}; choose a smaller "
         "image size, batch size or network, or free what others hold"
     )

@@ -86,7 +86,7 @@ def train(
             yield from setup.forecasted()
             yield from setup.recovery.told()
             ending = yield from _Loop(setup, places.run_folder(run), control).all_epochs()
-            return replace(ending, peak_bytes=peak.read(), context_bytes=peak.context())
+            return replace(ending, peak_bytes=peak.read(ledger.bytes_of_others(run)), context_bytes=peak.context())
         except LoadingStopped:
             return Ending("stopped")
         finally:

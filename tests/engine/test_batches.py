@@ -60,5 +60,5 @@ def test_each_image_is_shifted_on_its_own_by_at_most_the_padding() -> None:
 def test_a_step_sees_the_same_pixels_again() -> None:
     images = torch.randint(0, 256, (8, 3, 8, 8), dtype=torch.uint8)
     prepare = Preparation.build((0.5,) * 3, (0.2,) * 3, CPU, flip=True, crop_padding=2)
-    assert prepare.augmented(images, 1, 2, 3).equal(prepare.augmented(images, 1, 2, 3))
-    assert not prepare.augmented(images, 1, 2, 3).equal(prepare.augmented(images, 1, 2, 4))
+    assert prepare.augment(images, 1, 2, 3).equal(prepare.augment(images, 1, 2, 3))
+    assert not prepare.augment(images, 1, 2, 3).equal(prepare.augment(images, 1, 2, 4))

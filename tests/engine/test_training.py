@@ -172,15 +172,15 @@ def poison(monkeypatch: pytest.MonkeyPatch, at_step: int, what: Callable[[Any], 
     """Let `what` happen to the batch of one step (from 1)."""
     from engine.datasets.batches import Preparation
 
-    whole, count = Preparation.augmented, 0
+    whole, count = Preparation.augment, 0
 
-    def augmented(self: Preparation, *arguments: Any) -> Any:
+    def augment(self: Preparation, *arguments: Any) -> Any:
         nonlocal count
         count += 1
         images = whole(self, *arguments)
         return what(images) if count == at_step else images
 
-    monkeypatch.setattr(Preparation, "augmented", augmented)
+    monkeypatch.setattr(Preparation, "augment", augment)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])

@@ -213,7 +213,10 @@ def find_class_folder(text: str) -> Path:
     """
     if not text.strip():
         raise SpecError("type the path of a folder")
-    folder = Path(text.strip()).expanduser().absolute()
+    try:
+        folder = Path(text.strip()).expanduser().absolute()
+    except RuntimeError as error:  # ~ of a person that there is not
+        raise DatasetError(f"no folder {text.strip()} ({error})") from None
     if not folder.is_dir():
         raise DatasetError(f"no folder {folder}; expected one folder a class inside it")
     try:
