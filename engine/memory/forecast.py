@@ -27,6 +27,7 @@ from engine.training.evaluation import evaluation_batch, forward
 from engine.training.gradients import Gradients
 from engine.training.learner import Learner, build_learner
 from engine.training.recompute import recompute_activations
+from engine.training.recovery import EVALUATED_PER_PART
 
 BYTES_FIELDS = (
     "peak_bytes", "parameters_bytes", "gradients_bytes", "optimizer_bytes", "activations_bytes", "dataset_bytes",
@@ -88,10 +89,10 @@ def forecast(
     """
     changes = {**_IRRELEVANT, "weights": "random", "freeze": "none", "backbone_rate": 1.0}
     frozen = spec.freeze == "backbone"
-    # fmt: off
-    found = _of_step(spec.replace(**changes), shape, placement.dtype, evaluation_batch(spec.batch_size, shape), frozen,
-                     recompute, micro_batch)
-    # fmt: on
+    at_once = evaluation_batch(spec.batch_size, shape)
+    if micro_batch is not None:
+        at_once = min(at_once, EVALUATED_PER_PART * micro_batch)
+    found = _of_step(spec.replace(**changes), shape, placement.dtype, at_once, frozen, recompute, micro_batch)
     return replace(
         found,
         dataset_bytes=dataset_bytes,

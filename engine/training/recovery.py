@@ -32,6 +32,7 @@ from engine.training.recompute import recompute_activations
 
 _CALM_STEPS = 200  # without a failure, before larger micro-batches are tried
 
+EVALUATED_PER_PART = 4  # images evaluated at once for each one of a micro-batch: an evaluation keeps no activations
 Outputs = tuple[Tensor, Tensor, Tensor]
 
 
@@ -120,6 +121,7 @@ class Recovery:
         if recompute:
             self._recompute(0, 0)
         if micro_batch is not None:
+            self.evaluated_at_once = EVALUATED_PER_PART * micro_batch
             if self.learner.placement.device.type != "cuda":
                 self.most = micro_batch  # a host's allocations do not fail: more than the forecast allows is not tried
             self._shrink(micro_batch, 0, 0)

@@ -90,6 +90,10 @@ def test_the_words_are_those_of_the_room(monkeypatch: pytest.MonkeyPatch) -> Non
     peak = of(spec).peak_bytes
     ledger = Ledger()
 
+    def bounded(room: float) -> Ledger:
+        with_bound(monkeypatch, room)
+        return ledger
+
     def words(room: float, **changes: Any) -> str:
         with_bound(monkeypatch, room)
         return plan_run(spec.replace(**changes), PHOTOS, 0, CPU, ledger, Calibration()).words
@@ -98,6 +102,9 @@ def test_the_words_are_those_of_the_room(monkeypatch: pytest.MonkeyPatch) -> Non
     assert words(0.99 * peak) == "fits with micro-batches of 32"
     assert words(0.99 * peak, on_oom="checkpoint") == "fits with activations computed twice"
     assert words(0.99 * peak, on_oom="fail") == "will not fit"
+    twice = of(spec, recompute=True).peak_bytes
+    plan = plan_run(spec.replace(on_oom="checkpoint"), PHOTOS, 0, CPU, bounded(0.98 * twice), Calibration())
+    assert (plan.fit, plan.micro_batch, plan.recompute) == ("micro-batches", 32, True)
     assert words(20 * MIB) == "will not fit"
     ledger.hold("old", object(), Holding("model", "resnet50", 1, (("parameters", peak // 2),), live=False))
     assert words(1.3 * peak) == f"fits after freeing {0.2 * peak / MIB:.1f} MiB"

@@ -274,6 +274,38 @@ def test_larger_parts_are_tried_again_after_a_while(places: Places, monkeypatch:
     assert sizes[:3] == [(2, None), (2, 64), (2, 32)]
 
 
+def test_a_try_that_fails_goes_back_and_the_next_one_waits_twice_as_long(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engine.training import recovery
+
+    original = Learner._one_part
+
+    def one_part(self: Learner, pixels: Tensor, labels: Tensor, share: float | None) -> Any:
+        if len(labels) > 64:
+            raise torch.OutOfMemoryError(NO_MEMORY)
+        return original(self, pixels, labels, share)
+
+    monkeypatch.setattr(recovery, "_CALM_STEPS", 2)
+    monkeypatch.setattr(Learner, "_one_part", one_part)
+    events = list(run(SPEC, Lab(places), RunControl()))
+    tries = [event.step for event in of(events, MemoryRecovered) if event.action.startswith("trying")]
+    assert tries[:3] == [3, 7, 15]
+    assert of(events, MemoryRecovered)[-1].micro_batch == 64
+    assert of(events, StepsCompleted)[-1].images == 2 * 1437
+
+
+def test_what_the_forecast_cut_on_a_host_is_not_tried_whole(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    from engine.training import recovery
+
+    monkeypatch.setattr(recovery, "_CALM_STEPS", 1)
+    monkeypatch.setenv("RESLAB_MEMORY_GIB", str(12 / 1024))
+    events = list(run(SPEC.replace(epochs=1), Lab(places), RunControl()))
+    assert of(events, RunEnded)[0].status == "completed"
+    (cut,) = of(events, MemoryRecovered)
+    assert (cut.step, cut.micro_batch) == (0, 64)
+
+
 def test_where_nothing_helps_the_run_says_what_is_missing_and_the_next_one_trains(
     places: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
