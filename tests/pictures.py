@@ -28,6 +28,7 @@ async def take(places: Places) -> None:
         (PICTURES / f"{name}.svg").write_text(app.export_screenshot(title="reslab"), encoding="utf-8")
 
     async with app.run_test(size=SIZE) as pilot:
+        await until(pilot, lambda: "fits" in text_of(app), 60)
         await shoot(pilot, "set-up")
         await pilot.press("s", "enter", "enter")
         await until(pilot, lambda: app.live and app.live.epoch == 6, 120)
