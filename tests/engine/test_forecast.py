@@ -18,7 +18,7 @@ from engine.memory.calibration import Calibration
 from engine.memory.fitting import plan_run
 from engine.memory.forecast import BYTES_FIELDS, Forecast, forecast, resident_bytes
 from engine.memory.ledger import Holding, Ledger
-from engine.models.registry import MODELS, MORE_MODELS, ModelInfo, find_model
+from engine.models.registry import MODELS, MORE_MODELS, ModelInfo, choose_stem, count_parameters, find_model
 from engine.paths import Places
 from engine.results.store import Store
 from engine.shape import DataShape
@@ -77,8 +77,9 @@ def test_it_draws_nothing_from_torchs_random_state() -> None:
 @pytest.mark.parametrize("info", [*MODELS, *MORE_MODELS], ids=lambda info: info.name)
 def test_every_network_is_forecast(info: ModelInfo) -> None:
     side = info.multiple * -(-max(info.min_size, 64) // info.multiple)
-    said = of(RunSpec("digits", info.name, batch_size=4), DataShape(3, side, side, 10))
-    assert said.peak_bytes > 8 * info.num_parameters
+    spec, shape = RunSpec("digits", info.name, batch_size=4), DataShape(3, side, side, 10)
+    weights = 4 * count_parameters(info, shape, choose_stem(info, spec.stem, shape))
+    assert of(spec, shape).peak_bytes > 3 * weights  # and their gradients, and the momentum
 
 
 def with_bound(monkeypatch: pytest.MonkeyPatch, num_bytes: float) -> None:
