@@ -46,6 +46,10 @@ class StoreError(ReslabError):
     """The record of runs cannot be read or written, or a row in it was changed."""
 
 
+class ForecastError(ReslabError):
+    """The memory of a run could not be forecast; that is no reason not to train."""
+
+
 class MemoryShortageError(ReslabError):
     """Memory ran out and no way around it was left."""
 

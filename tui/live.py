@@ -10,7 +10,6 @@ from engine.events import (
     EvaluationProgressed,
     Event,
     GradientsMeasured,
-    MemoryForecasted,
     MemoryRecovered,
     Metrics,
     RunEnded,
@@ -56,7 +55,6 @@ class LiveRun:
         self.val_loss, self.val_accuracy = Series(), Series()
         self.weights: CheckpointSaved | None = None
         self.gradients: GradientsMeasured | None = None
-        self.forecast: MemoryForecasted | None = None
         self.recovered: MemoryRecovered | None = None
 
     @property
@@ -136,8 +134,6 @@ class LiveRun:
                 self.gradients = event
             case CheckpointSaved():
                 self.weights = event
-            case MemoryForecasted():
-                self.forecast = event
             case MemoryRecovered():
                 self.recovered = event
             case RunPaused():

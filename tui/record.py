@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 from collections.abc import Callable, Sequence
 from itertools import combinations
@@ -93,9 +92,6 @@ def read_forecast(places: Places, ledger: Ledger, spec: RunSpec) -> str:
         plan = ask_forecast(spec, places, ledger)
     except ReslabError as error:
         return str(error)
-    except Exception:  # the forecast stands on what torch does not promise; the log has the rest
-        logging.getLogger("reslab").warning("no memory forecast for %s", spec.model, exc_info=True)
-        return "no memory forecast"
     peak = memory_size(plan.forecast.peak_bytes if plan.forecast else None)
     return f"memory {peak} of {memory_size(plan.room_bytes)}: {plan.words} · batch size up to {plan.largest_batch:,}"
 

@@ -9,10 +9,9 @@ from textual.content import Content
 from engine.results.estimate import estimate_run
 from engine.results.records import RunRecord
 from engine.spec import RunSpec
-from engine.text import memory_size, safe_text
+from engine.text import safe_text
 
 GIB = 2**30
-size = memory_size
 
 
 def plain_content(text: object, style: str = "") -> Content:

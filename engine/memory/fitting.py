@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from engine.device import Placement
-from engine.errors import ReslabError
+from engine.errors import ForecastError
 from engine.memory.calibration import Calibration
 from engine.memory.forecast import Forecast, forecast
 from engine.memory.ledger import Ledger
@@ -21,7 +20,6 @@ from engine.training.learner import LEAST_PART
 Fit = Literal["fits", "after freeing", "micro-batches", "recomputing", "not", "unknown"]
 _NEWTON_STEPS = 6
 _MOST = 65_536  # images a batch, as RunSpec has it
-_log = logging.getLogger("reslab")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +58,11 @@ class Plan:
 def plan_run(
     spec: RunSpec, shape: DataShape, dataset_bytes: int, placement: Placement, ledger: Ledger, calibration: Calibration
 ) -> Plan:
-    """What `fit_run` would do, without doing it. `dataset_bytes` counts as held already where the ledger holds it."""
+    """What `fit_run` would do, without doing it.
+
+    Raises:
+        ForecastError: no forecast could be made.
+    """
     room = room_bytes(placement.device, ledger.num_bytes)
     return _plan(spec, shape, dataset_bytes, placement, calibration, room, ledger.idle_bytes, with_largest=True)
 
@@ -77,12 +79,9 @@ def fit_run(
         whole = forecast(spec, shape, dataset_bytes, placement, calibration)
         dropped = sum(item.num_bytes for item in ledger.make_room(lambda: whole.allocator_bytes <= room()))
         return _plan(spec, shape, dataset_bytes, placement, calibration, room(), 0, dropped)
-    except ReslabError:
-        raise
-    except Exception:  # the forecast stands on what torch does not promise
-        _log.warning("no memory forecast for %s", spec.model, exc_info=True)
-    dropped = sum(item.num_bytes for item in ledger.drop_idle())
-    return Plan("unknown", None, room(), dropped)
+    except ForecastError:
+        dropped = sum(item.num_bytes for item in ledger.drop_idle())
+        return Plan("unknown", None, room(), dropped)
 
 
 def _plan(

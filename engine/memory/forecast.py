@@ -7,6 +7,7 @@ workspaces of convolutions, and on a GPU the driver's context. Those are estimat
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from engine.device import Placement
+from engine.errors import ForecastError, ReslabError
 from engine.memory.calibration import Calibration
 from engine.shape import DataShape
 from engine.spec import RunSpec
@@ -29,6 +31,7 @@ from engine.training.learner import Learner, build_learner
 from engine.training.recompute import recompute_activations
 from engine.training.recovery import EVALUATED_PER_PART
 
+_log = logging.getLogger("reslab")
 BYTES_FIELDS = (
     "peak_bytes", "parameters_bytes", "gradients_bytes", "optimizer_bytes", "activations_bytes", "dataset_bytes",
     "workspace_bytes", "context_bytes",
@@ -86,13 +89,20 @@ def forecast(
 
     Raises:
         ModelError: the network cannot take such images.
+        ForecastError: torch did not let itself be asked; the log has the rest.
     """
     changes = {**_IRRELEVANT, "weights": "random", "freeze": "none", "backbone_rate": 1.0}
     frozen = spec.freeze == "backbone"
     at_once = evaluation_batch(spec.batch_size, shape)
     if micro_batch is not None:
         at_once = min(at_once, EVALUATED_PER_PART * micro_batch)
-    found = _of_step(spec.replace(**changes), shape, placement.dtype, at_once, frozen, recompute, micro_batch)
+    try:
+        found = _of_step(spec.replace(**changes), shape, placement.dtype, at_once, frozen, recompute, micro_batch)
+    except ReslabError:
+        raise
+    except Exception as error:  # the forecast stands on what torch does not promise
+        _log.warning("no memory forecast for %s", spec.model, exc_info=True)
+        raise ForecastError(f"no memory forecast for {spec.model}: {type(error).__name__}, as the log tells") from None
     return replace(
         found,
         dataset_bytes=dataset_bytes,

@@ -83,8 +83,14 @@ def _holder(thing: Any) -> str:
     """Who refers to `thing`, from the nearest outwards, in words."""
     words: list[str] = []
     chain = [thing]
+    found: list[Any] = []
     for _ in range(_CHAIN):
-        found = [item for item in gc.get_referrers(chain[-1]) if item is not chain and not _is_own_frame(item)]
+        own = (chain, found)
+        found = [
+            item
+            for item in gc.get_referrers(chain[-1])
+            if not any(item is mine for mine in own) and not _is_own_frame(item)
+        ]
         if not found:
             break
         words.append(_describe(found[0]))

@@ -97,28 +97,27 @@ class Ledger:
                     parts = tuple(part for part in held.parts if part[0] in ("parameters", "dataset"))
                     entry.holding = replace(held, parts=parts, live=False)
 
-    def drop_idle(self, keep: Hashable = None, numbers: frozenset[int] | None = None) -> tuple[Holding, ...]:
-        """Let go of all that no live run needs, except `keep`, or of these `numbers` alone; returns what went."""
-        return tuple(holding for holding, _ in self.take_idle(keep, numbers))
+    def drop_idle(self) -> tuple[Holding, ...]:
+        """Let go of all that no live run needs; returns what went."""
+        return tuple(holding for holding, _ in self.take_idle())
 
-    def take_idle(self, keep: Hashable = None, numbers: frozenset[int] | None = None) -> list[tuple[Holding, Any]]:
-        """As `drop_idle`, but hands the values over: they stay as long as the caller keeps them."""
+    def take_idle(self, numbers: frozenset[int] | None = None) -> list[tuple[Holding, Any]]:
+        """As `drop_idle`, or of these `numbers` alone, and hands the values over: the caller's to keep or to drop."""
         with self._lock:
             idle = [
                 key
                 for key, entry in self._entries.items()
-                if not entry.holding.live and key != keep and (numbers is None or entry.holding.number in numbers)
+                if not entry.holding.live and (numbers is None or entry.holding.number in numbers)
             ]
             taken = [self._entries.pop(key) for key in idle]
         return [(entry.holding, entry.value) for entry in taken]
 
-    def make_room(self, fits: Callable[[], bool], keep: Hashable = None) -> tuple[Holding, ...]:
+    def make_room(self, fits: Callable[[], bool]) -> tuple[Holding, ...]:
         """Let go of idle things, the least recently used first, until `fits` says so or none is left."""
         dropped: list[Holding] = []
         while not fits():
             with self._lock:
-                idle = (key for key, entry in self._entries.items() if not entry.holding.live and key != keep)
-                oldest = next(idle, None)
+                oldest = next((key for key, entry in self._entries.items() if not entry.holding.live), None)
                 if oldest is None:
                     break
                 dropped.append(self._entries.pop(oldest).holding)

@@ -113,8 +113,7 @@ def build_learner(
         optimizer=optimizer,
         guard=StepGuard(model, optimizer, placement.device),
         prepare=Preparation.build(*moments, placement.device, placement.memory_format, spec.flip, spec.crop_padding),
-        draws=seeded
-        and any(isinstance(module, _DropoutNd | StochasticDepth) and module.p > 0 for module in model.modules()),
+        draws=seeded and _draws(model),
     )
 
 

@@ -18,14 +18,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 
-def recompute_activations(model: nn.Module, draws: bool) -> int:
-    """From now on keep only what goes into each segment; returns their number. `draws`: dropout and its kin."""
-    number = 0
+def recompute_activations(model: nn.Module, draws: bool) -> None:
+    """From now on keep only what goes into each segment. `draws`: whether dropout and its kin are in it."""
     for sequence in sequences_of(model):
         segments = segments_of(sequence)
         sequence.forward = partial(_forward, sequence, segments, draws)  # type: ignore[method-assign]
-        number += len(segments)
-    return number
 
 
 def sequences_of(model: nn.Module) -> list[nn.Sequential]:

@@ -16,7 +16,6 @@ import gc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from engine.datasets.feeding import Batch
@@ -76,7 +75,7 @@ class Recovery:
                 return computed
             failures += 1
             self.learner.undo()
-            freed = free_idle(self.ledger, self.learner.placement.device)
+            freed = free_idle(self.ledger)
             self._give_way(failures, len(batch[1]), step, freed, asked)
 
     def evaluate(
@@ -101,7 +100,7 @@ class Recovery:
                 start = stop
                 continue
             failures += 1
-            freed = free_idle(self.ledger, self.learner.placement.device)
+            freed = free_idle(self.ledger)
             if failures == 1:
                 self._tell(step, "freed what was idle and tried again", freed)
                 continue
@@ -179,7 +178,7 @@ class Recovery:
         )
 
 
-def free_idle(ledger: Ledger, device: torch.device) -> int:
+def free_idle(ledger: Ledger) -> int:
     """Let go of all that no live run needs and empty the caches; returns the bytes of what was let go."""
     dropped = ledger.drop_idle()
     gc.collect()

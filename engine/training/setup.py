@@ -146,7 +146,7 @@ def _build(spec: RunSpec, data: ImageData, placement: Placement, ledger: Ledger)
     except Exception as error:
         if not ran_out(error):
             raise
-    free_idle(ledger, placement.device)
+    free_idle(ledger)
     try:
         return build_learner(spec, data.shape, moments, placement)
     except Exception as error:
@@ -209,7 +209,7 @@ def _load(
         except Exception as error:
             if not ran_out(error):
                 raise
-        free_idle(ledger, device)
+        free_idle(ledger)
     return data
 
 

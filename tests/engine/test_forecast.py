@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from engine.cli import main
+from engine.control import RunControl
 from engine.device import Placement
 from engine.errors import DatasetError, ModelError
 from engine.events import MemoryForecasted, MemoryRecovered, RunEnded, RunStarted
+from engine.memory import forecast as forecast_module
 from engine.memory.asking import ask_forecast, expected_images
 from engine.memory.calibration import Calibration
 from engine.memory.fitting import plan_run
@@ -21,6 +23,7 @@ from engine.memory.ledger import Holding, Ledger
 from engine.models.registry import MODELS, MORE_MODELS, ModelInfo, choose_stem, count_parameters, find_model
 from engine.paths import Places
 from engine.results.store import Store
+from engine.runs import Lab, run
 from engine.shape import DataShape
 from engine.spec import RunSpec
 from tests.benchmarks.forecasting import measure
@@ -71,6 +74,21 @@ def test_it_draws_nothing_from_torchs_random_state() -> None:
     before = torch.random.get_rng_state()
     of(RunSpec("digits", "resnet32", batch_size=48))
     assert torch.random.get_rng_state().equal(before)
+
+
+def test_a_forecast_that_cannot_be_made_is_one_sentence_and_no_reason_not_to_train(
+    places: Places, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: Any) -> Any:
+        raise AttributeError("torch has changed")
+
+    monkeypatch.setattr(forecast_module, "_of_step", refuse)
+    assert main(("forecast", "digits", "resnet20"), lambda *arguments: 0) == 2
+    assert capsys.readouterr().err == ("reslab: no memory forecast for resnet20: AttributeError, as the log tells\n")
+    events = list(run(RunSpec("digits", "resnet20", epochs=1), Lab(places), RunControl()))
+    assert isinstance(events[-1], RunEnded)
+    assert events[-1].status == "completed"
+    assert not any(isinstance(event, MemoryForecasted) for event in events)
 
 
 @pytest.mark.slow

@@ -72,10 +72,10 @@ def test_the_ledger_lets_go_of_what_is_idle_and_of_nothing_else() -> None:
     gone = {name: weakref.ref(thing) for name, thing in things.items()}
     ledger.hold("old", things["old"], Holding("model", "resnet18", 1, (("parameters", 10),), live=True))
     ledger.finish(1)
-    ledger.hold("data", things["data"], Holding("dataset", "digits", 2, (("dataset", 10),), live=False))
+    ledger.hold("data", things["data"], Holding("dataset", "digits", 2, (("dataset", 10),), live=True))
     ledger.hold("new", things["new"], Holding("model", "resnet50", 2, (("parameters", 10),), live=True))
     things.clear()
-    dropped = ledger.drop_idle(keep="data")
+    dropped = ledger.drop_idle()
     assert [holding.label for holding in dropped] == ["resnet18"]
     assert (gone["old"](), gone["new"]() is None, gone["data"]() is None) == (None, False, False)
     assert [holding.label for holding in ledger.holdings()] == ["resnet50", "digits"]

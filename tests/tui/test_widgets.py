@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from textual.app import App, ComposeResult
 from textual.geometry import Size
 
+from engine.text import memory_size
 from tui.series import Series, envelope, nice_ticks
-from tui.text import aligned, clock, gib, size
+from tui.text import aligned, clock, gib
 from tui.widgets.chart import Chart, Line
 
 floats = st.floats(-1e6, 1e6)
@@ -115,7 +116,7 @@ def test_a_chart_without_room_is_empty(tiny: Size) -> None:
 def test_units_are_written_as_people_read_them() -> None:
     assert (clock(12), clock(245), clock(7809), clock(None)) == ("0:12", "4:05", "2:10:09", "–:––")
     assert (gib(6 * 2**30), gib(None)) == ("6.0", "–")
-    assert (size(2**20), size(3 * 2**30)) == ("1.0 MiB", "3.0 GiB")
+    assert (memory_size(2**20), memory_size(3 * 2**30)) == ("1.0 MiB", "3.0 GiB")
 
 
 def test_aligned_columns_have_one_width() -> None:

@@ -14,10 +14,11 @@ from textual.widgets import Button, Footer, Static
 
 from engine.memory.freeing import Freed
 from engine.results.tables import duration
+from engine.text import memory_size
 from tui.live import LiveRun
 from tui.messages import GaugesRead, MemoryFreed
 from tui.series import Series
-from tui.text import clock, plain_content, size
+from tui.text import clock, plain_content
 from tui.widgets.bars import Bar
 from tui.widgets.chart import Chart, Line
 from tui.widgets.figures import FiguresTable
@@ -225,9 +226,9 @@ def _ending(live: LiveRun) -> str:
 def freed_text(freed: Freed) -> str:
     """What came of freeing: what was dropped, what came free by every measurement, and what would not go."""
     dropped = ", ".join(holding.label for holding in freed.dropped) or "nothing idle"
-    measured = [f"host {size(freed.host_bytes)}"]
+    measured = [f"host {memory_size(freed.host_bytes)}"]
     if freed.allocator_bytes is not None:
-        measured.append(f"torch {size(freed.allocator_bytes)}")
+        measured.append(f"torch {memory_size(freed.allocator_bytes)}")
     if freed.driver_bytes is not None:
-        measured.append(f"NVML {size(freed.driver_bytes)}")
+        measured.append(f"NVML {memory_size(freed.driver_bytes)}")
     return "; ".join([f"dropped {dropped}; came free: {', '.join(measured)}", *freed.kept])

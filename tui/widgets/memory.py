@@ -11,7 +11,8 @@ from textual.widgets import Static
 from engine.memory.allocator import AllocatorReading
 from engine.memory.gauges import GpuReading, HostReading, MemoryReading
 from engine.memory.ledger import Holding
-from tui.text import GIB, gib, plain_content, size
+from engine.text import memory_size
+from tui.text import GIB, gib, plain_content
 
 _LEVELS = "▁▂▃▄▅▆▇█"
 _HISTORY = 200  # readings, one a second
@@ -121,6 +122,6 @@ def _bar(own: int | None, used: int | None, total: int | None, width: int) -> Co
 
 
 def _holding_line(holding: Holding, width: int) -> Content:
-    end = f" {size(holding.num_bytes)} {'live' if holding.live else 'idle'}"
+    end = f" {memory_size(holding.num_bytes)} {'live' if holding.live else 'idle'}"
     name = f"{holding.label} #{holding.run}" if holding.kind == "model" else holding.label
     return plain_content(f"{name[: width - len(end)].ljust(width - len(end))}{end}", "" if holding.live else "dim")
