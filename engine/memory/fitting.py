@@ -9,9 +9,10 @@ from typing import Literal
 from engine.device import Placement
 from engine.errors import ForecastError
 from engine.memory.calibration import Calibration
-from engine.memory.forecast import Forecast, forecast
+from engine.memory.forecast import forecast
 from engine.memory.ledger import Ledger
 from engine.memory.room import room_bytes
+from engine.memory.timeline import Forecast
 from engine.shape import DataShape
 from engine.spec import RunSpec
 from engine.text import memory_size

@@ -20,10 +20,10 @@ from engine.errors import MemoryShortageError
 from engine.events import DatasetProgressed, MemoryForecasted, RunStarted
 from engine.memory.calibration import Calibration
 from engine.memory.fitting import Plan, fit_run
-from engine.memory.forecast import BYTES_FIELDS, Forecast
 from engine.memory.ledger import Holding, Ledger, Part
 from engine.memory.room import bound_gpu, free_bytes, images_fit, room_bytes
 from engine.memory.shortage import ran_out
+from engine.memory.timeline import BYTES_FIELDS, Forecast
 from engine.models.building import fetch_imagenet_weights
 from engine.models.registry import choose_stem, describe_changes, find_model
 from engine.paths import Places

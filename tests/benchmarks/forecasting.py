@@ -19,7 +19,8 @@ import torch
 
 from engine.device import Placement, cpu_name
 from engine.memory.calibration import Calibration
-from engine.memory.forecast import Forecast, forecast
+from engine.memory.forecast import forecast
+from engine.memory.timeline import Forecast
 from engine.models.registry import MODELS, find_model, misfit
 from engine.shape import DataShape
 from engine.spec import RunSpec

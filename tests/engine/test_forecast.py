@@ -18,8 +18,9 @@ from engine.memory import forecast as forecast_module
 from engine.memory.asking import ask_forecast, expected_images
 from engine.memory.calibration import Calibration
 from engine.memory.fitting import plan_run
-from engine.memory.forecast import BYTES_FIELDS, Forecast, forecast, resident_bytes
+from engine.memory.forecast import forecast, resident_bytes
 from engine.memory.ledger import Holding, Ledger
+from engine.memory.timeline import BYTES_FIELDS, Forecast
 from engine.models.registry import MODELS, MORE_MODELS, ModelInfo, choose_stem, count_parameters, find_model
 from engine.paths import Places
 from engine.results.store import Store
