@@ -23,12 +23,16 @@ _MEND = (
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where a run's tensors live and how they are laid out. `reason` says why this device."""
+    """Where a run's tensors live and how they are laid out.
+
+    `reason` says why this device, `gain` is as in `Resolved`.
+    """
 
     device: torch.device
     dtype: torch.dtype
     memory_format: torch.memory_format
     reason: str
+    gain: float = 1.0
 
     @property
     def autocast(self) -> bool:
@@ -137,4 +141,5 @@ def describe(placement: Placement, stem: str, resident: bool) -> Resolved:
         stem=stem,
         images="resident" if resident else "streamed",
         versions=versions(),
+        gain=placement.gain,
     )

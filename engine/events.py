@@ -46,6 +46,7 @@ class ClassMetrics:
 class Resolved:
     """What the machine made of a spec: needed to repeat a run, and to say why it differs.
 
+    `gain` is how many times as fast dtype, layout and threads were measured to be as plain float32; 1: not tuned.
     `images` is `resident` where the dataset lies in the memory of the device, `streamed` where a thread reads it ahead.
     """
 
@@ -58,6 +59,7 @@ class Resolved:
     stem: str
     images: str
     versions: dict[str, str]
+    gain: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +194,21 @@ class CheckpointSaved:
 
 
 @dataclass(frozen=True, slots=True)
+class SettingsTuned:
+    """What `dtype auto` means on this processor was measured, and holds from now on for all that `key` names.
+
+    `gain` is how many times as fast this is as plain float32 on all threads; 1 where that is what was taken.
+    """
+
+    run: int
+    key: str
+    dtype: str
+    memory_format: str
+    num_threads: int
+    gain: float
+
+
+@dataclass(frozen=True, slots=True)
 class MemoryForecasted:
     """What the run is expected to take, in bytes at the moment of its peak, and the room that there is for it.
 
@@ -275,6 +292,7 @@ Event = (
     | EpochEnded
     | GradientsMeasured
     | CheckpointSaved
+    | SettingsTuned
     | MemoryForecasted
     | MemoryRecovered
     | RunPaused

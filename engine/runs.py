@@ -25,6 +25,7 @@ from engine.paths import Places
 from engine.results.store import Store
 from engine.spec import RunSpec
 from engine.training.checkpoint import remove_other_checkpoints
+from engine.training.setup import Known
 from engine.training.train import Ending, train
 
 
@@ -66,7 +67,8 @@ def run(spec: RunSpec, lab: Lab, control: Control) -> Generator[Event, None, Non
         try:
             device = choose_placement(spec).device
             calibration = store.calibration(device_name(device)) or uncalibrated(device.type)
-            events = train(tally.run, spec, lab.places, lab.ledger, control, calibration)
+            known = Known(calibration, store.tunings(tally.run))
+            events = train(tally.run, spec, lab.places, lab.ledger, control, known)
             while True:
                 try:
                     event = next(events)

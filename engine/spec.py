@@ -117,7 +117,9 @@ class RunSpec:
     seed: int = setting(0, help="first weights, order of images, augmentation", group="run", low=0, high=2**32 - 1)
     device: DeviceChoice = setting("auto", help="where to train; auto: cuda, else mps, else cpu", group="run")
     dtype: DtypeChoice = setting(
-        "auto", help="of the arithmetic; auto: bfloat16 on GPUs that have it, else float32", group="run"
+        "auto",
+        help="of the arithmetic; auto: bfloat16 on GPUs that have it, on a processor what is measured to be quickest",
+        group="run",
     )
     on_oom: OnOom = setting(
         "micro-batch",

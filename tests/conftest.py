@@ -24,6 +24,7 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RESLAB_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("RESLAB_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("RESLAB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("RESLAB_TUNE", "0")  # float32, whatever the machine
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
     monkeypatch.delenv("NO_COLOR", raising=False)

@@ -24,12 +24,14 @@ from engine.events import (
     MemoryRecovered,
     RunEnded,
     RunStarted,
+    SettingsTuned,
     Status,
     StepsCompleted,
     to_json_dict,
 )
+from engine.memory.heap import keep_one_heap
 from engine.paths import Places
-from engine.results.tables import duration, metric_rows
+from engine.results.tables import duration, metric_rows, tuning_text
 from engine.spec import RunSpec
 from engine.text import percent, safe_text
 
@@ -43,6 +45,7 @@ class _View(Protocol):
 def train_command(spec: RunSpec, places: Places, as_json: bool, quiet: bool = False) -> int:
     """Train `spec` to its end and return the exit code that its status means; `quiet` leaves the final table out."""
     control = RunControl()
+    keep_one_heap()
     with _stop_on_signals(control), _view(spec, as_json, quiet) as view:
         from engine.runs import Lab, run  # 4 to 12 s on a cold start: torch
 
@@ -144,6 +147,8 @@ class _Bar:
                     f"{moment}: {event.split} loss {event.metrics.loss:.4f}, {event.split} accuracy "
                     f"{percent(event.metrics.accuracy)}"
                 )
+            case SettingsTuned():
+                self._say(f"measured once for this network and machine: {tuning_text(event)}")
             case MemoryRecovered():
                 why = f"memory ran out at step {event.step:,}" if event.step else "memory will not do"
                 self._say(f"{why}: {event.action}")

@@ -68,7 +68,8 @@ class Preparation:
 
     def __call__(self, images: Tensor) -> Tensor:
         """(N, C, H, W) uint8 to float32, (x / 255 - mean) / std."""
-        return torch.addcmul(self.shift, images.float(), self.scale).contiguous(memory_format=self.memory_format)
+        pixels = images.to(torch.float32, memory_format=self.memory_format)
+        return torch.addcmul(self.shift, pixels, self.scale, out=pixels)
 
     def augment(self, images: Tensor, seed: int, epoch: int, step: int) -> Tensor:
         """uint8 to uint8, each image mirrored and shifted on its own; `step` counts within the epoch."""

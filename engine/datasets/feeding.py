@@ -40,7 +40,8 @@ def feed(
         order = order.to(device)
         for start, stop in bounds:
             chosen = order[start:stop]
-            yield _again(lambda chosen=chosen: (split.images[chosen], split.labels[chosen]))  # type: ignore[misc]
+            # index_select copies each image whole, brackets go pixel by pixel.
+            yield _again(lambda chosen=chosen: (split.images.index_select(0, chosen), split.labels[chosen]))  # type: ignore[misc]
 
 
 def _again(work: Callable[[], Batch]) -> Batch:

@@ -47,7 +47,7 @@ class Split:
     def take(self, indices: Tensor) -> Split:
         """A copy of some images and their labels."""
         rows = indices if self.rows is None else self.rows[indices]
-        return Split(self.images[rows], self.labels[indices])
+        return Split(self.images.index_select(0, rows), self.labels[indices])
 
     def part(self, indices: Tensor) -> Split:
         """As `take`, but mapped images stay where they are."""

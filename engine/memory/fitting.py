@@ -39,6 +39,11 @@ class Plan:
     largest_batch: int = 0
 
     @property
+    def is_whole(self) -> bool:
+        """Whether batches stay whole and activations are kept."""
+        return self.fit in ("fits", "after freeing")
+
+    @property
     def words(self) -> str:
         """The verdict, for a person."""
         match self.fit:

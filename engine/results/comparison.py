@@ -87,6 +87,9 @@ def compare(
         raise StoreError("a comparison needs two or more different runs; reslab runs lists them")
     sides = tuple(_side(details, predictions) for details, predictions in runs)
     differing = differing_settings([details.record.spec for details, _ in runs])
+    computed = tuple(_computed_in(details) for details, _ in runs)
+    if len(set(computed)) > 1:
+        differing["computed_in"] = computed
     reason = _why_no_verdict([details for details, _ in runs])
     if reason is not None:
         return Comparison(sides, (), reason, differing)
@@ -134,6 +137,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, p_values[index] * (len(p_values) - rank)))
         adjusted[index] = highest
     return adjusted
+
+
+def _computed_in(details: RunDetails) -> str | None:
+    """The arithmetic that `dtype auto` came to, and its layout."""
+    if details.started is None:
+        return None
+    resolved = details.started["resolved"]
+    layout = " channels last" if resolved["memory_format"] == "channels_last" else ""
+    return f"{resolved['dtype']}{layout}"
 
 
 def differing_settings(specs: Sequence[dict[str, Any]]) -> dict[str, tuple[Any, ...]]:

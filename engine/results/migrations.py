@@ -96,6 +96,15 @@ STEPS: tuple[str, ...] = (
         freed_bytes INTEGER NOT NULL
     );
     """,
+    """
+    CREATE TABLE tunings (
+        key TEXT PRIMARY KEY,                   -- processor, version of torch, network, images, batch
+        dtype TEXT NOT NULL,
+        memory_format TEXT NOT NULL,
+        num_threads INTEGER NOT NULL,
+        gain REAL NOT NULL
+    );
+    """,
 )
 
 

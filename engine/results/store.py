@@ -28,10 +28,11 @@ from engine.events import (
     MemoryRecovered,
     RunEnded,
     RunStarted,
+    SettingsTuned,
     StepsCompleted,
 )
 from engine.memory.calibration import Calibration
-from engine.results import memory
+from engine.results import memory, tunings
 from engine.results.migrations import migrate
 from engine.results.queue import Waiting
 from engine.results.records import (
@@ -48,7 +49,8 @@ from engine.spec import RunSpec
 _TABLES = ("steps", "epochs", "evaluations", "weights", "memory", "recoveries")
 _COMMIT_EVERY_S = 1.0  # points wait this long: one commit costs an fsync, 1 to 20 ms
 _BUSY_MS = 5000
-_Written = RunStarted | Evaluated | EpochEnded | CheckpointSaved | MemoryForecasted | MemoryRecovered | RunEnded
+_Progress = RunStarted | Evaluated | EpochEnded | CheckpointSaved | RunEnded
+_Written = _Progress | SettingsTuned | MemoryForecasted | MemoryRecovered
 _LOST = "the process ended before the run did"
 _log = logging.getLogger("reslab")
 
@@ -155,6 +157,8 @@ class Store:
             case CheckpointSaved():
                 file = (event.run, event.file, event.sha256, event.epoch, event.step, event.num_bytes)
                 self._db.execute("INSERT OR REPLACE INTO weights VALUES (?, ?, ?, ?, ?, ?)", file)
+            case SettingsTuned():
+                tunings.write(self._db, event)
             case MemoryForecasted() | MemoryRecovered():
                 memory.write(self._db, event)
             case RunEnded():
@@ -304,6 +308,11 @@ class Store:
         """What the latest runs on this GPU say of its forecasts; None where none was measured there."""
         with _explained(self._path):
             return memory.calibration(self._db, device_name)
+
+    def tunings(self, run: int) -> dict[str, SettingsTuned]:
+        """What was measured to be quickest on this machine, by its key, as facts of `run`."""
+        with _explained(self._path):
+            return tunings.read(self._db, run)
 
     def _curve(self, run: int) -> Curve:
         rows = self._rows("SELECT losses, accuracies FROM steps WHERE run = ? ORDER BY first_step", run)

@@ -103,8 +103,12 @@ def build_learner(
     model = build_model(spec, shape, seeded)
     if frozen:
         freeze_backbone(model)
-    if placement.device.type != "cpu" or placement.memory_format is not torch.contiguous_format:
+    if placement.device.type != "cpu":
         model = model.to(placement.device, memory_format=placement.memory_format)  # type: ignore[call-overload]
+    elif placement.memory_format is not torch.contiguous_format:
+        for values in model.parameters():  # what `to` does, which refuses a forecast's tensors
+            if values.dim() == 4:
+                values.data = values.data.contiguous(memory_format=placement.memory_format)
     optimizer = build_optimizer(spec, model)
     return Learner(
         spec=spec,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import torch
@@ -17,7 +17,7 @@ from engine.datasets.loading import data_key, load_dataset
 from engine.datasets.manifest import MANIFEST_NAME, write_manifest
 from engine.device import Placement, describe
 from engine.errors import MemoryShortageError
-from engine.events import DatasetProgressed, MemoryForecasted, RunStarted
+from engine.events import DatasetProgressed, MemoryForecasted, RunStarted, SettingsTuned
 from engine.memory.calibration import Calibration
 from engine.memory.fitting import Plan, fit_run
 from engine.memory.ledger import Holding, Ledger, Part
@@ -32,8 +32,17 @@ from engine.spec import RunSpec
 from engine.text import memory_size
 from engine.training.learner import Learner, build_learner
 from engine.training.recovery import Recovery, free_idle
+from engine.training.tuning import apply_tuning, is_tunable, tune, tuning_key
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What earlier runs on this machine have taught: what forecasts lack, and what is quickest."""
+
+    calibration: Calibration = field(default_factory=Calibration)
+    tunings: Mapping[str, SettingsTuned] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +105,8 @@ def set_up(
     ledger: Ledger,
     control: Control,
     placement: Placement,
-    calibration: Calibration,
-) -> Generator[DatasetProgressed, None, Setup]:
+    known: Known,
+) -> Generator[DatasetProgressed | SettingsTuned, None, Setup]:
     """Yield the progress of loading and return the run, ready.
 
     Finished runs' things are let go, the least recently used first, until the forecast fits. Where that is not enough
@@ -118,9 +127,11 @@ def set_up(
     ledger.hold(key, data, Holding("dataset", spec.dataset, run, (("dataset", data.resident_bytes),), live=True))
     if spec.weights == "imagenet":
         yield from _told(fetch_imagenet_weights(spec.model, control), run, f"weights of {spec.model}")
-    plan = fit_run(spec, data.shape, data.resident_bytes, placement, ledger, calibration)
+    plan = fit_run(spec, data.shape, data.resident_bytes, placement, ledger, known.calibration)
     if plan.fit == "not" and placement.device.type == "cpu":
         raise MemoryShortageError(_will_not_fit(spec, plan, ledger))
+    if plan.is_whole and is_tunable(spec, placement):
+        placement, plan = yield from _tuned(run, spec, data, placement, plan, ledger, control, known)
     learner = _build(spec, data, placement, ledger)
     ledger.hold(("model", run), learner.model, Holding("model", spec.model, run, _parts(learner), live=True))
     recovery = Recovery(run, learner, ledger)
@@ -137,6 +148,23 @@ def set_up(
         room_bytes=plan.room_bytes,
         dropped_bytes=plan.dropped_bytes,
     )
+
+
+def _tuned(
+    run: int, spec: RunSpec, data: ImageData, placement: Placement, plan: Plan, ledger: Ledger, control: Control,
+    known: Known,
+) -> Generator[DatasetProgressed | SettingsTuned, None, tuple[Placement, Plan]]:  # fmt: skip
+    """The placement that was measured to be quickest, now or before, and the plan for it, where that fits as well."""
+    tuned = known.tunings.get(tuning_key(spec, data.shape))
+    if tuned is None:
+        trial = tune(run, spec, data.shape, (data.mean, data.std), placement, control)
+        tuned = yield from _told(trial, run, "settings")
+        yield tuned
+    chosen = apply_tuning(tuned, placement)
+    if (chosen.dtype, chosen.memory_format) == (placement.dtype, placement.memory_format):
+        return chosen, plan
+    other = fit_run(spec, data.shape, data.resident_bytes, chosen, ledger, known.calibration)
+    return (chosen, other) if other.is_whole else (placement, plan)
 
 
 def _build(spec: RunSpec, data: ImageData, placement: Placement, ledger: Ledger) -> Learner:

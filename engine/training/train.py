@@ -36,7 +36,7 @@ from engine.datasets.feeding import Batch, feed
 from engine.device import choose_placement
 from engine.events import CheckpointSaved, Evaluated, Event, Moment, RunPaused, RunResumed, Status
 from engine.events import Split as SplitName
-from engine.memory.calibration import Calibration
+from engine.memory.freeing import empty_caches
 from engine.memory.ledger import Ledger
 from engine.memory.peak import PeakMeter
 from engine.paths import Places
@@ -47,13 +47,14 @@ from engine.training.evaluation import When, evaluate, evaluation_batch
 from engine.training.gradients import Gradients
 from engine.training.optim import learning_rate, set_learning_rate
 from engine.training.points import Points
-from engine.training.setup import Setup, all_finite, release, set_up
+from engine.training.setup import Known, Setup, all_finite, release, set_up
+from engine.training.tuning import keep_threads
 
 _SAVE_EVERY_S = 30.0  # at an epoch's end, if this long has passed: 45 MB for ResNet-18, 0.2 s with its fsync
 _LISTEN_EVERY_S = 0.5  # a paused run looks up this often, should a notification be lost
 
 
-_NONE = Calibration()
+_NOTHING = Known()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ class Ending:
 
 
 def train(
-    run: int, spec: RunSpec, places: Places, ledger: Ledger, control: Control, calibration: Calibration = _NONE
+    run: int, spec: RunSpec, places: Places, ledger: Ledger, control: Control, known: Known = _NOTHING
 ) -> Generator[Event, None, Ending]:
     """Train one run, yielding what happens, and return how it ended.
 
@@ -76,12 +77,12 @@ def train(
     Raises:
         ReslabError: images, weights or device are not to be had, or weights cannot be written.
     """
-    with _arithmetic(spec.deterministic):
+    with _arithmetic(spec.deterministic), keep_threads():
         placement = choose_placement(spec)
         peak = PeakMeter(placement.device)
         setup = None
         try:
-            setup = yield from set_up(run, spec, places, ledger, control, placement, calibration)
+            setup = yield from set_up(run, spec, places, ledger, control, placement, known)
             yield setup.started()
             yield from setup.forecasted()
             yield from setup.recovery.told()
@@ -92,6 +93,8 @@ def train(
         finally:
             ledger.finish(run)
             release(setup)
+            if placement.device.type == "cpu":
+                empty_caches()  # the C library keeps what is freed, for the next step
 
 
 class _Loop:

@@ -42,14 +42,14 @@ def shape_of(size: int) -> DataShape:
     return DataShape(3, size, size, 10)
 
 
-def measure(model: str, batch: int, size: int) -> int:
+def measure(model: str, batch: int, size: int, placement: Placement = CPU) -> int:
     """Bytes at the peak of torch's CPU allocator, from the building of the network to the end of the second step."""
     from torch.profiler import ProfilerActivity, profile
 
     spec, shape = spec_of(model, batch), shape_of(size)
     gc.collect()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        _steps(spec, shape)
+        _steps(spec, shape, placement)
     assert profiled.profiler is not None
     events = profiled.profiler.kineto_results.events()
     held = peak = 0
@@ -59,9 +59,9 @@ def measure(model: str, batch: int, size: int) -> int:
     return int(peak)
 
 
-def _steps(spec: RunSpec, shape: DataShape) -> None:
+def _steps(spec: RunSpec, shape: DataShape, placement: Placement) -> None:
     channels = (0.5,) * shape.channels
-    learner = build_learner(spec, shape, (channels, channels), CPU)
+    learner = build_learner(spec, shape, (channels, channels), placement)
     at_once = evaluation_batch(spec.batch_size, shape)
 
     def images(number: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -69,7 +69,7 @@ def _steps(spec: RunSpec, shape: DataShape) -> None:
         return pixels, torch.zeros(number, dtype=torch.int64)
 
     pixels, labels = images(at_once)
-    forward(learner.model.eval(), learner.prepare(pixels), labels, CPU)
+    forward(learner.model.eval(), learner.prepare(pixels), labels, placement)
     del pixels, labels
     learner.model.train()
     gradients = Gradients(0, learner.model)

@@ -69,11 +69,13 @@ def test_the_interval_covers_the_truth_nineteen_times_in_twenty(p_a: float, p_b:
 
 
 def run_of(
-    number: int, right: list[bool], dataset: str = "digits", sha: str = "x", caveat: str | None = None, **spec: Any
-) -> Any:
+    number: int, right: list[bool], dataset: str = "digits", sha: str = "x", caveat: str | None = None,
+    dtype: str = "float32", **spec: Any,
+) -> Any:  # fmt: skip
     """A run whose images of class 0 are taken for 0 where right, else for 1."""
     record = SimpleNamespace(run=number, model=f"net{number}", dataset=dataset, spec={"dataset": dataset, **spec})
-    details = SimpleNamespace(record=record, started={"test_sha256": sha}, caveat=caveat)
+    resolved = {"dtype": dtype, "memory_format": "channels_last" if dtype == "bfloat16" else "contiguous_format"}
+    details = SimpleNamespace(record=record, started={"test_sha256": sha, "resolved": resolved}, caveat=caveat)
     predicted = array("H", [0 if item else 1 for item in right])
     return details, Predictions(array("H", [0] * len(right)), predicted, array("f", [1.0] * len(right)))
 
@@ -137,6 +139,11 @@ def test_runs_on_different_images_get_no_verdict_and_a_reason(other: dict[str, A
     found = compare([run_of(1, [True]), run_of(2, [True], **other)])
     assert found.verdicts == ()
     assert says in str(found.no_verdict)
+
+
+def test_another_arithmetic_is_named_though_both_asked_for_auto() -> None:
+    found = compare([run_of(1, [True]), run_of(2, [True], dtype="bfloat16")])
+    assert found.differing == {"computed_in": ("float32", "bfloat16 channels last")}
 
 
 def test_settings_that_differ_are_named() -> None:

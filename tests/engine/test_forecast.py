@@ -46,6 +46,14 @@ def test_it_is_what_the_allocator_reaches(model: str, batch: int, size: int) -> 
     assert said.peak_bytes == pytest.approx(measure(model, batch, size), rel=0.03)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_other_layouts_and_types_are_forecast_too(dtype: torch.dtype) -> None:
+    placement = Placement(CPU.device, dtype, torch.channels_last, "test")
+    spec, shape = RunSpec("digits", "resnet20", batch_size=64), DataShape(3, 28, 28, 10)
+    said = forecast(spec, shape, 0, placement, Calibration())
+    assert said.peak_bytes == pytest.approx(measure("resnet20", 64, 28, placement), rel=0.1)
+
+
 def test_its_parts_add_up_and_are_what_they_are_called() -> None:
     spec = RunSpec("cats-dogs", "resnet18", batch_size=16, image_size=64)
     weights = 4 * (find_model("resnet18").num_parameters - 998 * 513)
