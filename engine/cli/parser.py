@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from engine.errors import SpecError
+from engine.recipes import RECIPE_HELP, RECIPES, find_recipe
 from engine.reports import PRESETS
 from engine.results.queue import seeds_of
 from engine.settings import Setting, Value, settings_of
@@ -102,6 +103,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="settings from a file, which options here override; several files are several runs, one after another",
     )
+    parser.add_argument("--recipe", metavar="|".join(RECIPES), default="report", help=RECIPE_HELP)
     _add_groups(parser)
 
 
@@ -142,7 +144,8 @@ def specs_from(arguments: argparse.Namespace) -> list[RunSpec]:
         raise SpecError(f"seeds: {num_seeds} does not do; expected a whole number from 1 to 1,000")
     given = given_settings(arguments)
     files = [read_spec_file(path) for path in arguments.spec] or [{}]
-    specs = [_spec_from({**file, **given}, arguments.command) for file in files]
+    recipe = find_recipe(arguments.recipe)
+    specs = [_spec_from({**recipe, **file, **given}, arguments.command) for file in files]
     return [one for spec in specs for one in seeds_of(spec, num_seeds)]
 
 

@@ -16,6 +16,8 @@ import pytest
 from sklearn import metrics
 
 from engine.cli import main
+from engine.cli.parser import build_parser, specs_from
+from engine.errors import SpecError
 from engine.paths import Places
 from engine.spec import RunSpec
 from tests.engine.test_datasets import make_folder
@@ -247,3 +249,20 @@ def test_every_setting_is_in_the_help(capsys: pytest.CaptureFixture[str]) -> Non
     text = capsys.readouterr().out
     for name, item in settings_of(RunSpec).items():
         assert (item.flag if name not in ("dataset", "model") else name.upper()) in text
+
+
+def parsed(*words: str) -> RunSpec:
+    (spec,) = specs_from(build_parser().parse_args(["train", *words]))
+    return spec
+
+
+def test_a_recipe_is_what_files_and_options_begin_with(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('dataset = "digits"\nmodel = "resnet20"\nlabel_smoothing = 0.0\n', encoding="utf-8")
+    plain = parsed("digits", "resnet20")
+    assert parsed("digits", "resnet20", "--recipe", "report") == plain
+    fast = parsed("--spec", str(file), "--recipe", "fast", "--learning-rate", "0.05")
+    assert (fast.schedule, fast.nesterov, fast.epochs) == ("one-cycle", True, 1)
+    assert (fast.learning_rate, fast.label_smoothing) == (0.05, 0.0)
+    with pytest.raises(SpecError, match="report, fast"):
+        parsed("digits", "resnet20", "--recipe", "slow")

@@ -1,0 +1,307 @@
+"""The sides of a training benchmark, each a process of its own that prints its images per second.
+
+`reslab` trains through the engine as the command line does; `bare` is the shortest PyTorch loop on preloaded tensors;
+`script` the DataLoader script that most people begin with; `lightning` and `fastai` what those libraries' users write.
+All train the same network, with the same optimizer and batches of 128, for the same number of seconds after three
+steps to warm up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from engine.control import RunControl
+from engine.events import RunStarted, StepsCompleted
+from engine.paths import Places
+from engine.shape import DataShape
+from engine.spec import RunSpec
+
+BATCH = 128
+_WARM = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    dataset: str
+    model: str
+    size: int
+    seconds: float
+    dtype: str = "float32"
+
+    @property
+    def spec(self) -> RunSpec:
+        return RunSpec(self.dataset, self.model, image_size=self.size, dtype=self.dtype, epochs=1000)  # type: ignore[arg-type]
+
+    @property
+    def shape(self) -> DataShape:
+        return DataShape(1, self.size, self.size, 10)
+
+
+def data_folder() -> Path:
+    """Where MNIST/raw lies."""
+    return Path(os.environ.get("RESLAB_TEST_DATA") or os.environ.get("RESLAB_DATA") or "data")
+
+
+def reslab(task: Task) -> dict[str, Any]:
+    """The engine; what it measures for `dtype auto` is measured before the clock starts, as in a first run."""
+    from engine.runs import Lab, run
+
+    control, started = RunControl(), None
+    first: StepsCompleted | None = None
+    with tempfile.TemporaryDirectory() as home:
+        places = Places(Path(home), data_folder(), Path(home))
+        last: StepsCompleted | None = None
+        for event in run(task.spec, Lab(places), control):
+            if isinstance(event, RunStarted):
+                started = event
+            if isinstance(event, StepsCompleted):
+                first, last = first or event, event
+                if event.train_s - first.train_s >= task.seconds:
+                    control.stop()
+    assert started is not None
+    assert first is not None
+    assert last is not None
+    resolved = started.resolved
+    speed = (last.images - first.images) / (last.train_s - first.train_s)
+    chosen = f"{resolved.dtype} {resolved.memory_format} {resolved.num_threads} threads"
+    return {"images_per_s": speed, "form": chosen, "gain": resolved.gain}
+
+
+def bare(task: Task) -> dict[str, Any]:
+    """Normalised float32 tensors in memory, a permutation, and five lines of PyTorch."""
+    pixels, labels = _loaded(task)
+    model = _network(task)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, fused=True)
+    model.train()
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        while True:
+            for chosen in torch.split(torch.randperm(len(pixels)), BATCH):
+                if len(chosen) == BATCH:
+                    yield pixels[chosen], labels[chosen]
+
+    return _timed(task, _steps(model, optimizer, batches()))
+
+
+def script(task: Task) -> dict[str, Any]:
+    """torchvision's dataset and transforms, a DataLoader with two workers, the loop of the tutorials."""
+    model = _network(task)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    loader = _loader(task)
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        while True:
+            yield from loader
+
+    return _timed(task, _steps(model.train(), optimizer, batches()))
+
+
+def lightning(task: Task) -> dict[str, Any]:
+    """A LightningModule and a Trainer without logger, checkpoints and bar, which only cost time."""
+    import lightning as L
+
+    model, clock = _network(task), _Clock(task)
+
+    class Module(L.LightningModule):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def training_step(self, batch: Any, number: int) -> Tensor:
+            pixels, labels = batch
+            return F.cross_entropy(self.model(pixels), labels)
+
+        def on_train_batch_end(self, outputs: Any, batch: Any, number: int) -> None:
+            if clock.over(len(batch[1])):
+                self.trainer.should_stop = True
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.01, momentum=0.9)
+
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = L.Trainer(max_epochs=1000, accelerator="cpu", enable_model_summary=False, min_epochs=0, **quiet)
+    trainer.fit(Module(), _loader(task))
+    return clock.found
+
+
+def fastai(task: Task) -> dict[str, Any]:
+    """A Learner on DataLoaders with two workers; the images are resized before, which is kinder than its usual path."""
+    from fastai.data.core import DataLoaders
+    from fastai.learner import Callback, CancelFitException, Learner
+    from torch.utils.data import TensorDataset
+
+    clock = _Clock(task)
+
+    class Watch(Callback):  # type: ignore[misc]
+        def after_batch(self) -> None:
+            if clock.over(len(self.yb[0])):
+                raise CancelFitException
+
+    loaders = DataLoaders.from_dsets(TensorDataset(*_loaded(task)), bs=BATCH, num_workers=2, device=torch.device("cpu"))
+    learner = Learner(loaders, _network(task), loss_func=nn.CrossEntropyLoss(), opt_func=_fastai_sgd, cbs=Watch())
+    with learner.no_bar(), learner.no_logging():
+        learner.fit(1000, lr=0.01)
+    return clock.found
+
+
+def _fastai_sgd(parameters: Any, lr: float) -> Any:
+    from fastai.optimizer import SGD
+
+    return SGD(parameters, lr, mom=0.9)
+
+
+def evaluation(task: Task) -> dict[str, Any]:
+    """reslab's evaluation of the test images, and a bare inference loop with the same batches, by turns."""
+    from engine.datasets.loading import load_dataset
+    from engine.memory.ledger import Ledger
+    from engine.training.evaluation import When, evaluate, evaluation_batch
+    from engine.training.learner import build_learner
+    from engine.training.recovery import Recovery
+
+    spec = task.spec
+    data = _exhausted(load_dataset(spec, Places(Path("."), data_folder(), Path(".")), RunControl()))
+    placement = _cpu()
+    learner = build_learner(spec, data.shape, (data.mean, data.std), placement)
+    at_once = evaluation_batch(spec.batch_size, data.shape)
+    recovery = Recovery(1, learner, Ledger())
+    pixels, labels = learner.prepare(data.test.images), data.test.labels
+
+    def ours() -> None:
+        when, control = When(1, "test", "epoch", 1, 1), RunControl()
+        model, prepare = learner.model, learner.prepare
+        _exhausted(evaluate(model, data.test, 10, prepare, placement, control, when, recovery, at_once))
+
+    def plain() -> None:
+        model = learner.model.eval()
+        with torch.inference_mode():
+            for start in range(0, len(labels), at_once):
+                logits = model(pixels[start : start + at_once])
+                logits.argmax(dim=1)
+                F.cross_entropy(logits, labels[start : start + at_once])
+        model.train()
+
+    ours()
+    plain()
+    pairs: list[tuple[float, float]] = []
+    while sum(one + other for one, other in pairs) < task.seconds:
+        pairs.append((_seconds(ours), _seconds(plain)))
+    return {"pairs": [[len(labels) / ours_s, len(labels) / plain_s] for ours_s, plain_s in pairs]}
+
+
+def _seconds(work: Callable[[], None]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+class _Clock:
+    """Counts images from the third step on, and says when the time is up."""
+
+    def __init__(self, task: Task) -> None:
+        self._task, self._steps, self._images, self._began = task, 0, 0, 0.0
+        self.found: dict[str, Any] = {}
+
+    def over(self, num_images: int) -> bool:
+        self._steps += 1
+        now = time.perf_counter()
+        if self._steps <= _WARM:
+            self._began = now
+            return False
+        self._images += num_images
+        self.found = {"images_per_s": self._images / (now - self._began)}
+        return now - self._began >= self._task.seconds
+
+
+def _timed(task: Task, steps: Iterable[int]) -> dict[str, Any]:
+    clock = _Clock(task)
+    for num_images in steps:
+        if clock.over(num_images):
+            break
+    return clock.found
+
+
+def _steps(model: nn.Module, optimizer: Any, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[int]:
+    for pixels, labels in batches:
+        optimizer.zero_grad()
+        torch.autograd.backward(F.cross_entropy(model(pixels), labels))
+        optimizer.step()
+        yield len(labels)
+
+
+def _network(task: Task) -> nn.Module:
+    from engine.models.building import build_model
+
+    return build_model(task.spec, task.shape)
+
+
+def _cpu() -> Any:
+    from engine.device import Placement
+
+    return Placement(torch.device("cpu"), torch.float32, torch.contiguous_format, "benchmark")
+
+
+def _exhausted(work: Any) -> Any:
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            return end.value
+
+
+def _loaded(task: Task) -> tuple[Tensor, Tensor]:
+    """All training images, resized and normalised."""
+    from engine.datasets.batches import Preparation
+    from engine.datasets.loading import load_dataset
+
+    data = _exhausted(load_dataset(task.spec, Places(Path("."), data_folder(), Path(".")), RunControl()))
+    prepare = Preparation.build(data.mean, data.std, torch.device("cpu"))
+    return prepare(data.train.images), data.train.labels
+
+
+def _loader(task: Task) -> Any:
+    from torch.utils.data import DataLoader
+    from torchvision import datasets, transforms
+
+    steps = [transforms.Resize(task.size)] if task.size != 28 else []
+    transform = transforms.Compose([*steps, transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
+    images = datasets.MNIST(str(data_folder()), train=True, transform=transform)
+    return DataLoader(images, batch_size=BATCH, shuffle=True, num_workers=2, drop_last=True, persistent_workers=True)
+
+
+SIDES: dict[str, Callable[[Task], dict[str, Any]]] = {
+    "reslab": reslab, "bare": bare, "script": script, "lightning": lightning, "fastai": fastai,
+    "evaluation": evaluation,
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="tests.benchmarks.sides")
+    parser.add_argument("side", choices=SIDES)
+    parser.add_argument("dataset")
+    parser.add_argument("model")
+    parser.add_argument("size", type=int)
+    parser.add_argument("seconds", type=float)
+    parser.add_argument("--dtype", default="float32")
+    given = parser.parse_args()
+    if given.side == "reslab":
+        from engine.memory.heap import keep_one_heap
+
+        keep_one_heap()  # as the command line does
+    task = Task(given.dataset, given.model, given.size, given.seconds, given.dtype)
+    print(json.dumps(SIDES[given.side](task)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""Training speed against other ways to train: pairs of processes by turns, ratios, and their spread."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from tests.benchmarks.reporting import report
+from tests.benchmarks.sides import data_folder
+
+_SIDE = ("-m", "tests.benchmarks.sides")
+_EXTRA = {"lightning": "lightning", "fastai": "fastai"}
+Workload = tuple[str, str, int, float]  # dataset, network, image size, seconds
+
+
+def _run(side: str, workload: Workload, *options: str) -> dict[str, Any]:
+    python: tuple[str, ...] = (sys.executable,)
+    if side in _EXTRA:  # an environment of its own, with the project's torch
+        python = ("uv", "run", "--quiet", "--with", _EXTRA[side], "python")
+    command = (*python, *_SIDE, side, *map(str, workload), *options)
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def _pairs(ours: Sequence[str], theirs: Sequence[str], workload: Workload, num_pairs: int) -> list[tuple[float, float]]:
+    """Each pair one after the other, the order changing from pair to pair."""
+    pairs = []
+    for number in range(num_pairs):
+        order = (ours, theirs) if number % 2 == 0 else (theirs, ours)
+        found = {side: _run(side[0], workload, *side[1:]) for side in map(tuple, order)}
+        if "form" in found[tuple(ours)] and number == 0:
+            print(f"  reslab computed in {found[tuple(ours)]['form']}")
+        pairs.append((found[tuple(ours)]["images_per_s"], found[tuple(theirs)]["images_per_s"]))
+    return pairs
+
+
+def headless(num_pairs: int = 5) -> None:
+    """The engine in float32 against the barest PyTorch loop on preloaded tensors, MNIST at 8×8."""
+    for model in ("resnet18", "resnet20"):
+        workload = ("mnist", model, 8, 8.0)
+        pairs = _pairs(("reslab",), ("bare",), workload, num_pairs)
+        report(f"headless, {model} at 8×8", "images/s", pairs, ("reslab", "bare loop"))
+
+
+def auto(num_pairs: int = 5) -> None:
+    """What `--dtype auto` chooses on this processor against the bare float32 loop."""
+    for model, size in (("resnet18", 8), ("resnet20", 8), ("resnet18", 28), ("resnet18", 64)):
+        workload = ("mnist", model, size, 8.0 if size < 28 else 15.0)
+        pairs = _pairs(("reslab", "--dtype", "auto"), ("bare",), workload, num_pairs)
+        report(f"dtype auto, {model} at {size}×{size}", "images/s", pairs, ("reslab", "bare loop"))
+
+
+def libraries(num_pairs: int = 5) -> None:
+    """The engine in float32 against Lightning, fastai and a DataLoader script on their usual paths, MNIST at 8×8."""
+    for model in ("resnet18", "resnet20"):
+        for side in ("script", "lightning", "fastai"):
+            pairs = _pairs(("reslab",), (side,), ("mnist", model, 8, 8.0), num_pairs)
+            report(f"{model} at 8×8 against {side}", "images/s", pairs, ("reslab", side))
+
+
+def evaluating(num_pairs: int = 8) -> None:
+    """Evaluation, figures from scikit-learn included, against a bare inference loop on preloaded tensors, by turns."""
+    found = _run("evaluation", ("mnist", "resnet18", 8, 2.0 * num_pairs))
+    pairs = [(ours, plain) for ours, plain in found["pairs"]]
+    report("evaluation, resnet18 at 8×8", "images/s", pairs, ("reslab", "bare loop"))
+
+
+def fast(num_seeds: int = 5) -> None:
+    """Wall time of the report's ten epochs on MNIST at 8×8 against one epoch of `--recipe fast`, five seeds.
+
+    Each is a whole process, from its start to its exit code.
+    """
+    report_s, report_accuracy = _trained("resnet18")
+    print(
+        f"report's recipe, resnet18, ten epochs: {report_s:.1f} s, test accuracy {100 * report_accuracy:.3f} %",
+        flush=True,
+    )
+    for model in ("resnet20", "resnet18"):
+        found = [_trained(model, "--recipe", "fast", "--seed", str(seed)) for seed in range(num_seeds)]
+        accuracies = ", ".join(f"{100 * accuracy:.3f}" for _, accuracy in found)
+        print(f"{model} by recipe fast, seeds 0 to {num_seeds - 1}: test accuracy {accuracies} %")
+        report(
+            f"{model}: wall time", "s", [(seconds, report_s) for seconds, _ in found], ("recipe fast", "the report's")
+        )
+
+
+def _trained(model: str, *options: str) -> tuple[float, float]:
+    """Seconds of a whole `reslab train`, and the test accuracy at its end."""
+    with tempfile.TemporaryDirectory() as home:
+        places = ("--home", home, "--data-dir", str(data_folder()))
+        began = time.perf_counter()
+        done = subprocess.run(
+            (sys.executable, "-m", "tui", *places, "train", "mnist", model, "--image-size", "8", "--json", *options),
+            check=True, capture_output=True, text=True,
+        )  # fmt: skip
+        seconds = time.perf_counter() - began
+    ended = json.loads(done.stdout.splitlines()[-1])
+    return seconds, float(ended["final"]["accuracy"])
