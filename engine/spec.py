@@ -126,6 +126,9 @@ class RunSpec:
         help="where memory runs out: smaller parts of a batch, or activations computed twice (checkpoint), or fail",
         group="run",
     )
+    compile: bool = setting(
+        False, help="let torch write code for the network before the first step: a minute or more, once", group="run"
+    )
     deterministic: bool = setting(False, help="refuse operations that differ from run to run on a GPU", group="run")
 
     def __post_init__(self) -> None:

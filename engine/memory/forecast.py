@@ -45,7 +45,7 @@ _READS = (torch.ops.aten._local_scalar_dense.default,)
 _IRRELEVANT = {
     "dataset": "digits", "epochs": 1, "learning_rate": 0.1, "weight_decay": 0.0, "schedule": "constant",
     "warmup_epochs": 0.0, "label_smoothing": 0.0, "val_share": 0.0, "test_share": 0.2, "split_seed": 0, "seed": 0,
-    "deterministic": False, "image_size": None, "on_oom": "micro-batch", "device": "auto",
+    "deterministic": False, "compile": False, "image_size": None, "on_oom": "micro-batch", "device": "auto",
 }  # fmt: skip
 
 

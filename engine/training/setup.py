@@ -30,11 +30,14 @@ from engine.paths import Places
 from engine.progress import Progress
 from engine.spec import RunSpec
 from engine.text import memory_size
+from engine.training.compiling import compile_network
+from engine.training.evaluation import evaluation_batch
 from engine.training.learner import Learner, build_learner
 from engine.training.recovery import Recovery, free_idle
 from engine.training.tuning import apply_tuning, is_tunable, tune, tuning_key
 
 T = TypeVar("T")
+Bounds = list[tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,7 @@ class Setup:
     data: ImageData
     learner: Learner
     recovery: Recovery
-    bounds: list[tuple[int, int]]
+    bounds: Bounds
     forecast: Forecast | None
     room_bytes: int
     dropped_bytes: int
@@ -136,6 +139,9 @@ def set_up(
     ledger.hold(("model", run), learner.model, Holding("model", spec.model, run, _parts(learner), live=True))
     recovery = Recovery(run, learner, ledger)
     recovery.start_small(plan.micro_batch, plan.recompute)
+    bounds = batch_bounds(len(data.train), spec.batch_size)
+    if spec.compile and plan.is_whole:
+        yield from _told(compile_network(learner, data.shape, *_sizes(data, spec, bounds), control), run, "network")
     return Setup(
         run=run,
         spec=spec,
@@ -143,7 +149,7 @@ def set_up(
         data=data,
         learner=learner,
         recovery=recovery,
-        bounds=batch_bounds(len(data.train), spec.batch_size),
+        bounds=bounds,
         forecast=plan.forecast,
         room_bytes=plan.room_bytes,
         dropped_bytes=plan.dropped_bytes,
@@ -165,6 +171,14 @@ def _tuned(
         return chosen, plan
     other = fit_run(spec, data.shape, data.resident_bytes, chosen, ledger, known.calibration)
     return (chosen, other) if other.is_whole else (placement, plan)
+
+
+def _sizes(data: ImageData, spec: RunSpec, bounds: Bounds) -> tuple[list[int], list[int]]:
+    """Of every batch, in training and in evaluation."""
+    at_once = evaluation_batch(spec.batch_size, data.shape)
+    splits = [split for split in (data.val, data.test) if split is not None]
+    evaluated = [size for split in splits for size in (min(at_once, len(split)), len(split) % at_once) if size]
+    return [stop - start for start, stop in bounds], evaluated
 
 
 def _build(spec: RunSpec, data: ImageData, placement: Placement, ledger: Ledger) -> Learner:

@@ -1,0 +1,57 @@
+"""--compile: paid for before the first step, and no other run than without."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from engine.control import RunControl
+from engine.events import DatasetProgressed, Evaluated, Event, RunEnded, StepsCompleted
+from engine.paths import Places
+from engine.runs import Lab, run
+from engine.spec import RunSpec
+
+SPEC = RunSpec("digits", "resnet20", epochs=1)
+
+
+def collect(places: Places, spec: RunSpec) -> list[Event]:
+    return list(run(spec, Lab(places), RunControl()))
+
+
+def ended(events: list[Event]) -> RunEnded:
+    assert isinstance(events[-1], RunEnded)
+    return events[-1]
+
+
+@pytest.mark.slow
+def test_a_compiled_run_is_the_plain_one_and_compiles_before_it(places: Places) -> None:
+    plain = collect(places, SPEC)
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    seen: list[int] = []
+    compiled = []
+    for event in run(SPEC.replace(compile=True), Lab(places), RunControl()):
+        compiled.append(event)
+        if isinstance(event, StepsCompleted | Evaluated):
+            seen.append(torch._dynamo.utils.counters["stats"]["unique_graphs"] - before)
+    assert seen[0] > 0
+    assert len(set(seen)) == 1  # nothing is compiled after the first step
+    told = [event for event in compiled if isinstance(event, DatasetProgressed) and event.stage == "compile"]
+    assert [event.done for event in told] == list(range(told[0].total))
+    losses = [
+        [loss for event in events if isinstance(event, StepsCompleted) for loss in event.losses]
+        for events in (plain, compiled)
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+    assert ended(compiled).status == "completed"
+
+
+def test_what_cannot_be_compiled_is_one_sentence(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Any, *arguments: Any, **more: Any) -> None:
+        raise RuntimeError("no compiler was found")
+
+    monkeypatch.setattr("engine.training.compiling._pass_through", refuse)
+    end = ended(collect(places, SPEC.replace(compile=True)))
+    assert end.status == "failed"
+    assert end.error == "torch cannot compile resnet20 here (RuntimeError, as the log tells); leave --compile out"
