@@ -34,7 +34,7 @@ class ReslabApp(App[None]):
     """The first of `specs` is started at once, the others wait; with `exit_when_done` it leaves when all have ended."""
 
     TITLE = "reslab"
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012  # an instance variable in Textual
+    DEFAULT_MODE = "setup"
     CSS_PATH = "styles/reslab.tcss"
     MODES = MODES  # type: ignore[assignment]  # Textual allows a function that makes the screen
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -55,6 +55,9 @@ class ReslabApp(App[None]):
         run_function: RunFunction = engine_run,
     ) -> None:
         super().__init__()
+        self.register_theme(THEME)
+        self.set_reactive(App.theme, THEME.name)  # set on the running app, it has every style read anew
+        self.stylesheet.set_variables(self.get_css_variables())
         self.places = places
         self.session = Session(places, self.post_message, run_function)
         self.live: LiveRun | None = None
@@ -75,9 +78,6 @@ class ReslabApp(App[None]):
         for number in (signal.SIGTERM, signal.SIGHUP):  # a closed connection must not cost the run
             loop.add_signal_handler(number, self._leave)
         sys.setswitchinterval(0.001)  # beside a busy Python thread the loop lags 1.2 ms instead of 5.2
-        self.register_theme(THEME)
-        self.theme = "reslab"
-        self.switch_mode("setup")
         self.call_after_refresh(self._begin)
 
     def on_unmount(self) -> None:

@@ -13,6 +13,7 @@ from engine.results.export import export_run
 from engine.results.records import RunDetails, RunRecord
 from engine.results.store import Store
 from engine.text import memory_size
+from tui.listing import Listing, list_runs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,6 +34,11 @@ def read_runs(places: Places) -> list[RunRecord]:
     with Store(places.database) as store:
         store.settle_lost_runs()
         return store.runs()
+
+
+def read_listing(places: Places) -> Listing:
+    """Every run, newest first, with its texts."""
+    return list_runs(read_runs(places))
 
 
 def read_mistakes(

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
+from typing import TYPE_CHECKING
 
+from rich.cells import cell_len, set_cell_size
 from textual.content import Content
 
-from engine.results.estimate import estimate_run
-from engine.results.records import RunRecord
-from engine.spec import RunSpec
 from engine.text import safe_text
 
+if TYPE_CHECKING:
+    from engine.results.records import RunRecord
+    from engine.spec import RunSpec
+
 GIB = 2**30
+_NO_ESTIMATE = "no earlier run tells how long"
 
 
 def plain_content(text: object, style: str = "") -> Content:
@@ -36,19 +40,31 @@ def clock(seconds: float | None) -> str:
 
 def estimate_text(spec: RunSpec, records: Sequence[RunRecord]) -> str:
     """How long a run will take here, by an earlier run."""
+    if not records:  # the first paint need not wait for what reads them
+        return _NO_ESTIMATE
+    from engine.results.estimate import estimate_run
+
     found = estimate_run(spec, records)
     if found is None:
-        return "no earlier run tells how long"
+        return _NO_ESTIMATE
     length = f"{found.seconds:.0f} s" if found.seconds < 100 else clock(found.seconds)
     return f"about {length} here, by run {found.run}"
+
+
+def fitted(text: str, width: int, right: bool = False) -> str:
+    """Harmless text, padded or cut to `width` cells; a wide character takes two. What is cut ends in "…"."""
+    free = width - cell_len(text)
+    if free < 0:
+        return set_cell_size(set_cell_size(text, max(width - 1, 0)).rstrip() + "…", width) if width > 0 else ""
+    return " " * free + text if right else text + " " * free
 
 
 def aligned(rows: Sequence[Sequence[str]], left: Container[int] = (0,)) -> list[list[str]]:
     """The same cells, made harmless and padded to their columns' widths; those not in `left` end at the right."""
     safe = [[safe_text(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*safe, strict=True)]
+    widths = [max(map(cell_len, column)) for column in zip(*safe, strict=True)]
     return [
-        [cell.ljust(w) if i in left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
+        [fitted(cell, width, right=i not in left) for i, (cell, width) in enumerate(zip(row, widths, strict=True))]
         for row in safe
     ]
 

@@ -13,6 +13,11 @@ import time
 from collections.abc import Sequence
 
 
+def as_installed() -> dict[str, str]:
+    """The environment less what has a program compile its modules anew at every start, which no installed one does."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+
 def run_in_terminal(
     command: Sequence[str], size: tuple[int, int], until: bytes | None, env: dict[str, str] | None = None
 ) -> float:
@@ -25,7 +30,7 @@ def run_in_terminal(
     began = time.perf_counter()
     process = subprocess.Popen(
         command, stdin=follower, stdout=follower, stderr=follower, start_new_session=True,
-        env={**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor", **(env or {})},
+        env={**as_installed(), "TERM": "xterm-256color", "COLORTERM": "truecolor", **(env or {})},
     )  # fmt: skip
     os.close(follower)
     seen = b""

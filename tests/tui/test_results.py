@@ -30,7 +30,7 @@ def _three_runs(places: Places) -> None:
 
 def order(app: object) -> list[str]:
     tables = app.screen.query("#runs")  # type: ignore[attr-defined]
-    return [key.value for table in tables for key in table.rows]
+    return [str(run) for table in tables for run in table.ids]
 
 
 async def test_newest_first_then_by_any_column(make_app: MakeApp) -> None:

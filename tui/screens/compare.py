@@ -13,7 +13,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.screen import Screen
-from textual.widgets import Footer, Static, TabbedContent, TabPane, Tabs
+from textual.widgets import Static, TabbedContent, TabPane, Tabs
 
 from engine.errors import ReslabError
 from engine.results.records import RunDetails
@@ -26,6 +26,7 @@ from tui.text import plain_content
 from tui.widgets.chart import Chart, Line
 from tui.widgets.figures import columns_text
 from tui.widgets.gallery import Gallery, Picture
+from tui.widgets.key_bar import KeyBar
 from tui.widgets.mode_bar import ModeBar
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class CompareScreen(Screen[None]):
                 yield Chart("test accuracy", (0.0, 1.0), lambda value: f"{100 * value:.0f} %", id="accuracy")
             with TabPane("Images", id="images"):
                 yield Gallery(id="gallery")
-        yield Footer(show_command_palette=False)
+        yield KeyBar()
 
     def on_mount(self) -> None:
         self._details: Sequence[RunDetails] = ()

@@ -85,9 +85,9 @@ class Choice(ModalScreen[str | None]):
             yield Menu([Row(name, (f"{name}: {about}",)) for name, about in self._choices.items()], id="choices")
             yield Static("enter takes it · esc goes back", classes="dim", markup=False)
 
-    @on(Menu.OptionSelected)
-    def _take(self, event: Menu.OptionSelected) -> None:
-        self.dismiss(event.option.id)
+    @on(Menu.Selected)
+    def _take(self) -> None:
+        self.dismiss(self.query_one(Menu).chosen)
 
 
 class FreeQuestion(ModalScreen[frozenset[int] | None]):
@@ -114,19 +114,19 @@ class FreeQuestion(ModalScreen[frozenset[int] | None]):
         with Vertical(classes="dialog wide"):
             yield Static("What is in memory, the latest used first:" if self._rows else "Nothing is held in memory.")
             yield Menu(self._rows, id="choices", always=3)
-            yield Static(id="parts", markup=False)
+            yield Static(self._parts.get(self._rows[0].id, "") if self._rows else "", id="parts", markup=False)
             yield Static("\nspace marks · enter frees the marked, or this one · esc goes back", classes="dim")
 
-    @on(Menu.OptionHighlighted)
-    def _show_parts(self, event: Menu.OptionHighlighted) -> None:
-        self.query_one("#parts", Static).update(self._parts.get(event.option.id or "", ""))
+    @on(Menu.Highlighted)
+    def _show_parts(self) -> None:
+        self.query_one("#parts", Static).update(self._parts[self.query_one(Menu).chosen])
 
     def action_mark(self) -> None:
         menu = self.query_one(Menu)
         if self._rows and menu.chosen in self._idle:
             menu.mark()
 
-    @on(Menu.OptionSelected)
+    @on(Menu.Selected)
     def _take(self) -> None:
         chosen = [name for name in self.query_one(Menu).marked_or_chosen if name in self._idle]
         if chosen:
@@ -160,16 +160,13 @@ class ModelQuestion(ModalScreen[str | None]):
             yield Static("↑↓ moves · enter takes it · esc goes back", id="verdict", classes="dim", markup=False)
 
     def action_move(self, by: int) -> None:
-        menu = self.query_one(Menu)
-        menu.action_cursor_down() if by > 0 else menu.action_cursor_up()
+        self.query_one(Menu).action_cursor(by)
 
     @on(Input.Changed)
     def _narrow(self, event: Input.Changed) -> None:
         words = event.value.lower().split()
         found = [row for row in self._rows if all(word in " ".join(row.cells).lower() for word in words)]
-        menu = self.query_one(Menu)
-        menu.set_rows(found)
-        menu.highlighted = 0 if found else None
+        self.query_one(Menu).set_rows(found, highlight=0)
         none = "✗ no such network; esc goes back"
         self.query_one("#verdict", Static).update("↑↓ moves · enter takes it · esc goes back" if found else none)
 
@@ -179,9 +176,9 @@ class ModelQuestion(ModalScreen[str | None]):
         if menu.highlighted is not None:
             self.dismiss(menu.chosen)
 
-    @on(Menu.OptionSelected)
-    def _take_clicked(self, event: Menu.OptionSelected) -> None:
-        self.dismiss(event.option.id)
+    @on(Menu.Selected)
+    def _take_clicked(self) -> None:
+        self.dismiss(self.query_one(Menu).chosen)
 
 
 class FolderQuestion(ModalScreen[Path | None]):

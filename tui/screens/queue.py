@@ -8,9 +8,10 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.screen import ModalScreen
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from tui.text import plain_content
+from tui.widgets.key_bar import KeyBar
 from tui.widgets.menu import Menu, Row
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class QueueScreen(ModalScreen[None]):
         with Vertical(classes="dialog wide", id="queue-dialog"):
             yield Static(id="state", markup=False)
             yield Menu([], id="waiting")
-        yield Footer(show_command_palette=False)
+        yield KeyBar()
 
     def on_mount(self) -> None:
         self.redraw()

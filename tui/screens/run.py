@@ -13,7 +13,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.screen import Screen
-from textual.widgets import DataTable, Footer, Static, TabbedContent, TabPane, Tabs
+from textual.widgets import DataTable, Static, TabbedContent, TabPane, Tabs
 
 from engine.datasets.manifest import MANIFEST_NAME, FileRecord
 from engine.errors import ReslabError
@@ -29,6 +29,7 @@ from tui.widgets.chart import Chart, Line
 from tui.widgets.confusion import ConfusionMap
 from tui.widgets.figures import columns_text
 from tui.widgets.gallery import Gallery, Picture
+from tui.widgets.key_bar import KeyBar
 from tui.widgets.mode_bar import ModeBar
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class RunScreen(Screen[None]):
                 yield DataTable[Text](id="files-table", cursor_type="row")
             with TabPane("Settings", id="settings"), VerticalScroll():
                 yield Static(id="facts", markup=False)
-        yield Footer(show_command_palette=False)
+        yield KeyBar()
 
     def on_mount(self) -> None:
         self.query_one(Tabs).focus()

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, ClassVar
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, Vertical
+from textual.containers import Horizontal
 from textual.content import Content
 from textual.screen import Screen
 from textual.timer import Timer
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from engine.datasets.registry import DATASETS, FOLDER_PREFIX, find_dataset
 from engine.errors import SpecError
@@ -33,6 +33,7 @@ from engine.results.queue import combine, with_twin
 from engine.settings import Value, settings_of
 from engine.spec import RunSpec
 from tui.text import millions, plain_content
+from tui.widgets.key_bar import KeyBar
 from tui.widgets.menu import Menu, Row
 from tui.widgets.mode_bar import ModeBar
 from tui.widgets.recipe import RecipeForm
@@ -88,27 +89,25 @@ class SetupScreen(Screen[None]):
         Binding("s", "small_stem", "Stem", tooltip="change between the 7×7/2 stem and the 3×3/1 stem without pool"),
     ]
 
-    def compose(self) -> ComposeResult:
-        yield ModeBar("setup")
-        with Horizontal(id="panes"):
-            with Vertical(classes="pane", id="dataset-pane"):
-                yield _Datasets(_dataset_rows([]), id="datasets")
-            with Vertical(classes="pane", id="model-pane"):
-                yield _Models(_model_rows([]), id="models")
-            with Vertical(classes="pane", id="recipe-pane"):
-                names = [*_FIRST, *(name for name in _RECIPE if name not in _FIRST)]
-                yield RecipeForm({name: _RECIPE[name] for name in names}, self._check, id="recipe")
-        with Vertical(classes="pane", id="plan-pane"):
-            yield Static(id="plan", markup=False)
-        yield Footer(show_command_palette=False)
-
-    def on_mount(self) -> None:
-        titles = {"dataset": "Dataset", "model": "Architecture", "recipe": "Recipe", "plan": "What will run"}
-        for name, title in titles.items():
-            self.query_one(f"#{name}-pane").border_title = title
+    def __init__(self) -> None:
+        super().__init__()
         self._folders: list[str] = []
         self._more: list[str] = []
         self._resting: Timer | None = None
+
+    def compose(self) -> ComposeResult:
+        yield ModeBar("setup")
+        with Horizontal(id="panes"):
+            yield _Datasets(_dataset_rows([]), id="datasets", title="Dataset")
+            yield _Models(_model_rows([]), id="models", title="Architecture")
+            names = [*_FIRST, *(name for name in _RECIPE if name not in _FIRST)]
+            yield RecipeForm({name: _RECIPE[name] for name in names}, self._check, id="recipe")
+        plan = Static(id="plan", classes="pane", markup=False)
+        plan.border_title = "What will run"
+        yield plan
+        yield KeyBar()
+
+    def on_mount(self) -> None:
         self.query_one("#datasets", Menu).focus()
         if self.app.first_spec is not None:
             self.show_spec(self.app.first_spec)
@@ -137,23 +136,23 @@ class SetupScreen(Screen[None]):
         self.query_one("#datasets", Menu).choose(spec.dataset)
         self.recipe.set_values({name: getattr(spec, name) for name in _RECIPE})
 
-    @on(Menu.OptionHighlighted, "#datasets, #models")
-    def _highlighted(self, event: Menu.OptionHighlighted) -> None:
+    @on(Menu.Highlighted, "#datasets, #models")
+    def _highlighted(self) -> None:
         self.show_plan()
 
     @on(RecipeForm.Changed)
-    def _recipe_changed(self, event: RecipeForm.Changed) -> None:
+    def _recipe_changed(self) -> None:
         self.show_plan()
 
-    @on(Menu.OptionSelected, "#datasets")
-    def _dataset_chosen(self, event: Menu.OptionSelected) -> None:
+    @on(Menu.Selected, "#datasets")
+    def _dataset_chosen(self) -> None:
         if self.dataset == _YOUR_FOLDER:
             self._ask_for_folder()
         else:
             self.query_one("#models", Menu).focus()
 
-    @on(Menu.OptionSelected, "#models")
-    def _model_chosen(self, event: Menu.OptionSelected) -> None:
+    @on(Menu.Selected, "#models")
+    def _model_chosen(self) -> None:
         if self._asked():
             return
         try:

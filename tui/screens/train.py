@@ -10,7 +10,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.screen import Screen
-from textual.widgets import Button, Footer, Static
+from textual.widgets import Button, Static
 
 from engine.memory.freeing import Freed
 from engine.results.tables import duration
@@ -23,6 +23,7 @@ from tui.widgets.bars import Bar
 from tui.widgets.chart import Chart, Line
 from tui.widgets.figures import FiguresTable
 from tui.widgets.gradients import GradientBars
+from tui.widgets.key_bar import KeyBar
 from tui.widgets.memory import MemoryStrip
 from tui.widgets.mode_bar import ModeBar
 
@@ -63,7 +64,7 @@ class TrainScreen(Screen[None]):
         yield Bar("epoch-bar")
         yield Bar("run-bar")
         yield FiguresTable("figures")
-        yield Footer(show_command_palette=False)
+        yield KeyBar()
 
     def on_mount(self) -> None:
         self._drawn: tuple[object, ...] = ()

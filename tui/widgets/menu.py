@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
-from textual.binding import Binding, BindingType
-from textual.content import Content
-from textual.widgets import OptionList
-from textual.widgets.option_list import Option
+from rich.cells import cell_len
+from rich.segment import Segment
+from rich.style import Style
+from textual.geometry import Size
 
 from engine.text import safe_text
+from tui.text import fitted
+from tui.widgets.rows import Rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,20 +23,20 @@ class Row:
     cells: tuple[str, ...]
 
 
-class Menu(OptionList):
-    """Rows of cells. Enter posts OptionList.OptionSelected with the row's id."""
+class Menu(Rows):
+    """Rows of cells. Enter posts Menu.Selected; `chosen` is then the row's id."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("j", "cursor_down", "Down", show=False),
-        Binding("k", "cursor_up", "Up", show=False),
-    ]
+    WRAP = True
 
-    def __init__(self, rows: Sequence[Row], id: str, always: int = 1) -> None:
-        """The first `always` cells stay however narrow it is; the name is cut short for them."""
+    def __init__(self, rows: Sequence[Row], id: str, always: int = 1, title: str = "") -> None:
+        """The first `always` cells stay however narrow it is; the name is cut short for them. `title` gives a frame."""
+        super().__init__(id=id, classes="pane" if title else None)
+        if title:
+            self.border_title = title
         self.marked: list[str] = []
-        self._rows = list(rows)
+        self._rows: list[Row] = []
         self._always = always
-        super().__init__(*(Option(Content(safe_text(row.cells[0])), id=row.id) for row in rows), id=id)
+        self.set_rows(rows)
 
     @property
     def chosen(self) -> str:
@@ -53,47 +54,37 @@ class Menu(OptionList):
 
     def mark(self) -> None:
         """Mark the highlighted row, or take its mark away, and go to the next."""
-        row = self._rows[self.highlighted or 0]
+        chosen = self.chosen
         self.marked = (
-            [other for other in self.marked if other != row.id] if row.id in self.marked else [*self.marked, row.id]
+            [other for other in self.marked if other != chosen] if chosen in self.marked else [*self.marked, chosen]
         )
-        self.replace_option_prompt(row.id, self._prompt(row))
-        self.action_cursor_down()
+        self.action_cursor(1)
 
     def unmark_all(self) -> None:
         self.marked = []
-        self.on_resize()
+        self.refresh()
 
     def choose(self, row_id: str) -> None:
         self.highlighted = self.ids.index(row_id)
 
-    def set_rows(self, rows: Sequence[Row]) -> None:
-        """Other cells for the same rows, or other rows; the highlight stays at its place."""
-        place = self.highlighted
-        if [row.id for row in rows] == self.ids:
-            changed = [row for row, old in zip(rows, self._rows, strict=True) if row != old]
-            self._rows = list(rows)
-            for row in changed:
-                self.replace_option_prompt(row.id, self._prompt(row))
-            return
+    def set_rows(self, rows: Sequence[Row], highlight: int | None = None) -> None:
+        """Other cells for the same rows, or other rows; the highlight stays at its place, or goes to `highlight`."""
         self._rows = list(rows)
-        self.clear_options()
-        self.add_options(Option(self._prompt(row), id=row.id) for row in rows)
-        self.highlighted = min(place or 0, len(rows) - 1) if rows else None
+        columns = zip(*(row.cells for row in rows), strict=True)
+        self._widths = [max(cell_len(safe_text(cell)) for cell in column) for column in columns]
+        self.set_number(len(rows), (self.highlighted or 0) if highlight is None else highlight)
 
-    def on_resize(self) -> None:
-        for row in self._rows:
-            self.replace_option_prompt(row.id, self._prompt(row))
+    def get_content_width(self, container: Size, viewport: Size) -> int:
+        return container.width
 
-    def _prompt(self, row: Row) -> Content:
+    def draw_row(self, index: int, width: int, style: Style) -> list[Segment]:
         """The cells that fit, the first padded so that the others line up at the right."""
-        width = self.scrollable_content_region.width - self.get_component_styles("option-list--option").padding.width
-        columns = list(zip(*(other.cells for other in self._rows), strict=True))
-        widths = [max(len(safe_text(cell)) for cell in column) for column in columns]
+        row, widths = self._rows[index], self._widths
         shown = len(widths)
         while shown > self._always and sum(widths[:shown]) + 2 * (shown - 1) > width:
             shown -= 1
-        rest = "".join("  " + safe_text(cell).rjust(w) for cell, w in zip(row.cells[1:shown], widths[1:], strict=False))
+        cells = zip(row.cells[1:shown], widths[1:], strict=False)
+        rest = "".join("  " + fitted(safe_text(cell), wide, right=True) for cell, wide in cells)
         mark = "● " if row.id in self.marked else ""
-        name = safe_text(mark + row.cells[0], max(width - len(rest), 1))
-        return Content(name.ljust(width - len(rest)) + rest)
+        name = fitted(safe_text(mark + row.cells[0]), max(width - cell_len(rest), 1))
+        return [Segment(name + rest, style)]

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from textual.app import ComposeResult
-from textual.containers import Horizontal
-from textual.content import Content
-from textual.widgets import Static
+from rich.cells import cell_len
+from rich.segment import Segment
+from rich.style import Style
+from textual import events
+from textual.strip import Strip
+from textual.widget import Widget
 
-from tui.text import plain_content
+from engine.text import safe_text
+from tui.text import fitted
 
-MODES = (("setup", "1 Set up"), ("train", "2 Train"), ("results", "3 Results"), ("compare", "4 Compare"))
+MODES = (("setup", " 1 Set up "), ("train", " 2 Train "), ("results", " 3 Results "), ("compare", " 4 Compare "))
+_NAME = " reslab "
 
 
-class ModeBar(Horizontal):
-    """Clickable; the current mode is marked by brackets and weight, not by colour alone."""
+class ModeBar(Widget, can_focus=False):
+    """Clickable; the current mode is marked by an arrow and weight, not by colour alone."""
 
+    ALLOW_SELECT = False
+    COMPONENT_CLASSES = {"mode-bar--name"}  # noqa: RUF012  # as in Textual
     DEFAULT_CSS = """
     ModeBar { height: 1; background: $panel; }
-    ModeBar #modes { width: auto; }
-    ModeBar #live { width: 1fr; text-align: right; padding-right: 1; }
+    ModeBar > .mode-bar--name { color: $primary; text-style: bold; }
     """
 
     def __init__(self, mode: str) -> None:
@@ -26,17 +31,27 @@ class ModeBar(Horizontal):
         self._mode = mode
         self._live = ""
 
-    def compose(self) -> ComposeResult:
-        parts = [Content.styled(" reslab ", "bold $primary")]
-        for name, title in MODES:
-            if name == self._mode:
-                parts.append(Content.styled(f"▸{title} ", "bold"))
-            else:
-                parts.append(Content.from_markup(f"[@click=app.mode('{name}')] {title} [/]"))
-        yield Static(Content("").join(parts), id="modes")
-        yield Static("", id="live", markup=False)
-
     def show_live(self, text: str) -> None:
         if text != self._live:
             self._live = text
-            self.query_one("#live", Static).update(plain_content(text))
+            self.refresh()
+
+    def render_line(self, y: int) -> Strip:
+        base = self.visual_style.rich_style
+        segments = [Segment(_NAME, self.get_visual_style("mode-bar--name").rich_style)]
+        for name, title in MODES:
+            if name == self._mode:
+                segments.append(Segment(f"▸{title[1:]}", base + Style(bold=True)))
+            else:
+                link = Segment(title.strip(), base + Style(underline=True))
+                segments += [Segment(" ", base), link, Segment(" ", base)]
+        room = self.size.width - sum(segment.cell_length for segment in segments) - 1
+        segments.append(Segment(fitted(safe_text(self._live), max(room, 0), right=True), base))
+        return Strip(segments).adjust_cell_length(self.size.width, base)
+
+    async def on_click(self, event: events.Click) -> None:
+        start = cell_len(_NAME)
+        for name, title in MODES:
+            if start <= event.x < start + len(title):
+                await self.run_action(f"app.mode('{name}')")
+            start += len(title)

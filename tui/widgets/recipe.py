@@ -9,6 +9,7 @@ from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
+from textual.content import Content
 from textual.message import Message
 from textual.widgets import Input, Static
 
@@ -48,22 +49,30 @@ class RecipeForm(Vertical):
     class Changed(Message):
         """A setting has another value now."""
 
-    def __init__(
-        self, settings: dict[str, Setting], check: Callable[[dict[str, Value]], object], id: str | None = None
-    ) -> None:
-        super().__init__(id=id)
+    def __init__(self, settings: dict[str, Setting], check: Callable[[dict[str, Value]], object], id: str) -> None:
+        super().__init__(id=id, classes="pane")
+        self.border_title = "Recipe"
         self._settings = settings
         self._check = check
         self.values: dict[str, Value] = {name: item.default for name, item in settings.items()}
 
     def compose(self) -> ComposeResult:
         yield _Settings(self._rows(), id="settings", always=2)
-        yield Input(id="value", compact=True)
-        yield Static(id="about", markup=False)
+        yield Static(self._about(next(iter(self._settings))), id="about", markup=False)
 
     @property
     def menu(self) -> Menu:
         return self.query_one(Menu)
+
+    @property
+    def field(self) -> Input:
+        """Where a value is typed; made when it is first wanted, for it costs as much as the rest of the form."""
+        fields = self.query(Input)
+        if fields:
+            return fields.first()
+        field = Input(id="value", compact=True)
+        self.mount(field, before="#about")
+        return field
 
     @property
     def editing(self) -> bool:
@@ -74,20 +83,20 @@ class RecipeForm(Vertical):
         self.values = {**self.values, **values}
         self._redraw()
 
-    @on(Menu.OptionHighlighted)
-    def _explain_highlighted(self, event: Menu.OptionHighlighted) -> None:
+    @on(Menu.Highlighted)
+    def _explain_highlighted(self, event: Menu.Highlighted) -> None:
         if not self.editing:
             self._explain()
 
-    @on(Menu.OptionSelected)
-    def _edit(self, event: Menu.OptionSelected) -> None:
+    @on(Menu.Selected)
+    def _edit(self, event: Menu.Selected) -> None:
         event.stop()
         item = self._settings[self.menu.chosen]
         if item.choices or item.kind is bool:
             self.action_cycle(1)
             return
         self.add_class("editing")
-        field = self.query_one(Input)
+        field = self.field
         value = self.values[item.name]
         field.value = "" if value is None else item.show(value)
         field.focus()
@@ -112,8 +121,7 @@ class RecipeForm(Vertical):
     @on(events.DescendantBlur)
     def _leave_editor(self) -> None:
         """Leaving the field takes what was typed, as enter does; what does not do is said and left."""
-        field = self.query_one(Input)
-        if self.editing and self.screen.focused is not field:
+        if self.editing and self.screen.focused is not (field := self.field):
             item = self._settings[self.menu.chosen]
             try:
                 self._set(item.name, item.parse(field.value))
@@ -165,7 +173,11 @@ class RecipeForm(Vertical):
         item = self._settings[self.menu.chosen]
         about = self.query_one("#about", Static)
         about.remove_class("wrong")
-        about.update(plain_content(f"{item.help}: {item.expected}"))
+        about.update(self._about(item.name))
+
+    def _about(self, name: str) -> Content:
+        item = self._settings[name]
+        return plain_content(f"{item.help}: {item.expected}")
 
     def _complain(self, text: str) -> None:
         about = self.query_one("#about", Static)

@@ -1,0 +1,96 @@
+"""The list of runs as text: a row of cells for each, their order, and the words that narrow it down. Draws nothing.
+
+The texts are made once, when the runs have been read, and in the thread that read them: sorting and filtering ten
+thousand runs then formats nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from rich.cells import cell_len
+
+from engine.results.records import RunRecord
+from engine.results.tables import duration
+from engine.text import percent, safe_text
+
+LEFT = (1, 2, 3)
+"""Columns of names; the others hold figures and end at the right."""
+_name = lru_cache(1024)(safe_text)  # few names stand in many runs
+
+
+def _metric(moment: str, name: str) -> Callable[[RunRecord], Any]:
+    def value(record: RunRecord) -> float | None:
+        metrics = getattr(record, moment)
+        return None if metrics is None else float(getattr(metrics, name))
+
+    return value
+
+
+# Title, the value that it is sorted by, and its text.
+_COLUMNS: tuple[tuple[str, Callable[[RunRecord], Any], Callable[[Any], str]], ...] = (
+    ("run", lambda record: record.run, str),
+    ("dataset", lambda record: record.dataset, lambda value: _name(value, 28)),
+    ("model", lambda record: record.model, _name),
+    ("status", lambda record: record.status, _name),
+    ("accuracy", _metric("final", "accuracy"), percent),
+    ("F1", _metric("final", "f1"), percent),
+    ("epochs", lambda record: record.spec.get("epochs"), str),
+    ("seed", lambda record: record.spec.get("seed"), str),
+    ("img/s", lambda record: record.train_images_per_s, lambda value: f"{value:,.0f}" if value else "–"),
+    ("time", lambda record: record.elapsed_s, duration),
+    ("untrained", _metric("untrained", "accuracy"), percent),
+    ("when", lambda record: record.created_at, lambda value: time.strftime("%m-%d %H:%M", time.localtime(value))),
+)
+TITLES = tuple(title for title, _, _ in _COLUMNS)
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One run: its record, the harmless text of each column, and all of them in lower case for the filter."""
+
+    record: RunRecord
+    cells: tuple[str, ...]
+    words: str
+
+    @property
+    def run(self) -> int:
+        return self.record.run
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """All runs, and the cells that the widest text of each column takes."""
+
+    runs: Sequence[Listed]
+    widths: tuple[int, ...]
+
+
+EMPTY = Listing((), tuple(map(len, TITLES)))
+
+
+def list_runs(records: Sequence[RunRecord]) -> Listing:
+    """About 15 µs a run (2 cores)."""
+    runs = []
+    for record in records:
+        cells = tuple(text_of(value(record)) for _, value, text_of in _COLUMNS)
+        runs.append(Listed(record, cells, " ".join(cells).lower()))
+    columns = zip(TITLES, *(listed.cells for listed in runs), strict=True)
+    return Listing(runs, tuple(max(map(cell_len, set(column))) for column in columns))
+
+
+def arrange(listing: Listing, sort_by: int, reverse: bool, words: str) -> list[Listed]:
+    """The runs whose row contains every one of `words`, in the order of a column; those without a value come last."""
+    wanted = words.lower().split()
+    value = _COLUMNS[sort_by][1]
+    known, unknown = list[tuple[Any, Listed]](), list[Listed]()
+    for listed in listing.runs:
+        if all(word in listed.words for word in wanted):
+            found = value(listed.record)
+            unknown.append(listed) if found is None else known.append((found, listed))
+    known.sort(key=lambda pair: pair[0], reverse=reverse)
+    return [listed for _, listed in known] + unknown

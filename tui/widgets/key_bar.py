@@ -1,0 +1,93 @@
+"""The last line: the keys that do something here, greyed out where they can do nothing now.
+
+One widget that draws one line. Textual's Footer has a widget for each key and builds them all anew at every change:
+sixteen widgets on Set up, a third of the time to the first paint.
+"""
+
+from __future__ import annotations
+
+from rich.cells import cell_len
+from rich.segment import Segment
+from textual import events
+from textual.binding import ActiveBinding
+from textual.strip import Strip
+from textual.widget import Widget
+
+
+class KeyBar(Widget, can_focus=False):
+    """Follows the bindings of its screen. A click does what the key does."""
+
+    ALLOW_SELECT = False
+    COMPONENT_CLASSES = {"key-bar--key"}  # noqa: RUF012  # as in Textual
+    DEFAULT_CSS = """
+    KeyBar { dock: bottom; height: 1; color: $footer-foreground; background: $footer-background; }
+    KeyBar > .key-bar--key { color: $footer-key-foreground; text-style: bold; }
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._keys: list[tuple[str, ActiveBinding]] = []
+
+    def on_mount(self) -> None:
+        self.screen.bindings_updated_signal.subscribe(self, lambda screen: self.update_keys())
+
+    def update_keys(self) -> None:
+        """Draw anew where the bindings are not what they were."""
+        if not self.is_attached:
+            return
+        shown = [active for active in self.screen.active_bindings.values() if active.binding.show]
+        once = {active.binding.action: active for active in reversed(shown)}  # two keys may do the same thing
+        keys = [
+            (self.app.get_key_display(active.binding), active)
+            for active in shown
+            if once[active.binding.action] is active
+        ]
+        if keys != self._keys:
+            self._keys = keys
+            self.refresh()
+
+    def _fitting(self) -> tuple[list[tuple[str, ActiveBinding]], str]:
+        """The keys that there is room for, and the gap before each: what can be done now goes before what cannot."""
+        for keys in (self._keys, [item for item in self._keys if item[1].enabled]):
+            for gap in (" ", ""):
+                if sum(self._width(key, active, gap) for key, active in keys) <= self.size.width:
+                    return keys, gap
+        return keys, gap
+
+    @staticmethod
+    def _width(key: str, active: ActiveBinding, gap: str) -> int:
+        return len(gap) + cell_len(key) + 1 + cell_len(active.binding.description) + 1
+
+    def render_line(self, y: int) -> Strip:
+        base = self.visual_style.rich_style
+        name = self.get_visual_style("key-bar--key").rich_style
+        dim = base.from_color() + type(base)(dim=True)
+        segments = []
+        keys, gap = self._fitting()
+        for key, active in keys:
+            off = dim if not active.enabled else type(base)()
+            segments.append(Segment(f"{gap}{key} ", name + off))
+            segments.append(Segment(f"{active.binding.description} ", base + off))
+        return Strip(segments).adjust_cell_length(self.size.width, base)
+
+    def _at(self, x: int) -> ActiveBinding | None:
+        start = 0
+        keys, gap = self._fitting()
+        for key, active in keys:
+            start += self._width(key, active, gap)
+            if x < start:
+                return active
+        return None
+
+    def on_click(self, event: events.Click) -> None:
+        active = self._at(event.x)
+        if active is None:
+            return
+        if active.enabled:
+            self.app.simulate_key(active.binding.key)
+        else:
+            self.app.bell()
+
+    def on_mouse_move(self, event: events.MouseMove) -> None:
+        active = self._at(event.x)
+        self.tooltip = active.binding.tooltip if active is not None else None

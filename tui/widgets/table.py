@@ -1,0 +1,122 @@
+"""A table under a header: one row has the cursor, the first column stays where it is scrolled aside.
+
+It formats the cells of the rows that are seen, no others; texts come harmless and are never markup.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import ClassVar
+
+from rich.segment import Segment
+from rich.style import Style
+from textual import events
+from textual.binding import Binding, BindingType
+from textual.message import Message
+from textual.strip import Strip
+
+from tui.text import fitted
+from tui.widgets.rows import Rows
+
+_ASIDE = 8  # cells a key press
+_MARK = "● "
+
+
+class Table(Rows):
+    """Rows are (id, cells); marked ones have a dot before their first cell."""
+
+    HEADER = 1
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"table--header", "table--even"}
+    DEFAULT_CSS = """
+    Table { overflow-x: auto; }
+    Table > .table--header { color: $foreground; background: $panel; text-style: bold; }
+    Table > .table--even { background: $surface-darken-1 40%; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("left,h", "aside(-1)", "Left", show=False),
+        Binding("right,l", "aside(1)", "Right", show=False),
+        Binding("g", "to(0)", "First", show=False),
+        Binding("G", "to(-1)", "Last", show=False),
+    ]
+
+    class HeaderSelected(Message):
+        """The title of column number `column` was clicked."""
+
+        def __init__(self, column: int) -> None:
+            super().__init__()
+            self.column = column
+
+    def __init__(self, id: str, left: Collection[int] = (0,)) -> None:
+        """Texts in the columns `left` stand at the left, the others end at the right."""
+        super().__init__(id=id)
+        self.ids: Sequence[int] = ()
+        self._left = left
+        self._cells: Sequence[Sequence[str]] = ()
+        self._titles: Sequence[str] = ()
+        self._widths: Sequence[int] = ()
+        self._marked: Collection[int] = ()
+
+    def show(
+        self,
+        titles: Sequence[str],
+        widths: Sequence[int],
+        rows: Sequence[tuple[int, Sequence[str]]],
+        marked: Collection[int],
+    ) -> None:
+        """Show these rows; the cursor stays on the row of its id, where that is still there, else at its place."""
+        chosen = self.chosen
+        self._titles, self._marked = titles, marked
+        self._widths = [widths[0] + len(_MARK), *widths[1:]]
+        self.ids, self._cells = [row for row, _ in rows], [cells for _, cells in rows]
+        place = self.ids.index(chosen) if chosen in self.ids else self.highlighted or 0
+        self.set_number(len(rows), place, sum(self._widths) + 2 * len(self._widths))
+
+    @property
+    def chosen(self) -> int | None:
+        """The id of the row under the cursor."""
+        return None if self.highlighted is None else self.ids[self.highlighted]
+
+    def action_aside(self, by: int) -> None:
+        self.scroll_relative(x=by * _ASIDE, animate=False)
+
+    def ground(self, index: int) -> str:
+        return "" if index % 2 else "table--even"
+
+    def draw_row(self, index: int, width: int, style: Style) -> list[Segment]:
+        first, *rest = self._cells[index]
+        mark = _MARK if self.ids[index] in self._marked else " " * len(_MARK)
+        return self._line([mark + fitted(first, self._widths[0] - len(_MARK), right=True), *rest], width, style)
+
+    def draw_header(self, width: int) -> list[Segment]:
+        style = self.get_visual_style("table--header").rich_style
+        return list(Strip(self._line(self._titles, width, style)).adjust_cell_length(width, style))
+
+    def _line(self, cells: Sequence[str], width: int, style: Style) -> list[Segment]:
+        """A space on both sides of each cell; all but the first are moved aside by what is scrolled."""
+        texts = [
+            f" {fitted(cell, wide, right=number not in self._left)} "
+            for number, (cell, wide) in enumerate(zip(cells, self._widths, strict=True))
+        ]
+        if not texts:
+            return []
+        aside = self.scroll_offset.x
+        rest = Strip([Segment("".join(texts[1:]), style)])
+        return [Segment(texts[0], style), *rest.crop(aside, aside + max(width - len(texts[0]), 0))]
+
+    def on_click(self, event: events.Click) -> None:
+        offset = event.get_content_offset(self)
+        if offset is None or offset.y >= self.HEADER:
+            super().on_click(event)
+            return
+        column = self._column_at(offset.x)
+        if column is not None:
+            self.post_message(self.HeaderSelected(column))
+
+    def _column_at(self, x: int) -> int | None:
+        if self._widths and x >= self._widths[0] + 2:
+            x += self.scroll_offset.x
+        for number, wide in enumerate(self._widths):
+            x -= wide + 2
+            if x < 0:
+                return number
+        return None
