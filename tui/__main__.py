@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -12,6 +13,10 @@ if TYPE_CHECKING:
 
 
 def main() -> int:
+    if len(sys.argv) == 1:  # the app's first paint need not wait for the parser of the command line
+        from engine.paths import find_places
+
+        return open_app(find_places(), [], False)
     from engine.cli import main as command_line
 
     return command_line(sys.argv[1:], open_app)
@@ -22,6 +27,7 @@ def open_app(places: Places, specs: list[RunSpec], exit_when_done: bool) -> int:
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         print("reslab: the app needs a terminal; without one use reslab train DATASET MODEL", file=sys.stderr)
         return 2
+    gc.disable()  # until the first paint: nothing is garbage before it, and looking for some takes a tenth of the time
     from engine.log import log_to
     from tui.app import ReslabApp
     from tui.widgets.sharp import find_image_widget

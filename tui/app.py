@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import sys
 from collections.abc import Iterable, Sequence
@@ -14,7 +15,6 @@ from textual.app import App, SystemCommand
 from textual.binding import ActiveBinding, Binding, BindingType
 from textual.screen import Screen
 
-from engine.events import RunEnded
 from engine.log import write_report
 from engine.paths import Places
 from engine.spec import RunSpec
@@ -36,7 +36,7 @@ class ReslabApp(App[None]):
     TITLE = "reslab"
     DEFAULT_MODE = "setup"
     CSS_PATH = "styles/reslab.tcss"
-    MODES = MODES  # type: ignore[assignment]  # Textual allows a function that makes the screen
+    MODES = {name: make for name, make in MODES.items() if name != "setup"}  # type: ignore[assignment]  # Textual allows a function that makes the screen
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("1", "mode('setup')", "Set up", show=False, tooltip="pick what to train"),
         Binding("2", "mode('train')", "Train", show=False, tooltip="watch the live run"),
@@ -73,7 +73,12 @@ class ReslabApp(App[None]):
         self.abandoned = False
         self._records: list[RunRecord] = []
 
+    def get_default_screen(self) -> Screen[Any]:
+        """Set up, so that the app begins with one screen and not with an empty one below it."""
+        return MODES["setup"]()
+
     def on_mount(self) -> None:
+        self.add_mode("setup", MODES["setup"])
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGHUP):  # a closed connection must not cost the run
             loop.add_signal_handler(number, self._leave)
@@ -85,6 +90,7 @@ class ReslabApp(App[None]):
 
     def _begin(self) -> None:
         """After the first paint."""
+        gc.enable()
         self.session.watch_memory()
         self._read_records()
         if self.first_spec is not None:
@@ -140,8 +146,8 @@ class ReslabApp(App[None]):
     def _event_arrived(self, message: EventArrived) -> None:
         assert self.live is not None
         self.live.add(message.event)
-        if isinstance(message.event, RunEnded):
-            self._run_over(1 if message.event.status in ("failed", "diverged") else 0)
+        if self.live.ended is not None:
+            self._run_over(1 if self.live.ended.status in ("failed", "diverged") else 0)
         elif self.current_mode != "train":
             self.show_status()
 

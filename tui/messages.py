@@ -5,12 +5,15 @@ Those that the app hands on to a screen do not bubble, or they would come back t
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from textual.message import Message
 
-from engine.events import Event
-from engine.memory.freeing import Freed
-from engine.memory.gauges import MemoryReading
-from engine.memory.ledger import Holding
+if TYPE_CHECKING:  # the first paint need not wait for them
+    from engine.events import Event
+    from engine.memory.freeing import Freed
+    from engine.memory.gauges import MemoryReading
+    from engine.memory.ledger import Holding
 
 
 class EventArrived(Message):

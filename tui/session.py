@@ -9,20 +9,21 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from textual.message import Message
 
 from engine.control import Control, RunControl
 from engine.errors import ReslabError
-from engine.events import Event
 from engine.log import write_report
-from engine.memory.freeing import free_memory
-from engine.memory.gauges import Gauges
 from engine.memory.ledger import Ledger
 from engine.paths import Places
 from engine.spec import RunSpec
 from tui.messages import EventArrived, GaugesRead, MemoryFreed, RunRefused, TorchLoaded
+
+if TYPE_CHECKING:
+    from engine.events import Event
+    from engine.memory.gauges import Gauges
 
 _GAUGES_EVERY_S = 1.0
 
@@ -106,6 +107,8 @@ class Session:
         threading.Thread(target=self._watch_memory, name="gauges", daemon=True).start()
 
     def _watch_memory(self) -> None:
+        from engine.memory.gauges import Gauges
+
         self._gauges = Gauges()
         while not self._closing.is_set():
             self._post(GaugesRead(self._gauges.read(), self.ledger.holdings()))
@@ -116,6 +119,8 @@ class Session:
         threading.Thread(target=self._free_memory, args=(numbers,), name="free", daemon=True).start()
 
     def _free_memory(self, numbers: frozenset[int] | None) -> None:
+        from engine.memory.freeing import free_memory
+
         self._post(MemoryFreed(free_memory(self.ledger, numbers, self._gauges)))
 
     def stop_all(self) -> None:

@@ -28,8 +28,6 @@ from engine.models.registry import (
     find_model,
     misfit,
 )
-from engine.reports import PRESETS, find_preset
-from engine.results.queue import combine, with_twin
 from engine.settings import Value, settings_of
 from engine.spec import RunSpec
 from tui.text import millions, plain_content
@@ -171,6 +169,8 @@ class SetupScreen(Screen[None]):
             what = "an architecture" if chosen else "a dataset"
             self.app.tell(f"choose {what} first: enter on the last row asks for more", "warning")
             return
+        from engine.results.queue import combine
+
         try:
             self.app.queue.add(combine(chosen, architectures, dict(self.recipe.values), num_seeds))
         except SpecError as error:
@@ -192,6 +192,8 @@ class SetupScreen(Screen[None]):
     def action_twin(self) -> None:
         if self._asked():
             return
+        from engine.results.queue import with_twin
+
         try:
             specs = with_twin(RunSpec(self.dataset, self.model, **self.recipe.values))  # type: ignore[arg-type]
         except SpecError as error:
@@ -204,6 +206,7 @@ class SetupScreen(Screen[None]):
 
     @work
     async def action_report(self) -> None:
+        from engine.reports import PRESETS, find_preset
         from tui.screens.dialogs import Choice
 
         name = await self.app.push_screen_wait(Choice("The report's experiments, one choice each:", PRESETS))
