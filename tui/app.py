@@ -20,7 +20,7 @@ from engine.paths import Places
 from engine.spec import RunSpec
 from engine.text import safe_text
 from tui.messages import EventArrived, GaugesRead, MemoryFreed, RunRefused, TorchLoaded
-from tui.modes import MODES, THEME
+from tui.modes import MODES, THEME, first_screen
 from tui.queue import Queue
 from tui.session import RunFunction, Session, engine_run
 from tui.widgets.mode_bar import ModeBar
@@ -36,7 +36,7 @@ class ReslabApp(App[None]):
     TITLE = "reslab"
     DEFAULT_MODE = "setup"
     CSS_PATH = "styles/reslab.tcss"
-    MODES = {name: make for name, make in MODES.items() if name != "setup"}  # type: ignore[assignment]  # Textual allows a function that makes the screen
+    MODES = MODES  # type: ignore[assignment]  # Textual allows a function that makes the screen
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("1", "mode('setup')", "Set up", show=False, tooltip="pick what to train"),
         Binding("2", "mode('train')", "Train", show=False, tooltip="watch the live run"),
@@ -75,10 +75,10 @@ class ReslabApp(App[None]):
 
     def get_default_screen(self) -> Screen[Any]:
         """Set up, so that the app begins with one screen and not with an empty one below it."""
-        return MODES["setup"]()
+        return first_screen()
 
     def on_mount(self) -> None:
-        self.add_mode("setup", MODES["setup"])
+        self.add_mode("setup", first_screen)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGHUP):  # a closed connection must not cost the run
             loop.add_signal_handler(number, self._leave)

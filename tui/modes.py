@@ -15,7 +15,8 @@ THEME = Theme(
 )  # fmt: skip
 
 
-def _setup_screen() -> Screen[Any]:
+def first_screen() -> Screen[Any]:
+    """Set up: the app begins with it, so it is none of `MODES` before."""
     from tui.screens.setup import SetupScreen
 
     return SetupScreen()
@@ -40,7 +41,6 @@ def _compare_screen() -> Screen[Any]:
 
 
 MODES: dict[str, Callable[[], Screen[Any]]] = {
-    "setup": _setup_screen,
     "train": _train_screen,
     "results": _results_screen,
     "compare": _compare_screen,
