@@ -26,7 +26,7 @@ from tui.session import RunFunction, Session, engine_run
 from tui.widgets.mode_bar import ModeBar
 
 if TYPE_CHECKING:
-    from engine.results.records import RunRecord
+    from tui.listing import Listing
     from tui.live import LiveRun
 
 
@@ -71,7 +71,7 @@ class ReslabApp(App[None]):
         self._leaving = False
         self._worst = 0
         self.abandoned = False
-        self._records: list[RunRecord] = []
+        self.listing: Listing | None = None  # the runs as they were when they were last read
 
     def get_default_screen(self) -> Screen[Any]:
         """Set up, so that the app begins with one screen and not with an empty one below it."""
@@ -101,12 +101,12 @@ class ReslabApp(App[None]):
 
     @work(thread=True)
     def _read_records(self) -> None:
-        """Earlier runs, for the estimate; without them there is none."""
+        """Earlier runs, for the estimate and the list; without them there is none."""
         from engine.errors import StoreError
-        from tui.record import read_runs
+        from tui.record import EMPTY, read_listing
 
         try:
-            self._records = read_runs(self.places)
+            self.listing = read_listing(self.places, self.listing or EMPTY)
             self.call_later(self._show_estimate)
         except StoreError as error:
             self.call_later(self.tell, str(error), "warning")
@@ -121,7 +121,7 @@ class ReslabApp(App[None]):
         """How long a run will take here, as text for Set up."""
         from tui.text import estimate_text
 
-        return estimate_text(spec, self._records)
+        return estimate_text(spec, [listed.record for listed in self.listing.runs] if self.listing else ())
 
     # --- the live run ------------------------------------------------------------------------------------------------
 

@@ -69,11 +69,18 @@ class ResultsScreen(Screen[None]):
 
     @work(exclusive=True, group="load")
     async def load(self) -> None:
-        """Read the record anew; it is another thread's work, for a locked file can keep one waiting."""
+        """Show what is known, then read the record anew; another thread's work, for a locked file keeps one waiting."""
+        if self.app.listing is not None:
+            self._listing = self.app.listing
+            self._fill()
         try:
-            self._listing = await asyncio.to_thread(read_listing, self.app.places)
+            found = await asyncio.to_thread(read_listing, self.app.places, self._listing)
         except ReslabError as error:
             self.app.tell(str(error), "error")
+        else:
+            if found is self._listing and found is self.app.listing:
+                return
+            self._listing = self.app.listing = found
         known = {listed.run for listed in self._listing.runs}
         self._marked = [run for run in self._marked if run in known]
         self._fill()
