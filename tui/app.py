@@ -19,7 +19,7 @@ from engine.log import write_report
 from engine.paths import Places
 from engine.spec import RunSpec
 from engine.text import safe_text
-from tui.messages import EventArrived, GaugesRead, MemoryFreed, RunRefused, TorchLoaded
+from tui.messages import EventsArrived, GaugesRead, MemoryFreed, RunMoved, RunRefused, TorchLoaded
 from tui.modes import MODES, THEME, first_screen
 from tui.queue import Queue
 from tui.session import RunFunction, Session, engine_run
@@ -71,6 +71,7 @@ class ReslabApp(App[None]):
         self._leaving = False
         self._worst = 0
         self.abandoned = False
+        self._reading = asyncio.Lock()
         self.listing: Listing | None = None  # the runs as they were when they were last read
 
     def get_default_screen(self) -> Screen[Any]:
@@ -83,6 +84,7 @@ class ReslabApp(App[None]):
         for number in (signal.SIGTERM, signal.SIGHUP):  # a closed connection must not cost the run
             loop.add_signal_handler(number, self._leave)
         sys.setswitchinterval(0.001)  # beside a busy Python thread the loop lags 1.2 ms instead of 5.2
+        self.set_interval(1.0, self.take_events)
         self.call_after_refresh(self._begin)
 
     def on_unmount(self) -> None:
@@ -99,17 +101,33 @@ class ReslabApp(App[None]):
             self.session.load_torch()
         self.queue.open()
 
-    @work(thread=True)
-    def _read_records(self) -> None:
+    @work
+    async def _read_records(self) -> None:
         """Earlier runs, for the estimate and the list; without them there is none."""
         from engine.errors import StoreError
-        from tui.record import EMPTY, read_listing
 
         try:
-            self.listing = read_listing(self.places, self.listing or EMPTY)
-            self.call_later(self._show_estimate)
+            await self.read_listing()
+            self._show_estimate()
         except StoreError as error:
-            self.call_later(self.tell, str(error), "warning")
+            self.tell(str(error), "warning")
+
+    async def read_listing(self) -> Listing:
+        """The runs as they are now, read in another thread, for a locked file keeps one waiting; one reading at a time.
+
+        Raises:
+            StoreError: the record cannot be read.
+        """
+        from tui.listing import EMPTY
+
+        def read() -> Listing:
+            from tui.record import read_listing  # SQLite
+
+            return read_listing(self.places, self.listing or EMPTY)
+
+        async with self._reading:
+            self.listing = await asyncio.to_thread(read)
+        return self.listing
 
     def _show_estimate(self) -> None:
         from tui.screens.setup import SetupScreen
@@ -142,17 +160,29 @@ class ReslabApp(App[None]):
             self.live.stopping = True
             self.session.control.stop()
 
-    @on(EventArrived)
-    def _event_arrived(self, message: EventArrived) -> None:
-        assert self.live is not None
-        self.live.add(message.event)
-        if self.live.ended is not None:
-            self._run_over(1 if self.live.ended.status in ("failed", "diverged") else 0)
+    @on(EventsArrived)
+    def _events_arrived(self) -> None:
+        """Something that a person waits for: a start, an evaluation, a pause, the end."""
+        self.take_events()
+        if self.current_mode == "train":
+            self.screen_stack[0].post_message(RunMoved())
+
+    def take_events(self) -> None:
+        """Bring the live run up to what its thread has yielded."""
+        live, events = self.live, self.session.events
+        if live is None or not events:
+            return
+        was_over = live.ended is not None
+        while events:
+            live.add(events.popleft())
+        if live.ended is not None and not was_over:
+            self._run_over(1 if live.ended.status in ("failed", "diverged") else 0)
         elif self.current_mode != "train":
             self.show_status()
 
     @on(RunRefused)
     def _run_refused(self, message: RunRefused) -> None:
+        self.take_events()
         assert self.live is not None
         self.live.refuse(message.error)
         self.tell(message.error, "error")

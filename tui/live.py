@@ -68,6 +68,11 @@ class LiveRun:
         return self.ended is not None or self.refused is not None
 
     @property
+    def on_cpu(self) -> bool:
+        """Whether the processor trains, so that every drawing is taken from it; so it is until one knows better."""
+        return self.started is None or self.started.resolved.device == "cpu"
+
+    @property
     def state(self) -> str:
         """One word or two for what the run is at."""
         if self.ended:

@@ -10,18 +10,23 @@ from typing import TYPE_CHECKING
 from textual.message import Message
 
 if TYPE_CHECKING:  # the first paint need not wait for them
-    from engine.events import Event
     from engine.memory.freeing import Freed
     from engine.memory.gauges import MemoryReading
     from engine.memory.ledger import Holding
 
 
-class EventArrived(Message):
-    """The live run yielded an event. Never merged: a curve needs every one of them."""
+class EventsArrived(Message):
+    """The live run yielded events: the session keeps them until the app takes them all, in their order."""
 
-    def __init__(self, event: Event) -> None:
-        super().__init__()
-        self.event = event
+    def can_replace(self, message: Message) -> bool:
+        return isinstance(message, EventsArrived)
+
+
+class RunMoved(Message, bubble=False):
+    """The live screen has something to draw at once."""
+
+    def can_replace(self, message: Message) -> bool:
+        return isinstance(message, RunMoved)
 
 
 class RunRefused(Message):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def read_listing(places: Places, known: Listing = EMPTY) -> Listing:
-    """Every run, newest first, with its texts; `known` itself where the record is as it was (10,000 runs take 0.5 s)."""
+    """Every run, newest first, with its texts; `known` itself where the record is as it was (10,000 runs: 0.5 s)."""
     with Store(places.database) as store:
         store.settle_lost_runs()
         status = places.database.stat()

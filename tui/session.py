@@ -7,6 +7,8 @@ One run at a time: a new one is refused until the thread of the old one has post
 from __future__ import annotations
 
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING, Protocol
@@ -19,13 +21,14 @@ from engine.log import write_report
 from engine.memory.ledger import Ledger
 from engine.paths import Places
 from engine.spec import RunSpec
-from tui.messages import EventArrived, GaugesRead, MemoryFreed, RunRefused, TorchLoaded
+from tui.messages import EventsArrived, GaugesRead, MemoryFreed, RunRefused, TorchLoaded
 
 if TYPE_CHECKING:
     from engine.events import Event
     from engine.memory.gauges import Gauges
 
 _GAUGES_EVERY_S = 1.0
+_TELL_EVERY_S = 1.0  # steps come ten times a second; each message wakes the thread that draws, for 0.3 ms and a core
 
 
 class RunFunction(Protocol):
@@ -49,6 +52,7 @@ class Session:
         self.places = places
         self.ledger = Ledger()
         self.control: RunControl | None = None
+        self.events: deque[Event] = deque()  # what the app has not taken yet
         self._post = post
         self._run_function = run_function
         self._runner: threading.Thread | None = None
@@ -75,12 +79,18 @@ class Session:
         return True
 
     def _run(self, spec: RunSpec, control: RunControl) -> None:
-        refusal = None
+        from engine.events import DatasetProgressed, EpochEnded, EvaluationProgressed, GradientsMeasured, StepsCompleted
+
+        can_wait = (DatasetProgressed, EpochEnded, EvaluationProgressed, GradientsMeasured, StepsCompleted)
+        told, refusal = 0.0, None
         try:
             events = self._run_function(spec, self.places, self.ledger, control)
             with closing(events) as stream:  # type: ignore[type-var]  # a generator; the Protocol says only Iterator
                 for event in stream:
-                    self._post(EventArrived(event))
+                    self.events.append(event)
+                    if not isinstance(event, can_wait) or time.monotonic() - told > _TELL_EVERY_S:
+                        told = time.monotonic()
+                        self._post(EventsArrived())
         except ReslabError as error:
             refusal = str(error)
         except Exception as error:

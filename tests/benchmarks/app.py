@@ -7,7 +7,7 @@ import sqlite3
 import statistics
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from engine.device import cpu_name
@@ -81,7 +81,8 @@ async def _visit_results(places: Places) -> dict[str, float]:
     app.session.load_torch = lambda: None  # type: ignore[method-assign]  # torch's import would take its core
     found = {}
     async with app.run_test(size=(120, 36)) as pilot:
-        await pilot.pause(1.0)  # the app reads the record at its start, too
+        while app.listing is None:  # the app reads the record at its start, too
+            await pilot.pause(0.02)
 
         async def timed(keys: Sequence[str], done: Callable[[], bool]) -> float:
             began = time.perf_counter()

@@ -13,7 +13,7 @@ from textual.widgets import Input, Static
 
 from engine.errors import ReslabError
 from tui.listing import EMPTY, LEFT, TITLES, Listed, Listing, arrange
-from tui.record import delete_run, export, read_listing
+from tui.record import delete_run, export
 from tui.text import plain_content
 from tui.widgets.key_bar import KeyBar
 from tui.widgets.mode_bar import ModeBar
@@ -48,6 +48,7 @@ class ResultsScreen(Screen[None]):
         self._listing: Listing = EMPTY
         self._sort_by, self._reverse = 0, True
         self._marked: list[int] = []
+        self._filled = False
 
     def compose(self) -> ComposeResult:
         yield ModeBar("results")
@@ -69,23 +70,24 @@ class ResultsScreen(Screen[None]):
 
     @work(exclusive=True, group="load")
     async def load(self) -> None:
-        """Show what is known, then read the record anew; another thread's work, for a locked file keeps one waiting."""
+        """Show what is known, then read the record anew."""
         if self.app.listing is not None:
             self._listing = self.app.listing
             self._fill()
         try:
-            found = await asyncio.to_thread(read_listing, self.app.places, self._listing)
+            found = await self.app.read_listing()
         except ReslabError as error:
             self.app.tell(str(error), "error")
-        else:
-            if found is self._listing and found is self.app.listing:
-                return
-            self._listing = self.app.listing = found
+            found = self._listing
+        if self._filled and found is self._listing:
+            return
+        self._listing = found
         known = {listed.run for listed in self._listing.runs}
         self._marked = [run for run in self._marked if run in known]
         self._fill()
 
     def _fill(self) -> None:
+        self._filled = True
         shown = self._shown()
         titles = [title + self._arrow(number) for number, title in enumerate(TITLES)]
         widths = [max(len(title), wide) for title, wide in zip(titles, self._listing.widths, strict=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, ClassVar
 
 from textual import on, work
@@ -16,10 +17,11 @@ from engine.memory.freeing import Freed
 from engine.results.tables import duration
 from engine.text import memory_size
 from tui.live import LiveRun
-from tui.messages import GaugesRead, MemoryFreed
+from tui.messages import GaugesRead, MemoryFreed, RunMoved
+from tui.pace import Pace
 from tui.series import Series
 from tui.text import clock, plain_content
-from tui.widgets.bars import Bar
+from tui.widgets.bars import Bar, Title
 from tui.widgets.chart import Chart, Line
 from tui.widgets.figures import FiguresTable
 from tui.widgets.gradients import GradientBars
@@ -30,12 +32,14 @@ from tui.widgets.mode_bar import ModeBar
 if TYPE_CHECKING:
     from tui.app import ReslabApp
 
-_REDRAW_EVERY_S = 0.5  # on two cores each redraw takes its time from the training
 TRAIN_COLOUR, TEST_COLOUR, VAL_COLOUR, TWIN_COLOUR = "#56B4E9", "#E69F00", "#009E73", "#CC79A7"  # Okabe and Ito
 
 
 class TrainScreen(Screen[None]):
-    """Looks at the app's live run twice a second, and draws only when it has moved."""
+    """Looks at the app's live run at a pace that the training hardly feels, and draws only what has changed.
+
+    A key, an evaluation and the end are drawn at once.
+    """
 
     app: ReslabApp
     AUTO_FOCUS = ""
@@ -51,7 +55,7 @@ class TrainScreen(Screen[None]):
 
     def compose(self) -> ComposeResult:
         yield ModeBar("train")
-        yield Static(id="title", markup=False)
+        yield Title("title")
         with Horizontal(id="live"):
             with Vertical(id="charts"):
                 yield Chart("loss", id="loss")
@@ -66,18 +70,34 @@ class TrainScreen(Screen[None]):
         yield FiguresTable("figures")
         yield KeyBar()
 
-    def on_mount(self) -> None:
+    def __init__(self) -> None:
+        super().__init__()
         self._drawn: tuple[object, ...] = ()
+        self._could: tuple[object, ...] = ()
+        self._pace = Pace()
+
+    def on_mount(self) -> None:
         self.query_one("#memory").border_title = "Memory"
-        self.set_interval(_REDRAW_EVERY_S, self.redraw)
+        self._look()
+
+    def _look(self) -> None:
+        self.redraw()
+        live = self.live
+        running = live is not None and not live.over
+        self.set_timer(self._pace.wait_s(running and live is not None and live.on_cpu), self._look)
 
     def on_screen_resume(self) -> None:
-        if self.app.gauges is not None:
-            self._show_gauges(self.app.gauges)
         self.redraw()
 
     def on_resize(self) -> None:
         self._drawn = ()
+
+    @on(RunMoved)
+    def _moved(self) -> None:
+        self.redraw()
+
+    def on_key(self) -> None:
+        self.redraw()
 
     @property
     def live(self) -> LiveRun | None:
@@ -85,13 +105,26 @@ class TrainScreen(Screen[None]):
 
     def redraw(self) -> None:
         """Bring the screen up to the live run, unless it is already, or nobody looks."""
-        if not self.is_current or self._drawn == (key := self._key()):
+        if not self.is_current:
+            return
+        self.app.take_events()
+        if self._drawn == (key := self._key()):
             return
         self._drawn = key
-        self.refresh_bindings()
-        self.app.show_status()
+        began = time.thread_time()
+        self._draw()
+        self.call_after_refresh(lambda: self._pace.drew(time.thread_time() - began))
+
+    def _draw(self) -> None:
         live = self.live
-        self.query_one("#title", Static).update(_title(live))
+        could = (live, live and (live.over, live.stopping, live.ended))
+        if could != self._could:
+            self._could = could
+            self.refresh_bindings()
+        self.app.show_status()
+        self.query_one("#title", Title).show(_title(live))
+        if self.app.gauges is not None:
+            self.query_one(MemoryStrip).show(self.app.gauges.reading, self.app.gauges.holdings)
         if live is None:
             return
         self._draw_charts(live)
@@ -102,7 +135,8 @@ class TrainScreen(Screen[None]):
 
     def _key(self) -> tuple[object, ...]:
         live = self.live
-        return (id(live), live.version, live.stopping, live.pausing, self.size) if live else (None, self.size)
+        moved = (live.version, live.stopping, live.pausing) if live else ()
+        return (id(live), *moved, id(self.app.gauges), self.size)
 
     def _draw_charts(self, live: LiveRun) -> None:
         x_max = max(live.num_steps, 1)
@@ -135,8 +169,11 @@ class TrainScreen(Screen[None]):
         run_bar.show(f"run   step {live.step:,}/{live.num_steps:,}", live.run_share, left)
 
     @on(GaugesRead)
-    def _show_gauges(self, message: GaugesRead) -> None:
-        self.query_one(MemoryStrip).show(message.reading, message.holdings)
+    def _keep_gauges(self, message: GaugesRead) -> None:
+        """Remember them for the history; where a run is live they are drawn with the rest."""
+        self.query_one(MemoryStrip).remember(message.reading)
+        if self.live is None or self.live.over:
+            self.redraw()
 
     @on(MemoryFreed)
     def _show_freed(self, message: MemoryFreed) -> None:

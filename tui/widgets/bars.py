@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich.cells import cell_len
 from textual.content import Content
 from textual.widgets import Static
 
@@ -21,7 +22,7 @@ class Bar(Static):
         """A sentence in the bar's place."""
         if self._shown != (text,):
             self._shown = (text,)
-            self.update(Content(safe_text(text)))
+            self.update(Content(safe_text(text)), layout=False)
 
     def show(self, title: str, share: float | None, figures: str) -> None:
         """`share` from 0 to 1 is what is done; None where nobody knows how much there is."""
@@ -30,7 +31,23 @@ class Bar(Static):
             return
         self._shown = key
         title, figures = safe_text(title), safe_text(figures)
-        cells = max(self.size.width - len(title) - len(figures) - 2, 0)
+        cells = max(self.size.width - cell_len(title) - cell_len(figures) - 2, 0)
         filled = round(cells * min(max(share or 0.0, 0.0), 1.0))
         done, rest = ("━" * filled, "$primary"), ("─" * (cells - filled), "$surface-lighten-3")
-        self.update(Content.assemble(title, " ", done, rest, " ", figures))
+        self.update(Content.assemble(title, " ", done, rest, " ", figures), layout=False)
+
+
+class Title(Static):
+    """A sentence as high as it needs; the screen is laid out anew only where that changes."""
+
+    def __init__(self, id: str) -> None:
+        super().__init__(Content(""), id=id)
+        self._shown: Content | None = None
+
+    def show(self, text: Content) -> None:
+        if self._shown is not None and text.is_same(self._shown):
+            return
+        width = max(self.size.width, 1)
+        before = -1 if self._shown is None else self._shown.cell_length // width
+        self._shown = text
+        self.update(text, layout=before != text.cell_length // width)

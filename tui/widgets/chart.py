@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.segment import Segment
 from rich.style import Style
-from textual.geometry import Size
+from textual.geometry import Region, Size
 from textual.strip import Strip
 from textual.widget import Widget
 
@@ -55,14 +55,34 @@ class Chart(Widget, can_focus=False):
         self._x_max, self._x_ticks = 1.0, dict[float, str]()
         self._strips: list[Strip] = []
         self._drawn_for: Size | None = None
+        self._cells: NDArray[np.uint16] | None = None
+        self._colours: NDArray[np.uint8] | None = None
+        self._margin = 0
+        self._axis: object = None  # ticks and texts: where they change, every line does
+        self._shown: object = None
 
     def draw(self, lines: Sequence[Line], x_max: float, x_ticks: dict[float, str], x_name: str = "epoch") -> None:
-        """Show these curves from now on; `x_ticks` are places on the x axis and their texts."""
+        """Show these curves from now on; `x_ticks` are places on the x axis and their texts.
+
+        A curve only ever grows: where none has, nothing is drawn; where one has, only the cells that it changed.
+        """
+        shown = [(line.name, line.colour, len(line.y), line.y[-1:].tolist(), line.y[:1].tolist()) for line in lines]
+        if self._shown == (key := (shown, x_max, x_ticks, x_name)):
+            return
+        self._shown = key
         self._lines, self._x_max, self._x_ticks = lines, max(x_max, 1e-9), x_ticks
         legend = "  ".join(f"{line.marker or '─'} {line.name}" for line in lines if line.name)
         self.border_subtitle = f"{legend}  by {x_name}"
-        self._drawn_for = None
-        self.refresh()
+        before, axis = self._cells, self._axis
+        colours, self._drawn_for = self._colours, self.size
+        self._strips = self._draw(*self.size)
+        if before is None or self._cells is None or axis != self._axis or before.shape != self._cells.shape:
+            self.refresh()
+            return
+        changed = (before != self._cells) | (colours != self._colours)
+        for row in np.flatnonzero(changed.any(axis=1)).tolist():
+            at = np.flatnonzero(changed[row])
+            self.refresh(Region(self._margin + int(at[0]), row, int(at[-1] - at[0]) + 1, 1))
 
     def render_line(self, y: int) -> Strip:
         if self._drawn_for != self.size:
@@ -78,9 +98,12 @@ class Chart(Widget, can_focus=False):
         }
         margin = max((len(text) for text in ticks.values()), default=0) + 1
         columns = width - margin
+        self._cells = None
         if rows < 2 or columns < 4:
             return []
         cells, colours = self._plot(columns, rows, low, high)
+        self._cells, self._colours, self._margin = cells, colours, margin
+        self._axis = (ticks, self._x_axis(columns, margin), [line.colour for line in self._lines])
         base = self.visual_style.rich_style
         dim = base + Style(dim=True)
         styles = [base, *(base + Style(color=line.colour) for line in self._lines)]

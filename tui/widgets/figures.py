@@ -34,7 +34,7 @@ class FiguresTable(Static):
             (latest_name, *(row[2] for row in rows)),
         ]
         head, before, now = columns_text(table).splitlines()
-        self.update(Content.assemble((head, "dim"), "\n", before, "\n", (now, "bold")))
+        self.update(Content.assemble((head, "dim"), "\n", before, "\n", (now, "bold")), layout=False)
 
 
 def columns_text(rows: Sequence[Sequence[str]]) -> str:

@@ -28,15 +28,25 @@ class MemoryStrip(Static):
         super().__init__(plain_content("reading the gauges …"), id=id)
         self._shown: tuple[object, ...] = ()
         self._history: dict[int, deque[float]] = {}  # by GPU, -1 for the host: shares in use
+        self._last: MemoryReading | None = None
+
+    def remember(self, reading: MemoryReading) -> None:
+        """Put a reading into the history, once."""
+        if reading is self._last:
+            return
+        self._last = reading
+        for gpu in reading.gpus:
+            self._add(gpu.index, gpu.used_bytes, gpu.total_bytes)
+        if not reading.gpus:
+            self._add(-1, reading.host.used_bytes, reading.host.total_bytes)
 
     def show(self, reading: MemoryReading, holdings: Sequence[Holding]) -> None:
+        self.remember(reading)
         width = self.content_size.width or 28
         parts: list[Content] = []
         for gpu in reading.gpus:
-            self._remember(gpu.index, gpu.used_bytes, gpu.total_bytes)
             parts += _gpu_lines(gpu, width, self._sparkline(gpu.index, width))
         if not reading.gpus:
-            self._remember(-1, reading.host.used_bytes, reading.host.total_bytes)
             parts += _host_lines(reading.host, width, self._sparkline(-1, width))
             if reading.mps is not None:
                 parts += _allocator_lines(reading.mps, width, "Apple's GPU")
@@ -44,10 +54,12 @@ class MemoryStrip(Static):
         parts += [_holding_line(holding, width) for holding in holdings]
         text = Content("\n").join(parts)
         if self._shown != (key := (text.plain, width)):
+            higher = not self._shown or str(self._shown[0]).count("\n") != text.plain.count("\n")
+            wraps = any(part.cell_length > width for part in parts)
             self._shown = key
-            self.update(text)
+            self.update(text, layout=higher or wraps)
 
-    def _remember(self, index: int, used: int | None, total: int | None) -> None:
+    def _add(self, index: int, used: int | None, total: int | None) -> None:
         if used is not None and total:
             self._history.setdefault(index, deque(maxlen=_HISTORY)).append(used / total)
 
