@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from engine.device import cpu_name
+from tests.benchmarks import app
 from tests.benchmarks.terminal import run_in_terminal
 
 RESLAB = (sys.executable, "-m", "tui")
@@ -45,17 +46,18 @@ def first_paint(num_pairs: int = 10) -> None:
     _report("first paint", "s", pairs[1:], ("reslab", "three widgets"))  # the first pair warms the disk cache
 
 
-def app_speed(num_pairs: int = 5) -> None:
-    """Training images per second on the digits with ResNet-18: in the app on its live screen, and without it."""
+def app_speed(num_pairs: int = 5, dataset: str = "digits") -> None:
+    """Training images per second with ResNet-18, in the app on its live screen and without it; `app-speed 5 mnist`."""
+    of_mnist = ("mnist", "resnet18", "--image-size", "8", "--epochs", "1")
     with tempfile.TemporaryDirectory() as home:
-        train = (*RESLAB, "--home", home, "train", "digits", "resnet18")
+        train = (*RESLAB, "--home", home, "train", *(of_mnist if dataset == "mnist" else ("digits", "resnet18")))
         pairs = []
         for _ in range(num_pairs):
             run_in_terminal((*train, "--tui", "--exit"), (120, 36), None)
             subprocess.run((*train, "--json"), check=True, stdout=subprocess.DEVNULL)
             runs = subprocess.run((*RESLAB, "--home", home, "runs", "--json"), check=True, capture_output=True)
-            headless, app = (run["train_images_per_s"] for run in json.loads(runs.stdout)[:2])
-            pairs.append((app, headless))
+            headless, in_app = (run["train_images_per_s"] for run in json.loads(runs.stdout)[:2])
+            pairs.append((in_app, headless))
     _report("training speed", "images/s", pairs, ("in the app", "headless"))
 
 
@@ -144,6 +146,10 @@ BENCHMARKS: dict[str, Callable[..., None]] = {
     "chart": chart,
     "gradients": gradients,
     "gauges": gauges,
+    "many-runs": app.many_runs,
+    "keys": app.keys,
+    "watching": app.watching,
+    "app-memory": app.app_memory,
 }
 
 
@@ -159,5 +165,5 @@ def main(arguments: Sequence[str]) -> int:
         print("forecast     The memory forecast against torch's CPU allocator; --help tells of its options.")
         return 2
     os.environ.pop("NO_COLOR", None)
-    BENCHMARKS[arguments[0]](*map(int, arguments[1:2]))
+    BENCHMARKS[arguments[0]](*map(int, arguments[1:2]), *arguments[2:3])
     return 0
