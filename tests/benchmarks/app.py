@@ -165,8 +165,9 @@ class Terminal:
         return usage.ru_maxrss * 1024
 
     def kill(self) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
 
 
 # A key, and what it must bring up: on Set up the plan of the next dataset, and the two modes.
@@ -199,7 +200,10 @@ def watching(num_pairs: int = 30) -> None:
     """Training speed with Train watched against the app with an empty screen on top, in turns within one run."""
     with tempfile.TemporaryDirectory() as home:
         terminal = Terminal((sys.executable, "-m", "tests.benchmarks.watched", home, str(num_pairs)))
-        terminal.peak_bytes()
+        try:
+            terminal.process.wait(timeout=60 + 10 * num_pairs)
+        finally:
+            terminal.kill()
         pairs = [tuple(pair) for pair in json.loads((Path(home) / "pairs.json").read_text())]
     print(f"training speed, one run, windows of 1.5 s in turns  ({cpu_name()}, n = {len(pairs)} pairs)")
     _summary("watched", "images/s", [watched for watched, _ in pairs])
