@@ -13,7 +13,7 @@ from rich.segment import Segment
 from rich.style import Style
 from textual import events
 from textual.binding import Binding, BindingType
-from textual.geometry import Size
+from textual.geometry import Offset, Size
 from textual.message import Message
 from textual.reactive import reactive
 from textual.scroll_view import ScrollView
@@ -140,7 +140,12 @@ class Rows(ScrollView, can_focus=True):
 
     def on_click(self, event: events.Click) -> None:
         offset = event.get_content_offset(self)
-        row = self._row_at(offset.y) if offset is not None else None
+        if offset is not None:
+            self.clicked(offset)
+
+    def clicked(self, offset: Offset) -> None:
+        """For a subclass to extend: Textual calls the `on_click` of every class, whatever one of them does."""
+        row = self._row_at(offset.y)
         if row is not None:
             self.highlighted = row
             self.action_select()

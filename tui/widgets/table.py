@@ -10,8 +10,8 @@ from typing import ClassVar
 
 from rich.segment import Segment
 from rich.style import Style
-from textual import events
 from textual.binding import Binding, BindingType
+from textual.geometry import Offset
 from textual.message import Message
 from textual.strip import Strip
 
@@ -103,12 +103,9 @@ class Table(Rows):
         rest = Strip([Segment("".join(texts[1:]), style)])
         return [Segment(texts[0], style), *rest.crop(aside, aside + max(width - len(texts[0]), 0))]
 
-    def on_click(self, event: events.Click) -> None:
-        offset = event.get_content_offset(self)
-        if offset is None or offset.y >= self.HEADER:
-            super().on_click(event)
-            return
-        column = self._column_at(offset.x)
+    def clicked(self, offset: Offset) -> None:
+        super().clicked(offset)
+        column = self._column_at(offset.x) if offset.y < self.HEADER else None
         if column is not None:
             self.post_message(self.HeaderSelected(column))
 
