@@ -145,7 +145,7 @@ class Terminal:
             except OSError:  # the other end is closed: the process has ended
                 return
             with self._more:
-                self._seen += data
+                self._seen = (self._seen + data)[-200_000:]
                 self._more.notify()
 
     def press(self, key: bytes, until: bytes, timeout_s: float = 60.0) -> float:

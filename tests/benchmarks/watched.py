@@ -29,7 +29,7 @@ WINDOW_S, SETTLE_S = 1.5, 0.3
 class Watched(ReslabApp):
     """Writes pairs of images/s, watched and not, to pairs.json in the home folder."""
 
-    CSS_PATH = Path(tui.app.__file__).with_name("styles") / "reslab.tcss"  # Textual looks beside the subclass
+    CSS_PATH = str(Path(tui.app.__file__).with_name("styles") / "reslab.tcss")  # Textual looks beside the subclass
 
     def __init__(self, home: Path, num_pairs: int) -> None:
         places = Places(home, home, home)
