@@ -29,9 +29,11 @@ def open_app(places: Places, specs: list[RunSpec], exit_when_done: bool) -> int:
         return 2
     gc.disable()  # until the first paint: nothing is garbage before it, and looking for some takes a tenth of the time
     from engine.log import log_to
+    from engine.memory.heap import keep_one_heap
     from tui.app import ReslabApp
     from tui.widgets.sharp import find_image_widget
 
+    keep_one_heap()  # before the first thread: a run will live in one
     log_to(places.log)  # a warning of torch's, or a curve that waits for a locked record, is nothing for the screen
     if (widget := find_image_widget()) is not None:
         from tui.widgets.gallery import Gallery

@@ -19,8 +19,8 @@ from engine.datasets.loading import load_dataset
 from engine.memory.heap import keep_one_heap
 from engine.paths import Places
 from engine.spec import RunSpec
-from tests.benchmarks.reporting import report
-from tests.benchmarks.sides import BATCH, data_folder
+from tests.benchmarks.reporting import data_folder, report
+from tests.benchmarks.sides import BATCH
 
 _SECONDS = 6.0
 _CPU = torch.device("cpu")

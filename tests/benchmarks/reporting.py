@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Sequence
+from pathlib import Path
 
 from engine.device import cpu_name
 
@@ -17,3 +19,8 @@ def report(title: str, unit: str, pairs: Sequence[tuple[float, float]], names: t
         print(f"  {name:<24} median {statistics.median(values):10.3f} {unit}  ({min(values):.3f} to {max(values):.3f})")
     spread = f"({min(ratios):.3f} to {max(ratios):.3f})"
     print(f"  ratio                    median {statistics.median(ratios):10.3f}  {spread}", flush=True)
+
+
+def data_folder() -> Path:
+    """Where MNIST/raw lies."""
+    return Path(os.environ.get("RESLAB_TEST_DATA") or os.environ.get("RESLAB_DATA") or "data")

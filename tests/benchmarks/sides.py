@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -27,6 +26,7 @@ from engine.events import RunStarted, StepsCompleted
 from engine.paths import Places
 from engine.shape import DataShape
 from engine.spec import RunSpec
+from tests.benchmarks.reporting import data_folder
 
 BATCH = 128
 _WARM = 3
@@ -47,11 +47,6 @@ class Task:
     @property
     def shape(self) -> DataShape:
         return DataShape(1, self.size, self.size, 10)
-
-
-def data_folder() -> Path:
-    """Where MNIST/raw lies."""
-    return Path(os.environ.get("RESLAB_TEST_DATA") or os.environ.get("RESLAB_DATA") or "data")
 
 
 def reslab(task: Task) -> dict[str, Any]:

@@ -10,8 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from tests.benchmarks.reporting import report
-from tests.benchmarks.sides import data_folder
+from tests.benchmarks.reporting import data_folder, report
 
 _SIDE = ("-m", "tests.benchmarks.sides")
 _EXTRA = {"lightning": "lightning", "fastai": "fastai"}

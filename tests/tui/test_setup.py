@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from textual.widgets import Static
 
+from engine.recipes import find_recipe
 from engine.spec import RunSpec
 from tests.engine.test_datasets import make_folder
 from tests.fakes import ScriptedRun
@@ -189,3 +190,16 @@ async def test_the_plan_says_whether_it_fits_once_the_cursor_rests(
         await pilot.press("up", "up")
         await until(pilot, lambda: "fits · resnet18" in text_of(app))
     assert [spec.model for spec in asked] == ["resnet18", "resnet50"]  # what was passed over is not asked for
+
+
+async def test_r_takes_the_recipe_fast_and_the_defaults_again(make_app: MakeApp) -> None:
+    app = make_app(ScriptedRun())
+    async with app.run_test() as pilot:
+        form = setup_of(app).recipe
+        before = dict(form.values)
+        form.set_values({"seed": 7})
+        await pilot.press("r")
+        assert {name: form.values[name] for name in find_recipe("fast")} == find_recipe("fast")
+        assert form.values["seed"] == 7
+        await pilot.press("r")
+        assert form.values == {**before, "seed": 7}

@@ -84,6 +84,7 @@ class SetupScreen(Screen[None]):
         Binding("A", "add_seeds", "Seeds", show=False, tooltip="add the same with several seeds"),
         Binding("t", "twin", "Twin", tooltip="queue the network and its twin with, or without, shortcuts"),
         Binding("o", "report", "Report", tooltip="queue one of the report's experiments"),
+        Binding("r", "recipe", "Recipe", show=False, tooltip="the recipe fast, or back to the report's, the defaults"),
         Binding("s", "small_stem", "Stem", tooltip="change between the 7×7/2 stem and the 3×3/1 stem without pool"),
     ]
 
@@ -216,6 +217,17 @@ class SetupScreen(Screen[None]):
     def action_small_stem(self) -> None:
         stem = "imagenet" if self.recipe.values["stem"] == "small" else "small"
         self.recipe.set_values({"stem": stem})
+        self.show_plan()
+
+    def action_recipe(self) -> None:
+        """Between `fast` and the defaults; settings that no recipe names stay as they are."""
+        from engine.recipes import find_recipe
+
+        fast = find_recipe("fast")
+        is_fast = all(self.recipe.values[name] == value for name, value in fast.items())
+        defaults = {name: _RECIPE[name].default for name in fast}
+        self.recipe.set_values(defaults if is_fast else dict(fast))
+        self.app.tell("the recipe is the report's again" if is_fast else "the recipe is fast: one epoch, one cycle")
         self.show_plan()
 
     @work
