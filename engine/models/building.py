@@ -14,6 +14,7 @@ from engine.control import Control
 from engine.errors import FetchError, ModelError
 from engine.fetching import fetch
 from engine.models.first_last import fit_first_last
+from engine.models.one_pixel import fold_one_pixel
 from engine.models.registry import ModelInfo, choose_stem, find_model, misfit
 from engine.progress import Progress
 from engine.shape import DataShape
@@ -55,6 +56,7 @@ def build_model(spec: RunSpec, shape: DataShape, seeded: bool = True) -> nn.Modu
         network.new_names = fit_first_last(network, info, shape, stem, keep_weights=pretrained)  # type: ignore[assignment]
     if spec.freeze == "backbone":
         freeze_backbone(network)
+    fold_one_pixel(network)
     return network
 
 
