@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ from engine.shape import DataShape
 from engine.spec import RunSpec
 from engine.training.evaluation import evaluation_batch, forward
 from engine.training.gradients import Gradients
-from engine.training.learner import Learner, build_learner
+from engine.training.learner import Learner, build_learner, part_bounds
 from engine.training.recompute import recompute_activations
 from engine.training.recovery import EVALUATED_PER_PART
 
@@ -122,11 +123,21 @@ def _of_step(
         learner.model.train()
         # One step is as good as many: the optimizer's state is there before it, and gradients go with each step.
         storages.timeline.moment = "forward and backward"
-        learner.compute_gradients((_images(spec.batch_size, shape), _labels(spec.batch_size)), 1, 0, micro_batch)
+        batch = _images(spec.batch_size, shape), _labels(spec.batch_size)
+        first = _of_two_parts(spec.batch_size, micro_batch)
+        learner.compute_gradients((batch[0][:first], batch[1][:first]), 1, 0, micro_batch)
         storages.timeline.moment = "update"
         Gradients(0, learner.model).around(learner.optimizer.step, 1)
         held = storages.held_by(learner)
     return storages.timeline.forecast(held, spec.batch_size, inside=device_type == "cpu")
+
+
+def _of_two_parts(batch_size: int, micro_batch: int | None) -> int:
+    """Images in the first two parts of a batch: every later part takes what the second does."""
+    if micro_batch is None:
+        return batch_size
+    *_, (_, stop) = islice(part_bounds(batch_size, micro_batch), 2)
+    return stop
 
 
 def _images(number: int, shape: DataShape) -> Tensor:

@@ -234,7 +234,21 @@ def test_where_whole_batches_do_not_fit_they_are_cut_and_the_run_is_marked(
 
 @pytest.mark.parametrize("micro_batch", [2, 5, 16, 31])
 def test_micro_batches_add_up_to_the_gradient_of_the_whole(micro_batch: int) -> None:
-    """With group-norm, which does not mind who else is in a batch."""
+    """With group-norm, which does not mind who else is in a batch.
+
+    The network is float64, for in float32 matrix products over 2 and over 37 images round by 4e-6 of the norm apart;
+    there every element is held to 1e-6 of the norm.
+    """
+    whole, summed = gradients_of(micro_batch, torch.float64)
+    assert summed[0] == pytest.approx(whole[0], abs=1e-6)
+    assert summed[1] == whole[1]
+    assert (summed[2] - whole[2]).norm() < 1e-6 * whole[2].norm()
+    whole, summed = gradients_of(micro_batch, torch.float32)
+    assert (summed[2] - whole[2]).abs().max() < 1e-6 * whole[2].norm()
+
+
+def gradients_of(micro_batch: int, dtype: torch.dtype) -> list[tuple[float, int, torch.Tensor]]:
+    """Loss, right images and gradient of a batch, whole and in parts."""
     spec = RunSpec("digits", "resnet18", norm="group", label_smoothing=0.1)
     draws = torch.Generator().manual_seed(0)
     batch = (
@@ -244,13 +258,11 @@ def test_micro_batches_add_up_to_the_gradient_of_the_whole(micro_batch: int) -> 
     found = []
     for size in (None, micro_batch):
         learner = build_learner(spec, DataShape(1, 8, 8, 10), ((0.3,), (0.4,)), CPU)
+        learner.model.to(dtype).register_forward_pre_hook(lambda module, given: (given[0].to(dtype),))
         loss, right = learner.compute_gradients(batch, 1, 0, size)
         gradients = [values.grad for values in learner.model.parameters() if values.grad is not None]
         found.append((float(loss), int(right), torch.cat([gradient.flatten() for gradient in gradients])))
-    whole, summed = found
-    assert summed[0] == pytest.approx(whole[0], abs=1e-6)
-    assert summed[1] == whole[1]
-    assert (summed[2] - whole[2]).norm() < 1e-6 * whole[2].norm()
+    return found
 
 
 @pytest.mark.parametrize(("number", "micro_batch"), [(128, 32), (37, 2), (3, 2), (2, 2), (97, 96), (5, 4)])

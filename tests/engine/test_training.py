@@ -58,7 +58,8 @@ def ended(events: list[Event]) -> RunEnded:
     return events[-1]
 
 
-def test_a_run_tells_its_story_in_order(places: Places) -> None:
+def test_a_run_tells_its_story_in_order(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.training.train._SAVE_EVERY_S", 1e9)  # a slow machine would save in between
     events = collect(SPEC.replace(epochs=2), places)
     told = [type(event).__name__ for event in events if not isinstance(event, StepsCompleted | GradientsMeasured)]
     assert told == [
