@@ -82,10 +82,10 @@ class SetupScreen(Screen[None]):
         Binding("shift+tab", "app.focus_previous", "Pane back", show=False, tooltip="go to the pane before"),
         Binding("a", "add", "Add", tooltip="add all marked datasets × architectures to the queue"),
         Binding("A", "add_seeds", "Seeds", show=False, tooltip="add the same with several seeds"),
-        Binding("t", "twin", "Twin", tooltip="queue the network and its twin with, or without, shortcuts"),
+        Binding("t", "twin", "Twin", tooltip="queue it and its twin with, or without, shortcuts"),
         Binding("o", "report", "Report", tooltip="queue one of the report's experiments"),
-        Binding("r", "recipe", "Recipe", show=False, tooltip="the recipe fast, or back to the report's, the defaults"),
-        Binding("s", "small_stem", "Stem", tooltip="change between the 7×7/2 stem and the 3×3/1 stem without pool"),
+        Binding("r", "recipe", "Recipe", show=False, tooltip="the recipe fast, or the report's again"),
+        Binding("s", "small_stem", "Stem", tooltip="the 7×7/2 stem with pool, or 3×3/1 without"),
     ]
 
     def __init__(self) -> None:
