@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import threading
 from dataclasses import dataclass
 from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from engine.spec import RunSpec
 if TYPE_CHECKING:
     import torch
 
+_importing = threading.Lock()
 _MEND = (
     "torch and torchvision come from different builds ({error}); install both from the same place: "
     "uv sync --reinstall-package torch --reinstall-package torchvision"
@@ -44,12 +46,16 @@ class Placement:
 def import_torch() -> Any:
     """Import torch and torchvision, or say in one sentence why they do not work.
 
+    To be called before anything that imports torchvision in a second thread: two threads in the middle of its circular
+    imports find each other's half of it. Here the second one waits.
+
     Raises:
         TorchError: either is missing, or they do not belong together.
     """
     try:
-        torch = import_module("torch")
-        import_module("torchvision")
+        with _importing:
+            torch = import_module("torch")
+            import_module("torchvision")
     except ModuleNotFoundError as error:
         raise TorchError(f"{error.name} is not installed; run uv sync") from None
     except (RuntimeError, ImportError, OSError) as error:

@@ -8,6 +8,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine.device import import_torch
 from engine.paths import Places
 from engine.results.export import export_run
 from engine.results.records import RunDetails
@@ -44,6 +45,7 @@ def read_mistakes(
     """A run's mistakes, the surest first, and their images (N, C, H, W); or the test images of one cell of the
     confusion matrix, given as true and predicted class. Loads torch.
     """
+    import_torch()
     from engine.control import RunControl
     from engine.results.mistakes import find_mistakes, load_test_images
 
@@ -56,6 +58,7 @@ def read_differences(
     places: Places, a: RunDetails, b: RunDetails, tell: Callable[[Progress], None]
 ) -> tuple[list[tuple[Mistake, Mistake]], NDArray[np.uint8]]:
     """The test images that exactly one of two runs gets right, with both answers, and those images. Loads torch."""
+    import_torch()
     from engine.control import RunControl
     from engine.results.mistakes import find_differences, load_test_images
 
@@ -77,6 +80,7 @@ def read_guesses(
     places: Places, details: RunDetails, file: Path, ledger: Ledger
 ) -> tuple[tuple[Guess, ...], NDArray[np.uint8]]:
     """What a run makes of an image of one's own, and the image (3, H, W), small. Loads torch."""
+    import_torch()
     from engine.datasets.decoding import decode
     from engine.predicting import predict
 
@@ -88,6 +92,7 @@ def read_guesses(
 
 def read_forecast(places: Places, ledger: Ledger, spec: RunSpec) -> str:
     """Whether a run would fit now, in words; where that cannot be said, why. Loads torch."""
+    import_torch()
     from engine.errors import ReslabError
     from engine.memory.asking import ask_forecast
 

@@ -38,6 +38,9 @@ class RunFunction(Protocol):
 
 
 def engine_run(spec: RunSpec, places: Places, ledger: Ledger, control: Control) -> Iterator[Event]:
+    from engine.device import import_torch
+
+    import_torch()  # another thread may be at it
     from engine.runs import Lab, run
 
     return run(spec, Lab(places, ledger), control)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from textual.app import App, ComposeResult
@@ -361,3 +364,26 @@ async def test_the_gauge_shows_its_history_and_torchs_own_figures() -> None:
 class StripApp(App[None]):
     def compose(self) -> ComposeResult:
         yield MemoryStrip()
+
+
+def test_two_threads_that_want_torch_wait_for_each_other(tmp_path: Path) -> None:
+    """In a process of its own: enter pressed twice before torch is loaded once refused the run."""
+    program = """
+import threading, sys
+from engine.control import RunControl
+from engine.memory.ledger import Ledger
+from engine.paths import Places
+from engine.spec import RunSpec
+from pathlib import Path
+from tui.session import Session, engine_run
+session = Session(Places(*[Path(sys.argv[1])] * 3), print)
+session.load_torch()
+while "torchvision" not in sys.modules:
+    pass
+control = RunControl()
+control.stop()
+events = list(engine_run(RunSpec("digits", "resnet20"), session.places, Ledger(), control))
+print(type(events[-1]).__name__)
+"""
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1:] == ["RunEnded"], done.stderr
