@@ -156,6 +156,11 @@ class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.timeline = Timeline()
         self._numbers: dict[int, tuple[int, weakref.ref[Any]]] = {}  # of the live ones, by id
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled here; torch's wrapper against it would go round every operation."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if self.timeline.moment == "building" and (small := self._small(func, args, kwargs or {})) is not None:
             return small

@@ -46,10 +46,19 @@ def _nothing(*arguments: Any, **more: Any) -> None:
     """The update writes into what is there."""
 
 
+def _itself(tensor: Tensor, *arguments: Any, **more: Any) -> Tensor:
+    """Filled with whatever."""
+    return tensor
+
+
 RETURNS: dict[Any, Callable[..., Any]] = {
     _aten.native_batch_norm.default: _batch_norm,
     _aten.native_batch_norm_backward.default: _batch_norm_backward,
     _aten._foreach_norm.Scalar: _norms,
+    _aten.normal_.default: _itself,
+    _aten.uniform_.default: _itself,
+    _aten.fill_.Scalar: _itself,
+    _aten.zero_.default: _itself,
     _aten._fused_sgd_.default: _nothing,
     _aten._fused_adam_.default: _nothing,
     _aten._fused_adamw_.default: _nothing,

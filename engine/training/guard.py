@@ -67,10 +67,9 @@ def _flatten(model: nn.Module, floating: bool) -> Tensor | None:
     if not buffers:
         return None
     flat = torch.cat([buffer.flatten() for _, _, buffer in buffers])
-    start = 0
-    for module, name, buffer in buffers:
+    parts = torch.split(flat, [buffer.numel() for _, _, buffer in buffers])
+    for (module, name, buffer), part in zip(buffers, parts, strict=True):
         # .data: a view with a version counter of its own, else each layer's update would look to autograd like a
         # change of what another layer had saved for its backward pass.
-        module._buffers[name] = flat[start : start + buffer.numel()].view(buffer.shape).data
-        start += buffer.numel()
+        module._buffers[name] = (part if part.shape == buffer.shape else part.view(buffer.shape)).data
     return flat
