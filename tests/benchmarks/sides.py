@@ -1,8 +1,9 @@
 """The sides of a training benchmark, each a process of its own that prints its images per second.
 
 `reslab` trains through the engine as the command line does; `bare` is the shortest PyTorch loop on preloaded tensors;
-`script` the DataLoader script that most people begin with; `lightning` and `fastai` what those libraries' users write.
-All train the same network, with the same optimizer and batches of 128, for the same number of seconds after three
+`torch` is the same with torch's own convolutions where reslab has matrix products, and so are all that follow: `script`,
+the DataLoader script that most people begin with, and `lightning` and `fastai`, what those libraries' users write. All
+train the same network, with the same optimizer and batches of 128, for the same number of seconds after three
 steps to warm up.
 """
 
@@ -74,10 +75,10 @@ def reslab(task: Task) -> dict[str, Any]:
     return {"images_per_s": speed, "form": chosen, "gain": resolved.gain}
 
 
-def bare(task: Task) -> dict[str, Any]:
+def bare(task: Task, as_torch: bool = False) -> dict[str, Any]:
     """Normalised float32 tensors in memory, a permutation, and five lines of PyTorch."""
     pixels, labels = _loaded(task)
-    model = _network(task)
+    model = _network(task, as_torch)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, fused=True)
     model.train()
 
@@ -88,6 +89,11 @@ def bare(task: Task) -> dict[str, Any]:
                     yield pixels[chosen], labels[chosen]
 
     return _timed(task, _steps(model, optimizer, batches()))
+
+
+def torchs(task: Task) -> dict[str, Any]:
+    """The same, with every convolution computed as torch computes it."""
+    return bare(task, as_torch=True)
 
 
 def script(task: Task) -> dict[str, Any]:
@@ -235,10 +241,16 @@ def _steps(model: nn.Module, optimizer: Any, batches: Iterable[tuple[Tensor, Ten
         yield len(labels)
 
 
-def _network(task: Task) -> nn.Module:
+def _network(task: Task, as_torch: bool = True) -> nn.Module:
+    """reslab's network; `as_torch` without `engine.models.one_pixel`, which nobody's script has."""
     from engine.models.building import build_model
+    from engine.models.one_pixel import OnePixelConv2d
 
-    return build_model(task.spec, task.shape)
+    network = build_model(task.spec, task.shape)
+    folded = [module for module in network.modules() if isinstance(module, OnePixelConv2d)]
+    for module in folded if as_torch else ():
+        module.__class__ = nn.Conv2d  # type: ignore[assignment]
+    return network
 
 
 def _cpu() -> Any:
@@ -276,7 +288,7 @@ def _loader(task: Task) -> Any:
 
 
 SIDES: dict[str, Callable[[Task], dict[str, Any]]] = {
-    "reslab": reslab, "bare": bare, "script": script, "lightning": lightning, "fastai": fastai,
+    "reslab": reslab, "bare": bare, "torch": torchs, "script": script, "lightning": lightning, "fastai": fastai,
     "evaluation": evaluation,
 }  # fmt: skip
 
