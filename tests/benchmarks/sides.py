@@ -1,7 +1,7 @@
 """The sides of a training benchmark, each a process of its own that prints its images per second.
 
 `reslab` trains through the engine as the command line does; `bare` is the shortest PyTorch loop on preloaded tensors;
-`torch` is the same with torch's own convolutions where reslab has matrix products, and so are all that follow: `script`,
+`torch` is the same with torch's own convolutions where reslab has matrix products, as in all that follow: `script`,
 the DataLoader script that most people begin with, and `lightning` and `fastai`, what those libraries' users write. All
 train the same network, with the same optimizer and batches of 128, for the same number of seconds after three
 steps to warm up.
