@@ -233,6 +233,10 @@ class ReslabApp(App[None]):
             self.tell(message.error, "error")
         self._show_estimate()
 
+    def delay_update(self, delay: float = 0.0) -> None:
+        """Textual holds all drawing for 50 ms at each change of mode; this app's screens stand at once."""
+        super().delay_update(delay)
+
     # --- keys --------------------------------------------------------------------------------------------------------
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:

@@ -49,14 +49,12 @@ class Learner:
         """
         pixels, labels = batch
         self.optimizer.zero_grad(set_to_none=True)
-        self.guard.before_forward()
         if self.draws:
             torch.manual_seed(step_seed(self.spec.seed, epoch, number))
         pixels = self.prepare.augment(pixels, self.spec.seed, epoch, number)
         if micro_batch is None or micro_batch >= len(labels):
-            whole = self._one_part(pixels, labels, None)
-            self.guard.done()
-            return whole
+            return self.whole_gradients(pixels, labels)
+        self.guard.before_forward()
         parts = [
             self._one_part(pixels[start:stop], labels[start:stop], (stop - start) / len(labels))
             for start, stop in part_bounds(len(labels), micro_batch)
@@ -64,6 +62,14 @@ class Learner:
         losses, rights = zip(*parts, strict=True)
         self.guard.done()
         return torch.stack(losses).sum(), torch.stack(rights).sum()
+
+    def whole_gradients(self, pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The same of augmented images in one part: work for the device alone, so that it can be recorded."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.guard.before_forward()
+        whole = self._one_part(pixels, labels, None)
+        self.guard.done()
+        return whole
 
     def _one_part(self, pixels: Tensor, labels: Tensor, share: float | None) -> tuple[Tensor, Tensor]:
         """Forward and backward; the loss is weighted by this part's `share` of the batch (None: it is the whole)."""

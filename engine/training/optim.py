@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from engine.models.building import new_layers
 from engine.spec import RunSpec
@@ -83,6 +83,9 @@ def _between(start: float, end: float, share: float) -> float:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every group its share of `rate`."""
+    """Give every group its share of `rate`; a recorded step reads it from the device."""
     for group in optimizer.param_groups:
-        group["lr"] = rate * group["share"]
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate * group["share"])
+        else:
+            group["lr"] = rate * group["share"]

@@ -28,6 +28,7 @@ from engine.memory.shortage import asked_bytes, ran_out
 from engine.text import memory_size
 from engine.training.learner import LEAST_PART, Learner
 from engine.training.recompute import recompute_activations
+from engine.training.recorded import RecordedStep
 
 _CALM_STEPS = 200  # without a failure, before larger micro-batches are tried
 
@@ -39,12 +40,15 @@ Outputs = tuple[Tensor, Tensor, Tensor]
 class Recovery:
     """Carries the steps of one run through failing allocations; what it did waits in `events` to be yielded.
 
-    `micro_batch` None: batches are whole. `recomputing`: activations are computed twice.
+    `micro_batch` None: batches are whole. `recomputing`: activations are computed twice. `recorded` is left for good
+    when anything fails.
     """
 
     run: int
     learner: Learner
     ledger: Ledger
+    recorded: RecordedStep | None = None
+    launched: bool = False
     events: list[MemoryRecovered] = field(default_factory=list)
     micro_batch: int | None = None
     recomputing: bool = False
@@ -64,7 +68,7 @@ class Recovery:
         failures = 0
         while True:
             try:
-                computed = self.learner.compute_gradients(batch, epoch, number, self.micro_batch)
+                computed = self._attempt(batch, epoch, number)
             except Exception as error:
                 if not ran_out(error):
                     raise
@@ -75,8 +79,26 @@ class Recovery:
                 return computed
             failures += 1
             self.learner.undo()
-            freed = free_idle(self.ledger)
+            freed = self._free()
             self._give_way(failures, len(batch[1]), step, freed, asked)
+
+    def _attempt(self, batch: Batch, epoch: int, number: int) -> tuple[Tensor, Tensor]:
+        computed = None
+        if self.recorded is not None and self.micro_batch is None:
+            computed = self.recorded.compute_gradients(batch, epoch, number)
+        self.launched = computed is not None
+        return computed or self.learner.compute_gradients(batch, epoch, number, self.micro_batch)
+
+    @property
+    def update(self) -> Callable[[], object]:
+        """The optimizer's step that belongs to the gradients computed last."""
+        return self.recorded.update if self.recorded and self.launched else self.learner.optimizer.step
+
+    def _free(self) -> int:
+        if self.recorded is not None:
+            self.recorded.drop()
+            self.recorded = None
+        return free_idle(self.ledger)
 
     def evaluate(
         self, work: Callable[[Tensor, Tensor], Outputs], images: Tensor, labels: Tensor, step: int
@@ -100,7 +122,7 @@ class Recovery:
                 start = stop
                 continue
             failures += 1
-            freed = free_idle(self.ledger)
+            freed = self._free()
             if failures == 1:
                 self._tell(step, "freed what was idle and tried again", freed)
                 continue

@@ -33,6 +33,7 @@ from engine.text import memory_size
 from engine.training.compiling import compile_network
 from engine.training.evaluation import evaluation_batch
 from engine.training.learner import Learner, build_learner
+from engine.training.recorded import RecordedStep, is_recordable
 from engine.training.recovery import Recovery, free_idle
 from engine.training.tuning import apply_tuning, is_tunable, tune, tuning_key
 
@@ -139,6 +140,8 @@ def set_up(
     ledger.hold(("model", run), learner.model, Holding("model", spec.model, run, _parts(learner), live=True))
     recovery = Recovery(run, learner, ledger)
     recovery.start_small(plan.micro_batch, plan.recompute)
+    if is_recordable(learner, plan):
+        recovery.recorded = RecordedStep(learner)
     bounds = batch_bounds(len(data.train), spec.batch_size)
     if spec.compile and plan.is_whole:
         yield from _told(compile_network(learner, data.shape, *_sizes(data, spec, bounds), control), run, "network")
@@ -215,6 +218,7 @@ def _will_not_fit(spec: RunSpec, plan: Plan, ledger: Ledger) -> str:
 def release(setup: Setup | None) -> None:
     """Let go of what only training needed: gradients, and the optimizer's hold on the network."""
     if setup is not None:
+        setup.recovery.recorded = None
         setup.learner.optimizer.zero_grad(set_to_none=True)
         setup.learner.optimizer.state.clear()
 

@@ -165,9 +165,9 @@ class _Loop:
         loss, num_right = self.recovery.compute_gradients(batch, epoch, number, step)
         set_learning_rate(self.learner.optimizer, rate)
         if self.gradients.due:
-            self.gradients.around(self.learner.optimizer.step, step)
+            self.gradients.around(self.recovery.update, step)
         else:
-            self.learner.optimizer.step()
+            self.recovery.update()
         return loss, num_right
 
     def read_points(self, epoch: int, rate: float) -> Iterator[Event]:

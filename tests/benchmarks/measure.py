@@ -149,6 +149,7 @@ BENCHMARKS: dict[str, Callable[..., None]] = {
     "libraries": training.libraries,
     "fast": training.fast,
     "evaluation": training.evaluating,
+    "gpu": training.gpu,
     "feeding": feeding,
     "many-runs": app.many_runs,
     "keys": app.keys,

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +41,17 @@ class Task:
     size: int
     seconds: float
     dtype: str = "float32"
+    device: str = "cpu"
 
     @property
     def spec(self) -> RunSpec:
-        return RunSpec(self.dataset, self.model, image_size=self.size, dtype=self.dtype, epochs=1000)  # type: ignore[arg-type]
+        found = {"image_size": self.size, "dtype": self.dtype, "device": self.device, "epochs": 1000}
+        return RunSpec.from_mapping({"dataset": self.dataset, "model": self.model, **found})
+
+    @property
+    def autocast(self) -> Any:
+        """bfloat16 where the task asks for it."""
+        return torch.autocast(self.device, torch.bfloat16, enabled=self.dtype == "bfloat16")
 
     @property
     def shape(self) -> DataShape:
@@ -80,15 +88,52 @@ def bare(task: Task, as_torch: bool = False) -> dict[str, Any]:
     pixels, labels = _loaded(task)
     model = _network(task, as_torch)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, fused=True)
-    model.train()
+    return _timed(task, _steps(task, model.train(), optimizer, _batches(pixels, labels)))
 
-    def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        while True:
-            for chosen in torch.split(torch.randperm(len(pixels)), BATCH):
-                if len(chosen) == BATCH:
-                    yield pixels[chosen], labels[chosen]
 
-    return _timed(task, _steps(model, optimizer, batches()))
+def _batches(pixels: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Whole batches for ever, in an order drawn anew for each pass."""
+    while True:
+        for chosen in torch.split(torch.randperm(len(pixels), device=pixels.device), BATCH):
+            if len(chosen) == BATCH:
+                yield pixels[chosen], labels[chosen]
+
+
+def synthetic(task: Task) -> dict[str, Any]:
+    """The same on one batch of random pixels, so that nothing is picked out or read."""
+    model = _network(task)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, fused=True)
+    shape = task.shape
+    pixels = torch.randn(BATCH, shape.channels, shape.height, shape.width, device=task.device)
+    labels = torch.randint(shape.num_classes, (BATCH,), device=task.device)
+    return _timed(task, _steps(task, model.train(), optimizer, repeat((pixels, labels))))
+
+
+def graph(task: Task) -> dict[str, Any]:
+    """The barest loop around a CUDA graph of the whole step, on preloaded tensors."""
+    pixels, labels = _loaded(task)
+    model = _network(task).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, fused=True)
+    batches = _batches(pixels, labels)
+    static = [values.clone() for values in next(batches)]
+    step = _steps(task, model, optimizer, repeat((static[0], static[1])))
+    with torch.cuda.stream(torch.cuda.Stream()):  # type: ignore[no-untyped-call]
+        for _ in range(_WARM):
+            next(step)
+    torch.cuda.synchronize()
+    recorded = torch.cuda.CUDAGraph()
+    optimizer.zero_grad(set_to_none=True)
+    with torch.cuda.graph(recorded):
+        next(step)
+
+    def steps() -> Iterator[int]:
+        for batch in batches:
+            for values, new in zip(static, batch, strict=True):
+                values.copy_(new)
+            recorded.replay()
+            yield BATCH
+
+    return _timed(task, steps())
 
 
 def torchs(task: Task) -> dict[str, Any]:
@@ -104,9 +149,10 @@ def script(task: Task) -> dict[str, Any]:
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
         while True:
-            yield from loader
+            for pixels, labels in loader:
+                yield pixels.to(task.device, non_blocking=True), labels.to(task.device, non_blocking=True)
 
-    return _timed(task, _steps(model.train(), optimizer, batches()))
+    return _timed(task, _steps(task, model.train(), optimizer, batches()))
 
 
 def lightning(task: Task) -> dict[str, Any]:
@@ -132,7 +178,11 @@ def lightning(task: Task) -> dict[str, Any]:
             return torch.optim.SGD(self.parameters(), lr=0.01, momentum=0.9)
 
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = L.Trainer(max_epochs=1000, accelerator="cpu", enable_model_summary=False, min_epochs=0, **quiet)
+    precision: Any = "bf16-mixed" if task.dtype == "bfloat16" else "32-true"
+    trainer = L.Trainer(
+        max_epochs=1000, min_epochs=0, accelerator="cpu" if task.device == "cpu" else "gpu", devices=1,
+        precision=precision, enable_model_summary=False, **quiet,
+    )  # fmt: skip
     trainer.fit(Module(), _loader(task))
     return clock.found
 
@@ -150,7 +200,9 @@ def fastai(task: Task) -> dict[str, Any]:
             if clock.over(len(self.yb[0])):
                 raise CancelFitException
 
-    loaders = DataLoaders.from_dsets(TensorDataset(*_loaded(task)), bs=BATCH, num_workers=2, device=torch.device("cpu"))
+    loaders = DataLoaders.from_dsets(
+        TensorDataset(*_loaded(task)), bs=BATCH, num_workers=2, device=torch.device(task.device)
+    )
     learner = Learner(loaders, _network(task), loss_func=nn.CrossEntropyLoss(), opt_func=_fastai_sgd, cbs=Watch())
     with learner.no_bar(), learner.no_logging():
         learner.fit(1000, lr=0.01)
@@ -218,11 +270,17 @@ class _Clock:
         self._steps += 1
         now = time.perf_counter()
         if self._steps <= _WARM:
-            self._began = now
+            if self._task.device != "cpu":
+                torch.cuda.synchronize()
+            self._began = time.perf_counter()
             return False
         self._images += num_images
+        over = now - self._began >= self._task.seconds
+        if over and self._task.device != "cpu":
+            torch.cuda.synchronize()  # what was queued has to be computed, too
+            now = time.perf_counter()
         self.found = {"images_per_s": self._images / (now - self._began)}
-        return now - self._began >= self._task.seconds
+        return over
 
 
 def _timed(task: Task, steps: Iterable[int]) -> dict[str, Any]:
@@ -233,10 +291,12 @@ def _timed(task: Task, steps: Iterable[int]) -> dict[str, Any]:
     return clock.found
 
 
-def _steps(model: nn.Module, optimizer: Any, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[int]:
+def _steps(task: Task, model: nn.Module, optimizer: Any, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[int]:
     for pixels, labels in batches:
         optimizer.zero_grad()
-        torch.autograd.backward(F.cross_entropy(model(pixels), labels))
+        with task.autocast:
+            loss = F.cross_entropy(model(pixels), labels)
+        torch.autograd.backward(loss)
         optimizer.step()
         yield len(labels)
 
@@ -250,7 +310,8 @@ def _network(task: Task, as_torch: bool = True) -> nn.Module:
     folded = [module for module in network.modules() if isinstance(module, OnePixelConv2d)]
     for module in folded if as_torch else ():
         module.__class__ = nn.Conv2d  # type: ignore[assignment]
-    return network
+    layout = torch.contiguous_format if task.device == "cpu" else torch.channels_last
+    return network.to(task.device, memory_format=layout)  # type: ignore[call-overload,no-any-return]
 
 
 def _cpu() -> Any:
@@ -274,7 +335,7 @@ def _loaded(task: Task) -> tuple[Tensor, Tensor]:
 
     data = _exhausted(load_dataset(task.spec, Places(Path("."), data_folder(), Path(".")), RunControl()))
     prepare = Preparation.build(data.mean, data.std, torch.device("cpu"))
-    return prepare(data.train.images), data.train.labels
+    return prepare(data.train.images).to(task.device), data.train.labels.to(task.device)
 
 
 def _loader(task: Task) -> Any:
@@ -284,12 +345,20 @@ def _loader(task: Task) -> Any:
     steps = [transforms.Resize(task.size)] if task.size != 28 else []
     transform = transforms.Compose([*steps, transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
     images = datasets.MNIST(str(data_folder()), train=True, transform=transform)
-    return DataLoader(images, batch_size=BATCH, shuffle=True, num_workers=2, drop_last=True, persistent_workers=True)
+    return DataLoader(
+        images,
+        batch_size=BATCH,
+        shuffle=True,
+        num_workers=2,
+        drop_last=True,
+        persistent_workers=True,
+        pin_memory=task.device != "cpu",
+    )
 
 
 SIDES: dict[str, Callable[[Task], dict[str, Any]]] = {
     "reslab": reslab, "bare": bare, "torch": torchs, "script": script, "lightning": lightning, "fastai": fastai,
-    "evaluation": evaluation,
+    "evaluation": evaluation, "synthetic": synthetic, "graph": graph,
 }  # fmt: skip
 
 
@@ -301,12 +370,13 @@ def main() -> None:
     parser.add_argument("size", type=int)
     parser.add_argument("seconds", type=float)
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
     if given.side == "reslab":
         from engine.memory.heap import keep_one_heap
 
         keep_one_heap()  # as the command line does
-    task = Task(given.dataset, given.model, given.size, given.seconds, given.dtype)
+    task = Task(given.dataset, given.model, given.size, given.seconds, given.dtype, given.device)
     print(json.dumps(SIDES[given.side](task)))
 
 

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from tests.benchmarks.reporting import data_folder, report
@@ -63,6 +64,24 @@ def libraries(num_pairs: int = 5) -> None:
             report(f"{model} at 8×8 against {side}", "images/s", pairs, ("reslab", side))
 
 
+def gpu(num_pairs: int = 5) -> None:
+    """On an NVIDIA GPU: against Lightning, a DataLoader script, a bare CUDA graph, synthetic data; bfloat16."""
+    import torch
+
+    if not torch.cuda.is_available():
+        print("not measured: torch finds no NVIDIA GPU here")
+        return
+    options = ("--device", "cuda", "--dtype", "bfloat16")
+    for model, size, sides in (("resnet18", 28, ("lightning", "script", "graph")), ("resnet50", 224, ("synthetic",))):
+        for side in sides:
+            pairs = _pairs(("reslab", *options), (side, *options), ("mnist", model, size, 10.0), num_pairs)
+            report(f"{model} at {size}×{size} against {side}", "images/s", pairs, ("reslab", side))
+    for seed in range(num_pairs):
+        ended = _trained("resnet20", 28, "--recipe", "fast", "--seed", str(seed))
+        print(f"  resnet20 on MNIST by recipe fast, seed {seed}: {ended.train_s:.2f} s of training, "
+              f"{ended.seconds:.1f} s in all, test accuracy {100 * ended.accuracy:.3f} %")  # fmt: skip
+
+
 def evaluating(num_pairs: int = 8) -> None:
     """Evaluation, figures from scikit-learn included, against a bare inference loop on preloaded tensors, by turns."""
     found = _run("evaluation", ("mnist", "resnet18", 8, 2.0 * num_pairs))
@@ -75,25 +94,35 @@ def fast(num_seeds: int = 5) -> None:
 
     Each is a whole process, from its start to its exit code.
     """
-    report_s, report_accuracy = _trained("resnet18")
-    said = f"{report_s:.1f} s, test accuracy {100 * report_accuracy:.3f} %"
+    slow = _trained("resnet18", 8)
+    said = f"{slow.seconds:.1f} s, test accuracy {100 * slow.accuracy:.3f} %"
     print(f"the report's recipe, resnet18, ten epochs: {said}", flush=True)
-    found = [_trained("resnet20", "--recipe", "fast", "--seed", str(seed)) for seed in range(num_seeds)]
-    accuracies = ", ".join(f"{100 * accuracy:.3f}" for _, accuracy in found)
+    found = [_trained("resnet20", 8, "--recipe", "fast", "--seed", str(seed)) for seed in range(num_seeds)]
+    accuracies = ", ".join(f"{100 * run.accuracy:.3f}" for run in found)
     print(f"resnet20 by recipe fast, seeds 0 to {num_seeds - 1}: test accuracy {accuracies} %")
-    pairs = [(seconds, report_s) for seconds, _ in found]
+    pairs = [(run.seconds, slow.seconds) for run in found]
     report("wall time", "s", pairs, ("resnet20, recipe fast", "resnet18, the report's"))
 
 
-def _trained(model: str, *options: str) -> tuple[float, float]:
-    """Seconds of a whole `reslab train`, and the test accuracy at its end."""
+@dataclass(frozen=True, slots=True)
+class _Trained:
+    """A whole `reslab train`: seconds of the process, of them in training steps, and the test accuracy at its end."""
+
+    seconds: float
+    train_s: float
+    accuracy: float
+
+
+def _trained(model: str, size: int, *options: str) -> _Trained:
     with tempfile.TemporaryDirectory() as home:
         places = ("--home", home, "--data-dir", str(data_folder()))
         began = time.perf_counter()
         done = subprocess.run(
-            (sys.executable, "-m", "tui", *places, "train", "mnist", model, "--image-size", "8", "--json", *options),
+            (sys.executable, "-m", "tui", *places, "train", "mnist", model, "--image-size", str(size), "--json",
+             *options),
             check=True, capture_output=True, text=True,
         )  # fmt: skip
         seconds = time.perf_counter() - began
-    ended = json.loads(done.stdout.splitlines()[-1])
-    return seconds, float(ended["final"]["accuracy"])
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    train_s = max(event["train_s"] for event in events if event["event"] == "steps_completed")
+    return _Trained(seconds, train_s, float(events[-1]["final"]["accuracy"]))

@@ -22,6 +22,7 @@ from engine.shape import DataShape
 from engine.spec import RunSpec
 from engine.training.gradients import Gradients
 from engine.training.learner import build_learner
+from engine.training.recorded import RecordedStep
 
 pytestmark = [
     pytest.mark.gpu,
@@ -66,6 +67,30 @@ def test_deterministic_runs_are_identical(places: Places) -> None:
         for _ in range(2)
     ]  # fmt: skip
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_recorded_step_trains_as_the_ordinary_one(
+    places: Places, monkeypatch: pytest.MonkeyPatch, optimizer: str
+) -> None:
+    launched, original = 0, RecordedStep.update
+
+    def count(self: RecordedStep) -> None:
+        nonlocal launched
+        launched += 1
+        original(self)
+
+    monkeypatch.setattr(RecordedStep, "update", count)
+    spec = SPEC.replace(dtype="float32", optimizer=optimizer, learning_rate=0.001)
+    stories = []
+    for wanted in ("1", "0"):
+        monkeypatch.setenv("RESLAB_GRAPH", wanted)
+        events = events_of(spec, Lab(places))
+        assert end_of(events).status == "completed"
+        stories.append([loss for event in events if isinstance(event, StepsCompleted) for loss in event.losses])
+    assert launched == 2 * 11  # eleven whole batches an epoch; the twelfth has 29 images
+    assert stories[0][:5] == pytest.approx(stories[1][:5], rel=1e-2)
+    assert stories[0] == pytest.approx(stories[1], rel=0.2)
 
 
 def test_a_diverged_run_keeps_the_state_before_it(places: Places) -> None:
