@@ -58,6 +58,7 @@ class ReslabApp(App[None]):
         self.register_theme(THEME)
         self.set_reactive(App.theme, THEME.name)  # set on the running app, it has every style read anew
         self.stylesheet.set_variables(self.get_css_variables())
+        self.animation_level = "none"  # each frame would be taken from the training, and sent through SSH
         self.places = places
         self.session = Session(places, self.post_message, run_function)
         self.live: LiveRun | None = None
@@ -233,7 +234,7 @@ class ReslabApp(App[None]):
             self.tell(message.error, "error")
         self._show_estimate()
 
-    def delay_update(self, delay: float = 0.0) -> None:
+    def delay_update(self, delay: float = 0.001) -> None:
         """Textual holds all drawing for 50 ms at each change of mode; this app's screens stand at once."""
         super().delay_update(delay)
 
