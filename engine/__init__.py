@@ -20,6 +20,7 @@ _HOMES = {
     "Store": "engine.results.store",
     "ReslabError": "engine.errors",
     "find_places": "engine.paths",
+    "resume": "engine.runs",
     "run": "engine.runs",
 }
 

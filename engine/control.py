@@ -13,6 +13,10 @@ class Control(Protocol):
     def stop_requested(self) -> bool: ...
 
     @property
+    def stop_reason(self) -> str | None:
+        """A sentence where it was no person who asked for the stop."""
+
+    @property
     def pause_requested(self) -> bool: ...
 
     def wait(self, timeout_s: float) -> None:
@@ -26,10 +30,15 @@ class RunControl:
         self._changed = threading.Condition()
         self._stop = False
         self._pause = False
+        self._reason: str | None = None
 
     @property
     def stop_requested(self) -> bool:
         return self._stop
+
+    @property
+    def stop_reason(self) -> str | None:
+        return self._reason
 
     @property
     def pause_requested(self) -> bool:
@@ -41,8 +50,10 @@ class RunControl:
     def resume(self) -> None:
         self._set(pause=False)
 
-    def stop(self) -> None:
-        """Ask for a clean end; it cannot be taken back."""
+    def stop(self, reason: str | None = None) -> None:
+        """Ask for a clean end; it cannot be taken back. `reason` is given where no person asked."""
+        if not self._stop:
+            self._reason = reason
         self._set(stop=True)
 
     def wait(self, timeout_s: float) -> None:

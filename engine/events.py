@@ -194,6 +194,28 @@ class CheckpointSaved:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckpointFailed:
+    """The state at `step` could not be written; the run goes on and tries again later. `error` is a sentence."""
+
+    run: int
+    step: int
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunContinued:
+    """A run that was cut off goes on, from its checkpoint at `step` (0: it begins anew).
+
+    `differs` says in words what is not as it was; where it is empty the run is the one that was never cut off, to the
+    last bit. Between RunStarted and this event the run's past is told again.
+    """
+
+    run: int
+    step: int
+    differs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class SettingsTuned:
     """What `dtype auto` means on this processor was measured, and holds from now on for all that `key` names.
 
@@ -266,9 +288,9 @@ class RunEnded:
 
     `untrained` and `final` are test figures, None where that evaluation was not reached; `final` is the last epoch
     that was evaluated. `train_images_per_s` counts training steps alone, the first epoch included. `error` is a
-    sentence for the statuses `failed` and `diverged`. `peak_bytes` is the most that torch's allocator held during the
-    run on a GPU, the growth of the process's resident memory on a CPU; `context_bytes` is what the
-    driver held beside it. None where it is not known.
+    sentence for the statuses `failed` and `diverged`, and for `stopped` where no person asked for it. `peak_bytes` is
+    the most that torch's allocator held during the run on a GPU, the growth of the process's resident memory on a
+    CPU; `context_bytes` is what the driver held beside it. None where it is not known.
     """
 
     run: int
@@ -292,6 +314,8 @@ Event = (
     | EpochEnded
     | GradientsMeasured
     | CheckpointSaved
+    | CheckpointFailed
+    | RunContinued
     | SettingsTuned
     | MemoryForecasted
     | MemoryRecovered

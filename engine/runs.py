@@ -1,4 +1,4 @@
-"""A run from its spec to its end: train, record each event, then yield it on.
+"""A run from its spec to its end, or from where it was cut off: train, record each event, then yield it on.
 
 Whoever iterates sees only what is already in the record, and the record gets its last row however the run ends: when
 it is finished, stopped, diverged, failed, or its iterator is closed.
@@ -6,27 +6,34 @@ it is finished, stopped, diverged, failed, or its iterator is closed.
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from engine.control import Control
 from engine.datasets.loading import check_dataset
 from engine.datasets.registry import find_dataset
 from engine.device import choose_placement, device_name, import_torch
-from engine.errors import ModelError, ReslabError
-from engine.events import CheckpointSaved, Evaluated, Event, Metrics, RunEnded, StepsCompleted
+from engine.errors import CheckpointError, ModelError, ReslabError, StoreError
+from engine.events import CheckpointSaved, Evaluated, Event, Metrics, RunEnded, RunStarted, StepsCompleted
 from engine.log import write_report
 from engine.memory.calibration import uncalibrated
 from engine.memory.ledger import Ledger
 from engine.models.building import check_weights
 from engine.models.registry import find_model, misfit
 from engine.paths import Places
+from engine.results.records import RunDetails, WeightsRecord
 from engine.results.store import Store
 from engine.spec import RunSpec
-from engine.training.checkpoint import remove_other_checkpoints
+from engine.training.checkpoint import Checkpoint, load_checkpoint, remove_other_checkpoints
+from engine.training.position import Position
+from engine.training.resuming import Resume
 from engine.training.setup import Known
 from engine.training.train import Ending, train
+
+_log = logging.getLogger("reslab")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,34 +68,100 @@ def run(spec: RunSpec, lab: Lab, control: Control) -> Generator[Event, None, Non
     """
     check(spec)
     with Store(lab.places.database) as store:
-        tally = _Tally(store.create_run(spec))
-        folder = lab.places.run_folder(tally.run)
-        ending = Ending("stopped")
+        yield from _carry(store, _Tally(store.create_run(spec)), spec, lab, control, None)
+
+
+def resume(number: int, lab: Lab, control: Control) -> Generator[Event, None, None]:
+    """Go on with run `number` from its newest checkpoint that is whole; without one it begins anew.
+
+    After RunStarted what was recorded up to there is told again, then RunContinued, then the rest as by `run`. On the
+    same machine, versions and number of threads it ends as if it had never been cut off, to the last bit.
+
+    Raises:
+        ReslabError: at the first step, before anything is changed: there is no such run, it is complete, diverged,
+            running or was tampered with, or `check` finds something wrong.
+    """
+    with Store(lab.places.database) as store:
+        store.settle_lost_runs()
+        details = store.details(number)
+        why_not = not_resumable(details)
+        if why_not is not None:
+            raise StoreError(why_not)
+        spec = RunSpec.from_mapping(details.record.spec)
+        check(spec)
+        found = Resume(details.started, _newest_whole(store.checkpoints(number), lab.places.run_folder(number)))
+        position = found.position
+        store.reopen(number, position.step, position.epochs_done, position.evaluated)
+        yield from _carry(store, _Tally(number, position.elapsed_s), spec, lab, control, found)
+
+
+def not_resumable(details: RunDetails) -> str | None:
+    """Why a run cannot go on, as a sentence; None where it can."""
+    record = details.record
+    match record.status:
+        case "completed":
+            return f"run {record.run} is complete; there is nothing left to train"
+        case "diverged":
+            return f"run {record.run} diverged and would again; train a new run with a lower learning rate"
+        case "running":
+            return f"run {record.run} is running, in another process or in this one; it needs no going on"
+    if details.intact is False:
+        return f"run {record.run} was changed after it had ended, so it cannot go on as itself; train a new run"
+    return None
+
+
+def _newest_whole(recorded: Sequence[WeightsRecord], folder: Path) -> Checkpoint | None:
+    """The newest checkpoint that is what was recorded; a damaged one is left for the one before it."""
+    for weights in recorded:
         try:
-            device = choose_placement(spec).device
-            calibration = store.calibration(device_name(device)) or uncalibrated(device.type)
-            known = Known(calibration, store.tunings(tally.run))
-            events = train(tally.run, spec, lab.places, lab.ledger, control, known)
-            while True:
-                try:
-                    event = next(events)
-                except StopIteration as stop:
-                    ending = stop.value
-                    break
-                tally.add(event)
+            found = load_checkpoint(folder / weights.file, weights.sha256)
+            Position.from_dict(found.header)
+            return found
+        except CheckpointError as error:
+            _log.warning("%s; the one before it is taken", error)
+    return None
+
+
+def _carry(
+    store: Store, tally: _Tally, spec: RunSpec, lab: Lab, control: Control, resume: Resume | None
+) -> Generator[Event, None, None]:
+    """Train and record to the end, whatever that is."""
+    ending = Ending("stopped")
+    try:
+        device = choose_placement(spec).device
+        calibration = store.calibration(device_name(device)) or uncalibrated(device.type)
+        known = Known(calibration, store.tunings(tally.run))
+        events = train(tally.run, spec, lab.places, lab.ledger, control, known, resume)
+        while True:
+            try:
+                event = next(events)
+            except StopIteration as stop:
+                ending = stop.value
+                break
+            tally.add(event)
+            if not (isinstance(event, RunStarted) and resume is not None and resume.started is not None):
                 store.record(event)
-                if isinstance(event, CheckpointSaved):
-                    remove_other_checkpoints(folder, event.file)
-                yield event
-        except Exception as error:
-            ending = Ending("failed", _explain(error, lab.places, tally.run))
-        except BaseException:  # closed, or interrupted a second time
-            store.record(tally.ended(ending))
-            raise
-        # Out of the except block: until then its traceback holds on to every tensor of the run.
-        ended = tally.ended(ending)
-        store.record(ended)
-        yield ended
+            if isinstance(event, CheckpointSaved):
+                _remove_others(store, tally.run, lab.places)
+            yield event
+            if isinstance(event, RunStarted) and resume is not None:
+                yield from tally.told_again(store.past(tally.run))
+    except Exception as error:
+        ending = Ending("failed", _explain(error, lab.places, tally.run))
+    except BaseException:  # closed, or interrupted a second time
+        store.record(tally.ended(ending))
+        raise
+    # Out of the except block: until then its traceback holds on to every tensor of the run.
+    ended = tally.ended(ending)
+    store.record(ended)
+    if ended.status == "completed":
+        _remove_others(store, tally.run, lab.places)
+    yield ended
+
+
+def _remove_others(store: Store, run: int, places: Places) -> None:
+    """Delete the files that the record no longer names."""
+    remove_other_checkpoints(places.run_folder(run), [weights.file for weights in store.checkpoints(run)])
 
 
 @dataclass(slots=True)
@@ -96,6 +169,7 @@ class _Tally:
     """What RunEnded needs to know of the events before it."""
 
     run: int
+    elapsed_before_s: float = 0.0
     began: float = field(default_factory=time.perf_counter)
     untrained: Metrics | None = None
     final: Metrics | None = None
@@ -112,13 +186,19 @@ class _Tally:
             else:
                 self.final = event.metrics
 
+    def told_again(self, past: Iterable[Event]) -> Iterator[Event]:
+        """The run's past, which counts here as it did then."""
+        for event in past:
+            self.add(event)
+            yield event
+
     def ended(self, ending: Ending) -> RunEnded:
         return RunEnded(
             run=self.run,
             status=ending.status,
             untrained=self.untrained,
             final=self.final,
-            elapsed_s=time.perf_counter() - self.began,
+            elapsed_s=self.elapsed_before_s + time.perf_counter() - self.began,
             train_images_per_s=self.images / self.train_s if self.train_s > 0 else None,
             steps=self.steps,
             error=ending.error,

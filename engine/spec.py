@@ -129,6 +129,14 @@ class RunSpec:
     compile: bool = setting(
         False, help="let torch write code for the network before the first step: a minute or more, once", group="run"
     )
+    checkpoint_every: float = setting(
+        60.0,
+        help="at most this much work is at risk: a run that is cut off goes on from its last checkpoint",
+        group="run",
+        unit="s",
+        low=1,
+        high=86_400,
+    )
     deterministic: bool = setting(False, help="refuse operations that differ from run to run on a GPU", group="run")
 
     def __post_init__(self) -> None:

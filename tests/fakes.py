@@ -96,11 +96,15 @@ class ScriptedRun:
         self.events = events
         self.release = threading.Event()
         self.specs: list[RunSpec] = []
+        self.resumed: int | None = None
         self.error: Exception | None = None
 
-    def __call__(self, spec: RunSpec, places: Places, ledger: Ledger, control: Control) -> Iterator[Event]:
+    def __call__(
+        self, spec: RunSpec, places: Places, ledger: Ledger, control: Control, resumed: int | None = None
+    ) -> Iterator[Event]:
         self.specs.append(spec)
-        run = len(self.specs)
+        self.resumed = resumed
+        run = resumed or len(self.specs)
         step = 0
         for number, event in enumerate(self.events or events_of(spec, run)):
             if number == self.hold_at:

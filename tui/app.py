@@ -26,6 +26,7 @@ from tui.session import RunFunction, Session, engine_run
 from tui.widgets.mode_bar import ModeBar
 
 if TYPE_CHECKING:
+    from engine.results.records import RunRecord
     from tui.listing import Listing
     from tui.live import LiveRun
 
@@ -83,7 +84,7 @@ class ReslabApp(App[None]):
         self.add_mode("setup", first_screen)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGHUP):  # a closed connection must not cost the run
-            loop.add_signal_handler(number, self._leave)
+            loop.add_signal_handler(number, self._leave, number)
         sys.setswitchinterval(0.001)  # beside a busy Python thread the loop lags 1.2 ms instead of 5.2
         self.set_interval(1.0, self.take_events)
         self.call_after_refresh(self._begin)
@@ -108,10 +109,29 @@ class ReslabApp(App[None]):
         from engine.errors import StoreError
 
         try:
+            first = self.listing is None
             await self.read_listing()
             self._show_estimate()
+            if first and self.first_spec is None:
+                self._offer_to_resume()
         except StoreError as error:
             self.tell(str(error), "warning")
+
+    @work
+    async def _offer_to_resume(self) -> None:
+        """At the start: where the latest run was cut off, it can go on."""
+        from tui.screens.dialogs import Question
+
+        newest = self.listing.runs[0].record if self.listing and self.listing.runs else None
+        if newest is None or not newest.cut_off:
+            return
+        what = f"Run {newest.run}, {newest.model} on {newest.dataset}, was {newest.error}."
+        if await self.push_screen_wait(Question(f"{safe_text(what)} Go on with it?")):
+            self.resume_run(newest)
+
+    def resume_run(self, record: RunRecord) -> None:
+        """Go on with a run from its last checkpoint, or say why it cannot."""
+        self.start_run(RunSpec.from_mapping(record.spec), resumed=record.run)
 
     async def read_listing(self) -> Listing:
         """The runs as they are now, read in another thread, for a locked file keeps one waiting; one reading at a time.
@@ -144,22 +164,23 @@ class ReslabApp(App[None]):
 
     # --- the live run ------------------------------------------------------------------------------------------------
 
-    def start_run(self, spec: RunSpec, show: bool = True) -> None:
-        """Start a run now, or say why not; `show` goes to its live screen."""
+    def start_run(self, spec: RunSpec, show: bool = True, resumed: int | None = None) -> None:
+        """Start a run now, or go on with run `resumed`, or say why not; `show` goes to its live screen."""
         from tui.live import LiveRun  # numpy: 0.17 s that the first paint need not wait for
 
-        if not self.session.start(spec):
+        if not self.session.start(spec, resumed):
             self.tell("a run is live: wait for it, or stop it with s on Train", "warning")
             return
         self.forecasts.clear()
-        self.live = LiveRun(spec, before=self.live)
+        self.live = LiveRun(spec, None if resumed else self.live)
         if show:
             self.switch_mode("train")
 
-    def stop_run(self) -> None:
+    def stop_run(self, reason: str | None = None) -> None:
+        """Stop the live run after its step; `reason` where no person asked."""
         if self.live is not None and not self.live.over and self.session.control is not None:
             self.live.stopping = True
-            self.session.control.stop()
+            self.session.control.stop(reason)
 
     @on(EventsArrived)
     def _events_arrived(self) -> None:
@@ -308,10 +329,12 @@ class ReslabApp(App[None]):
             return
         self._leave()
 
-    def _leave(self) -> None:
-        """Stop the live run, if there is one, and exit when it has ended."""
+    def _leave(self, number: signal.Signals | None = None) -> None:
+        """Stop the live run, if there is one, and exit when it has ended; `number` where a signal asks for it."""
+        from engine.results.records import HUNG_UP, TERMINATED
+
         self._leaving = True
-        self.stop_run()
+        self.stop_run({signal.SIGHUP: HUNG_UP, signal.SIGTERM: TERMINATED}.get(number) if number else None)
         if self.live is None or self.live.over:
             self.exit()
         elif self.live.run is None:  # torch is still being loaded, which nothing can stop; no row, nothing to lose

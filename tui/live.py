@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from engine.events import (
+    CheckpointFailed,
     CheckpointSaved,
     DatasetProgressed,
     EpochEnded,
@@ -12,6 +13,7 @@ from engine.events import (
     GradientsMeasured,
     MemoryRecovered,
     Metrics,
+    RunContinued,
     RunEnded,
     RunPaused,
     RunResumed,
@@ -19,6 +21,7 @@ from engine.events import (
     StepsCompleted,
 )
 from engine.results.queue import are_twins
+from engine.results.tables import continued_text
 from engine.spec import RunSpec
 from tui.series import Series
 
@@ -56,6 +59,7 @@ class LiveRun:
         self.weights: CheckpointSaved | None = None
         self.gradients: GradientsMeasured | None = None
         self.recovered: MemoryRecovered | None = None
+        self.note: str | None = None
 
     @property
     def latest_name(self) -> str:
@@ -139,6 +143,10 @@ class LiveRun:
                 self.gradients = event
             case CheckpointSaved():
                 self.weights = event
+            case CheckpointFailed():
+                self.note = f"step {event.step:,} could not be saved: {event.error}"
+            case RunContinued():
+                self.note = continued_text(event)
             case MemoryRecovered():
                 self.recovered = event
             case RunPaused():

@@ -34,16 +34,22 @@ _TELL_EVERY_S = 1.0  # steps come ten times a second; each message wakes the thr
 class RunFunction(Protocol):
     """Starts a run; the engine's own, or a scripted one in a test."""
 
-    def __call__(self, spec: RunSpec, places: Places, ledger: Ledger, control: Control) -> Iterator[Event]: ...
+    def __call__(
+        self, spec: RunSpec, places: Places, ledger: Ledger, control: Control, resumed: int | None = None
+    ) -> Iterator[Event]: ...
 
 
-def engine_run(spec: RunSpec, places: Places, ledger: Ledger, control: Control) -> Iterator[Event]:
+def engine_run(
+    spec: RunSpec, places: Places, ledger: Ledger, control: Control, resumed: int | None = None
+) -> Iterator[Event]:
+    """Train `spec`, or go on with run `resumed`, whose spec it is."""
     from engine.device import import_torch
 
     import_torch()  # another thread may be at it
-    from engine.runs import Lab, run
+    from engine.runs import Lab, resume, run
 
-    return run(spec, Lab(places, ledger), control)
+    lab = Lab(places, ledger)
+    return run(spec, lab, control) if resumed is None else resume(resumed, lab, control)
 
 
 class Session:
@@ -72,22 +78,22 @@ class Session:
     def loading(self) -> bool:
         return self._importer is not None and self._importer.is_alive()
 
-    def start(self, spec: RunSpec) -> bool:
-        """Start a run; False, and nothing happens, while another one is live."""
+    def start(self, spec: RunSpec, resumed: int | None = None) -> bool:
+        """Start a run, or go on with one; False, and nothing happens, while another one is live."""
         if self.live:
             return False
         self.control = RunControl()
-        self._runner = threading.Thread(target=self._run, args=(spec, self.control), name="run")
+        self._runner = threading.Thread(target=self._run, args=(spec, self.control, resumed), name="run")
         self._runner.start()
         return True
 
-    def _run(self, spec: RunSpec, control: RunControl) -> None:
+    def _run(self, spec: RunSpec, control: RunControl, resumed: int | None) -> None:
         from engine.events import DatasetProgressed, EpochEnded, EvaluationProgressed, GradientsMeasured, StepsCompleted
 
         can_wait = (DatasetProgressed, EpochEnded, EvaluationProgressed, GradientsMeasured, StepsCompleted)
         told, refusal = 0.0, None
         try:
-            events = self._run_function(spec, self.places, self.ledger, control)
+            events = self._run_function(spec, self.places, self.ledger, control, resumed)
             with closing(events) as stream:  # type: ignore[type-var]  # a generator; the Protocol says only Iterator
                 for event in stream:
                     self.events.append(event)

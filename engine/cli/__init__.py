@@ -52,6 +52,10 @@ def _dispatch(argv: Sequence[str], open_app: OpenApp) -> int:
             from engine.cli.training import train_all
 
             return train_all(specs, places, arguments.json)
+        case "resume":
+            from engine.cli.training import resume_command
+
+            return resume_command(arguments.run, places, arguments.json)
         case "report":
             from engine.cli.report import report_command
 

@@ -46,6 +46,8 @@ def build_parser(settings: bool = True) -> argparse.ArgumentParser:
     if settings:
         _add_settings(train)
         _add_run_options(train)
+    resume = add("resume", "go on with a run that was cut off, from its last checkpoint")
+    resume.add_argument("run", type=int, metavar="RUN")
     report = add(
         "report",
         "repeat one of the report's experiments, published figures beside one's own",

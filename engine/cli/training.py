@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from types import FrameType
 from typing import Any, Protocol
@@ -17,11 +17,13 @@ from rich.text import Text
 from engine.cli.parser import columns
 from engine.control import RunControl
 from engine.events import (
+    CheckpointFailed,
     DatasetProgressed,
     EpochEnded,
     Evaluated,
     Event,
     MemoryRecovered,
+    RunContinued,
     RunEnded,
     RunStarted,
     SettingsTuned,
@@ -31,7 +33,8 @@ from engine.events import (
 )
 from engine.memory.heap import keep_one_heap
 from engine.paths import Places
-from engine.results.tables import duration, metric_rows, tuning_text
+from engine.results.records import HUNG_UP, TERMINATED
+from engine.results.tables import continued_text, duration, metric_rows, tuning_text
 from engine.spec import RunSpec
 from engine.text import percent, safe_text
 
@@ -44,13 +47,41 @@ class _View(Protocol):
 
 def train_command(spec: RunSpec, places: Places, as_json: bool, quiet: bool = False) -> int:
     """Train `spec` to its end and return the exit code that its status means; `quiet` leaves the final table out."""
+
+    def start(control: RunControl) -> Generator[Event, None, None]:
+        from engine.runs import Lab, run  # 4 to 12 s on a cold start: torch
+
+        return run(spec, Lab(places), control)
+
+    return _follow(start, spec, as_json, quiet)
+
+
+def resume_command(number: int, places: Places, as_json: bool) -> int:
+    """Go on with a run that was cut off; of one that is complete it says so."""
+    from engine.results.store import Store
+
+    with Store(places.database) as store:
+        record = store.details(number).record
+    if record.status == "completed":
+        print(f"run {number} is complete; reslab show {number} has its figures", file=sys.stderr)
+        return 0
+
+    def start(control: RunControl) -> Generator[Event, None, None]:
+        from engine.runs import Lab, resume
+
+        return resume(number, Lab(places), control)
+
+    return _follow(start, RunSpec.from_mapping(record.spec), as_json, quiet=False)
+
+
+def _follow(
+    start: Callable[[RunControl], Generator[Event, None, None]], spec: RunSpec, as_json: bool, quiet: bool
+) -> int:
     control = RunControl()
     keep_one_heap()
     with _stop_on_signals(control), _view(spec, as_json, quiet) as view:
-        from engine.runs import Lab, run  # 4 to 12 s on a cold start: torch
-
         code = 1
-        with closing(run(spec, Lab(places), control)) as events:
+        with closing(start(control)) as events:
             for event in events:
                 view.show(event)
                 if isinstance(event, RunEnded):
@@ -75,11 +106,12 @@ def train_all(specs: Sequence[RunSpec], places: Places, as_json: bool) -> int:
 @contextmanager
 def _stop_on_signals(control: RunControl) -> Iterator[None]:
     """The first ctrl+c, SIGTERM or hang-up asks for a clean end, the second one interrupts."""
+    reasons = {signal.SIGTERM: TERMINATED, signal.SIGHUP: HUNG_UP}
 
     def stop(number: int, frame: FrameType | None) -> None:
         if control.stop_requested:
             raise KeyboardInterrupt
-        control.stop()
+        control.stop(reasons.get(signal.Signals(number)))
         with suppress(OSError):  # after a hang-up there is nobody to tell
             print("reslab: stopping after this step; once more to break off", file=sys.stderr)
 
@@ -149,6 +181,10 @@ class _Bar:
                 )
             case SettingsTuned():
                 self._say(f"measured once for this network and machine: {tuning_text(event)}")
+            case RunContinued():
+                self._say(continued_text(event))
+            case CheckpointFailed():
+                self._say(f"step {event.step:,} could not be saved, the run goes on: {event.error}")
             case MemoryRecovered():
                 why = f"memory ran out at step {event.step:,}" if event.step else "memory will not do"
                 self._say(f"{why}: {event.action}")

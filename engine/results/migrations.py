@@ -105,6 +105,26 @@ STEPS: tuple[str, ...] = (
         gain REAL NOT NULL
     );
     """,
+    """
+    ALTER TABLE weights RENAME TO old_weights;
+    CREATE TABLE weights (
+        run INTEGER NOT NULL REFERENCES runs ON DELETE CASCADE,
+        file TEXT NOT NULL,
+        sha256 TEXT NOT NULL,
+        epoch INTEGER NOT NULL,
+        step INTEGER NOT NULL,
+        num_bytes INTEGER NOT NULL,
+        PRIMARY KEY (run, step)
+    );
+    INSERT INTO weights SELECT run, file, sha256, epoch, step, num_bytes FROM old_weights;
+    DROP TABLE old_weights;
+    CREATE TABLE resumes (
+        run INTEGER NOT NULL REFERENCES runs ON DELETE CASCADE,
+        step INTEGER NOT NULL,
+        resumed_at REAL NOT NULL,               -- seconds since 1970
+        differs TEXT NOT NULL                   -- JSON: what was not as before, in words
+    );
+    """,
 )
 
 

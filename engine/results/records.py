@@ -8,6 +8,12 @@ from typing import Any
 
 from engine.events import ClassMetrics, EpochEnded, MemoryForecasted, MemoryRecovered, Metrics, Moment, Split
 
+CUT_OFF = "cut off"
+"""How the error of a run begins that neither ended by itself nor was stopped by a person."""
+LOST = f"{CUT_OFF}: the process ended before the run did"
+HUNG_UP = f"{CUT_OFF}: the terminal went away"
+TERMINATED = f"{CUT_OFF}: the system asked the process to end"
+
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
@@ -25,6 +31,11 @@ class RunRecord:
     elapsed_s: float | None
     steps: int | None
     error: str | None
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether it neither ended by itself nor was stopped by a person."""
+        return self.status in ("failed", "stopped") and (self.error or "").startswith(CUT_OFF)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +61,14 @@ class WeightsRecord:
     epoch: int
     step: int
     num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeRecord:
+    """A run went on from `step`; `differs` as in RunContinued."""
+
+    step: int
+    differs: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +118,7 @@ class RunDetails:
     weights: WeightsRecord | None
     memory: MemoryRecord
     intact: bool | None
+    resumes: tuple[ResumeRecord, ...] = ()
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -107,10 +127,14 @@ class RunDetails:
     @property
     def caveat(self) -> str | None:
         """What sets this run's training apart from what its spec says; None where nothing does."""
+        said = []
         part = self.memory.micro_batch
-        if part is None or self.record.spec.get("norm", "batch") != "batch":
-            return None
-        return f"trained in micro-batches of {part}: batch-norm statistics differ"
+        if part is not None and self.record.spec.get("norm", "batch") == "batch":
+            said.append(f"trained in micro-batches of {part}: batch-norm statistics differ")
+        said += [
+            f"went on from step {item.step:,} with {', '.join(item.differs)}" for item in self.resumes if item.differs
+        ]
+        return "; ".join(said) or None
 
     def evaluation(self, moment: Moment) -> EvaluationRecord | None:
         """The test set's evaluation at this moment; "final" is the last one that is not "untrained"."""

@@ -26,16 +26,18 @@ from engine.events import (
     Event,
     MemoryForecasted,
     MemoryRecovered,
+    RunContinued,
     RunEnded,
     RunStarted,
     SettingsTuned,
     StepsCompleted,
 )
 from engine.memory.calibration import Calibration
-from engine.results import memory, tunings
+from engine.results import memory, resumes, tunings
 from engine.results.migrations import migrate
 from engine.results.queue import Waiting
 from engine.results.records import (
+    LOST,
     Curve,
     MemoryRecord,
     Predictions,
@@ -46,12 +48,11 @@ from engine.results.records import (
 from engine.results.rows import RUN_COLUMNS, pack, read_evaluation, read_run, to_json, unpack
 from engine.spec import RunSpec
 
-_TABLES = ("steps", "epochs", "evaluations", "weights", "memory", "recoveries")
+_TABLES = ("steps", "epochs", "evaluations", "weights", "memory", "recoveries", "resumes")
 _COMMIT_EVERY_S = 1.0  # points wait this long: one commit costs an fsync, 1 to 20 ms
 _BUSY_MS = 5000
-_Progress = RunStarted | Evaluated | EpochEnded | CheckpointSaved | RunEnded
+_Progress = RunStarted | RunContinued | Evaluated | EpochEnded | CheckpointSaved | RunEnded
 _Written = _Progress | SettingsTuned | MemoryForecasted | MemoryRecovered
-_LOST = "the process ended before the run did"
 _log = logging.getLogger("reslab")
 
 
@@ -155,8 +156,9 @@ class Store:
             case Evaluated():
                 self._write_evaluation(event)
             case CheckpointSaved():
-                file = (event.run, event.file, event.sha256, event.epoch, event.step, event.num_bytes)
-                self._db.execute("INSERT OR REPLACE INTO weights VALUES (?, ?, ?, ?, ?, ?)", file)
+                resumes.write_checkpoint(self._db, event)
+            case RunContinued():
+                resumes.write_continued(self._db, event)
             case SettingsTuned():
                 tunings.write(self._db, event)
             case MemoryForecasted() | MemoryRecovered():
@@ -186,7 +188,30 @@ class Store:
             (event.status, event.elapsed_s, event.train_images_per_s, event.steps, event.error, event.run),
         )
         memory.write_end(self._db, event)
+        if event.status == "completed":
+            resumes.keep_checkpoints(self._db, event.run, 1)
         self._db.execute("UPDATE runs SET seal = ? WHERE run = ?", (self._digest(event.run), event.run))
+
+    def reopen(self, run: int, step: int, epochs: int, evaluated: bool) -> None:
+        """Let a run that was cut off run again in this process, from its checkpoint at `step` on.
+
+        What was recorded after that is taken back. `epochs` are whole ones, `evaluated` says whether the last of them
+        was. Raises StoreError where it runs already.
+        """
+        if self._running(run):
+            raise StoreError(f"run {run} is running, in another process or in this one; it needs no going on")
+        with self._transaction():
+            resumes.rewind(self._db, run, step, epochs, evaluated, _process_started(os.getpid()))
+
+    def past(self, run: int) -> list[resumes.Past]:
+        """What was recorded of a run so far, as events."""
+        with _explained(self._path):
+            return list(resumes.read_past(self._db, run))
+
+    def checkpoints(self, run: int) -> list[WeightsRecord]:
+        """The files that a run can go on from, the newest first."""
+        with _explained(self._path):
+            return resumes.read_checkpoints(self._db, run)
 
     def delete(self, run: int) -> None:
         """Remove a run's rows; its folder is the caller's business."""
@@ -202,7 +227,7 @@ class Store:
             if pid == os.getpid() or abs(_process_started(pid) - started) < 1:
                 continue
             with self._transaction():
-                self._db.execute("UPDATE runs SET status = 'failed', error = ? WHERE run = ?", (_LOST, run))
+                self._db.execute("UPDATE runs SET status = 'failed', error = ? WHERE run = ?", (LOST, run))
                 self._db.execute("UPDATE runs SET seal = ? WHERE run = ?", (self._digest(run), run))
 
     # --- the queue ---------------------------------------------------------------------------------------------------
@@ -258,16 +283,17 @@ class Store:
             "FROM evaluations WHERE run = ? ORDER BY epoch, step, rowid",
             run,
         )
-        weights = self._rows("SELECT file, sha256, epoch, step, num_bytes FROM weights WHERE run = ?", run)
+        weights = self.checkpoints(run)
         return RunDetails(
             record=record,
             started=json.loads(started) if started else None,
             epochs=tuple(EpochEnded(*row) for row in epochs),
             evaluations=tuple(read_evaluation(row) for row in evaluations),
             curve=self._curve(run),
-            weights=WeightsRecord(*weights[0]) if weights else None,
+            weights=weights[0] if weights else None,
             memory=self._memory(run),
             intact=self.intact(run),
+            resumes=resumes.read_resumes(self._db, run),
         )
 
     def predictions(self, run: int) -> Predictions:

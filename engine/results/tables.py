@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from engine.events import ClassMetrics, Metrics, SettingsTuned
+from engine.events import ClassMetrics, Metrics, RunContinued, SettingsTuned
 from engine.results.records import RunDetails, RunRecord
 from engine.settings import settings_of
 from engine.spec import RunSpec
@@ -134,6 +134,9 @@ def facts(details: RunDetails, folder: Path) -> list[tuple[str, str]]:
         measured = f", measured {memory_size(peak)}" if peak is not None else ""
         rows.append(("memory", f"forecast {memory_size(details.memory.forecast.peak_bytes)}{measured}"))
     rows += [("recovered", f"step {item.step:,}: {item.action}") for item in details.memory.recoveries[-3:]]
+    if details.resumes:
+        steps = ", ".join(f"{item.step:,}" for item in details.resumes)
+        rows.append(("resumed", f"from step {steps}"))
     if details.caveat:
         rows.append(("note", details.caveat))
     if details.weights:
@@ -155,6 +158,12 @@ def tuning_text(tuned: SettingsTuned) -> str:
         return f"plain {tuned.dtype} on {threads} is as quick as anything"
     layout = ", channels last" if tuned.memory_format == "channels_last" else ""
     return f"{tuned.dtype}{layout}, {threads}: {tuned.gain:.2f} times as fast as plain float32"
+
+
+def continued_text(event: RunContinued) -> str:
+    """How a run goes on, and what may round otherwise than before."""
+    at = f"goes on from step {event.step:,}" if event.step else "begins anew: there is no whole checkpoint"
+    return f"{at}; not as before: {', '.join(event.differs)}" if event.differs else at
 
 
 def setting_rows(spec: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -1,7 +1,9 @@
-"""Weights and optimizer state on disk: safetensors with a JSON header, written whole or not at all, with a SHA-256.
+"""Weights, optimizer state and position on disk: a safetensors file, written whole or not at all, with a SHA-256.
 
 No pickle. The name of a file carries its step, so a new one never overwrites the one that the record still names:
-the caller removes the old file after it has recorded the new one.
+the caller removes old files after it has recorded the new one. The file is laid out as safetensors' format has it
+(https://huggingface.co/docs/safetensors: length, JSON header, the tensors' bytes), straight from the tensors' memory
+and hashed on the way: the library's own writer copies all of it first, and keeps every other thread waiting.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,12 @@ from engine.errors import CheckpointError
 
 _MODEL = "model."
 _OPTIMIZER = "optimizer."
+_DTYPES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
+    torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
+_ALIGNED = 8  # bytes: where the format wants the tensors to begin
+_META = "reslab"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,35 +50,63 @@ class Checkpoint:
     header: dict[str, Any]
 
 
-def save_checkpoint(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, header: dict[str, Any]
-) -> SavedFile:
-    """Write `step-<header["step"]>.safetensors` into `folder`: temporary file, fsync, hash, rename, fsync.
-
-    Raises:
-        CheckpointError: it could not be written; nothing half-written is left.
-    """
-    from safetensors.torch import save_file
-
+def snapshot(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """A copy of weights, statistics and optimizer state in host memory, by the names that a file gives them."""
     tensors = {_MODEL + name: _on_host(value) for name, value in model.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         for name, value in state.items():
             if isinstance(value, Tensor):
                 tensors[f"{_OPTIMIZER}{index}.{name}"] = _on_host(value)
+    return tensors
+
+
+def write_checkpoint(folder: Path, tensors: Mapping[str, Tensor], header: dict[str, Any]) -> SavedFile:
+    """Write `step-<header["step"]>.safetensors` into `folder`: temporary file, fsync, rename, fsync.
+
+    Raises:
+        CheckpointError: it could not be written; nothing half-written is left.
+    """
     path = folder / f"step-{header['step']:08d}.safetensors"
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, part, metadata={"reslab": json.dumps(header)})
-        _sync(part)
-        saved = SavedFile(path.name, file_sha256(part), part.stat().st_size)
+        sha256 = _write(part, tensors, header)
+        saved = SavedFile(path.name, sha256, part.stat().st_size)
         os.replace(part, path)
         _sync(folder)
-    except Exception as error:  # safetensors raises its own kind on a full disk, Python OSError
+    except OSError as error:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
-        raise CheckpointError(f"cannot write weights to {folder} ({error}); is the disk full or read-only?") from error
+        raise CheckpointError(
+            f"cannot write weights to {folder} ({error.strerror or error}); is the disk full or read-only?"
+        ) from error
     return saved
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], header: dict[str, Any]) -> str:
+    """Write and sync the file; returns its SHA-256."""
+    layout: dict[str, Any] = {"__metadata__": {_META: json.dumps(header)}}
+    start = 0
+    for name, value in tensors.items():
+        stop = start + value.nbytes
+        layout[name] = {"dtype": _DTYPES[value.dtype], "shape": list(value.shape), "data_offsets": [start, stop]}
+        start = stop
+    text = json.dumps(layout).encode()
+    text += b" " * (-len(text) % _ALIGNED)
+    parts: list[bytes | memoryview] = [len(text).to_bytes(8, "little"), text]
+    parts += [_bytes_of(value) for value in tensors.values()]
+    digest = hashlib.sha256()
+    with path.open("wb") as file:
+        for part in parts:
+            file.write(part)
+            digest.update(part)
+        file.flush()
+        os.fsync(file.fileno())
+    return digest.hexdigest()
+
+
+def _bytes_of(value: Tensor) -> memoryview:
+    return memoryview(value.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
 
 
 def _on_host(value: Tensor) -> Tensor:
@@ -78,7 +115,7 @@ def _on_host(value: Tensor) -> Tensor:
 
 
 def load_checkpoint(path: Path, sha256: str) -> Checkpoint:
-    """Read a file that `save_checkpoint` wrote.
+    """Read a file that `write_checkpoint` wrote.
 
     Raises:
         CheckpointError: it is missing, damaged, or not the file that was recorded.
@@ -90,7 +127,7 @@ def load_checkpoint(path: Path, sha256: str) -> Checkpoint:
             raise CheckpointError(f"{path} is damaged: its SHA-256 is {found[:12]}…, recorded was {sha256[:12]}…")
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no dict
-            header = json.loads((file.metadata() or {})["reslab"])
+            header = json.loads((file.metadata() or {})[_META])
     except OSError as error:
         raise CheckpointError(f"cannot read weights {path} ({error.strerror or error})") from None
     except (SafetensorError, KeyError, ValueError) as error:
@@ -104,10 +141,10 @@ def load_checkpoint(path: Path, sha256: str) -> Checkpoint:
     return Checkpoint(model, optimizer, header)
 
 
-def remove_other_checkpoints(folder: Path, keep: str) -> None:
-    """Delete every checkpoint in `folder` but the one named `keep`."""
+def remove_other_checkpoints(folder: Path, keep: Collection[str]) -> None:
+    """Delete every checkpoint in `folder` but those named in `keep`, half-written ones too."""
     for path in folder.glob("*step-*.safetensors*"):
-        if path.name != keep:
+        if path.name not in keep:
             path.unlink(missing_ok=True)
 
 

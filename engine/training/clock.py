@@ -6,8 +6,8 @@ import time
 
 
 class Stopwatch:
-    def __init__(self) -> None:
-        self._before = 0.0
+    def __init__(self, before_s: float = 0.0) -> None:
+        self._before = before_s
         self._since: float | None = None
 
     def start(self) -> None:

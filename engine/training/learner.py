@@ -39,6 +39,13 @@ class Learner:
     prepare: Preparation
     draws: bool
 
+    @property
+    def num_bytes(self) -> int:
+        """Of weights, statistics and optimizer state: what a checkpoint holds."""
+        state = [value for values in self.optimizer.state.values() for value in values.values()]
+        tensors = (*self.model.parameters(), *self.model.buffers(), *state)
+        return sum(value.nbytes for value in tensors if isinstance(value, Tensor))
+
     def compute_gradients(
         self, batch: Batch, epoch: int, number: int, micro_batch: int | None = None
     ) -> tuple[Tensor, Tensor]:

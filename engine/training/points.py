@@ -10,6 +10,7 @@ from torch import Tensor
 
 from engine.events import EpochEnded, StepsCompleted
 from engine.training.clock import Stopwatch
+from engine.training.position import START, EpochSums, Position
 
 _READ_EVERY_S = 0.1
 
@@ -17,15 +18,21 @@ _READ_EVERY_S = 0.1
 class Points:
     """Collects the points of one run; `diverged_at` is the first step whose loss was not finite, once it was read."""
 
-    def __init__(self, run: int) -> None:
-        self.clock = Stopwatch()
-        self.step = 0
-        self.images = 0
+    def __init__(self, run: int, start: Position = START) -> None:
+        self.clock = Stopwatch(start.train_s)
+        self.step = start.step
+        self.images = start.images
         self.diverged_at: int | None = None
         self._run = run
         self._read_at = time.perf_counter()
         self._waiting: list[tuple[Tensor, Tensor, int]] = []
-        self._start_epoch()
+        self._epoch_images, self._loss_sum, self._right = start.epoch.images, start.epoch.loss, start.epoch.right
+        self._epoch_began_s = start.epoch.began_s
+
+    @property
+    def epoch_sums(self) -> EpochSums:
+        """Of the steps that were read back since the epoch began."""
+        return EpochSums(self._epoch_images, self._loss_sum, self._right, self._epoch_began_s)
 
     def _start_epoch(self) -> None:
         self._epoch_images, self._loss_sum, self._right = 0, 0.0, 0

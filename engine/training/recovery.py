@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from torch import Tensor
 
@@ -27,6 +27,7 @@ from engine.memory.room import free_bytes
 from engine.memory.shortage import asked_bytes, ran_out
 from engine.text import memory_size
 from engine.training.learner import LEAST_PART, Learner
+from engine.training.position import MemoryState
 from engine.training.recompute import recompute_activations
 from engine.training.recorded import RecordedStep
 
@@ -146,6 +147,20 @@ class Recovery:
             if self.learner.placement.device.type != "cuda":
                 self.most = micro_batch  # a host's allocations do not fail: more than the forecast allows is not tried
             self._shrink(micro_batch, 0, 0)
+
+    @property
+    def state(self) -> MemoryState:
+        """What a resume puts back."""
+        return MemoryState(*(getattr(self, item.name) for item in fields(MemoryState)))
+
+    def go_on(self, state: MemoryState) -> None:
+        """As the run was when it was cut off: no failure, and nothing to tell."""
+        for item in fields(MemoryState):
+            setattr(self, item.name, getattr(state, item.name))
+        if state.calm_needed is None:
+            self.calm_needed = _CALM_STEPS
+        if state.recomputing:
+            recompute_activations(self.learner.model, self.learner.draws)
 
     def _give_way(self, failures: int, batch_size: int, step: int, freed: int, asked: int | None) -> None:
         self.calm_steps = 0

@@ -35,6 +35,7 @@ from engine.training.evaluation import evaluation_batch
 from engine.training.learner import Learner, build_learner
 from engine.training.recorded import RecordedStep, is_recordable
 from engine.training.recovery import Recovery, free_idle
+from engine.training.resuming import Resume
 from engine.training.tuning import apply_tuning, is_tunable, tune, tuning_key
 
 T = TypeVar("T")
@@ -110,14 +111,16 @@ def set_up(
     control: Control,
     placement: Placement,
     known: Known,
+    resume: Resume | None = None,
 ) -> Generator[DatasetProgressed | SettingsTuned, None, Setup]:
-    """Yield the progress of loading and return the run, ready.
+    """Yield the progress of loading and return the run, ready; with `resume` in the state of its checkpoint.
 
     Finished runs' things are let go, the least recently used first, until the forecast fits. Where that is not enough
     the run begins in micro-batches, or with activations computed twice, as the spec says.
 
     Raises:
         DatasetError, ModelError: the images or the weights are not to be had.
+        CheckpointError: the run to go on with has seen other images, or another network.
         MemoryShortageError: the network alone does not fit, or on a host whatever is tried.
         LoadingStopped: `control` asked for a stop.
     """
@@ -134,12 +137,19 @@ def set_up(
     plan = fit_run(spec, data.shape, data.resident_bytes, placement, ledger, known.calibration)
     if plan.fit == "not" and placement.device.type == "cpu":
         raise MemoryShortageError(_will_not_fit(spec, plan, ledger))
-    if plan.is_whole and is_tunable(spec, placement):
+    if resume is not None:
+        resume.check_images(data)
+        placement = resume.placed(placement)
+    elif plan.is_whole and is_tunable(spec, placement):
         placement, plan = yield from _tuned(run, spec, data, placement, plan, ledger, control, known)
     learner = _build(spec, data, placement, ledger)
     ledger.hold(("model", run), learner.model, Holding("model", spec.model, run, _parts(learner), live=True))
     recovery = Recovery(run, learner, ledger)
-    recovery.start_small(plan.micro_batch, plan.recompute)
+    if resume is None or resume.checkpoint is None:
+        recovery.start_small(plan.micro_batch, plan.recompute)
+    else:
+        resume.put_back(learner)
+        recovery.go_on(resume.position.memory)
     if is_recordable(learner, plan):
         recovery.recorded = RecordedStep(learner)
     bounds = batch_bounds(len(data.train), spec.batch_size)

@@ -11,7 +11,7 @@
             three times, at under 1 % of it  → GradientsMeasured
         the epoch's means                    → EpochEnded
         evaluate on val, else on test        → EvaluationProgressed …, Evaluated (epoch, and final after the last)
-        from time to time, and at the end    → CheckpointSaved
+        at most a minute apart, and last     → CheckpointSaved
     say how it ended                         (returned: `run()` makes RunEnded of it)
 
 With a validation share the test set is read twice, untrained and at the very end, so that whatever is tuned between
@@ -34,7 +34,8 @@ from engine.control import Control
 from engine.datasets.batches import epoch_order
 from engine.datasets.feeding import Batch, feed
 from engine.device import choose_placement
-from engine.events import CheckpointSaved, Evaluated, Event, Moment, RunPaused, RunResumed, Status
+from engine.errors import CheckpointError
+from engine.events import CheckpointFailed, Evaluated, Event, Moment, RunContinued, RunPaused, RunResumed, Status
 from engine.events import Split as SplitName
 from engine.memory.freeing import empty_caches
 from engine.memory.ledger import Ledger
@@ -42,15 +43,16 @@ from engine.memory.peak import PeakMeter
 from engine.paths import Places
 from engine.progress import LoadingStopped
 from engine.spec import RunSpec
-from engine.training.checkpoint import save_checkpoint
 from engine.training.evaluation import When, evaluate, evaluation_batch
 from engine.training.gradients import Gradients
 from engine.training.optim import learning_rate, set_learning_rate
 from engine.training.points import Points
+from engine.training.position import START, Position
+from engine.training.resuming import Resume
+from engine.training.saving import Saver
 from engine.training.setup import Known, Setup, all_finite, release, set_up
 from engine.training.tuning import keep_threads
 
-_SAVE_EVERY_S = 30.0  # at an epoch's end, if this long has passed: 45 MB for ResNet-18, 0.2 s with its fsync
 _LISTEN_EVERY_S = 0.5  # a paused run looks up this often, should a notification be lost
 
 
@@ -59,7 +61,7 @@ _NOTHING = Known()
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How the loop was left. `error` is a sentence where it diverged, the bytes are as in RunEnded."""
+    """How the loop was left. `error` is a sentence where it diverged or was cut off, the bytes are as in RunEnded."""
 
     status: Status
     error: str | None = None
@@ -68,28 +70,34 @@ class Ending:
 
 
 def train(
-    run: int, spec: RunSpec, places: Places, ledger: Ledger, control: Control, known: Known = _NOTHING
-) -> Generator[Event, None, Ending]:
-    """Train one run, yielding what happens, and return how it ended.
+    run: int, spec: RunSpec, places: Places, ledger: Ledger, control: Control, known: Known = _NOTHING,
+    resume: Resume | None = None,
+) -> Generator[Event, None, Ending]:  # fmt: skip
+    """Train one run, yielding what happens, and return how it ended; with `resume` from where it was cut off.
 
     Only the thread that iterates may close it. Network and images stay in `ledger`, marked as idle.
 
     Raises:
-        ReslabError: images, weights or device are not to be had, or weights cannot be written.
+        ReslabError: images, weights or device are not to be had, weights cannot be written, or the run to go on with
+            has seen other images.
     """
     with _arithmetic(spec.deterministic), keep_threads():
         placement = choose_placement(spec)
         peak = PeakMeter(placement.device)
         setup = None
         try:
-            setup = yield from set_up(run, spec, places, ledger, control, placement, known)
+            setup = yield from set_up(run, spec, places, ledger, control, placement, known, resume)
             yield setup.started()
+            if resume is not None:
+                position = resume.position
+                yield RunContinued(run, position.step, resume.differences(setup.started().resolved))
             yield from setup.forecasted()
             yield from setup.recovery.told()
-            ending = yield from _Loop(setup, places.run_folder(run), control).all_epochs()
+            loop = _Loop(setup, places.run_folder(run), control, resume.position if resume else START)
+            ending = yield from loop.all_epochs()
             return replace(ending, peak_bytes=peak.read(ledger.bytes_of_others(run)), context_bytes=peak.context())
         except LoadingStopped:
-            return Ending("stopped")
+            return Ending("stopped", control.stop_reason)
         finally:
             ledger.finish(run)
             release(setup)
@@ -100,49 +108,51 @@ def train(
 class _Loop:
     """One run's loop; the state that its steps share."""
 
-    def __init__(self, setup: Setup, folder: Path, control: Control) -> None:
+    def __init__(self, setup: Setup, folder: Path, control: Control, start: Position) -> None:
         self.setup = setup
         self.learner = setup.learner
         self.recovery = setup.recovery
-        self.folder = folder
         self.control = control
-        self.points = Points(setup.run)
+        self.points = Points(setup.run, start)
         self.gradients = Gradients(setup.run, self.learner.model)
-        self.epochs_done = 0
-        self.saved: CheckpointSaved | None = None
-        self.saved_at = time.perf_counter()
+        self.epochs_done, self.evaluated = start.epochs_done, start.evaluated
+        self.began = time.perf_counter() - start.elapsed_s
+        self.saver = Saver(setup.run, folder, setup.spec.checkpoint_every, self.learner.num_bytes, start.step)
 
     def all_epochs(self) -> Generator[Event, None, Ending]:
-        if not (yield from self.evaluate("test", "untrained")):
-            return Ending("stopped")
-        epochs = self.setup.spec.epochs
-        for epoch in range(1, epochs + 1):
-            yield from self.steps_of(epoch)
-            if self.points.diverged_at is not None:
-                return (yield from self.diverged())
-            if self.control.stop_requested:
-                break
-            self.epochs_done = epoch
-            yield self.points.end_epoch(epoch)
-            if not (yield from self.evaluate_epoch(last=epoch == epochs)):
-                break
-            if epoch == epochs:
-                yield from self.save()
-                return Ending("completed")
-            if time.perf_counter() - self.saved_at >= _SAVE_EVERY_S:
-                yield from self.save()
-        yield from self.save()
-        return Ending("stopped")
+        try:
+            while not self.control.stop_requested:
+                if not self.evaluated:
+                    if not (yield from self.evaluate_epoch()):
+                        break
+                    self.evaluated = True
+                    if self.epochs_done == self.setup.spec.epochs:
+                        yield from self.save(last=True)
+                        return Ending("completed")
+                    if self.epochs_done and self.saver.worth_it:
+                        yield from self.save()
+                yield from self.steps_of(self.epochs_done + 1)
+                if self.points.diverged_at is not None:
+                    return (yield from self.diverged())
+                if not self.control.stop_requested:
+                    self.epochs_done, self.evaluated = self.epochs_done + 1, False
+                    yield self.points.end_epoch(self.epochs_done)
+            if self.points.step:
+                yield from self.save(last=True)
+            return Ending("stopped", self.control.stop_reason)
+        finally:
+            self.saver.wait()
 
     def steps_of(self, epoch: int) -> Generator[Event, None, None]:
-        """One epoch's steps; leaves early where a stop is asked for or a loss is not finite."""
+        """What is left of an epoch's steps; leaves early where a stop is asked for or a loss is not finite."""
         setup, points = self.setup, self.points
         order = epoch_order(len(setup.data.train), setup.spec.seed, epoch)
-        batches = feed(setup.data.train, order, setup.bounds, setup.placement.device)
+        first = points.step - self.epochs_done * setup.steps_per_epoch
+        batches = feed(setup.data.train, order, setup.bounds[first:], setup.placement.device)
         rate = setup.spec.learning_rate
         self.learner.model.train()
         points.clock.start()
-        for number, batch in enumerate(batches):
+        for number, batch in enumerate(batches, first):
             if self.control.pause_requested:
                 yield from self.pause(epoch, rate)
             if self.control.stop_requested:
@@ -155,6 +165,7 @@ class _Loop:
                 yield from self.read_points(epoch, rate)
                 if points.diverged_at is not None:
                     break
+                yield from self.save_if_due()
         if points.diverged_at is None:
             yield from self.read_points(epoch, rate)
         points.clock.stop()
@@ -188,11 +199,16 @@ class _Loop:
         yield RunResumed(self.setup.run, self.points.step, time.perf_counter() - began)
         self.points.clock.start()
 
-    def evaluate_epoch(self, last: bool) -> Generator[Event, None, bool]:
-        """After an epoch: the validation images if there are any, else the test set; after the last one, both."""
+    def evaluate_epoch(self) -> Generator[Event, None, bool]:
+        """After an epoch: the validation images if there are any, else the test set; after the last one, both.
+
+        Before the first: the test set. False where a stop was asked for in between.
+        """
+        if self.epochs_done == 0:
+            return (yield from self.evaluate("test", "untrained"))
         if self.setup.data.val is not None and not (yield from self.evaluate("val", "epoch")):
             return False
-        if last:
+        if self.epochs_done == self.setup.spec.epochs:
             return (yield from self.evaluate("test", "final"))
         return self.setup.data.val is not None or (yield from self.evaluate("test", "epoch"))
 
@@ -213,31 +229,54 @@ class _Loop:
         yield evaluated
         return True
 
-    def save(self) -> Iterator[Event]:
-        """Save the state as it is, unless this very step is saved already."""
-        if self.saved is not None and self.saved.step == self.points.step:
-            return
-        setup, step = self.setup, self.points.step
-        header = {"run": setup.run, "spec": setup.spec.to_dict(), "epoch": self.epochs_done, "step": step}
-        file = save_checkpoint(self.folder, self.learner.model, self.learner.optimizer, header)
-        self.saved = CheckpointSaved(setup.run, file.name, file.sha256, self.epochs_done, step, file.num_bytes)
-        self.saved_at = time.perf_counter()
-        yield self.saved
+    @property
+    def position(self) -> Position:
+        """Between two steps, with all points read back."""
+        points = self.points
+        return Position(
+            step=points.step, epochs_done=self.epochs_done, evaluated=self.evaluated, images=points.images,
+            train_s=points.clock.seconds, elapsed_s=time.perf_counter() - self.began, epoch=points.epoch_sums,
+            memory=self.recovery.state,
+        )  # fmt: skip
+
+    def save_if_due(self) -> Iterator[Event]:
+        """In the middle of an epoch: tell of what was written, and save where too much would be at risk."""
+        yield from self.saver.told()
+        if self.saver.due:
+            self.points.clock.stop()
+            yield from self.save()
+            self.points.clock.start()
+
+    def save(self, last: bool = False) -> Iterator[Event]:
+        """Have the state written, unless this very step is; `last` waits for it.
+
+        Raises:
+            CheckpointError: the last one could not be written.
+        """
+        yield from self.saver.told(wait=True)
+        if self.saver.saved_step != self.points.step:
+            self.saver.begin(self.learner, self.position)
+        if last:
+            for told in self.saver.told(wait=True):
+                if isinstance(told, CheckpointFailed):
+                    raise CheckpointError(told.error)
+                yield told
 
     def diverged(self) -> Generator[Event, None, Ending]:
         """Keep the state from before the first bad step: the guard has left that step and all later ones out."""
         said = f"the loss was not finite at step {self.points.diverged_at:,}"
         advice = "try a lower learning rate, or a warm-up"
         if all_finite(self.learner.model):
-            yield from self.save()
+            yield from self.save(last=True)
             return Ending("diverged", f"{said}; the state before it is kept; {advice}")
         # The step before had a finite loss but not finite gradients: its weights are worth nothing.
-        if self.saved is None:
+        yield from self.saver.told(wait=True)
+        if self.saver.saved_step is None:
             return Ending("diverged", f"{said}, and the weights before it were not finite either; {advice}")
         return Ending(
             "diverged",
-            f"{said}, and the weights before it were not finite either; those of step {self.saved.step:,} are kept; "
-            f"{advice}",
+            f"{said}, and the weights before it were not finite either; those of step {self.saver.saved_step:,} are "
+            f"kept; {advice}",
         )
 
 

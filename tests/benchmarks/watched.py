@@ -37,8 +37,10 @@ class Watched(ReslabApp):
         self._num_pairs = num_pairs
         self._latest: StepsCompleted | None = None
 
-    def _counted(self, spec: RunSpec, places: Places, ledger: Ledger, control: Control) -> Iterator[Event]:
-        for event in engine_run(spec, places, ledger, control):
+    def _counted(
+        self, spec: RunSpec, places: Places, ledger: Ledger, control: Control, resumed: int | None = None
+    ) -> Iterator[Event]:
+        for event in engine_run(spec, places, ledger, control, resumed):
             if isinstance(event, StepsCompleted):
                 self._latest = event
             yield event

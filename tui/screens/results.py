@@ -38,6 +38,7 @@ class ResultsScreen(Screen[None]):
         Binding("slash", "filter", "Filter", tooltip="show only the runs whose row contains a text"),
         Binding("s", "sort(1)", "Sort", tooltip="sort by the next column"),
         Binding("S", "reverse", "Reverse", show=False, tooltip="turn the order round"),
+        Binding("R", "resume", "Go on", show=False, tooltip="go on with a run that was cut off or stopped"),
         Binding("d", "delete", "Delete", tooltip="delete the run under the cursor, rows and weights"),
         Binding("e", "export", "Export", tooltip="write the run as CSV, JSON and TOML files"),
         Binding("escape", "unfilter", "Clear filter", show=False),
@@ -162,6 +163,11 @@ class ResultsScreen(Screen[None]):
         self._reverse = not self._reverse
         self._fill()
 
+    def action_resume(self) -> None:
+        record = next((listed.record for listed in self._listing.runs if listed.run == self._table.chosen), None)
+        if record is not None:
+            self.app.resume_run(record)
+
     @work
     async def action_delete(self) -> None:
         from tui.screens.dialogs import Question
@@ -188,7 +194,7 @@ class ResultsScreen(Screen[None]):
                 self.app.tell(str(error), "error")
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        if action in ("delete", "export", "sort", "filter", "mark"):
+        if action in ("delete", "export", "sort", "filter", "mark", "resume"):
             return bool(self._listing.runs) or None
         if action == "compare":
             return len(self._marked) > 1 or None

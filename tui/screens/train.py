@@ -243,6 +243,8 @@ def _title(live: LiveRun | None) -> Content:
     number = f"run {live.run}: " if live.run is not None else ""
     why = live.refused or (live.ended.error if live.ended else None)
     title = f"{number}{live.spec.model} on {live.spec.dataset}, {live.state}"
+    if live.note is not None:
+        title += f" · {live.note}"
     if live.recovered is not None:
         title += f" · memory ran out: {live.recovered.action}"
     return plain_content(f"{title}: {why}" if why else title, "bold")

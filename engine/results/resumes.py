@@ -1,0 +1,115 @@
+"""The record's rows where a run is cut off and goes on: its checkpoints, its past, and what is taken back."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+
+from engine.events import CheckpointSaved, EpochEnded, Evaluated, RunContinued, StepsCompleted
+from engine.results.records import ResumeRecord, WeightsRecord
+from engine.results.rows import pack, read_evaluation, unpack
+
+_GENERATIONS = 2  # checkpoints kept of a run that has not come to its end: the newest may turn out to be damaged
+Past = Evaluated | StepsCompleted | EpochEnded
+
+
+def write_checkpoint(db: sqlite3.Connection, event: CheckpointSaved) -> None:
+    """Record a file; the rows of all but the newest ones go."""
+    file = (event.run, event.file, event.sha256, event.epoch, event.step, event.num_bytes)
+    db.execute("INSERT OR REPLACE INTO weights VALUES (?, ?, ?, ?, ?, ?)", file)
+    keep_checkpoints(db, event.run, _GENERATIONS)
+
+
+def keep_checkpoints(db: sqlite3.Connection, run: int, number: int) -> None:
+    db.execute(
+        "DELETE FROM weights WHERE run = ? AND step NOT IN "
+        "(SELECT step FROM weights WHERE run = ? ORDER BY step DESC LIMIT ?)",
+        (run, run, number),
+    )
+
+
+def read_checkpoints(db: sqlite3.Connection, run: int) -> list[WeightsRecord]:
+    """The newest first."""
+    rows = db.execute(
+        "SELECT file, sha256, epoch, step, num_bytes FROM weights WHERE run = ? ORDER BY step DESC", (run,)
+    ).fetchall()
+    return [WeightsRecord(*row) for row in rows]
+
+
+def write_continued(db: sqlite3.Connection, event: RunContinued) -> None:
+    values = (event.run, event.step, time.time(), json.dumps(event.differs))
+    db.execute("INSERT INTO resumes VALUES (?, ?, ?, ?)", values)
+
+
+def read_resumes(db: sqlite3.Connection, run: int) -> tuple[ResumeRecord, ...]:
+    rows = db.execute("SELECT step, differs FROM resumes WHERE run = ? ORDER BY rowid", (run,)).fetchall()
+    return tuple(ResumeRecord(step, tuple(json.loads(differs))) for step, differs in rows)
+
+
+def rewind(db: sqlite3.Connection, run: int, step: int, epochs: int, evaluated: bool, started: float) -> None:
+    """Take back what was recorded after a checkpoint at `step`, with `epochs` whole epochs done and, if `evaluated`,
+    evaluated; the run is running again, in this process, which began at `started`.
+    """
+    for table in ("recoveries", "weights"):
+        db.execute(f"DELETE FROM {table} WHERE run = ? AND step > ?", (run, step))
+    db.execute("DELETE FROM epochs WHERE run = ? AND epoch > ?", (run, epochs))
+    db.execute(
+        "DELETE FROM evaluations WHERE run = ? AND (epoch > ? OR (epoch = ? AND NOT ?))",
+        (run, epochs, epochs, evaluated),
+    )
+    db.execute("DELETE FROM steps WHERE run = ? AND first_step > ?", (run, step))
+    _cut_last_points(db, run, step)
+    db.execute("DELETE FROM memory WHERE run = ?", (run,))
+    untrained, final = (
+        db.execute(
+            f"SELECT metrics FROM evaluations WHERE run = ? AND split = 'test' AND moment {sign} 'untrained' "
+            "ORDER BY step DESC, rowid DESC LIMIT 1",
+            (run,),
+        ).fetchone()
+        or (None,)
+        for sign in ("=", "!=")
+    )
+    db.execute(
+        "UPDATE runs SET status = 'running', error = NULL, seal = NULL, elapsed_s = NULL, train_images_per_s = NULL, "
+        "steps = NULL, untrained = ?, final = ?, pid = ?, pid_started = ? WHERE run = ?",
+        (*untrained, *final, os.getpid(), started, run),
+    )
+
+
+def _cut_last_points(db: sqlite3.Connection, run: int, step: int) -> None:
+    """Points are recorded a tenth of a second at a time: the last row may reach beyond `step`."""
+    row = db.execute(
+        "SELECT first_step, losses, accuracies FROM steps WHERE run = ? ORDER BY first_step DESC LIMIT 1", (run,)
+    ).fetchone()
+    if row is None:
+        return
+    first_step, losses, accuracies = row
+    kept = step - first_step + 1
+    cut = (pack(unpack("d", losses)[:kept]), pack(unpack("d", accuracies)[:kept]))
+    db.execute("UPDATE steps SET losses = ?, accuracies = ? WHERE run = ? AND first_step = ?", (*cut, run, first_step))
+
+
+def read_past(db: sqlite3.Connection, run: int) -> Iterator[Past]:
+    """What was recorded of a run, as the events that it was, in their order; predictions are left out."""
+    found: list[tuple[int, int, Past]] = []
+    for row in db.execute("SELECT * FROM steps WHERE run = ? ORDER BY first_step", (run,)):
+        _, first_step, epoch, rate, images, train_s, losses, accuracies = row
+        points = (tuple(unpack("d", losses)), tuple(unpack("d", accuracies)))
+        event = StepsCompleted(run, epoch, first_step, *points, rate, images, train_s)
+        found.append((event.last_step, 0, event))
+    last_steps = {event.epoch: event.last_step for _, _, event in found if isinstance(event, StepsCompleted)}
+    for row in db.execute("SELECT * FROM epochs WHERE run = ? ORDER BY epoch", (run,)):
+        ended = EpochEnded(*row)
+        found.append((last_steps[ended.epoch], 1, ended))
+    columns = "split, moment, epoch, step, metrics, per_class, confusion, elapsed_s"
+    for row in db.execute(f"SELECT {columns} FROM evaluations WHERE run = ? ORDER BY rowid", (run,)):
+        item = read_evaluation(row)
+        evaluated = Evaluated(
+            run, item.split, item.moment, item.epoch, item.step, item.metrics, item.per_class, item.confusion,
+            item.elapsed_s,
+        )  # fmt: skip
+        found.append((item.step, 2, evaluated))
+    yield from (event for _, _, event in sorted(found, key=lambda entry: entry[:2]))

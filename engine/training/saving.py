@@ -1,0 +1,88 @@
+"""Checkpoints while a run trains: state is copied between two steps, a thread of its own writes it.
+
+A run is saved so often that no more than `every_s` seconds of work are at risk, and at the end of each epoch as far as
+that costs under a fiftieth of the time. What could not be written is tried again when the next one is due; only the
+last one of a run has to succeed.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from engine.errors import CheckpointError
+from engine.events import CheckpointFailed, CheckpointSaved
+from engine.training.checkpoint import SavedFile, snapshot, write_checkpoint
+from engine.training.learner import Learner
+from engine.training.position import Position
+
+_COST_SHARE = 0.02  # of the time since the last one
+_BYTES_PER_S = 4e8  # guessed until the first one is written: memory to disk, hashed on the way
+_EARLY = 0.8  # of `every_s`: the rest is for the step in hand and for the writing
+
+Told = CheckpointSaved | CheckpointFailed
+
+
+class Saver:
+    """One run's checkpoints. Its methods are called between two steps, by the thread that trains."""
+
+    def __init__(self, run: int, folder: Path, every_s: float, num_bytes: int, start: int = 0) -> None:
+        self.saved_step: int | None = start or None  # a run that goes on stands where its checkpoint does
+        self._run, self._folder, self._every_s = run, folder, every_s
+        self._cost_s = num_bytes / _BYTES_PER_S
+        self._began_at = time.monotonic()
+        self._writer: threading.Thread | None = None
+        self._written: SavedFile | CheckpointError | None = None
+        self._position: Position | None = None
+
+    @property
+    def due(self) -> bool:
+        """Whether work of `every_s` seconds would soon be at risk."""
+        return self._writer is None and time.monotonic() - self._began_at >= _EARLY * self._every_s
+
+    @property
+    def worth_it(self) -> bool:
+        """Whether saving costs little against the time since the last one."""
+        return self._writer is None and time.monotonic() - self._began_at >= self._cost_s / _COST_SHARE
+
+    def begin(self, learner: Learner, position: Position) -> None:
+        """Copy the state and have it written; the one before has been told of."""
+        assert self._writer is None
+        self._began_at = began = time.monotonic()
+        header = {"run": self._run, "spec": learner.spec.to_dict(), **position.to_dict()}
+        tensors = snapshot(learner.model, learner.optimizer)
+        copied_s = time.monotonic() - began
+
+        def write() -> None:
+            start = time.thread_time()
+            try:
+                self._written = write_checkpoint(self._folder, tensors, header)
+            except CheckpointError as error:
+                self._written = error
+            self._cost_s = copied_s + time.thread_time() - start
+
+        self._written, self._position = None, position
+        self._writer = threading.Thread(target=write, name="checkpoint")
+        self._writer.start()
+
+    def wait(self) -> None:
+        """However the run ends: nothing goes on writing after it."""
+        if self._writer is not None:
+            self._writer.join()
+
+    def told(self, wait: bool = False) -> Iterator[Told]:
+        """What became of the last one, once; `wait` for it to be written."""
+        if self._writer is None or (self._writer.is_alive() and not wait):
+            return
+        self._writer.join()
+        self._writer = None
+        assert self._position is not None
+        if isinstance(self._written, SavedFile):
+            file, self.saved_step = self._written, self._position.step
+            yield CheckpointSaved(
+                self._run, file.name, file.sha256, self._position.epochs_done, self.saved_step, file.num_bytes
+            )
+        else:
+            yield CheckpointFailed(self._run, self._position.step, str(self._written))

@@ -1,0 +1,348 @@
+"""A run that was cut off goes on: the same run to the last bit, or a sentence that says what differs."""
+
+from __future__ import annotations
+
+import json
+import random
+import sqlite3
+from typing import Any
+
+import pytest
+import torch
+
+from engine.control import RunControl
+from engine.errors import CheckpointError, StoreError
+from engine.events import (
+    CheckpointFailed,
+    CheckpointSaved,
+    EpochEnded,
+    Evaluated,
+    Event,
+    RunContinued,
+    RunEnded,
+    RunStarted,
+    StepsCompleted,
+)
+from engine.paths import Places
+from engine.results.records import HUNG_UP, RunDetails
+from engine.results.store import Store
+from engine.runs import Lab, resume, run
+from engine.spec import RunSpec
+from engine.training.checkpoint import Checkpoint, load_checkpoint, write_checkpoint
+from tests.fakes import events_of
+
+SPEC = RunSpec("digits", "resnet20", epochs=3, batch_size=256)
+STEPS = 6  # an epoch
+
+
+def of(events: list[Event], kind: type[Any]) -> list[Any]:
+    return [event for event in events if isinstance(event, kind)]
+
+
+def losses_of(events: list[Event]) -> list[float]:
+    return [loss for event in of(events, StepsCompleted) for loss in event.losses]
+
+
+def all_of(places: Places, spec: RunSpec = SPEC) -> list[Event]:
+    return list(run(spec, Lab(places), RunControl()))
+
+
+def cut(places: Places, step: int, spec: RunSpec = SPEC, reason: str | None = None) -> list[Event]:
+    """A run that is stopped as soon as `step` steps are done, or in the evaluation after them."""
+    control, events = RunControl(), []
+    for event in run(spec, Lab(places), control):
+        events.append(event)
+        if isinstance(event, StepsCompleted) and event.last_step >= step:
+            control.stop(reason)
+    return events
+
+
+def go_on(places: Places, number: int) -> list[Event]:
+    return list(resume(number, Lab(places), RunControl()))
+
+
+def details_of(places: Places, number: int) -> RunDetails:
+    with Store(places.database) as store:
+        return store.details(number)
+
+
+def state_of(places: Places, number: int) -> Checkpoint:
+    weights = details_of(places, number).weights
+    assert weights is not None
+    return load_checkpoint(places.run_folder(number) / weights.file, weights.sha256)
+
+
+@pytest.fixture(autouse=True)
+def _each_step_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.training.points._READ_EVERY_S", 0.0)
+
+
+def assert_same(places: Places, one: int, other: int) -> None:
+    """Weights, statistics, optimizer, losses, epochs, evaluations and predictions, to the last bit."""
+    mine, theirs = state_of(places, one), state_of(places, other)
+    for name, value in theirs.model.items():
+        assert mine.model[name].equal(value), name
+    assert mine.optimizer.keys() == theirs.optimizer.keys()
+    for index, state in theirs.optimizer.items():
+        for name, value in state.items():
+            assert mine.optimizer[index][name].equal(value), (index, name)
+    a, b = details_of(places, one), details_of(places, other)
+    assert a.curve == b.curve
+    assert [(e.epoch, e.train_loss, e.train_accuracy) for e in a.epochs] == [
+        (e.epoch, e.train_loss, e.train_accuracy) for e in b.epochs
+    ]
+    assert [(e.split, e.moment, e.step, e.metrics) for e in a.evaluations] == [
+        (e.split, e.moment, e.step, e.metrics) for e in b.evaluations
+    ]
+    with Store(places.database) as store:
+        assert store.predictions(one) == store.predictions(other)
+        assert store.intact(one) is True
+
+
+@pytest.mark.parametrize(
+    ("changes", "step"),
+    [
+        ({}, 1), ({}, 5), ({}, STEPS), ({}, 2 * STEPS), ({}, 3 * STEPS),
+        ({"optimizer": "adamw", "schedule": "cosine", "learning_rate": 0.001}, 9),
+        ({"val_share": 0.2, "schedule": "one-cycle", "nesterov": True, "flip": True, "crop_padding": 1}, 7),
+        ({"model": "squeezenet1_1", "image_size": 32, "learning_rate": 0.001, "epochs": 1}, 3),
+    ],
+    ids=["first", "middle", "epoch", "second-epoch", "last", "adamw", "validation", "dropout"],
+)  # fmt: skip
+def test_it_is_the_run_that_was_never_cut_off(places: Places, changes: dict[str, Any], step: int) -> None:
+    spec = SPEC.replace(**changes)
+    all_of(places, spec)
+    ended = cut(places, step, spec)[-1]
+    assert isinstance(ended, RunEnded)
+    assert ended.status == "stopped"
+    events = go_on(places, 2)
+    assert events[-1].status == "completed"  # type: ignore[union-attr]
+    assert of(events, RunContinued) == [RunContinued(2, ended.steps, ())]
+    assert_same(places, 2, 1)
+
+
+def test_it_can_be_cut_off_again_and_again(places: Places) -> None:
+    all_of(places)
+    cut(places, 2)
+    draws = random.Random(0)
+    for _ in range(4):
+        control, wanted = RunControl(), draws.randint(1, 3)
+        for event in resume(2, Lab(places), control):
+            if isinstance(event, RunContinued):
+                wanted += event.step
+            if isinstance(event, StepsCompleted) and event.last_step >= wanted:
+                control.stop()
+    go_on(places, 2)
+    assert_same(places, 2, 1)
+    assert len(details_of(places, 2).resumes) == 5
+
+
+def test_its_past_is_told_again(places: Places) -> None:
+    before = cut(places, 9)
+    events = go_on(places, 1)
+    continued = next(index for index, event in enumerate(events) if isinstance(event, RunContinued))
+    past = events[:continued]
+    assert losses_of(past) == losses_of(before)
+    assert [event.epoch for event in of(past, EpochEnded)] == [1]
+    assert [event.moment for event in of(past, Evaluated)] == ["untrained", "epoch"]
+    steps = [event.last_step for event in of(events, StepsCompleted)]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == 3 * STEPS
+    speeds = [event.images / event.train_s for event in of(events[continued:], StepsCompleted)]
+    assert all(speed > 0 for speed in speeds)
+    assert events[-1].elapsed_s > before[-1].elapsed_s  # type: ignore[union-attr]
+
+
+def test_a_process_that_is_gone_loses_what_came_after_its_checkpoint(places: Places) -> None:
+    """Killed at step 14, with its newest checkpoint at step 12 and the points after that recorded."""
+    all_of(places)
+    events = run(SPEC.replace(checkpoint_every=1), Lab(places), RunControl())
+    for event in events:
+        if isinstance(event, StepsCompleted) and event.last_step == 14:
+            break
+    with sqlite3.connect(places.database) as other:  # as the record of a process that was killed looks
+        points = other.execute("SELECT COUNT(*) FROM steps WHERE run = 2 AND first_step > 12").fetchone()
+    frozen = places.database.read_bytes()
+    files = {path: path.read_bytes() for path in places.run_folder(2).glob("step-*")}
+    events.close()
+    places.database.write_bytes(frozen)
+    for path in places.run_folder(2).glob("step-*"):
+        path.unlink()
+    for path, data in files.items():
+        path.write_bytes(data)
+    with sqlite3.connect(places.database) as other:
+        other.execute("UPDATE runs SET pid = 999999999 WHERE run = 2")
+    assert points is not None
+    found = go_on(places, 2)
+    (continued,) = of(found, RunContinued)
+    assert continued.step in (0, STEPS, 2 * STEPS)
+    assert_same(places, 2, 1)
+
+
+def test_a_damaged_checkpoint_is_left_for_the_one_before_it(places: Places) -> None:
+    all_of(places)
+    monkeyed = SPEC.replace(checkpoint_every=1)
+    cut(places, 2 * STEPS + 2, monkeyed)
+    with Store(places.database) as store:
+        newest, older = store.checkpoints(2)
+    path = places.run_folder(2) / newest.file
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    (continued,) = of(go_on(places, 2), RunContinued)
+    assert continued.step == older.step < newest.step
+    assert_same(places, 2, 1)
+
+
+def test_without_a_whole_checkpoint_it_begins_anew(places: Places) -> None:
+    all_of(places)
+    cut(places, 8)
+    for path in places.run_folder(2).glob("step-*"):
+        path.unlink()
+    (continued,) = of(go_on(places, 2), RunContinued)
+    assert continued.step == 0
+    assert_same(places, 2, 1)
+
+
+def test_a_run_cut_off_in_its_first_evaluation_begins_anew(places: Places) -> None:
+    all_of(places)
+    control = RunControl()
+    for event in run(SPEC, Lab(places), control):
+        if isinstance(event, RunStarted):
+            control.stop()
+    go_on(places, 2)
+    assert_same(places, 2, 1)
+
+
+def test_what_differs_is_said(places: Places) -> None:
+    cut(places, 8)
+    with sqlite3.connect(places.database) as other:
+        ((text,),) = other.execute("SELECT started FROM runs").fetchall()
+        started = json.loads(text)
+        started["resolved"]["versions"]["torch"] = "1.0.0"
+        started["resolved"]["device_name"] = "an abacus"
+        other.execute("UPDATE runs SET started = ?, seal = NULL", (json.dumps(started),))
+    (continued,) = of(go_on(places, 1), RunContinued)
+    assert any(part.startswith("device ") and part.endswith("instead of an abacus") for part in continued.differs)
+    assert any(part.startswith("torch ") and part.endswith("instead of 1.0.0") for part in continued.differs)
+    caveat = details_of(places, 1).caveat
+    assert caveat is not None
+    assert "went on from step" in caveat
+
+
+def test_the_number_of_threads_is_kept(places: Places) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        cut(places, 8)
+        torch.set_num_threads(2)
+        (started,) = of(go_on(places, 1), RunStarted)
+        assert started.resolved.num_threads == 1
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("UPDATE runs SET status = 'completed'", "is complete"),
+        ("UPDATE runs SET status = 'diverged'", "diverged and would again"),
+        ("UPDATE runs SET steps = 3", "was changed after it had ended"),
+        ("UPDATE runs SET status = 'running', seal = NULL", "is running"),
+    ],
+)
+def test_what_cannot_go_on_is_one_sentence(places: Places, change: str, words: str) -> None:
+    cut(places, 2)
+    with sqlite3.connect(places.database) as other:
+        other.execute(change)
+    with pytest.raises(StoreError, match=words):
+        go_on(places, 1)
+
+
+def test_other_images_are_refused(places: Places) -> None:
+    cut(places, 2)
+    with sqlite3.connect(places.database) as other:
+        other.execute("UPDATE runs SET started = replace(started, '\"num_train\":1437', '\"num_train\":1400')")
+        other.execute("UPDATE runs SET seal = NULL")
+    ended = go_on(places, 1)[-1]
+    assert isinstance(ended, RunEnded)
+    assert ended.status == "failed"
+    assert "the images are not those that the run began with" in str(ended.error)
+
+
+def test_checkpoints_come_in_time_and_two_are_kept(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.training.saving._EARLY", 0.0)  # always due
+    saved: list[int] = []
+    kept = set()
+    for event in run(SPEC, Lab(places), RunControl()):
+        if isinstance(event, CheckpointSaved):
+            saved.append(event.step)
+        if isinstance(event, StepsCompleted):
+            kept.add(len(list(places.run_folder(1).glob("step-*"))))
+    assert len(saved) >= 6
+    assert saved == sorted(set(saved))
+    assert max(kept) == 2 or max(kept) == 3  # the third is written and not yet told of
+    assert [path.name for path in places.run_folder(1).glob("*step-*")] == [f"step-{3 * STEPS:08d}.safetensors"]
+    assert [weights.step for weights in Store(places.database).checkpoints(1)] == [3 * STEPS]
+
+
+def test_a_checkpoint_that_cannot_be_written_does_not_end_the_run(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engine.training import saving
+
+    monkeypatch.setattr(saving, "_EARLY", 0.0)
+    original, calls = write_checkpoint, 0
+
+    def full(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls < 3:
+            raise CheckpointError("cannot write weights (No space left on device); is the disk full or read-only?")
+        return original(*arguments)
+
+    monkeypatch.setattr(saving, "write_checkpoint", full)
+    events = all_of(places)
+    assert len(of(events, CheckpointFailed)) == 2
+    assert events[-1].status == "completed"  # type: ignore[union-attr]
+
+
+def test_the_last_checkpoint_has_to_be_written(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: Any) -> Any:
+        raise CheckpointError("cannot write weights (No space left on device); is the disk full or read-only?")
+
+    monkeypatch.setattr("engine.training.saving.write_checkpoint", full)
+    ended = all_of(places)[-1]
+    assert isinstance(ended, RunEnded)
+    assert ended.status == "failed"
+    assert "No space left" in str(ended.error)
+
+
+def test_a_run_that_the_terminal_left_says_so(places: Places) -> None:
+    cut(places, 2, reason=HUNG_UP)
+    record = details_of(places, 1).record
+    assert (record.status, record.error, record.cut_off) == ("stopped", HUNG_UP, True)
+    go_on(places, 1)
+    record = details_of(places, 1).record
+    assert (record.status, record.error, record.cut_off) == ("completed", None, False)
+
+
+def test_an_older_record_keeps_its_weights_and_its_seals(places: Places) -> None:
+    from engine.results.migrations import STEPS as LAYOUTS
+
+    places.home.mkdir(parents=True)
+    with sqlite3.connect(places.database) as old:
+        old.executescript("".join(LAYOUTS[:4]) + "PRAGMA user_version = 4;")
+        old.execute(
+            "INSERT INTO runs (run, dataset, model, spec, status, created_at, pid, pid_started) "
+            "VALUES (1, 'digits', 'resnet20', ?, 'completed', 0, 1, 0)", (SPEC.to_json(),)
+        )  # fmt: skip
+        old.execute("INSERT INTO weights VALUES (1, 'step-00000007.safetensors', 'abc', 1, 7, 99)")
+    with Store(places.database) as store:
+        (weights,) = store.checkpoints(1)
+        assert (weights.file, weights.step, weights.num_bytes) == ("step-00000007.safetensors", 7, 99)
+        number = store.create_run(SPEC)
+        for event in events_of(SPEC, number):
+            store.record(event)
+        assert store.intact(number) is True

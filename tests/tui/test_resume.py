@@ -1,0 +1,95 @@
+"""Runs that were cut off: offered at the start, and gone on with from Results."""
+
+from __future__ import annotations
+
+import sqlite3
+
+import pytest
+
+from engine.events import Event, RunContinued, RunEnded, StepsCompleted
+from engine.paths import Places
+from engine.results.records import HUNG_UP
+from engine.results.store import Store
+from engine.spec import RunSpec
+from tests.fakes import ScriptedRun, events_of
+from tests.tui.conftest import MakeApp, drawn, text_of, until
+from tui.screens.dialogs import Question
+
+SPEC = RunSpec("digits", "resnet18", epochs=2)
+
+
+def record(places: Places, error: str | None) -> None:
+    """One run that has ended after its first epoch."""
+    with Store(places.database) as store:
+        run = store.create_run(SPEC)
+        for event in events_of(SPEC, run)[:6]:
+            store.record(event)
+        store.record(RunEnded(run, "stopped", None, None, 3.0, 1000.0, 12, error))
+
+
+def continued() -> list[Event]:
+    """The script of a run that goes on: its past, then the rest."""
+    events = events_of(SPEC)
+    return [*events[:6], RunContinued(1, 12, ("torch 2.15 instead of 2.14",)), *events[6:]]
+
+
+async def test_a_run_that_was_cut_off_is_offered_at_the_start(make_app: MakeApp, places: Places) -> None:
+    record(places, HUNG_UP)
+    script = ScriptedRun(hold_at=8, events=continued())
+    app = make_app(script)
+    async with app.run_test(size=(120, 36)) as pilot:
+        await until(pilot, lambda: isinstance(app.screen, Question))
+        await drawn(pilot)
+        assert "Run 1, resnet18 on digits, was cut off" in text_of(app)
+        await pilot.press("y")
+        await until(pilot, lambda: app.live is not None and app.live.step == 18)
+        assert (script.resumed, script.specs) == (1, [SPEC])
+        assert app.current_mode == "train"
+        await drawn(pilot)
+        assert "goes on from step 12; not as before: torch 2.15 instead of 2.14" in text_of(app)
+        assert app.live is not None
+        assert list(app.live.train_loss.x) == list(range(1, 19))
+        script.release.set()
+        await until(pilot, lambda: app.live is not None and app.live.over)
+
+
+@pytest.mark.parametrize("error", [None, "memory ran out"])
+async def test_other_endings_are_not_offered(make_app: MakeApp, places: Places, error: str | None) -> None:
+    record(places, error)
+    app = make_app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        await until(pilot, lambda: app.listing is not None)
+        await drawn(pilot)
+        assert not isinstance(app.screen, Question)
+
+
+async def test_a_run_whose_process_is_gone_is_offered_and_can_be_left(make_app: MakeApp, places: Places) -> None:
+    with Store(places.database) as store:
+        run = store.create_run(SPEC)
+        for event in events_of(SPEC, run)[:6]:
+            store.record(event)
+    with sqlite3.connect(places.database) as other:
+        other.execute("UPDATE runs SET pid = 999999999")
+    script = ScriptedRun()
+    app = make_app(script)
+    async with app.run_test(size=(120, 36)) as pilot:
+        await until(pilot, lambda: isinstance(app.screen, Question))
+        await pilot.press("n")
+        await drawn(pilot)
+        assert script.specs == []
+        assert app.current_mode == "setup"
+
+
+async def test_results_goes_on_with_a_stopped_run(make_app: MakeApp, places: Places) -> None:
+    record(places, None)
+    script = ScriptedRun(events=continued())
+    app = make_app(script)
+    async with app.run_test(size=(120, 36)) as pilot:
+        await pilot.press("3")
+        await drawn(pilot)
+        await pilot.press("R")
+        await until(pilot, lambda: app.live is not None and app.live.over)
+        assert script.resumed == 1
+        assert app.live is not None
+        assert isinstance(app.live.ended, RunEnded)
+        assert any(isinstance(event, StepsCompleted) for event in script.events or ())
