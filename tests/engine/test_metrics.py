@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.results.metrics import compute_metrics
 
 
+@settings(deadline=None)  # the first example imports scikit-learn
 @given(st.integers(2, 6), st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=60))
 def test_figures_are_those_of_the_definitions(num_classes: int, pairs: list[tuple[int, int]]) -> None:
     labels, predictions = np.array(pairs).T % num_classes
@@ -31,3 +32,18 @@ def test_figures_are_those_of_the_definitions(num_classes: int, pairs: list[tupl
     assert metrics.loss == 1.5
     assert [item.support for item in per_class] == support.tolist()
     assert [item.f1 for item in per_class] == pytest.approx(f1)
+
+
+def test_they_are_what_scikit_learn_says_image_by_image() -> None:
+    from sklearn import metrics as judge
+
+    draws = np.random.default_rng(0)
+    labels = draws.integers(0, 10, 5000)
+    predictions = np.where(draws.random(5000) < 0.9, labels, draws.integers(0, 10, 5000)).astype(np.int64)
+    metrics, per_class, confusion = compute_metrics(labels.astype(np.uint16), predictions, 10, 0.0)
+    assert metrics.accuracy == judge.accuracy_score(labels, predictions)
+    assert metrics.balanced_accuracy == judge.balanced_accuracy_score(labels, predictions)
+    precision, recall, f1, _ = judge.precision_recall_fscore_support(labels, predictions, average="macro")
+    assert (metrics.precision, metrics.recall, metrics.f1) == (precision, recall, f1)
+    assert np.array_equal(judge.confusion_matrix(labels, predictions), confusion)
+    assert len(per_class) == 10

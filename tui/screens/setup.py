@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 _YOUR_FOLDER = "your folder …"
 _MORE = "more …"
 _REST_S = 0.3  # the cursor rests this long before a forecast is made
+_REST_BESIDE_A_RUN_S = 1.0  # a forecast keeps Python to itself for a second, which keys and training would feel
 _RECIPE = {name: item for name, item in settings_of(RunSpec).items() if name not in ("dataset", "model")}
 # The settings that people change most come first; the rest follows in the spec's order.
 _FIRST = ("epochs", "batch_size", "learning_rate", "optimizer", "momentum", "schedule", "stem", "weights", "image_size")
@@ -306,7 +307,8 @@ class SetupScreen(Screen[None]):
         """After the cursor has rested for a moment, in another thread."""
         if self._resting is not None:
             self._resting.stop()
-        self._resting = self.set_timer(_REST_S, partial(self._forecast, spec))
+        rest_s = _REST_BESIDE_A_RUN_S if self.app.session.live else _REST_S
+        self._resting = self.set_timer(rest_s, partial(self._forecast, spec))
 
     @work(exclusive=True, group="forecast")
     async def _forecast(self, spec: RunSpec) -> None:
