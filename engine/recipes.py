@@ -11,12 +11,12 @@ from types import MappingProxyType
 from engine.errors import unknown_name
 from engine.settings import Value
 
-# One-cycle: Smith and Topin 2018, "Super-Convergence"; the other parts are those of most quick recipes since. Batch and
-# rate are the best of eight pairs (128 to 512, 0.1 to 1.6; two seeds each) on a tenth of MNIST's training images at 8×8,
-# held out: 98.07 and 97.95 %, in less time than 128 and 0.4, which came to the same.
+# One-cycle: Smith and Topin 2018, "Super-Convergence"; the other parts are those of most quick recipes since. Batch
+# and rate are the best of eight pairs (128 to 512, 0.1 to 1.6; two seeds each) on a tenth of MNIST's training images at
+# 8×8, held out: 98.07 and 97.95 %, in less time than 128 and 0.4, which came to the same.
 _FAST: dict[str, Value] = {
-    "epochs": 1, "batch_size": 256, "optimizer": "sgd", "learning_rate": 0.4, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4,
-    "schedule": "one-cycle", "warmup_epochs": 0.0, "label_smoothing": 0.1, "stem": "auto",
+    "epochs": 1, "batch_size": 256, "optimizer": "sgd", "learning_rate": 0.4, "momentum": 0.9, "nesterov": True,
+    "weight_decay": 5e-4, "schedule": "one-cycle", "warmup_epochs": 0.0, "label_smoothing": 0.1, "stem": "auto",
 }  # fmt: skip
 
 RECIPES: Mapping[str, Mapping[str, Value]] = MappingProxyType({"report": {}, "fast": _FAST})
