@@ -4,7 +4,10 @@ The steps are split at semicolons, so none may stand in a comment."""
 
 from __future__ import annotations
 
+import os
 import sqlite3
+from contextlib import closing
+from pathlib import Path
 
 from engine.errors import StoreError
 
@@ -128,14 +131,18 @@ STEPS: tuple[str, ...] = (
 )
 
 
-def migrate(connection: sqlite3.Connection) -> None:
-    """Bring the database to the newest layout, in one transaction: of two that open a new file at once, one waits.
+def migrate(connection: sqlite3.Connection, path: Path) -> None:
+    """Bring the database at `path` to the newest layout, in one transaction: of two that open it at once, one waits.
+
+    One that holds runs is copied first, to `<name>.layout-<number>` beside it, as it was.
 
     Raises:
         StoreError: a newer reslab wrote it.
     """
-    if _version(connection) == len(STEPS):
+    if (version := _version(connection)) == len(STEPS):
         return
+    if 0 < version < len(STEPS):
+        _back_up(connection, path.with_name(f"{path.name}.layout-{version}"))
     connection.execute("BEGIN IMMEDIATE")
     try:
         version = _version(connection)  # another connection may have been quicker
@@ -152,6 +159,17 @@ def migrate(connection: sqlite3.Connection) -> None:
         connection.execute("ROLLBACK")
         raise
     connection.execute("COMMIT")
+
+
+def _back_up(connection: sqlite3.Connection, path: Path) -> None:
+    """A whole copy under a name of its own until it is complete."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with closing(sqlite3.connect(part)) as copy:
+            connection.backup(copy)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _version(connection: sqlite3.Connection) -> int:

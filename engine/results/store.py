@@ -72,7 +72,7 @@ class Store:
             self._db.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
             self._db.execute("PRAGMA journal_mode = DELETE")
             self._db.execute("PRAGMA foreign_keys = ON")
-            migrate(self._db)
+            migrate(self._db, path)
         self._path = path
 
     def __enter__(self) -> Store:

@@ -12,6 +12,7 @@ from engine.events import Evaluated, StepsCompleted
 from engine.paths import Places
 from engine.results.estimate import estimate_run
 from engine.results.export import export_run
+from engine.results.records import LOST
 from engine.results.store import Store
 from engine.spec import RunSpec
 from tests.fakes import events_of
@@ -102,7 +103,7 @@ def test_a_run_whose_process_is_gone_has_failed(store: Store, places: Places) ->
         other.execute("UPDATE runs SET pid = 999999999")
     store.settle_lost_runs()
     record = store.runs()[0]
-    assert (record.status, record.error) == ("failed", "the process ended before the run did")
+    assert (record.status, record.error) == ("failed", LOST)
     assert record.untrained is not None
     assert store.intact(run) is True
 

@@ -1,0 +1,75 @@
+"""Records that earlier versions wrote: brought up to date step by step, copied before, and as trustworthy as they were.
+
+`layouts/N.sql` is a record of layout N with one finished run, as the version of that layout left it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from engine.errors import StoreError
+from engine.paths import Places
+from engine.results.migrations import STEPS
+from engine.results.store import Store
+from engine.spec import RunSpec
+from tests.fakes import events_of
+
+LAYOUTS = sorted(Path(__file__).with_name("layouts").glob("*.sql"), key=lambda path: int(path.stem))
+
+
+def lay_out(path: Path, script: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with sqlite3.connect(path) as old:
+        old.executescript(script.read_text())
+
+
+def test_there_is_a_record_of_every_earlier_layout() -> None:
+    assert [int(path.stem) for path in LAYOUTS] == list(range(1, len(STEPS)))
+
+
+@pytest.mark.parametrize("script", LAYOUTS, ids=lambda path: path.stem)
+def test_an_earlier_record_comes_up_to_date_and_keeps_its_seal(places: Places, script: Path) -> None:
+    lay_out(places.database, script)
+    with Store(places.database) as store:
+        details = store.details(1)
+        assert RunSpec.from_mapping(details.record.spec) == RunSpec("digits", "resnet20", epochs=2)
+        assert len(details.curve.losses) == 24
+        assert details.weights is not None
+        assert details.weights.step == 24
+        assert details.intact is True
+        assert len(store.waiting()) == (1 if int(script.stem) >= 2 else 0)
+        number = store.create_run(RunSpec("digits", "resnet18"))
+        for event in events_of(RunSpec("digits", "resnet18"), number):
+            store.record(event)
+        assert store.intact(number) is True
+
+
+@pytest.mark.parametrize("script", LAYOUTS, ids=lambda path: path.stem)
+def test_it_is_copied_first(places: Places, script: Path) -> None:
+    lay_out(places.database, script)
+    Store(places.database).close()
+    copy = places.database.with_name(f"runs.db.layout-{script.stem}")
+    assert sorted(path.name for path in places.home.iterdir()) == ["runs.db", copy.name]
+    with sqlite3.connect(copy) as old:
+        assert old.execute("PRAGMA user_version").fetchone() == (int(script.stem),)
+        assert old.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert old.execute("SELECT COUNT(*) FROM steps").fetchone() == (4,)
+    Store(places.database).close()  # the second time there is nothing to copy
+    assert len(list(places.home.iterdir())) == 2
+
+
+def test_where_the_copy_cannot_be_made_nothing_is_changed(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    lay_out(places.database, LAYOUTS[-1])
+    before = places.database.read_bytes()
+
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("engine.results.migrations.os.replace", full)
+    with pytest.raises(StoreError, match="No space left on device"):
+        Store(places.database)
+    assert places.database.read_bytes() == before
+    assert list(places.home.iterdir()) == [places.database]
