@@ -83,7 +83,7 @@ class ReslabApp(App[None]):
     def on_mount(self) -> None:
         self.add_mode("setup", first_screen)
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGHUP):  # a closed connection must not cost the run
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):  # a closed connection must not cost the run
             loop.add_signal_handler(number, self._leave, number)
         sys.setswitchinterval(0.001)  # beside a busy Python thread the loop lags 1.2 ms instead of 5.2
         self.set_interval(1.0, self.take_events)

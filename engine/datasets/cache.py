@@ -1,9 +1,9 @@
 """Decoded images on disk: decoding happens once, the second start reads one file.
 
 An entry is a folder with `images.u8` (the usable images, one after another) and `index.json` (which files, their
-hashes, what was wrong with the others, and the SHA-256 of `images.u8`, which every use checks). An entry belongs to
-its files' names, sizes and times of change: touch one, and it is decoded anew. The least recently used entries go when
-all together are larger than the bound.
+hashes, what was wrong with the others, the SHA-256 of `images.u8`, and one of all that); every use checks both. An
+entry belongs to its files' names, sizes and times of change: touch one, and it is decoded anew. The least recently used
+entries go when all together are larger than the bound.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from engine.control import Control
 from engine.datasets.decoding import FileFacts, Pixels, decode_files
 from engine.progress import LoadingStopped, Progress
 
-_VERSION = 1
+_VERSION = 2
 _BLOCK = 1 << 24
 DEFAULT_BOUND_GIB = 20.0
 
@@ -101,7 +101,7 @@ def _write(
             "sha256": digest.hexdigest(), "hashes": [fact.sha256 for fact in facts],
             "problems": [fact.problem for fact in facts],
         }  # fmt: skip
-        (part / "index.json").write_text(json.dumps(index), encoding="utf-8")
+        (part / "index.json").write_text(json.dumps({**index, "seal": _seal(index)}), encoding="utf-8")
         shutil.rmtree(entry, ignore_errors=True)
         os.replace(part, entry)
     finally:
@@ -111,7 +111,7 @@ def _write(
 def _read(entry: Path, control: Control) -> Generator[Progress, None, Decoded | None]:
     """Map an entry; None where it is damaged."""
     try:
-        index: dict[str, Any] = json.loads((entry / "index.json").read_text(encoding="utf-8"))
+        index = _read_index(entry / "index.json")
         total = (entry / "images.u8").stat().st_size
         digest, done = hashlib.sha256(), 0
         with (entry / "images.u8").open("rb") as file:
@@ -128,8 +128,20 @@ def _read(entry: Path, control: Control) -> Generator[Progress, None, Decoded | 
         images = np.memmap(entry / "images.u8", np.uint8, "c", shape=shape) if total else np.empty(shape, np.uint8)
         facts = tuple(map(FileFacts, index["hashes"], index["problems"]))
         return Decoded(images, facts)
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):  # JSON, but not an index
         return None
+
+
+def _seal(index: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()
+
+
+def _read_index(path: Path) -> dict[str, Any]:
+    """Raises ValueError where a bit of it is not as it was written, OSError, KeyError."""
+    index: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if index.pop("seal") != _seal(index):
+        raise ValueError("the index was changed")
+    return index
 
 
 def entries(cache: Path) -> list[CacheEntry]:
@@ -137,12 +149,12 @@ def entries(cache: Path) -> list[CacheEntry]:
     found = []
     for index_file in cache.glob("*/index.json"):
         try:
-            index = json.loads(index_file.read_text(encoding="utf-8"))
+            index = _read_index(index_file)
             num_bytes = (index_file.parent / "images.u8").stat().st_size
             count, *shape = index["shape"]
             used_at = index_file.stat().st_mtime
             found.append(CacheEntry(index_file.parent.name, index["source"], count, tuple(shape), num_bytes, used_at))
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, AttributeError, TypeError):
             continue
     return sorted(found, key=lambda entry: -entry.used_at)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -137,6 +138,38 @@ def gauges(num_pairs: int = 200) -> None:
     report("gauges", "ms", pairs, ("a reading", "the clock"))
 
 
+def checkpoints(num_times: int = 10) -> None:
+    """What a checkpoint takes from the training: copying the state, and the writing thread's processor time."""
+    import torch
+
+    from engine.device import Placement, cpu_name
+    from engine.shape import DataShape
+    from engine.spec import RunSpec
+    from engine.training.checkpoint import snapshot, write_checkpoint
+    from engine.training.learner import build_learner
+
+    placement = Placement(torch.device("cpu"), torch.float32, torch.contiguous_format, "benchmark")
+    for model in ("resnet18", "resnet50"):
+        spec = RunSpec("cats-dogs", model)
+        learner = build_learner(spec, DataShape(3, 64, 64, 2), ((0.5,) * 3, (0.5,) * 3), placement)
+        seconds = []
+        with tempfile.TemporaryDirectory() as folder:
+            for number in range(num_times + 1):
+                began, thread_began = time.perf_counter(), time.thread_time()
+                tensors = snapshot(learner.model, learner.optimizer)
+                copied = time.perf_counter() - began
+                thread_began = time.thread_time()
+                file = write_checkpoint(Path(folder), tensors, {"step": number})
+                seconds.append((copied, time.thread_time() - thread_began))
+                (Path(folder) / file.name).unlink()
+        copied, written = (statistics.median(values) for values in zip(*seconds[1:], strict=True))
+        share = (copied + written) / (0.8 * spec.checkpoint_every)
+        print(f"checkpoint of {model}, {file.num_bytes / 2**20:.0f} MiB  ({cpu_name()}, n = {num_times})")
+        print(
+            f"  copied in {copied:.3f} s, written with {written:.3f} s of processor time: {100 * share:.2f} % of a core"
+        )
+
+
 BENCHMARKS: dict[str, Callable[..., None]] = {
     "first-paint": first_paint,
     "app-speed": app_speed,
@@ -150,6 +183,7 @@ BENCHMARKS: dict[str, Callable[..., None]] = {
     "fast": training.fast,
     "evaluation": training.evaluating,
     "gpu": training.gpu,
+    "checkpoints": checkpoints,
     "feeding": feeding,
     "many-runs": app.many_runs,
     "keys": app.keys,

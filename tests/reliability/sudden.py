@@ -1,0 +1,218 @@
+"""Ends that come from outside: kill -9, signals, a terminal that goes away, a person who quits."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import random
+import signal
+import struct
+import termios
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+import psutil
+
+from engine.paths import Places
+from engine.results.records import HUNG_UP, TERMINATED
+from engine.results.store import Store
+from tests.reliability import children
+from tests.reliability.tries import (
+    Outcome,
+    Story,
+    check_cut_off,
+    check_resumed,
+    finish,
+    newest_of,
+    places_in,
+    start,
+    story_of,
+    until,
+)
+
+_GONE_WITHIN_S = 5.0
+_STEP_S = 1.0  # one step, on a busy machine
+
+
+def reference(folder: Path, work: Callable[[Path], None] = children.train) -> tuple[Story, float]:
+    """The run that nothing happens to, and the seconds that it takes."""
+    began = time.monotonic()
+    if finish(start(work, folder)) != 0:
+        raise RuntimeError("the untroubled run did not end well")
+    return story_of(places_in(folder)), time.monotonic() - began
+
+
+def killed(count: int, folder: Path) -> Outcome:
+    """kill -9 at random moments, half of them while a checkpoint is written."""
+    untroubled, whole_s = reference(folder / "reference")
+    draws, outcome, number, resumed_from = random.Random(0), Outcome(), 0, 0
+    while outcome.tries < count:
+        number += 1
+        home = folder / str(number)
+        writing = number % 2 == 1
+        process = start(children.train, home, writing)
+        if writing:
+            _wait_for_part(places_in(home), draws.randint(1, 6), process)
+        else:
+            process.join(draws.uniform(0.3, whole_s))
+        alive = process.is_alive()
+        process.kill()
+        process.join()
+        if not alive or not places_in(home).database.exists():
+            continue  # it was quicker, or had not begun: no try
+        problems = check_cut_off(places_in(home))
+        if finish(start(children.go_on, home)) != 0:
+            problems.append("it could not go on")
+        else:
+            problems += check_resumed(places_in(home), untroubled)
+            with Store(places_in(home).database) as store:
+                resumed_from += store.details(1).resumes[0].step > 0
+        outcome.add([f"try {number}: {problem}" for problem in problems])
+    outcome.note = f"{resumed_from} went on from a checkpoint, the others were killed before their first"
+    return outcome
+
+
+def _wait_for_part(places: Places, which: int, process: ForkServerProcess) -> None:
+    """Until the file of the `which`-th checkpoint is being written."""
+    seen: set[str] = set()
+    folder = places.run_folder(1)
+    while process.is_alive() and len(seen) < which:
+        with suppress(OSError):
+            seen |= {name for name in os.listdir(folder) if name.endswith(".part")}
+        time.sleep(0.0002)
+
+
+def signals(count: int, folder: Path) -> Outcome:
+    """SIGTERM, SIGINT, SIGHUP in the middle of a run, by turns headless and in the app."""
+    draws, outcome = random.Random(1), Outcome()
+    for number in range(count):
+        home, places = folder / str(number), places_in(folder / str(number))
+        which = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)[number % 3]
+        in_app = number % 2 == 1
+        terminal = Terminal() if in_app else None
+        process = start(children.app, home, terminal.name) if terminal else start(children.headless, home)
+        problems = []
+        if not until(lambda places=places: _steps(places) > 0, every_s=0.02):  # type: ignore[misc]
+            problems.append("it did not begin")
+        time.sleep(draws.uniform(0, 1))
+        assert process.pid is not None
+        os.kill(process.pid, which)
+        code = finish(process, _GONE_WITHIN_S + _STEP_S)
+        if code not in (0, 130):
+            problems.append(f"exit code {code}")
+        problems += _check_stopped(places, {signal.SIGTERM: TERMINATED, signal.SIGHUP: HUNG_UP}.get(which))
+        if terminal is not None:
+            problems += terminal.problems()
+            terminal.close()
+        where = "in the app" if in_app else "headless"
+        outcome.add([f"{which.name} {where}: {problem}" for problem in problems])
+    return outcome
+
+
+def quits(count: int, folder: Path) -> Outcome:
+    """q and y while a run is live: gone within five seconds, no thread and no child left."""
+    draws, outcome = random.Random(2), Outcome()
+    for number in range(count):
+        home, places = folder / str(number), places_in(folder / str(number))
+        terminal = Terminal()
+        process = start(children.app, home, terminal.name)
+        problems = []
+        if not until(lambda places=places: _steps(places) > 0, every_s=0.02):  # type: ignore[misc]
+            problems.append("it did not begin")
+        time.sleep(draws.uniform(0, 0.5))
+        born = psutil.Process(process.pid).children(recursive=True)
+        terminal.write(b"q")
+        if not until(lambda terminal=terminal: b"leave" in terminal.seen, 10):  # type: ignore[misc]
+            problems.append("q did not ask")
+        terminal.write(b"y")
+        if finish(process, _GONE_WITHIN_S) != 0:
+            problems.append("it was not gone after five seconds")
+        problems += [f"a child is left: {child.name()}" for child in born if child.is_running()]
+        problems += _check_stopped(places, None) + terminal.problems()
+        terminal.close()
+        outcome.add([f"try {number}: {problem}" for problem in problems])
+    return outcome
+
+
+def hung_up(count: int, folder: Path) -> Outcome:
+    """The terminal goes away in the middle of a run: it is saved, and can go on."""
+    outcome = Outcome()
+    for number in range(count):
+        home, places = folder / str(number), places_in(folder / str(number))
+        terminal = Terminal()
+        process = start(children.app, home, terminal.name)
+        problems = [] if until(lambda places=places: _steps(places) > 0, every_s=0.02) else ["it did not begin"]  # type: ignore[misc]
+        terminal.close()
+        if finish(process, _GONE_WITHIN_S + _STEP_S) is None:
+            problems.append("it went on without a terminal")
+        problems += _check_stopped(places, HUNG_UP)
+        outcome.add(problems)
+    return outcome
+
+
+def _steps(places: Places) -> int:
+    """How many steps are recorded; reading now and then is what a second process does."""
+    if not places.database.exists():
+        return 0
+    with suppress(Exception), Store(places.database) as store:
+        return len(store.details(1).curve.losses)
+    return 0
+
+
+def _check_stopped(places: Places, error: str | None) -> list[str]:
+    with Store(places.database) as store:
+        details = store.details(1)
+    problems = []
+    if (details.record.status, details.record.error) != ("stopped", error):
+        problems.append(f"recorded as {details.record.status}, {details.record.error}")
+    elif int(newest_of(places, details).header["step"]) != len(details.curve.losses):
+        problems.append("the checkpoint is not of the last step")
+    return problems
+
+
+class Terminal:
+    """A pseudo-terminal of 120×36 cells; a thread reads what is written to it."""
+
+    def __init__(self) -> None:
+        self._leader, self._follower = pty.openpty()
+        fcntl.ioctl(self._follower, termios.TIOCSWINSZ, struct.pack("HHHH", 36, 120, 0, 0))
+        self.name = os.ttyname(self._follower)
+        self._before = termios.tcgetattr(self._follower)
+        self.seen = b""
+        self._closed = False
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        with suppress(OSError):  # closed
+            while data := os.read(self._leader, 65536):
+                self.seen = (self.seen + data)[-400_000:]
+
+    def write(self, keys: bytes) -> None:
+        os.write(self._leader, keys)
+
+    def problems(self) -> list[str]:
+        """What of the terminal is not as it was."""
+        found = []
+        if termios.tcgetattr(self._follower) != self._before:
+            found.append("the terminal's modes were not put back")
+        until(lambda: self.seen.rfind(b"\x1b[?1049l") > self.seen.rfind(b"\x1b[?1049h"), 1)
+        for what, on, off in (
+            ("the screen", b"\x1b[?1049l", b"\x1b[?1049h"),
+            ("the cursor", b"\x1b[?25h", b"\x1b[?25l"),
+        ):
+            if self.seen.rfind(on) < self.seen.rfind(off):
+                found.append(f"{what} was not put back")
+        if b"Traceback" in self.seen:
+            found.append("a traceback reached the screen")
+        return found
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            os.close(self._follower)
+            os.close(self._leader)
