@@ -72,7 +72,7 @@ def run(spec: RunSpec, lab: Lab, control: Control) -> Generator[Event, None, Non
 
 
 def resume(number: int, lab: Lab, control: Control) -> Generator[Event, None, None]:
-    """Go on with run `number` from its newest checkpoint that is whole; without one it begins anew.
+    """Go on with run `number` from its newest checkpoint that is whole; without any it begins anew.
 
     After RunStarted what was recorded up to there is told again, then RunContinued, then the rest as by `run`. On the
     same machine, versions and number of threads it ends as if it had never been cut off, to the last bit.
@@ -92,7 +92,12 @@ def resume(number: int, lab: Lab, control: Control) -> Generator[Event, None, No
         found = Resume(details.started, _newest_whole(store.checkpoints(number), lab.places.run_folder(number)))
         position = found.position
         store.reopen(number, position.step, position.epochs_done, position.evaluated)
-        yield from _carry(store, _Tally(number, position.elapsed_s), spec, lab, control, found)
+        record = store.details(number).record
+        tally = _Tally(
+            number, position.elapsed_s, untrained=record.untrained, final=record.final, images=position.images,
+            steps=position.step, train_s=position.train_s,
+        )  # fmt: skip
+        yield from _carry(store, tally, spec, lab, control, found)
 
 
 def not_resumable(details: RunDetails) -> str | None:
@@ -111,7 +116,12 @@ def not_resumable(details: RunDetails) -> str | None:
 
 
 def _newest_whole(recorded: Sequence[WeightsRecord], folder: Path) -> Checkpoint | None:
-    """The newest checkpoint that is what was recorded; a damaged one is left for the one before it."""
+    """The newest checkpoint that is what was recorded; None where there never was one.
+
+    Raises:
+        CheckpointError: none of them can be used. To begin anew would throw away what is recorded of the run.
+    """
+    problems = []
     for weights in recorded:
         try:
             found = load_checkpoint(folder / weights.file, weights.sha256)
@@ -119,6 +129,9 @@ def _newest_whole(recorded: Sequence[WeightsRecord], folder: Path) -> Checkpoint
             return found
         except CheckpointError as error:
             _log.warning("%s; the one before it is taken", error)
+            problems.append(str(error))
+    if problems:
+        raise CheckpointError(f"no checkpoint to go on from: {problems[0]}; bring the file back, or train a new run")
     return None
 
 

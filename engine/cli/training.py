@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -83,7 +84,12 @@ def _follow(
         code = 1
         with closing(start(control)) as events:
             for event in events:
-                view.show(event)
+                try:
+                    view.show(event)
+                except OSError:  # the terminal, or the reader of the pipe, went away: end the run as after a hang-up
+                    view = _Nothing()
+                    control.stop(HUNG_UP)
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 if isinstance(event, RunEnded):
                     code = EXIT_CODES[event.status]
     return code
@@ -137,6 +143,11 @@ def _view(spec: RunSpec, as_json: bool, quiet: bool) -> Iterator[_View]:
     )  # fmt: skip
     with bar:
         yield _Bar(bar, console, spec, quiet)
+
+
+class _Nothing:
+    def show(self, event: Event) -> None:
+        """Nobody looks."""
 
 
 class _JsonLines:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Generator
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from engine.control import Control
 from engine.errors import FetchError, ModelError
@@ -16,6 +17,7 @@ from engine.fetching import fetch
 from engine.models.first_last import fit_first_last
 from engine.models.one_pixel import fold_one_pixel
 from engine.models.registry import ModelInfo, choose_stem, find_model, misfit
+from engine.models.weights import check_fit, read_state
 from engine.progress import Progress
 from engine.shape import DataShape
 from engine.spec import RunSpec
@@ -119,15 +121,19 @@ def _load_imagenet_form(network: nn.Module, spec: RunSpec) -> None:
         raise ModelError("weights trained with batch-norm do not fit norm=group; choose norm=batch or weights=random")
     path = _imagenet_file(spec.model)[1] if spec.weights == "imagenet" else Path(spec.weights).expanduser()
     state = read_state(path)
-    state = {name: value for name, value in state.items() if not name.startswith(("aux", "AuxLogits"))}
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        first = str(error).splitlines()[-1].strip()
+    # DenseNet's published files still say norm.1 where torchvision's modules say norm1.
+    state = {
+        re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", name): value
+        for name, value in state.items()
+        if not name.startswith(("aux", "AuxLogits"))
+    }
+    problem = check_fit(state, network)
+    if problem is not None:
         raise ModelError(
-            f"the weights {spec.weights} do not fit {spec.model} ({first}); expected a state dict of {spec.model} "
+            f"the weights {spec.weights} do not fit {spec.model} ({problem}); expected a state dict of {spec.model} "
             f"with 3 channels and {find_model(spec.model).num_classes} classes"
-        ) from None
+        )
+    network.load_state_dict(state)
 
 
 def fetch_imagenet_weights(name: str, control: Control) -> Generator[Progress, None, None]:
@@ -153,28 +159,6 @@ def _imagenet_file(name: str) -> tuple[str, Path]:
 
     url: str = models.get_model_weights(name).DEFAULT.url
     return url, Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
-
-
-def read_state(path: Path) -> dict[str, Tensor]:
-    """Read a state dict: safetensors, or a .pth through torch's weights-only reader, never a full unpickling.
-
-    Raises:
-        ModelError: there is no such file, or it holds anything but tensors.
-    """
-    if not path.is_file():
-        raise ModelError(f"no weights file {path}; expected a state dict as .safetensors or .pth")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # both readers raise many kinds on a damaged file
-        reason = str(error).splitlines()[0]
-        raise ModelError(f"cannot read the weights {path} ({reason}); expected a state dict") from None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ModelError(f"{path} holds no state dict; expected names and tensors, as torch.save(model.state_dict())")
-    return state
 
 
 def check_weights(spec: RunSpec) -> None:

@@ -5,8 +5,8 @@ The steps are split at semicolons, so none may stand in a comment."""
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 from engine.errors import StoreError
@@ -139,10 +139,8 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
     Raises:
         StoreError: a newer reslab wrote it.
     """
-    if (version := _version(connection)) == len(STEPS):
+    if _version(connection) == len(STEPS):
         return
-    if 0 < version < len(STEPS):
-        _back_up(connection, path.with_name(f"{path.name}.layout-{version}"))
     connection.execute("BEGIN IMMEDIATE")
     try:
         version = _version(connection)  # another connection may have been quicker
@@ -151,6 +149,8 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
                 f"the record of runs has layout {version}, this reslab knows {len(STEPS)}; "
                 "update reslab, or use another --home"
             )
+        if version:
+            _back_up(path, path.with_name(f"{path.name}.layout-{version}"))
         for step in STEPS[version:]:
             for statement in step.split(";"):
                 connection.execute(statement)
@@ -161,13 +161,12 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("COMMIT")
 
 
-def _back_up(connection: sqlite3.Connection, path: Path) -> None:
-    """A whole copy under a name of its own until it is complete."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+def _back_up(path: Path, copy: Path) -> None:
+    """Copy the file: within the transaction no other connection writes to it, and this one has not yet."""
+    part = copy.with_name(f".{copy.name}.{os.getpid()}.part")
     try:
-        with closing(sqlite3.connect(part)) as copy:
-            connection.backup(copy)
-        os.replace(part, path)
+        shutil.copyfile(path, part)
+        os.replace(part, copy)
     finally:
         part.unlink(missing_ok=True)
 

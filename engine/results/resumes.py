@@ -49,12 +49,39 @@ def read_resumes(db: sqlite3.Connection, run: int) -> tuple[ResumeRecord, ...]:
     return tuple(ResumeRecord(step, tuple(json.loads(differs))) for step, differs in rows)
 
 
-def rewind(db: sqlite3.Connection, run: int, step: int, epochs: int, evaluated: bool, started: float) -> None:
+def forget_predictions(db: sqlite3.Connection, event: Evaluated) -> None:
+    """Predictions of a split are kept of the evaluation that comes now, and of those that a resume may go back to."""
+    db.execute(
+        "UPDATE evaluations SET labels = NULL, predictions = NULL, confidences = NULL "
+        "WHERE run = ?1 AND split = ?2 AND moment != 'untrained' AND step < COALESCE("
+        "(SELECT MAX(step) FROM evaluations WHERE run = ?1 AND split = ?2 "
+        "AND step <= (SELECT MIN(step) FROM weights WHERE run = ?1)), ?3)",
+        (event.run, event.split, event.step),
+    )
+
+
+def forget_all_but_last_predictions(db: sqlite3.Connection, run: int) -> None:
+    db.execute(
+        "UPDATE evaluations SET labels = NULL, predictions = NULL, confidences = NULL "
+        "WHERE run = ?1 AND moment != 'untrained' AND step < "
+        "(SELECT MAX(step) FROM evaluations AS later WHERE later.run = ?1 AND later.split = evaluations.split)",
+        (run,),
+    )
+
+
+def rewind(db: sqlite3.Connection, run: int, step: int, epochs: int, evaluated: bool, started: float) -> bool:
     """Take back what was recorded after a checkpoint at `step`, with `epochs` whole epochs done and, if `evaluated`,
-    evaluated; the run is running again, in this process, which began at `started`.
+    evaluated; the run is running again, in this process, which began at `started`. False, and nothing is changed,
+    where it runs already.
     """
-    for table in ("recoveries", "weights"):
-        db.execute(f"DELETE FROM {table} WHERE run = ? AND step > ?", (run, step))
+    taken = db.execute(
+        "UPDATE runs SET status = 'running', pid = ?, pid_started = ? WHERE run = ? AND status != 'running'",
+        (os.getpid(), started, run),
+    )
+    if taken.rowcount == 0:
+        return False
+    db.execute("DELETE FROM weights WHERE run = ? AND step > ?", (run, step))
+    db.execute("DELETE FROM recoveries WHERE run = ? AND (step > ? OR ? = 0)", (run, step, step))
     db.execute("DELETE FROM epochs WHERE run = ? AND epoch > ?", (run, epochs))
     db.execute(
         "DELETE FROM evaluations WHERE run = ? AND (epoch > ? OR (epoch = ? AND NOT ?))",
@@ -73,10 +100,11 @@ def rewind(db: sqlite3.Connection, run: int, step: int, epochs: int, evaluated: 
         for sign in ("=", "!=")
     )
     db.execute(
-        "UPDATE runs SET status = 'running', error = NULL, seal = NULL, elapsed_s = NULL, train_images_per_s = NULL, "
-        "steps = NULL, untrained = ?, final = ?, pid = ?, pid_started = ? WHERE run = ?",
-        (*untrained, *final, os.getpid(), started, run),
+        "UPDATE runs SET error = NULL, seal = NULL, elapsed_s = NULL, train_images_per_s = NULL, steps = NULL, "
+        "untrained = ?, final = ? WHERE run = ?",
+        (*untrained, *final, run),
     )
+    return True
 
 
 def _cut_last_points(db: sqlite3.Connection, run: int, step: int) -> None:

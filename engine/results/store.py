@@ -167,11 +167,7 @@ class Store:
                 self._write_end(event)
 
     def _write_evaluation(self, event: Evaluated) -> None:
-        self._db.execute(
-            "UPDATE evaluations SET labels = NULL, predictions = NULL, confidences = NULL "
-            "WHERE run = ? AND split = ? AND moment != 'untrained'",
-            (event.run, event.split),
-        )
+        resumes.forget_predictions(self._db, event)
         head = (event.run, event.split, event.moment, event.epoch, event.step)
         figures = (to_json(event.metrics), to_json(event.per_class), to_json(event.confusion), event.elapsed_s)
         self._db.execute(
@@ -190,6 +186,7 @@ class Store:
         memory.write_end(self._db, event)
         if event.status == "completed":
             resumes.keep_checkpoints(self._db, event.run, 1)
+            resumes.forget_all_but_last_predictions(self._db, event.run)
         self._db.execute("UPDATE runs SET seal = ? WHERE run = ?", (self._digest(event.run), event.run))
 
     def reopen(self, run: int, step: int, epochs: int, evaluated: bool) -> None:
@@ -198,10 +195,10 @@ class Store:
         What was recorded after that is taken back. `epochs` are whole ones, `evaluated` says whether the last of them
         was. Raises StoreError where it runs already.
         """
-        if self._running(run):
-            raise StoreError(f"run {run} is running, in another process or in this one; it needs no going on")
+        self.settle_lost_runs()
         with self._transaction():
-            resumes.rewind(self._db, run, step, epochs, evaluated, _process_started(os.getpid()))
+            if not resumes.rewind(self._db, run, step, epochs, evaluated, _process_started(os.getpid())):
+                raise StoreError(f"run {run} is running, in another process or in this one; it needs no going on")
 
     def past(self, run: int) -> list[resumes.Past]:
         """What was recorded of a run so far, as events."""
@@ -227,7 +224,13 @@ class Store:
             if pid == os.getpid() or abs(_process_started(pid) - started) < 1:
                 continue
             with self._transaction():
-                self._db.execute("UPDATE runs SET status = 'failed', error = ? WHERE run = ?", (LOST, run))
+                settled = self._db.execute(
+                    "UPDATE runs SET status = 'failed', error = ? WHERE run = ? AND status = 'running' AND pid = ? "
+                    "AND pid_started = ?",
+                    (LOST, run, pid, started),
+                )
+                if settled.rowcount == 0:  # another process was quicker, or it goes on by now
+                    continue
                 self._db.execute("UPDATE runs SET seal = ? WHERE run = ?", (self._digest(run), run))
 
     # --- the queue ---------------------------------------------------------------------------------------------------
@@ -374,10 +377,11 @@ class Store:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
-            except BaseException:
-                self._db.execute("ROLLBACK")
+                self._db.execute("COMMIT")
+            except BaseException:  # a COMMIT too may fail, and leave the transaction open
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
                 raise
-            self._db.execute("COMMIT")
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ _DTYPES = {
 }  # fmt: skip
 _ALIGNED = 8  # bytes: where the format wants the tensors to begin
 _META = "reslab"
+_log = logging.getLogger("reslab")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,9 @@ def write_checkpoint(folder: Path, tensors: Mapping[str, Tensor], header: dict[s
     path = folder / f"step-{header['step']:08d}.safetensors"
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            _sync(folder.parent)
         sha256 = _write(part, tensors, header)
         saved = SavedFile(path.name, sha256, part.stat().st_size)
         os.replace(part, path)
@@ -145,7 +149,10 @@ def remove_other_checkpoints(folder: Path, keep: Collection[str]) -> None:
     """Delete every checkpoint in `folder` but those named in `keep`, half-written ones too."""
     for path in folder.glob("*step-*.safetensors*"):
         if path.name not in keep:
-            path.unlink(missing_ok=True)
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:  # it lies there until the next one
+                _log.warning("cannot delete %s: %s", path, error)
 
 
 def file_sha256(path: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -83,9 +84,15 @@ def _between(start: float, end: float, share: float) -> float:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every group its share of `rate`; a recorded step reads it from the device."""
+    """Give every group its share of `rate`.
+
+    A recorded step reads it from the GPU, as float32; so there it is a float32 in every step.
+    """
     for group in optimizer.param_groups:
+        value = rate * group["share"]
         if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(rate * group["share"])
+            group["lr"].fill_(value)
+        elif group["params"][0].device.type == "cuda":
+            group["lr"] = float(np.float32(value))
         else:
-            group["lr"] = rate * group["share"]
+            group["lr"] = value

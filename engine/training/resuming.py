@@ -50,16 +50,20 @@ class Resume:
             placement,
             dtype=getattr(torch, recorded["dtype"]),
             memory_format=getattr(torch, recorded["memory_format"]),
-            gain=recorded["gain"],
+            gain=recorded.get("gain", 1.0),
         )
 
     def check_images(self, data: ImageData) -> None:
         """Raises CheckpointError where the images are not those that the run has seen so far."""
-        if self.started and (data.test_sha256, len(data.train)) != (
-            self.started["test_sha256"], self.started["num_train"],
-        ):  # fmt: skip
+        if self.started is None:
+            return
+        names = ("test_sha256", "num_train", "num_val", "mean", "std")
+        num_val = len(data.val) if data.val else 0
+        if [self.started[name] for name in names] != [
+            data.test_sha256, len(data.train), num_val, list(data.mean), list(data.std),
+        ]:  # fmt: skip
             raise CheckpointError(
-                "the images are not those that the run began with (their number or their SHA-256 differs); "
+                "the images are not those that the run began with (their number, mean or SHA-256 differs); "
                 "train a new run on them"
             )
 

@@ -7,6 +7,7 @@ last one of a run has to succeed.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from engine.training.position import Position
 _COST_SHARE = 0.02  # of the time since the last one
 _BYTES_PER_S = 4e8  # guessed until the first one is written: memory to disk, hashed on the way
 _EARLY = 0.8  # of `every_s`: the rest is for the step in hand and for the writing
+_log = logging.getLogger("reslab")
 
 Told = CheckpointSaved | CheckpointFailed
 
@@ -61,6 +63,9 @@ class Saver:
                 self._written = write_checkpoint(self._folder, tensors, header)
             except CheckpointError as error:
                 self._written = error
+            except Exception as error:
+                _log.exception("step %d could not be written", position.step)
+                self._written = CheckpointError(f"cannot write weights to {self._folder} ({type(error).__name__})")
             self._cost_s = copied_s + time.thread_time() - start
 
         self._written, self._position = None, position

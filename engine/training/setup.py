@@ -139,6 +139,7 @@ def set_up(
         raise MemoryShortageError(_will_not_fit(spec, plan, ledger))
     if resume is not None:
         resume.check_images(data)
+    if resume is not None and resume.recorded:
         placement = resume.placed(placement)
     elif plan.is_whole and is_tunable(spec, placement):
         placement, plan = yield from _tuned(run, spec, data, placement, plan, ledger, control, known)
@@ -150,7 +151,7 @@ def set_up(
     else:
         resume.put_back(learner)
         recovery.go_on(resume.position.memory)
-    if is_recordable(learner, plan):
+    if recovery.micro_batch is None and not recovery.recomputing and is_recordable(learner, plan):
         recovery.recorded = RecordedStep(learner)
     bounds = batch_bounds(len(data.train), spec.batch_size)
     if spec.compile and plan.is_whole:

@@ -26,6 +26,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -35,7 +36,7 @@ from engine.datasets.batches import epoch_order
 from engine.datasets.feeding import Batch, feed
 from engine.device import choose_placement
 from engine.errors import CheckpointError
-from engine.events import CheckpointFailed, Evaluated, Event, Moment, RunContinued, RunPaused, RunResumed, Status
+from engine.events import CheckpointFailed, Event, Moment, RunContinued, RunPaused, RunResumed, Status
 from engine.events import Split as SplitName
 from engine.memory.freeing import empty_caches
 from engine.memory.ledger import Ledger
@@ -57,6 +58,7 @@ _LISTEN_EVERY_S = 0.5  # a paused run looks up this often, should a notification
 
 
 _NOTHING = Known()
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +125,14 @@ class _Loop:
         try:
             while not self.control.stop_requested:
                 if not self.evaluated:
+                    if self.epochs_done and self.saver.worth_it:
+                        yield from self.save()  # before an evaluation, which may take long
                     if not (yield from self.evaluate_epoch()):
                         break
                     self.evaluated = True
-                    if self.epochs_done == self.setup.spec.epochs:
-                        yield from self.save(last=True)
-                        return Ending("completed")
-                    if self.epochs_done and self.saver.worth_it:
-                        yield from self.save()
+                if self.epochs_done == self.setup.spec.epochs:
+                    yield from self.save(last=True)
+                    return Ending("completed")
                 yield from self.steps_of(self.epochs_done + 1)
                 if self.points.diverged_at is not None:
                     return (yield from self.diverged())
@@ -195,6 +197,7 @@ class _Loop:
         began = time.perf_counter()
         yield RunPaused(self.setup.run, self.points.step)
         while self.control.pause_requested:
+            yield from self.saver.told()
             self.control.wait(_LISTEN_EVERY_S)
         yield RunResumed(self.setup.run, self.points.step, time.perf_counter() - began)
         self.points.clock.start()
@@ -220,14 +223,26 @@ class _Loop:
         when = When(setup.run, split_name, moment, self.epochs_done, self.points.step)
         num_classes = len(setup.data.class_names)
         learner, at_once = self.learner, evaluation_batch(setup.spec.batch_size, setup.data.shape)
-        evaluated: Evaluated | None = yield from evaluate(
+        work = evaluate(
             learner.model, split, num_classes, learner.prepare, setup.placement, self.control, when, self.recovery,
             at_once,
         )  # fmt: skip
+        evaluated = yield from self.beside_saving(work)
         if evaluated is None:
             return False
         yield evaluated
         return True
+
+    def beside_saving(self, work: Generator[Event, None, T]) -> Generator[Event, None, T]:
+        """`work`, and what became of a checkpoint as soon as that is known."""
+        while True:
+            try:
+                event = next(work)
+            except StopIteration as end:
+                done: T = end.value
+                return done
+            yield event
+            yield from self.saver.told()
 
     @property
     def position(self) -> Position:
@@ -254,7 +269,7 @@ class _Loop:
             CheckpointError: the last one could not be written.
         """
         yield from self.saver.told(wait=True)
-        if self.saver.saved_step != self.points.step:
+        if self.saver.saved_step != self.points.step and (last or all_finite(self.learner.model)):
             self.saver.begin(self.learner, self.position)
         if last:
             for told in self.saver.told(wait=True):

@@ -196,16 +196,16 @@ def keys(num_rounds: int = 30) -> None:
     print(f"  95th percentile              {statistics.quantiles(seconds, n=20)[-1]:16.3f} ms")
 
 
-def watching(num_pairs: int = 30) -> None:
-    """Training speed with Train watched against the app with an empty screen on top, in turns within one run."""
+def watching(num_pairs: int = 30, dataset: str = "digits") -> None:
+    """Training speed with Train watched against the app with an empty screen on top, by turns; `watching 30 mnist`."""
     with tempfile.TemporaryDirectory() as home:
-        terminal = Terminal((sys.executable, "-m", "tests.benchmarks.watched", home, str(num_pairs)))
+        terminal = Terminal((sys.executable, "-m", "tests.benchmarks.watched", home, str(num_pairs), dataset))
         try:
             terminal.process.wait(timeout=60 + 10 * num_pairs)
         finally:
             terminal.kill()
         pairs = [tuple(pair) for pair in json.loads((Path(home) / "pairs.json").read_text())]
-    print(f"training speed, one run, windows of 1.5 s in turns  ({cpu_name()}, n = {len(pairs)} pairs)")
+    print(f"training speed on {dataset}, one run, windows of 1.5 s in turns  ({cpu_name()}, n = {len(pairs)} pairs)")
     _summary("watched", "images/s", [watched for watched, _ in pairs])
     _summary("an empty screen on top", "images/s", [not_watched for _, not_watched in pairs])
     _summary("ratio", "", [watched / not_watched for watched, not_watched in pairs])

@@ -218,6 +218,60 @@ def _fastai_sgd(parameters: Any, lr: float) -> Any:
     return SGD(parameters, lr, mom=0.9)
 
 
+def turns(task: Task) -> dict[str, Any]:
+    """The engine and the bare loop with the same network by turns of a second, in one process with one heap.
+
+    On a machine that others use two processes scatter by 15 %; neighbouring seconds of one process do not.
+    """
+    from engine.memory.heap import keep_one_heap
+    from engine.runs import Lab, run
+
+    keep_one_heap()
+    pixels, labels = _loaded(task)
+    model = _network(task, as_torch=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, fused=True)
+    plain = _steps(task, model.train(), optimizer, _batches(pixels, labels))
+    threads, pairs, form = torch.get_num_threads(), list[list[float]](), ""
+    with tempfile.TemporaryDirectory() as home:
+        control = RunControl()
+        events = run(task.spec, Lab(Places(Path(home), data_folder(), Path(home))), control)
+        for event in events:
+            if isinstance(event, RunStarted):
+                form = f"{event.resolved.dtype} {event.resolved.memory_format} {event.resolved.num_threads} threads"
+            if isinstance(event, StepsCompleted) and event.train_s >= _WARM_S:
+                break
+        ours_threads, began = torch.get_num_threads(), time.perf_counter()
+        while time.perf_counter() - began < task.seconds:
+            ours = _engine_second(events)
+            torch.set_num_threads(threads)
+            images, start = 0, time.perf_counter()
+            while (theirs_s := time.perf_counter() - start) < 1:
+                images += next(plain)
+            torch.set_num_threads(ours_threads)
+            if ours is not None:
+                pairs.append([ours, images / theirs_s])
+        control.stop()
+        events.close()
+    return {"pairs": pairs[2:], "form": form}  # the first two warm up
+
+
+def _engine_second(events: Iterator[Any]) -> float | None:
+    """Images per second of about a second of a run; None where an evaluation or a checkpoint fell into it."""
+    from engine.events import EpochEnded, StepsCompleted
+
+    images, start = 0, time.perf_counter()
+    for event in events:
+        if isinstance(event, EpochEnded):
+            for later in events:  # to the first steps of the next epoch
+                if isinstance(later, StepsCompleted):
+                    return None
+        if isinstance(event, StepsCompleted):
+            images += len(event.losses) * BATCH
+            if (seconds := time.perf_counter() - start) >= 1:
+                return images / seconds
+    return None
+
+
 def evaluation(task: Task) -> dict[str, Any]:
     """reslab's evaluation of the test images, and a bare inference loop with the same batches, by turns."""
     from engine.datasets.loading import load_dataset
@@ -364,7 +418,7 @@ def _loader(task: Task) -> Any:
 
 SIDES: dict[str, Callable[[Task], dict[str, Any]]] = {
     "reslab": reslab, "bare": bare, "torch": torchs, "script": script, "lightning": lightning, "fastai": fastai,
-    "evaluation": evaluation, "synthetic": synthetic, "graph": graph,
+    "evaluation": evaluation, "synthetic": synthetic, "graph": graph, "turns": turns,
 }  # fmt: skip
 
 

@@ -42,25 +42,30 @@ def _pairs(ours: Sequence[str], theirs: Sequence[str], workload: Workload, num_p
 
 def headless(num_pairs: int = 5) -> None:
     """The engine in float32 against the barest PyTorch loop on preloaded tensors, MNIST at 8×8."""
-    plain, torchs = ("bare", "bare loop"), ("torch", "with torch's convolutions")
-    for model, (side, name) in (("resnet18", plain), ("resnet18", torchs), ("resnet20", plain)):
-        pairs = _pairs(("reslab",), (side,), ("mnist", model, 8, 5.0), num_pairs)
-        report(f"headless, {model} at 8×8", "images/s", pairs, ("reslab", name))
+    for model in ("resnet18", "resnet20"):
+        _by_turns(f"headless, {model} at 8×8", ("mnist", model, 8, 10.0 * num_pairs))
+    pairs = _pairs(("reslab",), ("torch",), ("mnist", "resnet18", 8, 5.0), num_pairs)
+    report("headless, resnet18 at 8×8", "images/s", pairs, ("reslab", "with torch's convolutions"))
+
+
+def _by_turns(title: str, workload: Workload, *options: str) -> None:
+    found = _run("turns", workload, *options)
+    print(f"  reslab computed in {found['form']}")
+    report(title, "images/s", [(ours, plain) for ours, plain in found["pairs"]], ("reslab", "bare loop"))
 
 
 def auto(num_pairs: int = 5) -> None:
     """What `--dtype auto` chooses on this processor against the bare float32 loop."""
     for model, size in (("resnet18", 28), ("resnet18", 64), ("resnet20", 8), ("resnet18", 8)):
-        workload = ("mnist", model, size, 6.0 if size < 28 else 12.0)
-        pairs = _pairs(("reslab", "--dtype", "auto"), ("bare",), workload, num_pairs)
-        report(f"dtype auto, {model} at {size}×{size}", "images/s", pairs, ("reslab", "bare loop"))
+        workload = ("mnist", model, size, 10.0 * num_pairs)
+        _by_turns(f"dtype auto, {model} at {size}×{size}", workload, "--dtype", "auto")
 
 
 def libraries(num_pairs: int = 5) -> None:
     """The engine in float32 against Lightning, fastai and a DataLoader script on their usual paths, MNIST at 8×8."""
     for model in ("resnet18", "resnet20"):
         for side in ("script", "lightning", "fastai"):
-            pairs = _pairs(("reslab",), (side,), ("mnist", model, 8, 6.0), num_pairs)
+            pairs = _pairs(("reslab",), (side,), ("mnist", model, 8, 4.0), num_pairs)
             report(f"{model} at 8×8 against {side}", "images/s", pairs, ("reslab", side))
 
 

@@ -20,6 +20,7 @@ from engine.events import Event, StepsCompleted
 from engine.memory.ledger import Ledger
 from engine.paths import Places
 from engine.spec import RunSpec
+from tests.benchmarks.reporting import data_folder
 from tui.app import ReslabApp
 from tui.session import engine_run
 
@@ -31,9 +32,9 @@ class Watched(ReslabApp):
 
     CSS_PATH = str(Path(tui.app.__file__).with_name("styles") / "reslab.tcss")  # Textual looks beside the subclass
 
-    def __init__(self, home: Path, num_pairs: int) -> None:
-        places = Places(home, home, home)
-        super().__init__(places, [RunSpec("digits", "resnet18", epochs=10_000)], True, self._counted)
+    def __init__(self, home: Path, num_pairs: int, dataset: str) -> None:
+        spec = RunSpec(dataset, "resnet18", epochs=10_000, image_size=8)
+        super().__init__(Places(home, data_folder(), home), [spec], True, self._counted)
         self._num_pairs = num_pairs
         self._latest: StepsCompleted | None = None
 
@@ -77,6 +78,6 @@ class Watched(ReslabApp):
 
 
 if __name__ == "__main__":
-    app = Watched(Path(sys.argv[1]), int(sys.argv[2]))
+    app = Watched(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
     app.run()
     app.session.wait()

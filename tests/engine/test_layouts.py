@@ -68,7 +68,7 @@ def test_where_the_copy_cannot_be_made_nothing_is_changed(places: Places, monkey
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("engine.results.migrations.os.replace", full)
+    monkeypatch.setattr("engine.results.migrations.shutil.copyfile", full)
     with pytest.raises(StoreError, match="No space left on device"):
         Store(places.database)
     assert places.database.read_bytes() == before

@@ -194,14 +194,40 @@ def test_a_damaged_checkpoint_is_left_for_the_one_before_it(places: Places) -> N
     assert_same(places, 2, 1)
 
 
-def test_without_a_whole_checkpoint_it_begins_anew(places: Places) -> None:
-    all_of(places)
+def test_where_no_checkpoint_is_whole_nothing_is_thrown_away(places: Places) -> None:
     cut(places, 8)
-    for path in places.run_folder(2).glob("step-*"):
-        path.unlink()
-    (continued,) = of(go_on(places, 2), RunContinued)
-    assert continued.step == 0
+    before = details_of(places, 1)
+    for path in places.run_folder(1).glob("step-*"):
+        path.rename(path.with_suffix(".away"))
+    with pytest.raises(CheckpointError, match="no checkpoint to go on from: cannot read weights"):
+        go_on(places, 1)
+    assert details_of(places, 1) == before
+
+
+def test_a_run_whose_end_was_not_recorded_ends(places: Places) -> None:
+    """It was cut off between its last checkpoint and the row that says that it is complete."""
+    all_of(places)
+    events = run(SPEC, Lab(places), RunControl())
+    for event in events:
+        if isinstance(event, CheckpointSaved) and event.step == 3 * STEPS:
+            break
+    events.close()
+    found = go_on(places, 2)
+    assert of(found, RunEnded)[0].status == "completed"
+    assert of(found, RunContinued)[0].step == 3 * STEPS
     assert_same(places, 2, 1)
+
+
+def test_a_resume_that_is_stopped_at_once_keeps_the_figures(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = cut(places, 8)[-1]
+    control = RunControl()
+    control.stop()
+    *_, stopped = resume(1, Lab(places), control)
+    assert isinstance(ended, RunEnded)
+    assert isinstance(stopped, RunEnded)
+    assert (stopped.status, stopped.steps, stopped.untrained) == ("stopped", ended.steps, ended.untrained)
+    with Store(places.database) as store:
+        assert len(store.predictions(1).labels) == 360
 
 
 def test_a_run_cut_off_in_its_first_evaluation_begins_anew(places: Places) -> None:

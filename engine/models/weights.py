@@ -1,0 +1,113 @@
+"""Weights files of others, read without trusting them: no code of theirs runs here, and nothing of theirs is too large.
+
+A safetensors file is data: its header is bounded and checked before anything is read. A .pth is a pickle: a process of
+its own, with bounds on memory and time, reads it with torch's weights-only reader and writes what it found as
+safetensors, which then goes the same way. There is no other reader to fall back to.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from engine.errors import ModelError
+
+_MOST_HEADER = 16 * 2**20  # bytes: a header of a thousand tensors is under 0.2 MiB
+_MOST_SECONDS = 300  # for reading a pickle: the largest of torchvision's takes 10 s with torch's import
+_WANTED = "expected a state dict as .safetensors or .pth"
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Read a state dict.
+
+    Raises:
+        ModelError: there is no such file, it is damaged, or it holds anything but tensors of finite numbers.
+    """
+    if not path.is_file():
+        raise ModelError(f"no weights file {path}; {_WANTED}")
+    if path.suffix == ".safetensors":
+        state = _read_safetensors(path)
+    else:
+        with tempfile.TemporaryDirectory(prefix="reslab-") as folder:
+            state = _read_safetensors(_unpickled(path, Path(folder) / "state.safetensors"), path)
+    for name, value in state.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise ModelError(f"the weights {path} are not finite in {name}; expected numbers")
+    return state
+
+
+def check_fit(state: dict[str, Tensor], network: nn.Module) -> str | None:
+    """What of names, shapes and kinds of numbers does not fit `network`, in words; None where all does.
+
+    Files from before torch 0.4.1 have no counts of batch-norm's batches; torch sets those to 0.
+    """
+    wanted = network.state_dict()
+    lacking = {name for name in wanted.keys() - state.keys() if not name.endswith("num_batches_tracked")}
+    for what, names in (("lacks", lacking), ("has unknown", state.keys() - wanted.keys())):
+        if names:
+            return f"it {what} {min(names)}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+    for name, value in state.items():
+        if value.shape != wanted[name].shape:
+            return f"{name} is {tuple(value.shape)} instead of {tuple(wanted[name].shape)}"
+        if value.is_floating_point() != wanted[name].is_floating_point():
+            return f"{name} holds {value.dtype} instead of {wanted[name].dtype}"
+    return None
+
+
+def _read_safetensors(path: Path, named: Path | None = None) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    named = named or path
+    try:
+        _check_header(path)
+        return load_file(path)
+    except ModelError as error:
+        raise ModelError(f"cannot read the weights {named} ({error}); {_WANTED}") from None
+    except Exception as error:  # the reader raises many kinds on a damaged file
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ModelError(f"cannot read the weights {named} ({reason}); {_WANTED}") from None
+
+
+def _check_header(path: Path) -> None:
+    """Raises ModelError where the header is too long, no JSON object, or speaks of more than the file holds."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= min(_MOST_HEADER, size - 8):
+            raise ModelError(f"its header would be {length:,} bytes long")
+        try:
+            header = json.loads(file.read(length))
+        except ValueError:
+            raise ModelError("its header is no JSON") from None
+    if not isinstance(header, dict):
+        raise ModelError("its header is no JSON object")
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
+        if not (isinstance(offsets, list) and all(type(at) is int and 0 <= at <= size - 8 - length for at in offsets)):
+            raise ModelError("a tensor of it lies outside the file")
+
+
+def _unpickled(path: Path, target: Path) -> Path:
+    command = (sys.executable, "-m", "engine.models.unpickle", str(path.absolute()), str(target))
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    try:
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, errors="replace", timeout=_MOST_SECONDS,
+            check=False, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise ModelError(f"cannot read the weights {path}: it took more than {_MOST_SECONDS} s; {_WANTED}") from None
+    if done.returncode != 0:
+        said = done.stderr.strip().splitlines()
+        reason = said[-1] if said else f"its reader ended with code {done.returncode}"
+        raise ModelError(f"cannot read the weights {path} ({reason}); {_WANTED}")
+    return target
