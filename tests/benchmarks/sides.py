@@ -192,6 +192,7 @@ def lightning(task: Task) -> dict[str, Any]:
 
 def fastai(task: Task) -> dict[str, Any]:
     """A Learner on DataLoaders with two workers; the images are resized before, which is kinder than its usual path."""
+    import fastai.callback.progress  # noqa: F401  # gives Learner its no_bar
     from fastai.data.core import DataLoaders
     from fastai.learner import Callback, CancelFitException, Learner
     from torch.utils.data import TensorDataset
