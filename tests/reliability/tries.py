@@ -160,7 +160,7 @@ def check_cut_off(places: Places) -> list[str]:
     if details.weights is not None:
         kept_s = float(newest_of(places, details).header["train_s"])
     # Beyond the interval: the write in hand when it struck.
-    if past and past[-1].train_s - kept_s > SPEC.checkpoint_every + 0.5:
+    if past and past[-1].train_s - kept_s > SPEC.checkpoint_every + 1.0:
         problems.append(f"{past[-1].train_s - kept_s:.1f} s of training are lost")
     return problems
 
