@@ -69,10 +69,14 @@ class Store:
         with _explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, isolation_level=None)
-            self._db.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
-            self._db.execute("PRAGMA journal_mode = DELETE")
-            self._db.execute("PRAGMA foreign_keys = ON")
-            migrate(self._db, path)
+            try:
+                self._db.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
+                self._db.execute("PRAGMA journal_mode = DELETE")
+                self._db.execute("PRAGMA foreign_keys = ON")
+                migrate(self._db, path)
+            except BaseException:  # else it would keep its lock until the garbage collector comes by
+                self._db.close()
+                raise
         self._path = path
 
     def __enter__(self) -> Store:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psutil
 
+from engine.errors import StoreError
 from engine.paths import Places
 from engine.results.records import HUNG_UP, TERMINATED
 from engine.results.store import Store
@@ -165,8 +166,11 @@ def _steps(places: Places) -> int:
 
 
 def _check_stopped(places: Places, error: str | None) -> list[str]:
-    with Store(places.database) as store:
-        details = store.details(1)
+    try:
+        with Store(places.database) as store:
+            details = store.details(1)
+    except StoreError as unreadable:
+        return [str(unreadable)]
     problems = []
     if (details.record.status, details.record.error) != ("stopped", error):
         problems.append(f"recorded as {details.record.status}, {details.record.error}")
