@@ -15,6 +15,7 @@ from textual.app import App, SystemCommand
 from textual.binding import ActiveBinding, Binding, BindingType
 from textual.screen import Screen
 
+from engine.errors import SpecError
 from engine.log import write_report
 from engine.paths import Places
 from engine.spec import RunSpec
@@ -131,7 +132,10 @@ class ReslabApp(App[None]):
 
     def resume_run(self, record: RunRecord) -> None:
         """Go on with a run from its last checkpoint, or say why it cannot."""
-        self.start_run(RunSpec.from_mapping(record.spec), resumed=record.run)
+        try:
+            self.start_run(RunSpec.from_mapping(record.spec), resumed=record.run)
+        except SpecError as error:  # of a dataset or a network that there is no more
+            self.tell(str(error), "error")
 
     async def read_listing(self) -> Listing:
         """The runs as they are now, read in another thread, for a locked file keeps one waiting; one reading at a time.

@@ -58,8 +58,8 @@ def engine_run(
 def _give_way() -> None:
     """Let this thread, and those that it starts for its arithmetic, yield to the one that answers keys.
 
-    On Linux a thread has a niceness of its own. It takes the training nothing, for drawing costs what it costs, and
-    a key is answered in 40 ms in place of 51 (95th percentile, both cores training).
+    On Linux a thread has a niceness of its own. A key is answered in 40 ms in place of 51 (95th percentile, both cores
+    of a small machine training); the price is that other processes on the machine go before the training, too.
     """
     if sys.platform == "linux":
         with suppress(OSError):

@@ -33,13 +33,12 @@ from engine.events import (
     StepsCompleted,
 )
 from engine.memory.calibration import Calibration
-from engine.results import memory, resumes, tunings
+from engine.results import memory, resumes, tunings, waiting
 from engine.results.migrations import migrate
 from engine.results.queue import Waiting
 from engine.results.records import (
     LOST,
     Curve,
-    MemoryRecord,
     Predictions,
     RunDetails,
     RunRecord,
@@ -199,7 +198,6 @@ class Store:
         What was recorded after that is taken back. `epochs` are whole ones, `evaluated` says whether the last of them
         was. Raises StoreError where it runs already.
         """
-        self.settle_lost_runs()
         with self._transaction():
             if not resumes.rewind(self._db, run, step, epochs, evaluated, _process_started(os.getpid())):
                 raise StoreError(f"run {run} is running, in another process or in this one; it needs no going on")
@@ -242,37 +240,26 @@ class Store:
     def enqueue(self, specs: Sequence[RunSpec]) -> None:
         """Put specs at the end of the queue, in their order."""
         with self._transaction():
-            ((last,),) = self._db.execute("SELECT COALESCE(MAX(place), 0) FROM queue").fetchall()
-            rows = [(last + number, spec.to_json()) for number, spec in enumerate(specs, start=1)]
-            self._db.executemany("INSERT INTO queue (place, spec) VALUES (?, ?)", rows)
+            waiting.append(self._db, specs)
 
     def waiting(self) -> list[Waiting]:
         """What waits, the next one first."""
-        rows = self._rows("SELECT number, spec FROM queue ORDER BY place")
-        return [Waiting(number, RunSpec.from_json(spec)) for number, spec in rows]
+        with _explained(self._path):
+            return waiting.read(self._db)
 
     def take_next(self) -> RunSpec | None:
         """Take the first entry out of the queue; no other process gets the same one."""
         with self._transaction():
-            row = self._db.execute("SELECT number, spec FROM queue ORDER BY place LIMIT 1").fetchone()
-            if row is None:
-                return None
-            self._db.execute("DELETE FROM queue WHERE number = ?", (row[0],))
-        return RunSpec.from_json(row[1])
+            return waiting.take_first(self._db)
 
     def remove_waiting(self, number: int) -> None:
         with self._transaction():
-            self._db.execute("DELETE FROM queue WHERE number = ?", (number,))
+            waiting.remove(self._db, number)
 
     def move_waiting(self, number: int, by: int) -> None:
         """Let an entry change places with the one before it (-1) or after it (1), if there is one."""
         with self._transaction():
-            rows = self._db.execute("SELECT number, place FROM queue ORDER BY place").fetchall()
-            at = next((index for index, row in enumerate(rows) if row[0] == number), None)
-            if at is None or not 0 <= at + by < len(rows):
-                return
-            (one, its), (other, others) = rows[at], rows[at + by]
-            self._db.executemany("UPDATE queue SET place = ? WHERE number = ?", [(others, one), (its, other)])
+            waiting.move(self._db, number, by)
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -291,6 +278,8 @@ class Store:
             run,
         )
         weights = self.checkpoints(run)
+        with _explained(self._path):
+            of_memory, resumed = memory.read(self._db, run), resumes.read_resumes(self._db, run)
         return RunDetails(
             record=record,
             started=json.loads(started) if started else None,
@@ -298,9 +287,9 @@ class Store:
             evaluations=tuple(read_evaluation(row) for row in evaluations),
             curve=self._curve(run),
             weights=weights[0] if weights else None,
-            memory=self._memory(run),
+            memory=of_memory,
             intact=self.intact(run),
-            resumes=resumes.read_resumes(self._db, run),
+            resumes=resumed,
         )
 
     def predictions(self, run: int) -> Predictions:
@@ -332,10 +321,6 @@ class Store:
         ((seal,),) = self._rows("SELECT seal FROM runs WHERE run = ?", run)
         with _explained(self._path):
             return None if seal is None else bool(seal == self._digest(run))
-
-    def _memory(self, run: int) -> MemoryRecord:
-        with _explained(self._path):
-            return memory.read(self._db, run)
 
     def calibration(self, device_name: str) -> Calibration | None:
         """What the latest runs on this GPU say of its forecasts; None where none was measured there."""

@@ -55,13 +55,12 @@ class Learner:
         most `micro_batch` images the gradients add up to the same, but batch-norm sees each part on its own.
         """
         pixels, labels = batch
-        self.optimizer.zero_grad(set_to_none=True)
         if self.draws:
             torch.manual_seed(step_seed(self.spec.seed, epoch, number))
         pixels = self.prepare.augment(pixels, self.spec.seed, epoch, number)
         if micro_batch is None or micro_batch >= len(labels):
             return self.whole_gradients(pixels, labels)
-        self.guard.before_forward()
+        self._begin()
         parts = [
             self._one_part(pixels[start:stop], labels[start:stop], (stop - start) / len(labels))
             for start, stop in part_bounds(len(labels), micro_batch)
@@ -72,11 +71,14 @@ class Learner:
 
     def whole_gradients(self, pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The same of augmented images in one part: work for the device alone, so that it can be recorded."""
-        self.optimizer.zero_grad(set_to_none=True)
-        self.guard.before_forward()
+        self._begin()
         whole = self._one_part(pixels, labels, None)
         self.guard.done()
         return whole
+
+    def _begin(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        self.guard.before_forward()
 
     def _one_part(self, pixels: Tensor, labels: Tensor, share: float | None) -> tuple[Tensor, Tensor]:
         """Forward and backward; the loss is weighted by this part's `share` of the batch (None: it is the whole)."""

@@ -125,13 +125,7 @@ def set_up(
         LoadingStopped: `control` asked for a stop.
     """
     bound_gpu(placement.device)
-    key = (*data_key(spec), str(places.data), str(placement.device))
-    data: ImageData | None = ledger.get(key)
-    if data is None:
-        data = yield from _load(run, spec, places, control, placement, ledger)
-    if data.manifest:
-        write_manifest(places.run_folder(run) / MANIFEST_NAME, data.manifest)
-    ledger.hold(key, data, Holding("dataset", spec.dataset, run, (("dataset", data.resident_bytes),), live=True))
+    data = yield from _images(run, spec, places, control, placement, ledger)
     if spec.weights == "imagenet":
         yield from _told(fetch_imagenet_weights(spec.model, control), run, f"weights of {spec.model}")
     plan = fit_run(spec, data.shape, data.resident_bytes, placement, ledger, known.calibration)
@@ -145,14 +139,7 @@ def set_up(
         placement, plan = yield from _tuned(run, spec, data, placement, plan, ledger, control, known)
     learner = _build(spec, data, placement, ledger)
     ledger.hold(("model", run), learner.model, Holding("model", spec.model, run, _parts(learner), live=True))
-    recovery = Recovery(run, learner, ledger)
-    if resume is None or resume.checkpoint is None:
-        recovery.start_small(plan.micro_batch, plan.recompute)
-    else:
-        resume.put_back(learner)
-        recovery.go_on(resume.position.memory)
-    if recovery.micro_batch is None and not recovery.recomputing and is_recordable(learner, plan):
-        recovery.recorded = RecordedStep(learner)
+    recovery = _recovery(run, learner, plan, ledger, resume)
     bounds = batch_bounds(len(data.train), spec.batch_size)
     if spec.compile and plan.is_whole:
         yield from _told(compile_network(learner, data.shape, *_sizes(data, spec, bounds), control), run, "network")
@@ -168,6 +155,34 @@ def set_up(
         room_bytes=plan.room_bytes,
         dropped_bytes=plan.dropped_bytes,
     )
+
+
+def _images(
+    run: int, spec: RunSpec, places: Places, control: Control, placement: Placement, ledger: Ledger
+) -> Generator[DatasetProgressed, None, ImageData]:
+    """The images, those of an earlier run where they still lie in memory; the ledger holds them for this one."""
+    key = (*data_key(spec), str(places.data), str(placement.device))
+    data: ImageData | None = ledger.get(key)
+    if data is None:
+        data = yield from _load(run, spec, places, control, placement, ledger)
+    if data.manifest:
+        write_manifest(places.run_folder(run) / MANIFEST_NAME, data.manifest)
+    ledger.hold(key, data, Holding("dataset", spec.dataset, run, (("dataset", data.resident_bytes),), live=True))
+    return data
+
+
+def _recovery(run: int, learner: Learner, plan: Plan, ledger: Ledger, resume: Resume | None) -> Recovery:
+    """Whole batches or parts, as the plan has it; a run that goes on cuts them as it did, finer where room is less."""
+    recovery = Recovery(run, learner, ledger)
+    if resume is not None and resume.checkpoint is not None:
+        resume.put_back(learner)
+        recovery.go_on(resume.position.memory)
+    now = recovery.micro_batch or learner.spec.batch_size
+    smaller = plan.micro_batch if plan.micro_batch is not None and plan.micro_batch < now else None
+    recovery.start_small(smaller, plan.recompute and not recovery.recomputing)
+    if recovery.micro_batch is None and not recovery.recomputing and is_recordable(learner, plan):
+        recovery.recorded = RecordedStep(learner)
+    return recovery
 
 
 def _tuned(
