@@ -5,8 +5,8 @@ The steps are split at semicolons, so none may stand in a comment."""
 from __future__ import annotations
 
 import os
-import shutil
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 from engine.errors import StoreError
@@ -128,6 +128,10 @@ STEPS: tuple[str, ...] = (
         differs TEXT NOT NULL                   -- JSON: what was not as before, in words
     );
     """,
+    """
+    ALTER TABLE runs ADD COLUMN place TEXT NOT NULL DEFAULT '';  -- where pid and pid_started mean something
+    ALTER TABLE runs ADD COLUMN beat_at REAL NOT NULL DEFAULT 0;  -- the latest sign of life, seconds since 1970
+    """,
 )
 
 
@@ -149,7 +153,7 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
                 f"the record of runs has layout {version}, this reslab knows {len(STEPS)}; "
                 "update reslab, or use another --home"
             )
-        if version:
+        if 0 < version < len(STEPS):
             _back_up(path, path.with_name(f"{path.name}.layout-{version}"))
         for step in STEPS[version:]:
             for statement in step.split(";"):
@@ -162,10 +166,15 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _back_up(path: Path, copy: Path) -> None:
-    """Copy the file: within the transaction no other connection writes to it, and this one has not yet."""
+    """Copy the record as it is: within the transaction no other connection writes to it, and this one has not yet.
+
+    By SQLite, for to open and close the file in any other way would drop this process's locks on it
+    (https://www.sqlite.org/howtocorrupt.html, 2.2).
+    """
     part = copy.with_name(f".{copy.name}.{os.getpid()}.part")
     try:
-        shutil.copyfile(path, part)
+        with closing(sqlite3.connect(path)) as reader, closing(sqlite3.connect(part)) as target:
+            reader.backup(target)
         os.replace(part, copy)
     finally:
         part.unlink(missing_ok=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 import time
 from collections.abc import Iterator
 
 from engine.events import CheckpointSaved, EpochEnded, Evaluated, RunContinued, StepsCompleted
+from engine.results import carriers
 from engine.results.records import ResumeRecord, WeightsRecord
 from engine.results.rows import pack, read_evaluation, unpack
 
@@ -69,14 +69,14 @@ def forget_all_but_last_predictions(db: sqlite3.Connection, run: int) -> None:
     )
 
 
-def rewind(db: sqlite3.Connection, run: int, step: int, epochs: int, evaluated: bool, started: float) -> bool:
+def rewind(db: sqlite3.Connection, run: int, step: int, epochs: int, evaluated: bool) -> bool:
     """Take back what was recorded after a checkpoint at `step`, with `epochs` whole epochs done and, if `evaluated`,
-    evaluated; the run is running again, in this process, which began at `started`. False, and nothing is changed,
-    where it runs already.
+    evaluated; the run is running again, in this process. False, and nothing is changed, where it runs already.
     """
     taken = db.execute(
-        "UPDATE runs SET status = 'running', pid = ?, pid_started = ? WHERE run = ? AND status != 'running'",
-        (os.getpid(), started, run),
+        "UPDATE runs SET status = 'running', pid = ?, pid_started = ?, place = ?, beat_at = ? "
+        "WHERE run = ? AND status != 'running'",
+        (*carriers.mine(), run),
     )
     if taken.rowcount == 0:
         return False

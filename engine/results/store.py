@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
@@ -33,7 +32,7 @@ from engine.events import (
     StepsCompleted,
 )
 from engine.memory.calibration import Calibration
-from engine.results import memory, resumes, tunings, waiting
+from engine.results import carriers, memory, resumes, tunings, waiting
 from engine.results.migrations import migrate
 from engine.results.queue import Waiting
 from engine.results.records import (
@@ -65,6 +64,7 @@ class Store:
     def __init__(self, path: Path) -> None:
         self._points: list[StepsCompleted] = []
         self._committed_at = time.monotonic()
+        self._carried = carriers.Carried(path)
         with _explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, isolation_level=None)
@@ -87,24 +87,31 @@ class Store:
         self.close()
 
     def close(self) -> None:
+        self._carried.clear()
         self._db.close()
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
     def create_run(self, spec: RunSpec) -> int:
         """Record that `spec` begins now in this process; returns the run's number."""
-        values = (spec.dataset, spec.model, spec.to_json(), time.time(), os.getpid(), _process_started(os.getpid()))
+        values = (spec.dataset, spec.model, spec.to_json(), time.time(), *carriers.mine())
         with self._transaction():
             cursor = self._db.execute(
-                "INSERT INTO runs (dataset, model, spec, status, created_at, pid, pid_started) "
-                "VALUES (?, ?, ?, 'running', ?, ?, ?)",
+                "INSERT INTO runs (dataset, model, spec, status, created_at, pid, pid_started, place, beat_at) "
+                "VALUES (?, ?, ?, 'running', ?, ?, ?, ?, ?)",
                 values,
             )
-        assert cursor.lastrowid is not None
+            assert cursor.lastrowid is not None
+            self._carried.add(cursor.lastrowid)  # before another thread can see it
         return cursor.lastrowid
 
     def record(self, event: Event) -> None:
-        """Write one event. Points are written about once a second; one that cannot be is tried again, not raised."""
+        """Write one event. Points are written about once a second; one that cannot be is tried again, not raised.
+
+        Whatever the event, it shows every few seconds that its run is still carried.
+        """
+        if self._carried.due(event):
+            self._beat(event.run)
         if isinstance(event, StepsCompleted):
             self._points.append(event)
             if time.monotonic() - self._committed_at >= _COMMIT_EVERY_S:
@@ -114,6 +121,13 @@ class Store:
                 self._write_points()
                 self._write(event)
             self._points.clear()
+
+    def _beat(self, run: int) -> None:
+        try:
+            with self._transaction():
+                carriers.beat(self._db, run)
+        except StoreError as error:
+            _log.warning("run %d gave no sign of life: %s", run, error)
 
     def _flush_points(self) -> None:
         self._committed_at = time.monotonic()
@@ -147,14 +161,8 @@ class Store:
             case RunStarted():
                 self._db.execute("UPDATE runs SET started = ? WHERE run = ?", (to_json(event), event.run))
             case EpochEnded():
-                values = (
-                    event.run,
-                    event.epoch,
-                    event.train_loss,
-                    event.train_accuracy,
-                    event.train_s,
-                    event.images_per_s,
-                )
+                mean = (event.train_loss, event.train_accuracy)
+                values = (event.run, event.epoch, *mean, event.train_s, event.images_per_s)
                 self._db.execute("INSERT INTO epochs VALUES (?, ?, ?, ?, ?, ?)", values)
             case Evaluated():
                 self._write_evaluation(event)
@@ -190,7 +198,7 @@ class Store:
         if event.status == "completed":
             resumes.keep_checkpoints(self._db, event.run, 1)
             resumes.forget_all_but_last_predictions(self._db, event.run)
-        self._db.execute("UPDATE runs SET seal = ? WHERE run = ?", (self._digest(event.run), event.run))
+        self._seal(event.run)
 
     def reopen(self, run: int, step: int, epochs: int, evaluated: bool) -> None:
         """Let a run that was cut off run again in this process, from its checkpoint at `step` on.
@@ -199,8 +207,9 @@ class Store:
         was. Raises StoreError where it runs already.
         """
         with self._transaction():
-            if not resumes.rewind(self._db, run, step, epochs, evaluated, _process_started(os.getpid())):
+            if not resumes.rewind(self._db, run, step, epochs, evaluated):
                 raise StoreError(f"run {run} is running, in another process or in this one; it needs no going on")
+            self._carried.add(run)
 
     def past(self, run: int) -> list[resumes.Past]:
         """What was recorded of a run so far, as events."""
@@ -220,20 +229,21 @@ class Store:
             self._db.execute("DELETE FROM runs WHERE run = ?", (run,))
 
     def settle_lost_runs(self) -> None:
-        """Runs that say they are running in a process that is gone have failed; record that."""
-        rows = self._rows("SELECT run, pid, pid_started FROM runs WHERE status = 'running'")
-        for run, pid, started in rows:
-            if pid == os.getpid() or abs(_process_started(pid) - started) < 1:
-                continue
-            with self._transaction():
-                settled = self._db.execute(
-                    "UPDATE runs SET status = 'failed', error = ? WHERE run = ? AND status = 'running' AND pid = ? "
-                    "AND pid_started = ?",
-                    (LOST, run, pid, started),
-                )
-                if settled.rowcount == 0:  # another process was quicker, or it goes on by now
-                    continue
-                self._db.execute("UPDATE runs SET seal = ? WHERE run = ?", (self._digest(run), run))
+        """Runs that say they are running and are carried by no process have failed; record that.
+
+        Where this person may only read the record, it stays as it is.
+        """
+        with _explained(self._path):
+            lost = self._carried.lost(self._db)
+        for row in lost:
+            try:
+                with self._transaction():
+                    if carriers.settle(self._db, *row, error=LOST):
+                        self._seal(row[0])
+            except StoreError as error:
+                if not carriers.read_only(error.__cause__):
+                    raise
+                return
 
     # --- the queue ---------------------------------------------------------------------------------------------------
 
@@ -350,6 +360,9 @@ class Store:
         with _explained(self._path):
             return self._db.execute(query, arguments).fetchall()
 
+    def _seal(self, run: int) -> None:
+        self._db.execute("UPDATE runs SET seal = ? WHERE run = ?", (self._digest(run), run))
+
     def _digest(self, run: int) -> str:
         """SHA-256 over all of a run's rows but the seal itself."""
         digest = hashlib.sha256()
@@ -381,13 +394,3 @@ def _explained(path: Path) -> Iterator[None]:
         raise StoreError(
             f"cannot use the record of runs {path} ({error}); choose another folder with --home"
         ) from error
-
-
-def _process_started(pid: int) -> float:
-    """When a process began, in seconds since 1970; 0 where there is none."""
-    import psutil
-
-    try:
-        return float(psutil.Process(pid).create_time())
-    except psutil.Error:
-        return 0.0

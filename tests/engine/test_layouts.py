@@ -6,12 +6,16 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from engine.errors import StoreError
 from engine.paths import Places
+from engine.results import migrations
 from engine.results.migrations import STEPS
 from engine.results.store import Store
 from engine.spec import RunSpec
@@ -68,8 +72,31 @@ def test_where_the_copy_cannot_be_made_nothing_is_changed(places: Places, monkey
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("engine.results.migrations.shutil.copyfile", full)
+    monkeypatch.setattr("engine.results.migrations.os.replace", full)
     with pytest.raises(StoreError, match="No space left on device"):
         Store(places.database)
     assert places.database.read_bytes() == before
     assert list(places.home.iterdir()) == [places.database]
+
+
+def test_one_that_another_connection_brought_up_to_date_meanwhile_is_not_copied(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Store(places.database).close()
+    versions = iter([0, len(STEPS)])  # it looks, waits for the other one, and looks again
+    monkeypatch.setattr("engine.results.migrations._version", lambda connection: next(versions))
+    Store(places.database).close()
+    assert list(places.home.iterdir()) == [places.database]
+
+
+def test_the_copy_leaves_this_process_its_locks(places: Places) -> None:
+    """To close a file drops every POSIX lock that the process has on it, whoever took it."""
+    lay_out(places.database, LAYOUTS[0])
+    with closing(sqlite3.connect(places.database, isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        migrations._back_up(places.database, places.home / "copy")
+        script = "import sqlite3, sys; sqlite3.connect(sys.argv[1], timeout=0).execute('BEGIN IMMEDIATE')"
+        other = subprocess.run(
+            (sys.executable, "-c", script, places.database), capture_output=True, text=True, check=False
+        )
+    assert "database is locked" in other.stderr

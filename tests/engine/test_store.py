@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from engine.errors import StoreError
-from engine.events import Evaluated, StepsCompleted
+from engine.events import Evaluated, EvaluationProgressed, StepsCompleted
 from engine.paths import Places
+from engine.results import carriers
 from engine.results.estimate import estimate_run
 from engine.results.export import export_run
 from engine.results.records import LOST
@@ -93,6 +98,16 @@ def test_a_running_run_cannot_be_deleted(store: Store) -> None:
         store.delete(run)
 
 
+def status_after(store: Store, places: Places, **row: object) -> str:
+    """What a run of which the record says this is taken for."""
+    run = store.create_run(SPEC)
+    with sqlite3.connect(places.database) as other:
+        columns = ", ".join(f"{name} = ?" for name in row)
+        other.execute(f"UPDATE runs SET {columns} WHERE run = ?", (*row.values(), run))
+    store.settle_lost_runs()
+    return store.runs()[0].status
+
+
 def test_a_run_whose_process_is_gone_has_failed(store: Store, places: Places) -> None:
     run = store.create_run(SPEC)
     for event in events_of(SPEC, run)[:8]:
@@ -106,6 +121,62 @@ def test_a_run_whose_process_is_gone_has_failed(store: Store, places: Places) ->
     assert (record.status, record.error) == ("failed", LOST)
     assert record.untrained is not None
     assert store.intact(run) is True
+
+
+def test_a_process_with_the_same_number_is_another_one(store: Store, places: Places) -> None:
+    parent = os.getppid()
+    assert status_after(store, places, pid=parent, pid_started=carriers.started(parent)) == "running"
+    assert status_after(store, places, pid=parent, pid_started=12.0) == "failed"
+
+
+def test_a_process_that_nobody_has_buried_yet_is_dead() -> None:
+    with subprocess.Popen((sys.executable, "-c", "input()"), stdin=subprocess.PIPE) as process:
+        assert carriers.started(process.pid) is not None
+        assert process.stdin is not None
+        process.stdin.close()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert carriers.started(process.pid) is None
+
+
+def test_a_run_of_another_machine_is_known_by_its_beat(store: Store, places: Places) -> None:
+    now = time.time()
+    assert status_after(store, places, place="another", pid=1, beat_at=now - 60) == "running"
+    assert status_after(store, places, place="another", pid=1, beat_at=now - 200) == "failed"
+
+
+def test_a_run_whose_end_could_not_be_recorded_is_lost_though_the_process_lives(places: Places) -> None:
+    with Store(places.database) as reader:
+        with Store(places.database) as writer:
+            writer.create_run(SPEC)
+            reader.settle_lost_runs()
+            assert reader.runs()[0].status == "running"
+        reader.settle_lost_runs()
+        assert reader.runs()[0].status == "failed"
+
+
+def test_any_event_is_a_sign_of_life(store: Store, places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = store.create_run(SPEC)
+    with sqlite3.connect(places.database) as other:
+        other.execute("UPDATE runs SET beat_at = 0")
+    store.record(EvaluationProgressed(run, "test", 1, 2))
+    assert beat_of(places) == 0  # not due yet
+    monkeypatch.setattr("engine.results.carriers.BEAT_EVERY_S", 0.0)
+    store.record(EvaluationProgressed(run, "test", 2, 2))
+    assert beat_of(places) == pytest.approx(time.time(), abs=5)
+
+
+def beat_of(places: Places) -> float:
+    with sqlite3.connect(places.database) as other:
+        return float(other.execute("SELECT beat_at FROM runs").fetchone()[0])
+
+
+def test_who_may_only_read_sees_a_lost_run_as_it_was_left(places: Places) -> None:
+    with Store(places.database) as store:
+        store.create_run(SPEC)
+    with Store(places.database) as reader:
+        reader._db.execute("PRAGMA query_only = ON")
+        reader.settle_lost_runs()
+        assert reader.runs()[0].status == "running"
 
 
 def test_a_locked_record_delays_points_and_loses_none(
