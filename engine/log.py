@@ -7,6 +7,8 @@ import time
 import traceback
 from pathlib import Path
 
+from engine.text import safe_text
+
 _MAX_BYTES = 5_000_000  # then the old file is put aside once
 
 
@@ -18,10 +20,17 @@ def write_report(path: Path, error: BaseException, about: str) -> bool:
             path.replace(path.with_suffix(".old.log"))
         with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {about}\n")
-            file.writelines(traceback.format_exception(error))
+            file.writelines(f"{safe_text(line)}\n" for line in "".join(traceback.format_exception(error)).split("\n"))
     except OSError:
         return False
     return True
+
+
+class _Formatter(logging.Formatter):
+    """Leaves no control character in a record, whose lines stay lines."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(map(safe_text, super().format(record).split("\n")))
 
 
 def log_to(path: Path) -> None:
@@ -33,5 +42,5 @@ def log_to(path: Path) -> None:
         logging.getLogger().addHandler(logging.NullHandler())
         return
     handler = logging.FileHandler(path, encoding="utf-8", delay=True)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)

@@ -18,6 +18,7 @@ from engine.datasets.registry import find_dataset
 from engine.errors import SpecError
 from engine.models.registry import find_model
 from engine.settings import Setting, Value, setting, settings_of
+from engine.text import escaped
 
 Stem = Literal["imagenet", "small", "auto"]
 Optimizer = Literal["sgd", "adam", "adamw"]
@@ -170,11 +171,9 @@ class RunSpec:
         return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
     def to_toml(self) -> str:
-        # JSON's strings, numbers and booleans are TOML's, but for the raw delete character.
-        return "".join(
-            f"{name} = {json.dumps(value, ensure_ascii=False)}\n".replace("\x7f", "\\u007f")
-            for name, value in self.to_dict().items()
-        )
+        # JSON's strings, numbers and booleans are TOML's, but for control and format characters left as they are.
+        lines = (f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in self.to_dict().items())
+        return escaped("".join(lines), toml=True)
 
     def seed_group(self) -> str:
         """The key of the group of runs that differ in their seed alone: the canonical JSON without it."""

@@ -6,6 +6,7 @@ callers show the result as plain text.
 
 from __future__ import annotations
 
+import json
 import unicodedata
 
 _UNSAFE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
@@ -28,6 +29,16 @@ def safe_text(text: object, limit: int | None = None) -> str:
     if limit is not None and len(safe) > limit:
         return safe[: max(limit - 1, 0)] + "…"
     return safe
+
+
+def escaped(text: str, toml: bool = False) -> str:
+    """JSON, or TOML, with what `safe_text` replaces written as escapes: the same values, harmless to a terminal."""
+    if text.isprintable():  # in one go
+        return text
+    return "".join(
+        (f"\\U{ord(c):08x}" if toml else json.dumps(c)[1:-1]) if c != "\n" and unicodedata.category(c) in _UNSAFE else c
+        for c in text
+    )
 
 
 def percent(fraction: float | None, digits: int = 3) -> str:

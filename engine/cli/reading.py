@@ -18,11 +18,11 @@ from engine.results.export import details_as_json, prediction_rows, write_predic
 from engine.results.records import RunDetails, RunRecord
 from engine.results.store import Store
 from engine.results.tables import class_rows, comparison_rows, differing_rows, duration, facts, group_rows, result_table
-from engine.text import percent, safe_text
+from engine.text import escaped, percent, safe_text
 
 
 def print_json(value: Any) -> None:
-    print(json.dumps(plain(value), ensure_ascii=False))
+    print(escaped(json.dumps(plain(value), ensure_ascii=False)))
 
 
 def list_models(every: bool, as_json: bool) -> int:

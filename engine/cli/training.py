@@ -37,7 +37,7 @@ from engine.paths import Places
 from engine.results.records import HUNG_UP, TERMINATED
 from engine.results.tables import continued_text, duration, metric_rows, tuning_text
 from engine.spec import RunSpec
-from engine.text import percent, safe_text
+from engine.text import escaped, percent, safe_text
 
 EXIT_CODES: dict[Status, int] = {"completed": 0, "failed": 1, "diverged": 1, "stopped": 130}
 
@@ -152,7 +152,7 @@ class _Nothing:
 
 class _JsonLines:
     def show(self, event: Event) -> None:
-        print(json.dumps(to_json_dict(event), ensure_ascii=False), flush=True)
+        print(escaped(json.dumps(to_json_dict(event), ensure_ascii=False)), flush=True)
 
 
 class _Bar:

@@ -29,6 +29,7 @@ TEST_SHARE = 0.3
 DEFAULT_SIZE = 224
 MAX_MEMBERS = 30_000  # the archive has 25,000 images and a handful of others
 MAX_BYTES = 4 * 2**30
+MAX_RATIO = 100  # of unpacked to packed bytes; photographs do not shrink
 _KAGGLE_NAME = re.compile(r"^(cat|dog)\.\d+\.", re.IGNORECASE)
 
 
@@ -109,9 +110,11 @@ def unpack(archive: Path, folder: Path, control: Control) -> Generator[Progress,
 
 
 def _check_members(members: list[zipfile.ZipInfo], archive: Path) -> None:
-    if len(members) > MAX_MEMBERS or sum(member.file_size for member in members) > MAX_BYTES:
+    num_bytes = sum(member.file_size for member in members)
+    if len(members) > MAX_MEMBERS or num_bytes > min(MAX_BYTES, MAX_RATIO * archive.stat().st_size):
         raise DatasetError(
-            f"{archive} unpacks to more than {MAX_MEMBERS:,} files or {MAX_BYTES // 2**30} GiB; delete it"
+            f"{archive} unpacks to more than {MAX_MEMBERS:,} files, {MAX_BYTES // 2**30} GiB or {MAX_RATIO} times its "
+            "size; delete it"
         )
     for member in members:
         path = PurePosixPath(member.filename)

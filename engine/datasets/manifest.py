@@ -12,6 +12,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from engine.errors import DatasetError
+from engine.text import safe_text
 
 MANIFEST_NAME = "manifest.csv"
 
@@ -28,14 +29,14 @@ class FileRecord:
 
 
 def write_manifest(path: Path, records: Sequence[FileRecord]) -> None:
-    """Write one line a file, the unusable ones first."""
+    """Write one line a file, the unusable ones first; names are made harmless, for people print such files."""
     ordered = sorted(records, key=lambda record: record.split != "unusable")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        with path.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow([field.name for field in fields(FileRecord)])
-            writer.writerows(astuple(record) for record in ordered)
+            writer.writerows(["" if value is None else safe_text(value) for value in astuple(item)] for item in ordered)
     except OSError as error:
         raise DatasetError(f"cannot write {path} ({error.strerror}); choose a home that is writable") from None
 

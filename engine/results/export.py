@@ -13,6 +13,7 @@ from engine.events import plain
 from engine.results.records import Predictions, RunDetails
 from engine.results.store import Store
 from engine.spec import RunSpec
+from engine.text import escaped
 
 PREDICTION_COLUMNS = ("index", "true", "predicted", "confidence")
 
@@ -23,7 +24,7 @@ def export_run(store: Store, run: int, folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(plain(details_as_json(details)), indent=2, ensure_ascii=False)
-        (folder / "run.json").write_text(text + "\n", encoding="utf-8")
+        (folder / "run.json").write_text(escaped(text) + "\n", encoding="utf-8")
         (folder / "spec.toml").write_text(RunSpec.from_mapping(details.record.spec).to_toml(), encoding="utf-8")
         _write_table(folder / "metrics.csv", *_metrics_table(details))
         curve = details.curve

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from engine.log import write_report
+
 
 def test_warnings_go_to_the_file_and_not_to_the_screen(tmp_path: Path) -> None:
     code = (
@@ -23,3 +25,17 @@ def test_warnings_go_to_the_file_and_not_to_the_screen(tmp_path: Path) -> None:
     assert "from a library" in text
     assert "from us" in text
     assert logging.getLevelName(logging.WARNING) in text
+
+
+def test_no_control_character_of_a_failure_reaches_the_file(tmp_path: Path) -> None:
+    log = tmp_path / "reslab.log"
+    assert write_report(log, ValueError("\x1b]0;title\x07 a class\x9b2J"), "run 1 failed")
+    code = (
+        "import logging, sys\nfrom pathlib import Path\nfrom engine.log import log_to\n"
+        "log_to(Path(sys.argv[1]))\nlogging.getLogger('reslab').warning('one\\x1b[2J\\ntwo')\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(log)], check=True)
+    text = log.read_text(encoding="utf-8")
+    assert not {char for char in text if not char.isprintable()} - {"\n"}
+    assert "ValueError: ␛]0;title␇ a class\N{REPLACEMENT CHARACTER}2J\n" in text
+    assert "one␛[2J\ntwo\n" in text

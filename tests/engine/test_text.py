@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import tomllib
 import unicodedata
 
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from engine.text import percent, safe_text
+from engine.text import escaped, percent, safe_text
 
 
 @given(st.text())
@@ -15,6 +17,23 @@ from engine.text import percent, safe_text
 @example("a\u202eb\u2028c\x9b31m\ud800")
 def test_no_control_or_format_character_is_left(text: str) -> None:
     assert not {unicodedata.category(char) for char in safe_text(text)} & {"Cc", "Cf", "Cs", "Zl", "Zp"}
+
+
+@given(st.text(), st.integers(0, 1))
+@example("\x1b]0;x\x07\x9b2J\u202e\U000e0001", 1)
+@example("\x7f\\u009b\n", 0)
+def test_json_with_escapes_says_the_same_without_such_characters(text: str, indent: int) -> None:
+    written = escaped(json.dumps({"a": text}, ensure_ascii=False, indent=indent or None))
+    assert not {unicodedata.category(char) for char in written if char != "\n"} & {"Cc", "Cf", "Cs", "Zl", "Zp"}
+    assert json.loads(written) == {"a": text}
+
+
+@given(st.text(alphabet=st.characters(exclude_categories=["Cs"])))  # TOML knows no surrogates
+@example("\x1b]0;x\x07\x9b2J\u202e\U000e0001\x7f")
+def test_toml_with_escapes_says_the_same(text: str) -> None:
+    written = escaped(f"a = {json.dumps(text, ensure_ascii=False)}", toml=True)
+    assert not {unicodedata.category(char) for char in written} & {"Cc", "Cf", "Zl", "Zp"}
+    assert tomllib.loads(written) == {"a": text}
 
 
 @given(st.text(alphabet=st.characters(categories=["L", "N", "P", "S", "Zs"])))

@@ -9,6 +9,7 @@ import resource
 import signal
 import sys
 import termios
+from contextlib import suppress
 from pathlib import Path
 
 import sklearn.metrics
@@ -16,12 +17,14 @@ import sklearn.metrics
 import engine.runs
 import engine.training.saving
 import tui.app
+from engine.cli import main as command_line
 from engine.cli.training import train_command
 from engine.control import RunControl
 from engine.errors import ReslabError
 from engine.runs import Lab, resume, run
 from engine.spec import RunSpec
 from tests.reliability.tries import ONE_EPOCH, SPEC, places_in, quiet_process
+from tui.__main__ import open_app
 
 _LOADED = (sklearn.metrics, engine.runs, tui.app)
 
@@ -83,6 +86,28 @@ def train_with_small_files(folder: Path, num_bytes: int) -> None:
 def app(folder: Path, terminal: str) -> None:
     """The app on a pseudo-terminal of its own, with a run started; exits with its code."""
     quiet_process()
+    _take_terminal(terminal)
+    sys.exit(open_app(places_in(folder), [SPEC.replace(epochs=1000)], False))
+
+
+def commands(folder: Path, terminal: str, command_lines: list[list[str]]) -> None:
+    """These command lines, one after another, on a pseudo-terminal."""
+    quiet_process()
+    _take_terminal(terminal)
+    for words in command_lines:
+        with suppress(SystemExit):
+            command_line([*words, "--home", str(places_in(folder).home)], open_app)
+    sys.stdout.flush()
+
+
+def app_with(folder: Path, terminal: str, specs: list[RunSpec]) -> None:
+    quiet_process()
+    _take_terminal(terminal)
+    sys.exit(open_app(places_in(folder), specs, False))
+
+
+def _take_terminal(terminal: str) -> None:
+    """Make it this process's own, and its input and output."""
     os.setsid()
     handle = os.open(terminal, os.O_RDWR)
     fcntl.ioctl(handle, termios.TIOCSCTTY, 0)
@@ -93,6 +118,3 @@ def app(folder: Path, terminal: str) -> None:
         setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
         setattr(sys, f"__{name}__", getattr(sys, name))
     os.environ.update(TERM="xterm-256color", COLORTERM="truecolor")
-    from tui.__main__ import open_app
-
-    sys.exit(open_app(places_in(folder), [SPEC.replace(epochs=1000)], False))

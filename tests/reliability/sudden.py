@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import pty
 import random
 import signal
-import struct
-import termios
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,6 +18,7 @@ from engine.paths import Places
 from engine.results.records import HUNG_UP, TERMINATED
 from engine.results.store import Store
 from tests.reliability import children
+from tests.reliability.terminal import Terminal
 from tests.reliability.tries import (
     Outcome,
     Story,
@@ -177,46 +173,3 @@ def _check_stopped(places: Places, error: str | None) -> list[str]:
     elif int(newest_of(places, details).header["step"]) != len(details.curve.losses):
         problems.append("the checkpoint is not of the last step")
     return problems
-
-
-class Terminal:
-    """A pseudo-terminal of 120×36 cells; a thread reads what is written to it."""
-
-    def __init__(self) -> None:
-        self._leader, self._follower = pty.openpty()
-        fcntl.ioctl(self._follower, termios.TIOCSWINSZ, struct.pack("HHHH", 36, 120, 0, 0))
-        self.name = os.ttyname(self._follower)
-        self._before = termios.tcgetattr(self._follower)
-        self.seen = b""
-        self._closed = False
-        threading.Thread(target=self._read, daemon=True).start()
-
-    def _read(self) -> None:
-        with suppress(OSError):  # closed
-            while data := os.read(self._leader, 65536):
-                self.seen = (self.seen + data)[-400_000:]
-
-    def write(self, keys: bytes) -> None:
-        os.write(self._leader, keys)
-
-    def problems(self) -> list[str]:
-        """What of the terminal is not as it was."""
-        found = []
-        if termios.tcgetattr(self._follower) != self._before:
-            found.append("the terminal's modes were not put back")
-        until(lambda: self.seen.rfind(b"\x1b[?1049l") > self.seen.rfind(b"\x1b[?1049h"), 1)
-        for what, on, off in (
-            ("the screen", b"\x1b[?1049l", b"\x1b[?1049h"),
-            ("the cursor", b"\x1b[?25h", b"\x1b[?25l"),
-        ):
-            if self.seen.rfind(on) < self.seen.rfind(off):
-                found.append(f"{what} was not put back")
-        if b"Traceback" in self.seen:
-            found.append("a traceback reached the screen")
-        return found
-
-    def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            os.close(self._follower)
-            os.close(self._leader)
