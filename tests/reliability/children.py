@@ -6,6 +6,7 @@ import ctypes
 import fcntl
 import os
 import resource
+import shutil
 import signal
 import sys
 import termios
@@ -21,6 +22,9 @@ from engine.cli import main as command_line
 from engine.cli.training import train_command
 from engine.control import RunControl
 from engine.errors import ReslabError
+from engine.events import CheckpointFailed, RunEnded
+from engine.results.export import export_run
+from engine.results.store import Store
 from engine.runs import Lab, resume, run
 from engine.spec import RunSpec
 from tests.reliability.tries import ONE_EPOCH, SPEC, places_in, quiet_process
@@ -83,6 +87,49 @@ def train_with_small_files(folder: Path, num_bytes: int) -> None:
     list(run(SPEC, Lab(places_in(folder)), RunControl()))
 
 
+def train_on_a_full_disk(folder: Path, spec: RunSpec, disk_bytes: int, left: int) -> None:
+    """On a file system of its own, nearly full, then with room again; what was not said well is written to `said`.
+
+    In the end everything is copied to `folder`, for nobody else sees that file system.
+    """
+    quiet_process()
+    disk, ballast = folder / "disk", folder / "disk" / "ballast"
+    disk.mkdir()
+    _mount(disk, disk_bytes)
+    ballast.write_bytes(bytes(disk_bytes - left - 16_384))
+    lab, said = Lab(places_in(disk)), []
+    for room in (False, True):
+        if room:
+            ballast.unlink()
+        try:
+            with Store(lab.places.database) as store:
+                store.settle_lost_runs()
+                statuses = [record.status for record in store.runs()]
+            if statuses != ["completed"]:
+                for event in resume(1, lab, RunControl()) if statuses else run(spec, lab, RunControl()):
+                    if isinstance(event, CheckpointFailed) or (isinstance(event, RunEnded) and event.error):
+                        (folder / "refused").touch()
+            with Store(lab.places.database) as store:
+                export_run(store, 1, disk / "exports")
+                store.enqueue([spec])
+        except ReslabError as error:
+            said += [f"with room again: {error}"] if room else []
+            (folder / "refused").touch()
+        except Exception as error:
+            said.append(f"{type(error).__name__} in place of a sentence: {error}")
+    shutil.copytree(disk / "home", folder / "home")
+    (folder / "said").write_text("; ".join(said))
+
+
+def _mount(folder: Path, num_bytes: int) -> None:
+    """A file system of so many bytes at `folder`, for this process alone."""
+    library, private = ctypes.CDLL(None, use_errno=True), 1 << 18 | 1 << 14  # MS_PRIVATE, MS_REC
+    done = library.unshare(0x20000) or library.mount(b"none", b"/", None, ctypes.c_ulong(private), None)
+    size = f"size={num_bytes}".encode()
+    if done or library.mount(b"none", os.fsencode(folder), b"tmpfs", ctypes.c_ulong(0), size):
+        raise OSError(ctypes.get_errno(), "cannot mount a file system")
+
+
 def app(folder: Path, terminal: str) -> None:
     """The app on a pseudo-terminal of its own, with a run started; exits with its code."""
     quiet_process()
@@ -104,6 +151,27 @@ def app_with(folder: Path, terminal: str, specs: list[RunSpec]) -> None:
     quiet_process()
     _take_terminal(terminal)
     sys.exit(open_app(places_in(folder), specs, False))
+
+
+def app_only_reading(folder: Path, terminal: str) -> None:
+    """The app of somebody who may read the home folder and not write to it."""
+    _give_up_writing()
+    if os.access(places_in(folder).database, os.W_OK):
+        sys.exit(4)
+    app_with(folder, terminal, [])
+
+
+def _give_up_writing() -> None:
+    """To root the rights of files mean nothing, as long as it has CAP_DAC_OVERRIDE."""
+    if os.geteuid() != 0:
+        return
+    library = ctypes.CDLL(None, use_errno=True)
+    header, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    failed = library.capget(header, sets)
+    sets[0] &= ~(1 << 1)  # effective
+    sets[1] &= ~(1 << 1)  # permitted
+    if failed or library.capset(header, sets):
+        raise OSError(ctypes.get_errno(), "cannot give up a right")
 
 
 def _take_terminal(terminal: str) -> None:

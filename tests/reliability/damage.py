@@ -5,17 +5,17 @@ from __future__ import annotations
 import errno
 import random
 import shutil
-import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import psutil
 from PIL import Image
 
 from engine.control import RunControl
-from engine.datasets.cache import decoded
+from engine.datasets.cache import Decoded, decoded
 from engine.datasets.decoding import decode
 from engine.errors import CheckpointError, StoreError
 from engine.paths import Places
@@ -23,8 +23,9 @@ from engine.results.store import Store
 from engine.training.checkpoint import load_checkpoint
 from tests.fakes import events_of
 from tests.reliability import children
+from tests.reliability.full_disk import after_a_full_disk
 from tests.reliability.sudden import reference
-from tests.reliability.tries import SPEC, Outcome, Story, check_resumed, failing_calls, finish, places_in, start
+from tests.reliability.tries import SPEC, Outcome, failing_calls, finish, places_in, start
 
 _CUT = 6  # every sixth try cuts the file short, the others flip one bit
 
@@ -72,6 +73,15 @@ class _Checkpoint:
         return "a damaged checkpoint was loaded"
 
 
+def _decoded(paths: list[Path], cache: Path, size: int) -> Decoded:
+    work = decoded(paths, "test", size, 3, cache, RunControl())
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            return cast(Decoded, end.value)
+
+
 class _Cache:
     """Six photographs, decoded and kept; damage must have them decoded anew."""
 
@@ -88,12 +98,8 @@ class _Cache:
         self._whole = {path: path.read_bytes() for path in self._entry.iterdir()}
 
     def _read(self) -> tuple[bytes, tuple[object, ...]]:
-        work = decoded(self._paths, "test", 16, 3, self._cache, RunControl())
-        while True:
-            try:
-                next(work)
-            except StopIteration as end:
-                return end.value.images.tobytes(), end.value.facts
+        found = _decoded(self._paths, self._cache, 16)
+        return found.images.tobytes(), found.facts
 
     def __call__(self, draws: random.Random, cut: bool) -> str | None:
         _harm(draws.choice(sorted(self._whole)), draws, cut)
@@ -157,7 +163,7 @@ def writes(count: int, folder: Path) -> Outcome:
         code = finish(start(children.train_failing, home, at, _ERRORS[number % 4], counted))
         problems = [] if code in (0, 3) else [f"it ended with exit code {code}"]
         if places.database.exists():
-            problems += _after_a_full_disk(home, places, untroubled)
+            problems += after_a_full_disk(home, places, untroubled)
         went_on += code == 0
         shutil.rmtree(home, ignore_errors=True)
         outcome.add([f"call {at} of {total}, error {_ERRORS[number % 4]}: {problem}" for problem in problems])
@@ -165,47 +171,21 @@ def writes(count: int, folder: Path) -> Outcome:
     return outcome
 
 
-def full_disk(count: int, folder: Path) -> Outcome:
-    """No room: for a checkpoint, for the record, for anything; then there is room again and the run goes on."""
-    untroubled, _ = reference(folder / "reference")
-    draws, outcome = random.Random(4), Outcome()
-    for number in range(count):
-        home = folder / str(number)
-        room = (1_000_000, 100_000, 60_000, 20_000)[number % 4] + draws.randrange(10_000)
-        code = finish(start(children.train_with_small_files, home, room))
-        problems = []
-        if code is None:
-            problems.append("it hung")
-        places = places_in(home)
-        if places.database.exists():
-            problems += _after_a_full_disk(home, places, untroubled)
-        outcome.add([f"{room:,} bytes: {problem}" for problem in problems])
-    outcome.note = "by a bound on the size of a file (RLIMIT_FSIZE), which needs no right to mount"
-    return outcome
-
-
-def _after_a_full_disk(home: Path, places: Places, untroubled: Story) -> list[str]:
-    try:
-        with Store(places.database) as store:
-            store.settle_lost_runs()
-            runs = store.runs()
-    except StoreError as error:
-        return [f"the record cannot be read any more: {error}"]
-    if not runs:
-        return []
-    if runs[0].status != "completed" and finish(start(children.go_on, home)) != 0:
-        return ["it could not go on"]
-    return check_resumed(places, untroubled)
+_ENDINGS = ("jpg", "png", "gif", "bmp")
 
 
 def images(count: int, folder: Path) -> Outcome:
     """JPEG, PNG, GIF and BMP files with bytes changed, cut out, put in: decoded or left out with a reason."""
     draws, outcome, usable = random.Random(5), Outcome(), 0
     files = _image_files(folder)
+    written = folder / "mutated"
+    written.mkdir(parents=True)
+    reasons: list[str | None] = []
     process = psutil.Process()
     before = process.memory_info().rss
     for number in range(count):
         data = _mutated(files[number % len(files)], draws)
+        (written / f"{number:05}.{_ENDINGS[number % len(files)]}").write_bytes(data)
         began = time.monotonic()
         problems = []
         try:
@@ -214,6 +194,7 @@ def images(count: int, folder: Path) -> Outcome:
             problems.append(f"{type(error).__name__} came out of decoding")
         else:
             usable += not isinstance(found, str)
+            reasons.append(found if isinstance(found, str) else None)
             if isinstance(found, str) and not found:
                 problems.append("left out without a reason")
             if not isinstance(found, str) and (found.shape != (3, 32, 32) or found.dtype.name != "uint8"):
@@ -221,6 +202,9 @@ def images(count: int, folder: Path) -> Outcome:
         if time.monotonic() - began > 5:
             problems.append("it took more than five seconds")
         outcome.add([f"file {number}: {problem}" for problem in problems])
+    listed = _decoded(sorted(written.iterdir()), folder / "cache", 32)
+    if [fact.problem for fact in listed.facts] != reasons or len(listed.images) != usable:
+        outcome.losses.append("the list of unusable files is another than decoding them one by one gives")
     grown = process.memory_info().rss - before
     if grown > 300 * 2**20:
         outcome.losses.append(f"memory grew by {grown / 2**20:.0f} MiB")
@@ -234,10 +218,9 @@ def _image_files(folder: Path) -> list[bytes]:
     folder.mkdir(parents=True, exist_ok=True)
     draws, found = np.random.default_rng(1), []
     smooth = np.cumsum(draws.integers(-9, 10, (120, 160, 3)), 1).astype(np.uint8)
-    for name in ("a.jpg", "a.png", "a.gif", "a.bmp"):
-        Image.fromarray(smooth).save(folder / name)
-        found.append((folder / name).read_bytes())
-    shutil.rmtree(folder)
+    for ending in _ENDINGS:
+        Image.fromarray(smooth).save(folder / f"a.{ending}")
+        found.append((folder / f"a.{ending}").read_bytes())
     return found
 
 
@@ -261,33 +244,3 @@ def _mutated(data: bytes, draws: random.Random) -> bytes:
         if len(changed) < 2:
             break
     return bytes(changed)
-
-
-def two_labs(count: int, folder: Path) -> Outcome:
-    """Two processes train in one home folder while a third one lists, opens and queues."""
-    outcome = Outcome()
-    for number in range(count):
-        home, problems = folder / str(number), list[str]()
-        places = places_in(home)
-        processes = [start(children.train_spec, home, SPEC.replace(seed=seed)) for seed in (0, 1)]
-        while any(process.is_alive() for process in processes):
-            try:
-                with Store(places.database) as store:
-                    store.settle_lost_runs()
-                    for record in store.runs():
-                        store.details(record.run)
-                    store.enqueue([SPEC])
-                    store.take_next()
-            except StoreError as error:
-                problems.append(f"the reader was told: {error}")
-            time.sleep(0.05)
-        if any(process.exitcode != 0 for process in processes):
-            problems.append("one of them failed")
-        with Store(places.database) as store, sqlite3.connect(places.database) as db:
-            states = [(record.status, store.intact(record.run)) for record in store.runs()]
-            if states != [("completed", True)] * 2:
-                problems.append(f"the runs ended as {states}")
-            if db.execute("PRAGMA integrity_check").fetchone() != ("ok",):
-                problems.append("the record is corrupt")
-        outcome.add(problems)
-    return outcome

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.reliability import damage, inside, strangers, sudden
+from tests.reliability import damage, full_disk, inside, strangers, sudden, together
 from tests.reliability.tries import Outcome
 
 
@@ -38,14 +38,18 @@ FAULTS = {
         0,
         damage.writes,
     ),
-    "full-disk": Fault("no room for a file, then room again", 20, damage.full_disk),
+    "full-disk": Fault("no room on the disk, then room again", 100, full_disk.full_disk),
     "images": Fault("mutated JPEG, PNG, GIF, BMP files", 2000, damage.images),
     "strangers": Fault(
         "control characters in names, errors, files, records, through every screen and command, on a terminal",
         40,
         strangers.strangers,
     ),
-    "two-labs": Fault("two processes train in one home, a third one reads and queues", 5, damage.two_labs),
+    "two-labs": Fault(
+        "two processes train in one home, a third one queues, a fourth one, the app, may only read",
+        5,
+        together.two_labs,
+    ),
     "not-finite": Fault("a loss of NaN or infinity at step k, each k of an epoch", 24, inside.not_finite),
     "resized": Fault("resizes from 20×5 to 300×100, fifty updates a second", 1000, inside.resized),
     "hours": Fault("simulated hours of ten updates a second", 4, inside.hours),
