@@ -12,7 +12,7 @@ from engine.results.records import HUNG_UP
 from engine.results.store import Store
 from engine.spec import RunSpec
 from tests.fakes import ScriptedRun, events_of
-from tests.tui.conftest import MakeApp, drawn, text_of, until
+from tests.tui.conftest import SIZES, Compare, MakeApp, drawn, text_of, until
 from tui.screens.dialogs import Question
 
 SPEC = RunSpec("digits", "resnet18", epochs=2)
@@ -93,3 +93,22 @@ async def test_results_goes_on_with_a_stopped_run(make_app: MakeApp, places: Pla
         assert app.live is not None
         assert isinstance(app.live.ended, RunEnded)
         assert list(app.live.train_loss.x) == list(range(1, 25))
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+async def test_the_question_and_the_run_that_goes_on_as_pictures(
+    size: tuple[int, int], make_app: MakeApp, places: Places, compare_screen: Compare
+) -> None:
+    record(places, HUNG_UP)
+    script = ScriptedRun(hold_at=8, events=continued())
+    app = make_app(script)
+    async with app.run_test(size=size) as pilot:
+        await until(pilot, lambda: isinstance(app.screen, Question))
+        await drawn(pilot)
+        compare_screen(app, "resume-question")
+        await pilot.press("y")
+        await until(pilot, lambda: app.live is not None and app.live.step == 18)
+        await drawn(pilot)
+        compare_screen(app, "train-resumed")
+        script.release.set()
+        await until(pilot, lambda: app.live is not None and app.live.over)
