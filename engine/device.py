@@ -133,7 +133,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def describe(placement: Placement, stem: str, resident: bool) -> Resolved:
+def describe(placement: Placement, stem: str, resident: bool, workers: str = "") -> Resolved:
     """The facts of a placement as plain values for `RunStarted`."""
     import torch
 
@@ -148,4 +148,5 @@ def describe(placement: Placement, stem: str, resident: bool) -> Resolved:
         images="resident" if resident else "streamed",
         versions=versions(),
         gain=placement.gain,
+        workers=workers,
     )

@@ -48,6 +48,7 @@ class Resolved:
 
     `gain` is how many times as fast dtype, layout and threads were measured to be as plain float32; 1: not tuned.
     `images` is `resident` where the dataset lies in the memory of the device, `streamed` where a thread reads it ahead.
+    `workers` says how many processes make each step together, and where; empty: one.
     """
 
     device: str
@@ -60,6 +61,7 @@ class Resolved:
     images: str
     versions: dict[str, str]
     gain: float = 1.0
+    workers: str = ""
 
 
 @dataclass(frozen=True, slots=True)

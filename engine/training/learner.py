@@ -106,11 +106,12 @@ def part_bounds(num_images: int, micro_batch: int) -> Iterator[tuple[int, int]]:
 
 def build_learner(
     spec: RunSpec, shape: DataShape, moments: tuple[tuple[float, ...], tuple[float, ...]], placement: Placement,
-    seeded: bool = True, frozen: bool = False,
+    seeded: bool = True, frozen: bool = False, sync_batchnorm: bool = False,
 ) -> Learner:  # fmt: skip
     """Build all of it on the device. `moments` are mean and std per channel for pixels from 0 to 1.
 
-    A forecast builds it without a seed, and `frozen` without the weights that freezing asks for.
+    A forecast builds it without a seed, and `frozen` without the weights that freezing asks for. `sync_batchnorm` lets
+    batch-norm see the parts of all processes, on GPUs alone.
 
     Raises:
         ModelError: the network cannot take such images, or the weights do not do.
@@ -118,6 +119,8 @@ def build_learner(
     model = build_model(spec, shape, seeded)
     if frozen:
         freeze_backbone(model)
+    if sync_batchnorm:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     if placement.device.type != "cpu":
         model = model.to(placement.device, memory_format=placement.memory_format)  # type: ignore[call-overload]
     elif placement.memory_format is not torch.contiguous_format:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import nn
@@ -38,6 +38,9 @@ from engine.training.recovery import Recovery, free_idle
 from engine.training.resuming import Resume
 from engine.training.tuning import apply_tuning, is_tunable, tune, tuning_key
 
+if TYPE_CHECKING:
+    from engine.training.crew import Crew
+
 T = TypeVar("T")
 Bounds = list[tuple[int, int]]
 
@@ -64,6 +67,7 @@ class Setup:
     forecast: Forecast | None
     room_bytes: int
     dropped_bytes: int
+    crew: Crew | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -80,7 +84,9 @@ class Setup:
         return RunStarted(
             run=self.run,
             spec=self.spec.to_dict(),
-            resolved=describe(self.placement, stem, self.data.train.is_on(self.placement.device)),
+            resolved=describe(
+                self.placement, stem, self.data.train.is_on(self.placement.device), self.crew.words if self.crew else ""
+            ),
             num_train=len(self.data.train),
             num_val=len(self.data.val) if self.data.val else 0,
             num_test=len(self.data.test),
@@ -112,8 +118,11 @@ def set_up(
     placement: Placement,
     known: Known,
     resume: Resume | None = None,
+    crew: Crew | None = None,
 ) -> Generator[DatasetProgressed | SettingsTuned, None, Setup]:
     """Yield the progress of loading and return the run, ready; with `resume` in the state of its checkpoint.
+
+    With a `crew` this process makes a part of each batch, which must fit as it is.
 
     Finished runs' things are let go, the least recently used first, until the forecast fits. Where that is not enough
     the run begins in micro-batches, or with activations computed twice, as the spec says.
@@ -125,23 +134,29 @@ def set_up(
         LoadingStopped: `control` asked for a stop.
     """
     bound_gpu(placement.device)
-    data = yield from _images(run, spec, places, control, placement, ledger)
+    data = yield from _images(run, spec, places, control, placement, ledger, crew is None or crew.leads)
     if spec.weights == "imagenet":
         yield from _told(fetch_imagenet_weights(spec.model, control), run, f"weights of {spec.model}")
-    plan = fit_run(spec, data.shape, data.resident_bytes, placement, ledger, known.calibration)
+    own = spec if crew is None else spec.replace(batch_size=-(-spec.batch_size // crew.size), compile=False)
+    plan = fit_run(own, data.shape, data.resident_bytes, placement, ledger, known.calibration)
+    if crew is not None and not (plan.is_whole or plan.fit == "unknown"):
+        raise MemoryShortageError(
+            f"a worker's {own.batch_size} images of each batch do not fit in {memory_size(plan.room_bytes)}; take more "
+            "workers, or a smaller batch size"
+        )
     if plan.fit == "not" and placement.device.type == "cpu":
         raise MemoryShortageError(_will_not_fit(spec, plan, ledger))
     if resume is not None:
         resume.check_images(data)
     if resume is not None and resume.recorded:
         placement = resume.placed(placement)
-    elif plan.is_whole and is_tunable(spec, placement):
+    elif crew is None and plan.is_whole and is_tunable(spec, placement):
         placement, plan = yield from _tuned(run, spec, data, placement, plan, ledger, control, known)
-    learner = _build(spec, data, placement, ledger)
+    learner = _build(spec, data, placement, ledger, crew)
     ledger.hold(("model", run), learner.model, Holding("model", spec.model, run, _parts(learner), live=True))
     recovery = _recovery(run, learner, plan, ledger, resume)
     bounds = batch_bounds(len(data.train), spec.batch_size)
-    if spec.compile and plan.is_whole:
+    if own.compile and plan.is_whole:
         yield from _told(compile_network(learner, data.shape, *_sizes(data, spec, bounds), control), run, "network")
     return Setup(
         run=run,
@@ -154,18 +169,19 @@ def set_up(
         forecast=plan.forecast,
         room_bytes=plan.room_bytes,
         dropped_bytes=plan.dropped_bytes,
+        crew=crew,
     )
 
 
 def _images(
-    run: int, spec: RunSpec, places: Places, control: Control, placement: Placement, ledger: Ledger
+    run: int, spec: RunSpec, places: Places, control: Control, placement: Placement, ledger: Ledger, leads: bool
 ) -> Generator[DatasetProgressed, None, ImageData]:
     """The images, those of an earlier run where they still lie in memory; the ledger holds them for this one."""
     key = (*data_key(spec), str(places.data), str(placement.device))
     data: ImageData | None = ledger.get(key)
     if data is None:
         data = yield from _load(run, spec, places, control, placement, ledger)
-    if data.manifest:
+    if data.manifest and leads:
         write_manifest(places.run_folder(run) / MANIFEST_NAME, data.manifest)
     ledger.hold(key, data, Holding("dataset", spec.dataset, run, (("dataset", data.resident_bytes),), live=True))
     return data
@@ -180,7 +196,8 @@ def _recovery(run: int, learner: Learner, plan: Plan, ledger: Ledger, resume: Re
     now = recovery.micro_batch or learner.spec.batch_size
     smaller = plan.micro_batch if plan.micro_batch is not None and plan.micro_batch < now else None
     recovery.start_small(smaller, plan.recompute and not recovery.recomputing)
-    if recovery.micro_batch is None and not recovery.recomputing and is_recordable(learner, plan):
+    alone = type(learner) is Learner
+    if alone and recovery.micro_batch is None and not recovery.recomputing and is_recordable(learner, plan):
         recovery.recorded = RecordedStep(learner)
     return recovery
 
@@ -210,16 +227,22 @@ def _sizes(data: ImageData, spec: RunSpec, bounds: Bounds) -> tuple[list[int], l
     return [stop - start for start, stop in bounds], evaluated
 
 
-def _build(spec: RunSpec, data: ImageData, placement: Placement, ledger: Ledger) -> Learner:
+def _build(spec: RunSpec, data: ImageData, placement: Placement, ledger: Ledger, crew: Crew | None) -> Learner:
     moments = (data.mean, data.std)
+
+    def built() -> Learner:
+        if crew is None:
+            return build_learner(spec, data.shape, moments, placement)
+        return crew.join(build_learner(spec, data.shape, moments, placement, sync_batchnorm=crew.sync_batchnorm))
+
     try:
-        return build_learner(spec, data.shape, moments, placement)
+        return built()
     except Exception as error:
         if not ran_out(error):
             raise
     free_idle(ledger)
     try:
-        return build_learner(spec, data.shape, moments, placement)
+        return built()
     except Exception as error:
         if not ran_out(error):
             raise

@@ -26,7 +26,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
@@ -54,6 +54,9 @@ from engine.training.saving import Saver
 from engine.training.setup import Known, Setup, all_finite, release, set_up
 from engine.training.tuning import keep_threads
 
+if TYPE_CHECKING:
+    from engine.training.crew import Crew
+
 _LISTEN_EVERY_S = 0.5  # a paused run looks up this often, should a notification be lost
 
 
@@ -73,9 +76,11 @@ class Ending:
 
 def train(
     run: int, spec: RunSpec, places: Places, ledger: Ledger, control: Control, known: Known = _NOTHING,
-    resume: Resume | None = None,
+    resume: Resume | None = None, crew: Crew | None = None,
 ) -> Generator[Event, None, Ending]:  # fmt: skip
     """Train one run, yielding what happens, and return how it ended; with `resume` from where it was cut off.
+
+    With a `crew` this is its first process, and the others follow.
 
     Only the thread that iterates may close it. Network and images stay in `ledger`, marked as idle.
 
@@ -88,7 +93,7 @@ def train(
         peak = PeakMeter(placement.device)
         setup = None
         try:
-            setup = yield from set_up(run, spec, places, ledger, control, placement, known, resume)
+            setup = yield from set_up(run, spec, places, ledger, control, placement, known, resume, crew)
             yield setup.started()
             if resume is not None:
                 position = resume.position
@@ -101,6 +106,8 @@ def train(
         except LoadingStopped:
             return Ending("stopped", control.stop_reason)
         finally:
+            if crew is not None and setup is not None:  # else the others wait elsewhere, not for orders
+                crew.dismiss()
             ledger.finish(run)
             release(setup)
             if placement.device.type == "cpu":
@@ -175,6 +182,8 @@ class _Loop:
     def step(self, batch: Batch, epoch: int, number: int, rate: float) -> tuple[Tensor, Tensor]:
         """One update; returns the loss and the count of right images, still on the device."""
         step = self.points.step + 1
+        if self.setup.crew is not None:
+            self.setup.crew.order(epoch, number, rate)
         loss, num_right = self.recovery.compute_gradients(batch, epoch, number, step)
         set_learning_rate(self.learner.optimizer, rate)
         if self.gradients.due:

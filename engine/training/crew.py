@@ -1,0 +1,152 @@
+"""Several processes that make one run's steps together, each on its part of every batch.
+
+The first of them runs the training loop and gives an order for each step; the others wait for orders and carry them
+out. So whatever the loop decides by the clock, or by a person's keys, is decided once, and nobody else evaluates or
+saves. torch's DistributedDataParallel averages the gradients while they are computed; what it averages is weighted so
+that the result is the gradient of the whole batch's mean loss. Batch-norm sees each part on its own, or all of them.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from engine.datasets.batches import epoch_order, step_seed
+from engine.datasets.feeding import Batch, feed
+from engine.training.learner import LEAST_PART, Learner
+from engine.training.optim import set_learning_rate
+from engine.training.setup import Setup
+
+_PATIENCE = timedelta(days=30)  # a person may pause a run for long, and the others wait in the middle of an order
+_LEAVE = -1.0  # in place of an epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """This process's place in it. `orders` is a process group on the CPU, `on_nodes` is on how many machines it works.
+
+    A default process group must have been set up: gloo for processors, NCCL for GPUs.
+    """
+
+    rank: int
+    size: int
+    on_nodes: int
+    sync_batchnorm: bool
+    orders: Any
+
+    @classmethod
+    def assemble(cls, on_nodes: int = 1, sync_batchnorm: bool = False) -> Crew:
+        orders = dist.new_group(backend="gloo", timeout=_PATIENCE)
+        return cls(dist.get_rank(), dist.get_world_size(), on_nodes, sync_batchnorm, orders)
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+    @property
+    def words(self) -> str:
+        """For a person: how many, where, and what batch-norm sees."""
+        nodes = "one machine" if self.on_nodes == 1 else f"{self.on_nodes} machines"
+        return (
+            f"{self.size} workers on {nodes}, batch-norm {'over all of them' if self.sync_batchnorm else 'per worker'}"
+        )
+
+    def join(self, learner: Learner) -> Learner:
+        """The learner that computes this process's part of each gradient."""
+        own = {item.name: getattr(learner, item.name) for item in fields(Learner)}
+        on_gpu = learner.placement.device.type == "cuda"
+        devices = [learner.placement.device] if on_gpu else None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch 2.15 has another name for it, 2.11 only this one
+            # Each keeps its own statistics, of which only the first one's are used.
+            network = DistributedDataParallel(learner.model, device_ids=devices, broadcast_buffers=False)
+        return CrewLearner(**own, network=network, crew=self)
+
+    def part(self, num_images: int) -> tuple[int, int]:
+        """Where this process's part of a batch starts and ends; (0, 0) where the batch is too small to give it one."""
+        num_parts = max(min(self.size, num_images // LEAST_PART), 1)
+        if self.rank >= num_parts:
+            return 0, 0
+        return num_images * self.rank // num_parts, num_images * (self.rank + 1) // num_parts
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over all, on the device, without waiting for it there."""
+        dist.all_reduce(values)
+        return values
+
+    def order(self, epoch: int, number: int, rate: float) -> None:
+        """Let everybody make step `number` (from 0) of `epoch` at this learning rate."""
+        dist.broadcast(torch.tensor((float(epoch), float(number), rate), dtype=torch.float64), 0, self.orders)
+
+    def dismiss(self) -> None:
+        """The run is over, however it ended."""
+        with suppress(RuntimeError):  # the others are gone
+            self.order(int(_LEAVE), 0, 0.0)
+
+    def heard(self) -> Iterator[tuple[int, int, float]]:
+        """The orders as they come, until the last."""
+        while True:
+            order = torch.empty(3, dtype=torch.float64)
+            dist.broadcast(order, 0, self.orders)
+            epoch, number, rate = order.tolist()
+            if epoch == _LEAVE:
+                return
+            yield int(epoch), int(number), rate
+
+
+@dataclass(frozen=True, slots=True)
+class CrewLearner(Learner):
+    network: nn.Module
+    crew: Crew
+
+    def compute_gradients(
+        self, batch: Batch, epoch: int, number: int, micro_batch: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As alone: the gradients of the whole batch's mean loss, that loss and the count of right images.
+
+        Each process augments the whole batch and takes its part, so that it sees the pixels that it would see alone.
+        One that gets no part computes on two images for nothing, for the others wait for it.
+        """
+        pixels, labels = batch
+        if self.draws:
+            torch.manual_seed(step_seed(self.spec.seed, epoch, number, self.crew.rank))
+        pixels = self.prepare.augment(pixels, self.spec.seed, epoch, number)
+        start, stop = self.crew.part(len(labels))
+        share = (stop - start) / len(labels)
+        mine = slice(start, stop) if share else slice(0, LEAST_PART)
+        self._begin()
+        with torch.autocast(self.placement.device.type, self.placement.dtype, enabled=self.placement.autocast):
+            logits = self.network(self.prepare(pixels[mine]))
+        loss = F.cross_entropy(logits.float(), labels[mine], label_smoothing=self.spec.label_smoothing)
+        right = (logits.detach().argmax(dim=1) == labels[mine]).sum()
+        sums = torch.stack((loss.detach() * share, right.to(loss.dtype))) if share else loss.new_zeros(2)
+        self.crew.sum(sums)
+        self.guard.after_loss(sums[0])
+        torch.autograd.backward(loss * (share * self.crew.size))
+        self.guard.done()
+        return sums[0], sums[1].long()
+
+
+def follow(setup: Setup, crew: Crew) -> None:
+    """Carry out the orders of the first process until it dismisses this one."""
+    learner, data = setup.learner, setup.data
+    learner.model.train()
+    epoch_now, batches = 0, iter(list[Batch]())
+    for epoch, number, rate in crew.heard():
+        if epoch != epoch_now:
+            order = epoch_order(len(data.train), setup.spec.seed, epoch)
+            batches = feed(data.train, order, setup.bounds[number:], setup.placement.device)
+            epoch_now = epoch
+        learner.compute_gradients(next(batches), epoch, number)
+        set_learning_rate(learner.optimizer, rate)
+        learner.optimizer.step()

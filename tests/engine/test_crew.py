@@ -1,0 +1,159 @@
+"""Several processes make one run: the same losses as one process, however the batches divide."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from engine.control import RunControl
+from engine.datasets.batches import Preparation
+from engine.device import choose_placement
+from engine.events import Event, RunStarted, StepsCompleted
+from engine.memory.ledger import Ledger
+from engine.paths import Places
+from engine.spec import RunSpec
+from engine.training.crew import Crew, follow
+from engine.training.setup import Known, set_up
+from engine.training.train import Ending, train
+
+# At the default learning rate the rounding of a second thread alone moves a loss by 6e-4 within the epoch.
+SPEC = RunSpec("digits", "resnet20", epochs=1, norm="group", dtype="float32", learning_rate=0.001)
+
+
+def places_in(folder: Path) -> Places:
+    return Places(folder / "home", folder / "data", folder / "cache")
+
+
+def drain(work: Any) -> tuple[list[Event], Any]:
+    events = []
+    while True:
+        try:
+            events.append(next(work))
+        except StopIteration as end:
+            return events, end.value
+
+
+def alone(spec: RunSpec, folder: Path) -> list[Event]:
+    events, ending = drain(train(1, spec, places_in(folder), Ledger(), RunControl()))
+    assert ending.status == "completed"
+    return events
+
+
+def work(
+    rank: int, size: int, port: int, spec: RunSpec, folder: Path, stop_at: int, poisoned: int, results: Any
+) -> None:
+    """One process of a crew, on two machines as it were told."""
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RESLAB_TUNE="0")
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=size)
+    crew = Crew.assemble(on_nodes=2)
+    places, control = places_in(folder), RunControl()
+    if not crew.leads:
+        _, setup = drain(set_up(1, spec, places, Ledger(), control, choose_placement(spec), Known(), None, crew))
+        with spoilt(poisoned):
+            follow(setup, crew)
+        results.put((rank, "left"))
+        return
+    events = []
+    run = train(1, spec, places, Ledger(), control, crew=crew)
+    while True:
+        try:
+            events.append(next(run))
+        except StopIteration as end:
+            results.put((rank, (events, end.value)))
+            return
+        if isinstance(events[-1], StepsCompleted) and events[-1].last_step >= stop_at:
+            control.stop()
+
+
+@contextmanager
+def spoilt(step: int) -> Iterator[None]:
+    """This process alone is given pixels that are no numbers, at its step number `step` (0: never)."""
+    whole, count = Preparation.__call__, 0
+
+    def prepare(self: Preparation, images: torch.Tensor) -> torch.Tensor:
+        nonlocal count
+        count += 1
+        return whole(self, images) * (float("nan") if count == step else 1.0)
+
+    with patch.object(Preparation, "__call__", prepare):
+        yield
+
+
+def together(
+    size: int, spec: RunSpec, folder: Path, stop_at: int = 10**9, poisoned: int = 0
+) -> tuple[list[Event], Ending]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["tests.engine.test_crew"])
+    results = processes.Queue()
+    crew = [
+        processes.Process(target=work, args=(rank, size, port, spec, folder, stop_at, poisoned, results))
+        for rank in range(size)
+    ]
+    for process in crew:
+        process.start()
+    found = dict(results.get(timeout=100) for _ in crew)
+    for process in crew:
+        process.join(20)
+        assert process.exitcode == 0
+    assert [found[rank] for rank in range(1, size)] == ["left"] * (size - 1)
+    events, ending = found[0]
+    return events, ending
+
+
+def losses(events: list[Event]) -> list[float]:
+    return [loss for event in events if isinstance(event, StepsCompleted) for loss in event.losses]
+
+
+@pytest.mark.parametrize(
+    ("size", "changes"),
+    [
+        (2, {}),
+        (3, {"flip": True, "crop_padding": 1, "label_smoothing": 0.1}),
+        (3, {"batch_size": 477, "optimizer": "adamw", "learning_rate": 0.0001}),  # six images are left: two each
+        (2, {"batch_size": 717}),  # three are left: one process has nothing to do
+    ],
+)
+def test_the_losses_are_those_of_one_process(size: int, changes: dict[str, Any], tmp_path: Path) -> None:
+    spec = SPEC.replace(**changes)
+    expected = losses(alone(spec, tmp_path / "alone"))
+    events, ending = together(size, spec, tmp_path / "together")
+    assert ending.status == "completed"
+    assert losses(events) == pytest.approx(expected, abs=1e-5)
+    assert len(expected) == -(-1437 // spec.batch_size)
+
+
+def test_it_says_who_worked_and_what_batch_norm_saw(tmp_path: Path) -> None:
+    events, ending = together(2, SPEC.replace(norm="batch"), tmp_path, stop_at=1)
+    (started,) = (event for event in events if isinstance(event, RunStarted))
+    assert started.resolved.workers == "2 workers on 2 machines, batch-norm per worker"
+    assert ending.status == "stopped"
+    assert 1 <= len(losses(events)) < 12
+
+
+def test_a_loss_that_is_not_finite_ends_it_for_all(tmp_path: Path) -> None:
+    events, ending = together(2, SPEC, tmp_path, poisoned=5)
+    assert ending.status == "diverged"
+    assert "not finite at step 5" in str(ending.error)
+    assert len(losses(events)) == 4
+
+
+@pytest.mark.parametrize(("num_images", "size"), [(128, 2), (127, 3), (5, 4), (3, 2), (2, 8), (29, 8)])
+def test_parts_cover_a_batch_and_are_never_of_one_image(num_images: int, size: int) -> None:
+    parts = [Crew(rank, size, 1, False, None).part(num_images) for rank in range(size)]
+    held = [part for part in parts if part != (0, 0)]
+    assert [index for start, stop in held for index in range(start, stop)] == list(range(num_images))
+    assert min(stop - start for start, stop in held) >= 2
