@@ -84,7 +84,8 @@ class RunStarted:
     """Data and network are ready.
 
     `mean` and `std` are those of the normalisation, for pixels from 0 to 1; `test_sha256` is of the test images and
-    their labels, so that two runs know whether they saw the same ones.
+    their labels, so that two runs know whether they saw the same ones, `train_sha256` of those for training and
+    validation, in their order, or of their files.
     """
 
     run: int
@@ -102,6 +103,7 @@ class RunStarted:
     num_parameters: int
     changes: tuple[str, ...]
     num_steps: int
+    train_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 from engine.text import safe_text
@@ -26,6 +27,17 @@ def write_report(path: Path, error: BaseException, about: str) -> bool:
     return True
 
 
+class _Handler(logging.FileHandler):
+    """One that never fails whoever has something to say, as logging's own does where the file cannot be opened."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with suppress(OSError):
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # logging's name
+        """It cannot be written: nothing of that is for the screen."""
+
+
 class _Formatter(logging.Formatter):
     """Leaves no control character in a record, whose lines stay lines."""
 
@@ -35,12 +47,14 @@ class _Formatter(logging.Formatter):
 
 def log_to(path: Path) -> None:
     """Send the warnings of this process to the log file, not the screen; nowhere, if there can be no such file."""
+    if any(isinstance(handler, _Handler) for handler in logging.getLogger().handlers):
+        return
     logging.captureWarnings(True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError:
         logging.getLogger().addHandler(logging.NullHandler())
         return
-    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+    handler = _Handler(path, encoding="utf-8", delay=True)
     handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)

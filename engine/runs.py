@@ -27,6 +27,7 @@ from engine.paths import Places
 from engine.results.records import RunDetails, WeightsRecord
 from engine.results.store import Store
 from engine.spec import RunSpec
+from engine.text import safe_text
 from engine.training.checkpoint import Checkpoint, load_checkpoint, remove_other_checkpoints
 from engine.training.position import Position
 from engine.training.resuming import Resume
@@ -44,8 +45,10 @@ class Lab:
     ledger: Ledger = field(default_factory=Ledger)
 
 
-def check(spec: RunSpec) -> None:
+def check(spec: RunSpec, weighted: bool = True) -> None:
     """Raise what is wrong with `spec` on this machine, as far as it shows without loading anything.
+
+    Not `weighted`, the weights that it names are not needed any more.
 
     Raises:
         ReslabError: a folder, a weights file or a device is not there, or the network cannot take such images.
@@ -55,7 +58,8 @@ def check(spec: RunSpec) -> None:
     shape = find_dataset(spec.dataset).spec_shape(spec.image_size)
     if shape is not None and (problem := misfit(find_model(spec.model), shape)):
         raise ModelError(problem)
-    check_weights(spec)
+    if weighted:
+        check_weights(spec)
     choose_placement(spec)
 
 
@@ -68,7 +72,7 @@ def run(spec: RunSpec, lab: Lab, control: Control) -> Generator[Event, None, Non
     """
     check(spec)
     with Store(lab.places.database) as store:
-        yield from _carry(store, _Tally(store.create_run(spec)), spec, lab, control, None)
+        yield from _carry(store, _Tally(store.create_run(spec)), spec, lab, control)
 
 
 def resume(number: int, lab: Lab, control: Control) -> Generator[Event, None, None]:
@@ -78,8 +82,8 @@ def resume(number: int, lab: Lab, control: Control) -> Generator[Event, None, No
     same machine, versions and number of threads it ends as if it had never been cut off, to the last bit.
 
     Raises:
-        ReslabError: at the first step, before anything is changed: there is no such run, it is complete, diverged,
-            running or was tampered with, or `check` finds something wrong.
+        ReslabError: before RunStarted, and with nothing changed: there is no such run, it is complete, diverged,
+            running or was tampered with, its images are others now, or `check` finds something wrong.
     """
     with Store(lab.places.database) as store:
         store.settle_lost_runs()
@@ -88,15 +92,12 @@ def resume(number: int, lab: Lab, control: Control) -> Generator[Event, None, No
         if why_not is not None:
             raise StoreError(why_not)
         spec = RunSpec.from_mapping(details.record.spec)
-        check(spec)
         found = Resume(details.started, _newest_whole(store.checkpoints(number), lab.places.run_folder(number)))
+        check(spec, weighted=found.checkpoint is None)
         position = found.position
-        store.reopen(number, position.step, position.epochs_done, position.evaluated)
-        record = store.details(number).record
         tally = _Tally(
-            number, position.elapsed_s, untrained=record.untrained, final=record.final, images=position.images,
-            steps=position.step, train_s=position.train_s,
-        )  # fmt: skip
+            number, position.elapsed_s, images=position.images, steps=position.step, train_s=position.train_s
+        )
         yield from _carry(store, tally, spec, lab, control, found)
 
 
@@ -136,10 +137,11 @@ def _newest_whole(recorded: Sequence[WeightsRecord], folder: Path) -> Checkpoint
 
 
 def _carry(
-    store: Store, tally: _Tally, spec: RunSpec, lab: Lab, control: Control, resume: Resume | None
+    store: Store, tally: _Tally, spec: RunSpec, lab: Lab, control: Control, resume: Resume | None = None
 ) -> Generator[Event, None, None]:
-    """Train and record to the end, whatever that is."""
+    """Train and record to the end, whatever that is. A run that goes on is taken up when all is ready for it."""
     ending = Ending("stopped")
+    taken = resume is None
     try:
         device = choose_placement(spec).device
         calibration = store.calibration(device_name(device)) or uncalibrated(device.type)
@@ -151,6 +153,9 @@ def _carry(
             except StopIteration as stop:
                 ending = stop.value
                 break
+            if isinstance(event, RunStarted) and resume is not None:
+                _take_up(store, tally.run, resume)
+                taken = True
             tally.add(event)
             if not (isinstance(event, RunStarted) and resume is not None and resume.started is not None):
                 store.record(event)
@@ -162,14 +167,24 @@ def _carry(
     except Exception as error:
         ending = Ending("failed", _explain(error, lab.places, tally.run))
     except BaseException:  # closed, or interrupted a second time
-        store.record(tally.ended(ending))
+        if taken:
+            store.record(tally.ended(ending))
         raise
     # Out of the except block: until then its traceback holds on to every tensor of the run.
+    if not taken and ending.status == "failed":
+        raise StoreError(str(ending.error))
     ended = tally.ended(ending)
-    store.record(ended)
+    if taken:
+        store.record(ended)
     if ended.status == "completed":
         _remove_others(store, tally.run, lab.places)
     yield ended
+
+
+def _take_up(store: Store, run: int, resume: Resume) -> None:
+    """The run is running again, in this process, and what was recorded after its checkpoint is taken back."""
+    position = resume.position
+    store.reopen(run, position.step, position.epochs_done, position.evaluated)
 
 
 def _remove_others(store: Store, run: int, places: Places) -> None:
@@ -214,7 +229,7 @@ class _Tally:
             elapsed_s=self.elapsed_before_s + time.perf_counter() - self.began,
             train_images_per_s=self.images / self.train_s if self.train_s > 0 else None,
             steps=self.steps,
-            error=ending.error,
+            error=None if ending.error is None else safe_text(ending.error),  # SQLite takes no surrogates
             peak_bytes=ending.peak_bytes,
             context_bytes=ending.context_bytes,
         )

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from engine.cli.parser import build_parser, given_settings, specs_from, wants_settings
 from engine.errors import ReslabError, SpecError, TorchError
+from engine.log import log_to
 from engine.paths import Places, find_places
 from engine.reports import find_preset
 from engine.spec import RunSpec
@@ -40,6 +41,7 @@ def main(argv: Sequence[str], open_app: OpenApp) -> int:
 def _dispatch(argv: Sequence[str], open_app: OpenApp) -> int:
     arguments = build_parser(wants_settings(argv)).parse_args(argv)
     places = find_places(getattr(arguments, "home", None), getattr(arguments, "data_dir", None))
+    log_to(places.log)  # a warning is for the file, not for the screen
     match arguments.command:
         case None:
             return open_app(places, [], False)

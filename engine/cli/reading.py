@@ -67,7 +67,7 @@ def _run_row(run: RunRecord) -> tuple[str, ...]:
         time.strftime("%Y-%m-%d %H:%M", time.localtime(run.created_at)),
         safe_text(run.dataset, 40),
         safe_text(run.model, 40),
-        run.status,
+        safe_text(run.status),
         percent(run.untrained.accuracy if run.untrained else None),
         percent(run.final.accuracy if run.final else None),
         f"{run.train_images_per_s:,.0f}" if run.train_images_per_s else "–",
@@ -89,7 +89,7 @@ def show_run(places: Places, run: int, as_json: bool) -> int:
 
 def _print_details(details: RunDetails, places: Places) -> None:
     record = details.record
-    print(f"run {record.run}: {safe_text(record.model)} on {safe_text(record.dataset)}, {record.status}")
+    print(f"run {record.run}: {safe_text(record.model)} on {safe_text(record.dataset)}, {safe_text(record.status)}")
     if record.error:
         print(safe_text(record.error))
     print(columns([(name, safe_text(value)) for name, value in facts(details, places.run_folder(record.run))]))

@@ -193,6 +193,8 @@ class _Bar:
             case SettingsTuned():
                 self._say(f"measured once for this network and machine: {tuning_text(event)}")
             case RunContinued():
+                self._bar.reset(self._task)  # the past was told in no time: no speed to go by
+                self._bar.update(self._task, completed=event.step, total=self._num_steps)
                 self._say(continued_text(event))
             case CheckpointFailed():
                 self._say(f"step {event.step:,} could not be saved, the run goes on: {event.error}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shutil
 import zipfile
+import zlib
 from collections.abc import Generator
 from pathlib import Path, PurePosixPath
 
@@ -103,7 +104,7 @@ def unpack(archive: Path, folder: Path, control: Control) -> Generator[Progress,
                 with opened.open(member) as source, target.open("wb") as file:
                     shutil.copyfileobj(source, file)
         part.replace(folder)
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, NotImplementedError) as error:
         raise DatasetError(f"cannot unpack {archive} ({error}); delete it and start again") from None
     finally:
         shutil.rmtree(part, ignore_errors=True)

@@ -24,9 +24,10 @@ from engine.control import Control
 from engine.progress import LoadingStopped, Progress
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")
+MAX_BYTES = 256 * 2**20  # of one file
 MAX_PIXELS = 64_000_000  # refused before decoding: a bomb, or a scan that nobody trains on
 _PROGRESS_EVERY_S = 0.1
-_AT_ONCE = 256  # files handed to the threads in one go, so that a stop is heard soon
+_AT_ONCE = 64  # files handed to the threads in one go, so that a stop is heard soon
 _GREY = ("1", "L", "LA", "I", "I;16", "F")
 
 Pixels = NDArray[np.uint8]
@@ -101,6 +102,8 @@ def decode_files(
 
     def work(path: Path) -> tuple[str, Pixels | str]:
         try:
+            if path.stat().st_size > MAX_BYTES:
+                return "", f"larger than {MAX_BYTES // 2**20} MiB"
             data = path.read_bytes()
         except OSError as error:
             return "", f"unreadable ({error.strerror})"

@@ -94,7 +94,11 @@ class RawImages:
 
 @dataclass(frozen=True, slots=True)
 class ImageData:
-    """A dataset ready to train on. `mean` and `std` per channel, of the training part, for pixels from 0 to 1."""
+    """A dataset ready to train on. `mean` and `std` per channel, of the training part, for pixels from 0 to 1.
+
+    `train_sha256` is of the images for training and validation and of their labels, in their order; of their files,
+    where they are files.
+    """
 
     train: Split
     val: Split | None
@@ -103,6 +107,7 @@ class ImageData:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     test_sha256: str
+    train_sha256: str
     manifest: tuple[FileRecord, ...] = ()
 
     @property

@@ -5,6 +5,7 @@ Every dataset passes through here, so that size, validation share and normalisat
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Generator
 from dataclasses import replace
 from importlib import import_module
@@ -64,7 +65,17 @@ def load_dataset(spec: RunSpec, places: Places, control: Control) -> Generator[P
         raise DatasetError(f"{spec.dataset} has {len(train)} training images; expected at least two")
     pretrained = spec.weights != "random"
     mean, std = imagenet_moments(train.images.shape[1]) if pretrained else _moments(train)
-    return ImageData(train, val, test, raw.class_names, mean, std, test.sha256(), manifest)
+    hashed = _sha256_of_files(manifest) if manifest else train.sha256() + (val.sha256() if val else "")
+    return ImageData(train, val, test, raw.class_names, mean, std, test.sha256(), hashed, manifest)
+
+
+def _sha256_of_files(manifest: tuple[FileRecord, ...]) -> str:
+    """Over the files' own hashes and classes: the pixels of gigabytes need not be read for it."""
+    digest = hashlib.sha256()
+    for record in manifest:
+        if record.split in ("train", "val"):
+            digest.update(f"{record.split} {record.sha256} {record.class_name}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
 
 
 def _with_val(manifest: tuple[FileRecord, ...], held_out: set[int]) -> tuple[FileRecord, ...]:

@@ -6,6 +6,7 @@ Loads no torch, so that the app can show the list.
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from itertools import takewhile
@@ -33,10 +34,12 @@ def write_manifest(path: Path, records: Sequence[FileRecord]) -> None:
     ordered = sorted(records, key=lambda record: record.split != "unusable")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", encoding="utf-8", newline="") as file:
+        part = path.with_name(f".{path.name}.part")
+        with part.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow([field.name for field in fields(FileRecord)])
             writer.writerows(["" if value is None else safe_text(value) for value in astuple(item)] for item in ordered)
+        os.replace(part, path)
     except OSError as error:
         raise DatasetError(f"cannot write {path} ({error.strerror}); choose a home that is writable") from None
 

@@ -34,10 +34,11 @@ class Builder(Protocol):
 _GROUPS = 32  # Wu and He 2018, "Group Normalization", the default
 
 
-def build_model(spec: RunSpec, shape: DataShape, seeded: bool = True) -> nn.Module:
+def build_model(spec: RunSpec, shape: DataShape, seeded: bool = True, weighted: bool = True) -> nn.Module:
     """Return the network on the CPU, in training mode; the same seed gives the same first weights.
 
     torch's global random state is left as it was. ImageNet's weights are fetched before, by `fetch_imagenet_weights`.
+    Not `weighted`, the spec's weights are left out, for others will be put in.
 
     Raises:
         ModelError: the network cannot take such images, or the weights are missing, unreadable or fit another one.
@@ -52,7 +53,7 @@ def build_model(spec: RunSpec, shape: DataShape, seeded: bool = True) -> nn.Modu
         pretrained = spec.weights != "random"
         builder: Builder = getattr(import_module(module), function)
         network = builder(info, group_norm if spec.norm == "group" else None, shape, pretrained)
-        if pretrained:
+        if pretrained and weighted:
             _load_imagenet_form(network, spec)
         stem = choose_stem(info, spec.stem, shape)
         network.new_names = fit_first_last(network, info, shape, stem, keep_weights=pretrained)  # type: ignore[assignment]
@@ -120,7 +121,8 @@ def _load_imagenet_form(network: nn.Module, spec: RunSpec) -> None:
     if spec.norm != "batch":
         raise ModelError("weights trained with batch-norm do not fit norm=group; choose norm=batch or weights=random")
     path = _imagenet_file(spec.model)[1] if spec.weights == "imagenet" else Path(spec.weights).expanduser()
-    state = read_state(path)
+    own = sum(values.nbytes for values in network.state_dict().values())
+    state = read_state(path, own)
     # DenseNet's published files still say norm.1 where torchvision's modules say norm1.
     state = {
         re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", name): value

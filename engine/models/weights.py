@@ -18,27 +18,36 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import ModelError
+from engine.text import memory_size
 
 _MOST_HEADER = 16 * 2**20  # bytes: a header of a thousand tensors is under 0.2 MiB
+_MOST_TIMES = 4  # a file may be so many times as large as the network's weights: float64 takes two
 _MOST_SECONDS = 300  # for reading a pickle: the largest of torchvision's takes 10 s with torch's import
 _WANTED = "expected a state dict as .safetensors or .pth"
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """Read a state dict.
+def read_state(path: Path, num_bytes: int) -> dict[str, Tensor]:
+    """Read a state dict of a network whose own weights are `num_bytes` large.
 
     Raises:
-        ModelError: there is no such file, it is damaged, or it holds anything but tensors of finite numbers.
+        ModelError: there is no such file, it is far too large, it is damaged, or it holds anything but tensors of
+            numbers that are finite in float32.
     """
     if not path.is_file():
         raise ModelError(f"no weights file {path}; {_WANTED}")
+    most = _MOST_TIMES * num_bytes + _MOST_HEADER
+    if path.stat().st_size > most:
+        raise ModelError(
+            f"the weights {path} take {memory_size(path.stat().st_size)}; expected at most {memory_size(most)} for "
+            "this network"
+        )
     if path.suffix == ".safetensors":
         state = _read_safetensors(path)
     else:
         with tempfile.TemporaryDirectory(prefix="reslab-") as folder:
             state = _read_safetensors(_unpickled(path, Path(folder) / "state.safetensors"), path)
     for name, value in state.items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
+        if value.is_floating_point() and not torch.isfinite(value.float()).all():
             raise ModelError(f"the weights {path} are not finite in {name}; expected numbers")
     return state
 
@@ -97,7 +106,8 @@ def _check_header(path: Path) -> None:
 
 
 def _unpickled(path: Path, target: Path) -> Path:
-    command = (sys.executable, "-m", "engine.models.unpickle", str(path.absolute()), str(target))
+    # -P: the folder that one happens to stand in may hold a torch.py of somebody else.
+    command = (sys.executable, "-P", "-m", "engine.models.unpickle", str(path.absolute()), str(target))
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     try:
         done = subprocess.run(

@@ -8,14 +8,18 @@ before it was started anew) is known by its beat alone.
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
+import threading
 import time
+from contextlib import closing
 from functools import cache
 from pathlib import Path
 
-from engine.events import Event
+from engine.errors import StoreError
 
+_log = logging.getLogger("reslab")
 BEAT_EVERY_S = 10.0
 SILENT_S = 120.0  # so long without a beat from another place, and the run is taken for lost
 
@@ -45,11 +49,6 @@ def mine() -> tuple[int, float, str, float]:
     return pid, started(pid) or 0.0, here(), time.time()
 
 
-def beat(db: sqlite3.Connection, run: int) -> None:
-    """Say that this process still carries `run`."""
-    db.execute("UPDATE runs SET beat_at = ? WHERE run = ?", (time.time(), run))
-
-
 def settle(db: sqlite3.Connection, run: int, pid: int, began: float, error: str) -> bool:
     """Record that a lost run failed; False where another process was quicker, or it goes on by now."""
     lost = "run = ? AND status = 'running' AND pid = ? AND pid_started = ?"
@@ -62,32 +61,55 @@ def read_only(error: BaseException | None) -> bool:
     return isinstance(error, sqlite3.Error) and error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_READONLY
 
 
+def check_mine(db: sqlite3.Connection, run: int) -> None:
+    """Take back what another place, that heard nothing for too long, has said of a run of this process.
+
+    Raises:
+        StoreError: it goes on there by now.
+    """
+    pid, began, place, at = mine()
+    row = db.execute("SELECT status, pid, pid_started, place FROM runs WHERE run = ?", (run,)).fetchone()
+    if row is None:
+        return
+    if row[1:] != (pid, began, place):
+        raise StoreError(f"run {run} was taken for lost, and another process goes on with it")
+    if row[0] != "running":
+        db.execute(
+            "UPDATE runs SET status = 'running', error = NULL, seal = NULL, beat_at = ? WHERE run = ?", (at, run)
+        )
+
+
 class Carried:
-    """The runs that a connection of this process carries, and when their next beat is due."""
+    """The runs that a connection of this process carries. A thread of its own gives a sign of life of them."""
 
     _all: set[tuple[str, int]] = set()  # noqa: RUF012  # of every connection of this process
 
     def __init__(self, path: Path) -> None:
-        self._path = str(path.absolute())
-        self._own: set[tuple[str, int]] = set()
-        self._beaten_at = time.monotonic()
+        self._path = path.absolute()
+        self._own: set[int] = set()
+        self._over = threading.Event()
 
     def add(self, run: int) -> None:
-        self._own.add((self._path, run))
-        Carried._all.add((self._path, run))
-        self._beaten_at = time.monotonic()
+        if not self._own:
+            self._over = threading.Event()
+            threading.Thread(target=self._beat, args=(self._over,), name="beat", daemon=True).start()
+        self._own.add(run)
+        Carried._all.add((str(self._path), run))
 
-    def clear(self) -> None:
+    def end(self, run: int) -> None:
+        """It has ended, and that is recorded."""
+        self._own.discard(run)
+        Carried._all.discard((str(self._path), run))
+        if not self._own:
+            self._over.set()
+
+    def close(self) -> None:
         """The connection closes: what it carried and did not end is lost."""
-        Carried._all -= self._own
-        self._own.clear()
+        for run in tuple(self._own):
+            self.end(run)
 
-    def due(self, event: Event) -> bool:
-        """Whether a beat is due with this event."""
-        if time.monotonic() - self._beaten_at < BEAT_EVERY_S or (self._path, event.run) not in self._own:
-            return False
-        self._beaten_at = time.monotonic()
-        return True
+    def has(self, run: int) -> bool:
+        return run in self._own
 
     def lost(self, db: sqlite3.Connection) -> list[tuple[int, int, float]]:
         """Runs that are said to be running and are carried by nobody: their numbers, pid and pid_started."""
@@ -99,4 +121,13 @@ class Carried:
             return time.time() - beat_at < SILENT_S
         if started(pid) != began:
             return False
-        return pid != os.getpid() or (self._path, run) in Carried._all
+        return pid != os.getpid() or (str(self._path), run) in Carried._all
+
+    def _beat(self, over: threading.Event) -> None:
+        while not over.wait(BEAT_EVERY_S):
+            own = tuple(self._own)
+            try:
+                with closing(sqlite3.connect(self._path, timeout=5.0)) as db, db:
+                    db.executemany("UPDATE runs SET beat_at = ? WHERE run = ?", [(time.time(), run) for run in own])
+            except sqlite3.Error as error:  # the next one may be heard
+                _log.warning("run %s gave no sign of life: %s", own, error)

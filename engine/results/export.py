@@ -13,7 +13,7 @@ from engine.events import plain
 from engine.results.records import Predictions, RunDetails
 from engine.results.store import Store
 from engine.spec import RunSpec
-from engine.text import escaped
+from engine.text import escaped, safe_text
 
 PREDICTION_COLUMNS = ("index", "true", "predicted", "confidence")
 
@@ -69,7 +69,13 @@ def prediction_rows(predictions: Predictions) -> Iterator[tuple[int, int, int, f
 def _metrics_table(details: RunDetails) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:
     names = ("accuracy", "balanced_accuracy", "precision", "recall", "f1", "loss")
     rows = [
-        (item.split, item.moment, item.epoch, item.step, *(getattr(item.metrics, name) for name in names))
+        (
+            safe_text(item.split),
+            safe_text(item.moment),
+            item.epoch,
+            item.step,
+            *(getattr(item.metrics, name) for name in names),
+        )
         for item in details.evaluations
     ]
     return ("split", "moment", "epoch", "step", *names), rows

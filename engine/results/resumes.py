@@ -6,6 +6,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from engine.events import CheckpointSaved, EpochEnded, Evaluated, RunContinued, StepsCompleted
 from engine.results import carriers
@@ -32,11 +33,11 @@ def keep_checkpoints(db: sqlite3.Connection, run: int, number: int) -> None:
 
 
 def read_checkpoints(db: sqlite3.Connection, run: int) -> list[WeightsRecord]:
-    """The newest first."""
+    """The newest first; whatever a record says, the files lie in the run's own folder."""
     rows = db.execute(
         "SELECT file, sha256, epoch, step, num_bytes FROM weights WHERE run = ? ORDER BY step DESC", (run,)
     ).fetchall()
-    return [WeightsRecord(*row) for row in rows]
+    return [WeightsRecord(Path(file).name, *rest) for file, *rest in rows]
 
 
 def write_continued(db: sqlite3.Connection, event: RunContinued) -> None:

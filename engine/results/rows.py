@@ -3,25 +3,62 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from array import array
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from typing import Any, cast
 
+from engine.errors import StoreError
 from engine.events import ClassMetrics, Metrics, plain
 from engine.results.records import EvaluationRecord, RunRecord
 
+_log = logging.getLogger("reslab")
+_DAMAGED = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError)
 RUN_COLUMNS = (
     "run, dataset, model, status, created_at, spec, untrained, final, train_images_per_s, elapsed_s, steps, error"
 )
 
 
 def read_run(row: Sequence[Any]) -> RunRecord:
+    """Raises one of `_DAMAGED` where a value is not of its kind: SQLite takes any value in any column."""
     run, dataset, model, status, created_at, spec, untrained, final, images_per_s, elapsed_s, steps, error = row
+    known = json.loads(spec)
+    texts, numbers = (
+        (dataset, model, status, error or ""),
+        (run, created_at, images_per_s or 0, elapsed_s or 0, steps or 0),
+    )
+    kinds = [isinstance(text, str) for text in texts] + [isinstance(number, int | float) for number in numbers]
+    if not (all(kinds) and isinstance(known, dict)):
+        raise TypeError(f"not the values of a run: {row!r:.200}")
     return RunRecord(
-        run, dataset, model, status, created_at, json.loads(spec), _read_metrics(untrained), _read_metrics(final),
-        images_per_s, elapsed_s, steps, error,
+        run, dataset, model, status, created_at, known, _read_metrics(untrained), _read_metrics(final), images_per_s,
+        elapsed_s, steps, error,
     )  # fmt: skip
+
+
+def read_any_run(row: Sequence[Any]) -> RunRecord:
+    """As `read_run`; a row that a flipped bit, or somebody, has made unreadable must not hide the others."""
+    try:
+        return read_run(row)
+    except _DAMAGED:
+        error = "its row in the record was damaged; restore the file from a copy, or delete the run"
+        number = row[0] if isinstance(row[0], int) else -1
+        return RunRecord(number, "?", "?", "damaged", 0.0, {}, None, None, None, None, None, error)
+
+
+@contextmanager
+def unless_damaged(run: int) -> Iterator[None]:
+    """Raises StoreError where the rows of `run` are not such values as reslab writes."""
+    try:
+        yield
+    except _DAMAGED as error:
+        _log.warning("rows of run %d cannot be read: %r", run, error)
+        raise StoreError(
+            f"run {run} cannot be read: its rows in the record were damaged; restore the file from a copy, or delete it"
+        ) from None
 
 
 def read_evaluation(row: Sequence[Any]) -> EvaluationRecord:
@@ -31,7 +68,7 @@ def read_evaluation(row: Sequence[Any]) -> EvaluationRecord:
         moment=moment,
         epoch=epoch,
         step=step,
-        metrics=Metrics(**json.loads(metrics)),
+        metrics=cast(Metrics, _read_metrics(metrics)),
         per_class=tuple(ClassMetrics(**item) for item in json.loads(per_class)),
         confusion=tuple(tuple(line) for line in json.loads(confusion)),
         elapsed_s=elapsed_s,
@@ -39,7 +76,12 @@ def read_evaluation(row: Sequence[Any]) -> EvaluationRecord:
 
 
 def _read_metrics(text: str | None) -> Metrics | None:
-    return None if text is None else Metrics(**json.loads(text))
+    if text is None:
+        return None
+    found = Metrics(**json.loads(text))
+    if not all(isinstance(getattr(found, item.name), int | float | None) for item in fields(Metrics)):
+        raise TypeError(f"not the figures of an evaluation: {found}")
+    return found
 
 
 def to_json(value: Any) -> str:

@@ -43,7 +43,16 @@ from engine.results.records import (
     RunRecord,
     WeightsRecord,
 )
-from engine.results.rows import RUN_COLUMNS, pack, read_evaluation, read_run, to_json, unpack
+from engine.results.rows import (
+    RUN_COLUMNS,
+    pack,
+    read_any_run,
+    read_evaluation,
+    read_run,
+    to_json,
+    unless_damaged,
+    unpack,
+)
 from engine.spec import RunSpec
 
 _TABLES = ("steps", "epochs", "evaluations", "weights", "memory", "recoveries", "resumes")
@@ -87,7 +96,7 @@ class Store:
         self.close()
 
     def close(self) -> None:
-        self._carried.clear()
+        self._carried.close()
         self._db.close()
 
     # --- writing -----------------------------------------------------------------------------------------------------
@@ -108,26 +117,21 @@ class Store:
     def record(self, event: Event) -> None:
         """Write one event. Points are written about once a second; one that cannot be is tried again, not raised.
 
-        Whatever the event, it shows every few seconds that its run is still carried.
+        Raises StoreError where the run was taken for lost meanwhile and goes on elsewhere.
         """
-        if self._carried.due(event):
-            self._beat(event.run)
         if isinstance(event, StepsCompleted):
             self._points.append(event)
             if time.monotonic() - self._committed_at >= _COMMIT_EVERY_S:
                 self._flush_points()
         elif isinstance(event, _Written):
             with self._transaction():
+                if self._carried.has(event.run):
+                    carriers.check_mine(self._db, event.run)
                 self._write_points()
                 self._write(event)
             self._points.clear()
-
-    def _beat(self, run: int) -> None:
-        try:
-            with self._transaction():
-                carriers.beat(self._db, run)
-        except StoreError as error:
-            _log.warning("run %d gave no sign of life: %s", run, error)
+            if isinstance(event, RunEnded):
+                self._carried.end(event.run)
 
     def _flush_points(self) -> None:
         self._committed_at = time.monotonic()
@@ -139,22 +143,11 @@ class Store:
             _log.warning("curve points wait: %s", error)
 
     def _write_points(self) -> None:
-        self._db.executemany(
-            "INSERT INTO steps VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            [
-                (
-                    p.run,
-                    p.first_step,
-                    p.epoch,
-                    p.learning_rate,
-                    p.images,
-                    p.train_s,
-                    pack(p.losses),
-                    pack(p.accuracies),
-                )
-                for p in self._points
-            ],
-        )
+        rows = [
+            (p.run, p.first_step, p.epoch, p.learning_rate, p.images, p.train_s, pack(p.losses), pack(p.accuracies))
+            for p in self._points
+        ]
+        self._db.executemany("INSERT INTO steps VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
     def _write(self, event: _Written) -> None:
         match event:
@@ -213,7 +206,7 @@ class Store:
 
     def past(self, run: int) -> list[resumes.Past]:
         """What was recorded of a run so far, as events."""
-        with _explained(self._path):
+        with _explained(self._path), unless_damaged(run):
             return list(resumes.read_past(self._db, run))
 
     def checkpoints(self, run: int) -> list[WeightsRecord]:
@@ -274,11 +267,15 @@ class Store:
     # --- reading -----------------------------------------------------------------------------------------------------
 
     def runs(self) -> list[RunRecord]:
-        """Every run, newest first."""
-        return [read_run(row) for row in self._rows(f"SELECT {RUN_COLUMNS} FROM runs ORDER BY run DESC")]
+        """Every run, newest first; one whose row was damaged has the status "damaged" and says so."""
+        return [read_any_run(row) for row in self._rows(f"SELECT {RUN_COLUMNS} FROM runs ORDER BY run DESC")]
 
     def details(self, run: int) -> RunDetails:
-        """Open one run. Raises StoreError where there is none of this number."""
+        """Open one run. Raises StoreError where there is none of this number, or its rows were damaged."""
+        with unless_damaged(run):
+            return self._details(run)
+
+    def _details(self, run: int) -> RunDetails:
         record = self._one(run)
         (started,) = self._rows("SELECT started FROM runs WHERE run = ?", run)[0]
         epochs = self._rows("SELECT * FROM epochs WHERE run = ? ORDER BY epoch", run)
@@ -320,7 +317,8 @@ class Store:
         if not rows:
             raise StoreError(f"run {run} has no predictions: it was not evaluated on the test set after training")
         labels, predictions, confidences = rows[0]
-        return Predictions(unpack("H", labels), unpack("H", predictions), unpack("f", confidences))
+        with unless_damaged(run):
+            return Predictions(unpack("H", labels), unpack("H", predictions), unpack("f", confidences))
 
     def compared(self, runs: Sequence[int]) -> list[tuple[RunDetails, Predictions]]:
         """What a comparison needs of each run: its details and its final predictions."""
@@ -350,7 +348,8 @@ class Store:
         rows = self._rows(f"SELECT {RUN_COLUMNS} FROM runs WHERE run = ?", run)
         if not rows:
             raise StoreError(f"there is no run {run}, or it was deleted")
-        return read_run(rows[0])
+        with unless_damaged(run):
+            return read_run(rows[0])
 
     def _running(self, run: int) -> bool:
         self.settle_lost_runs()

@@ -127,6 +127,8 @@ def load_checkpoint(path: Path, sha256: str) -> Checkpoint:
     from safetensors import SafetensorError, safe_open
 
     try:
+        if not path.is_file():  # what is none may be read for ever
+            raise CheckpointError(f"cannot read weights {path}: there is no such file")
         if (found := file_sha256(path)) != sha256:
             raise CheckpointError(f"{path} is damaged: its SHA-256 is {found[:12]}…, recorded was {sha256[:12]}…")
         with safe_open(path, framework="pt") as file:
@@ -140,7 +142,9 @@ def load_checkpoint(path: Path, sha256: str) -> Checkpoint:
     optimizer: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith(_OPTIMIZER):
-            index, key = name.removeprefix(_OPTIMIZER).split(".", 1)
+            index, _, key = name.removeprefix(_OPTIMIZER).partition(".")
+            if not index.isdecimal():
+                raise CheckpointError(f"{path} is no checkpoint of reslab (it has a tensor {name})")
             optimizer.setdefault(int(index), {})[key] = value
     return Checkpoint(model, optimizer, header)
 

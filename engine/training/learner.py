@@ -106,17 +106,17 @@ def part_bounds(num_images: int, micro_batch: int) -> Iterator[tuple[int, int]]:
 
 def build_learner(
     spec: RunSpec, shape: DataShape, moments: tuple[tuple[float, ...], tuple[float, ...]], placement: Placement,
-    seeded: bool = True, frozen: bool = False, sync_batchnorm: bool = False,
+    seeded: bool = True, frozen: bool = False, sync_batchnorm: bool = False, weighted: bool = True,
 ) -> Learner:  # fmt: skip
     """Build all of it on the device. `moments` are mean and std per channel for pixels from 0 to 1.
 
     A forecast builds it without a seed, and `frozen` without the weights that freezing asks for. `sync_batchnorm` lets
-    batch-norm see the parts of all processes, on GPUs alone.
+    batch-norm see the parts of all processes, on GPUs alone. Not `weighted`, a checkpoint will be put in.
 
     Raises:
         ModelError: the network cannot take such images, or the weights do not do.
     """
-    model = build_model(spec, shape, seeded)
+    model = build_model(spec, shape, seeded, weighted)
     if frozen:
         freeze_backbone(model)
     if sync_batchnorm:

@@ -57,13 +57,15 @@ class Resume:
         """Raises CheckpointError where the images are not those that the run has seen so far."""
         if self.started is None:
             return
-        names = ("test_sha256", "num_train", "num_val", "mean", "std")
+        names = ("test_sha256", "train_sha256", "num_train", "num_val", "mean", "std")
         num_val = len(data.val) if data.val else 0
-        if [self.started[name] for name in names] != [
-            data.test_sha256, len(data.train), num_val, list(data.mean), list(data.std),
-        ]:  # fmt: skip
+        now = (data.test_sha256, data.train_sha256, len(data.train), num_val, list(data.mean), list(data.std))
+        before = [
+            self.started.get(name, value) for name, value in zip(names, now, strict=True)
+        ]  # once there were fewer
+        if before != list(now):
             raise CheckpointError(
-                "the images are not those that the run began with (their number, mean or SHA-256 differs); "
+                "the images are not those that the run began with (their number, order or SHA-256 differs); "
                 "train a new run on them"
             )
 

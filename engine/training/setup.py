@@ -96,6 +96,7 @@ class Setup:
             mean=self.data.mean,
             std=self.data.std,
             test_sha256=self.data.test_sha256,
+            train_sha256=self.data.train_sha256,
             num_parameters=sum(values.numel() for values in self.learner.model.parameters()),
             changes=describe_changes(info, shape, stem),
             num_steps=self.num_steps,
@@ -134,8 +135,13 @@ def set_up(
         LoadingStopped: `control` asked for a stop.
     """
     bound_gpu(placement.device)
-    data = yield from _images(run, spec, places, control, placement, ledger, crew is None or crew.leads)
-    if spec.weights == "imagenet":
+    data = yield from _images(run, spec, places, control, placement, ledger)
+    if resume is not None:
+        resume.check_images(data)
+    if data.manifest and (crew is None or crew.leads):
+        write_manifest(places.run_folder(run) / MANIFEST_NAME, data.manifest)
+    weighted = resume is None or resume.checkpoint is None
+    if spec.weights == "imagenet" and weighted:
         yield from _told(fetch_imagenet_weights(spec.model, control), run, f"weights of {spec.model}")
     own = spec if crew is None else spec.replace(batch_size=-(-spec.batch_size // crew.size), compile=False)
     plan = fit_run(own, data.shape, data.resident_bytes, placement, ledger, known.calibration)
@@ -146,13 +152,11 @@ def set_up(
         )
     if plan.fit == "not" and placement.device.type == "cpu":
         raise MemoryShortageError(_will_not_fit(spec, plan, ledger))
-    if resume is not None:
-        resume.check_images(data)
     if resume is not None and resume.recorded:
         placement = resume.placed(placement)
     elif crew is None and plan.is_whole and is_tunable(spec, placement):
         placement, plan = yield from _tuned(run, spec, data, placement, plan, ledger, control, known)
-    learner = _build(spec, data, placement, ledger, crew)
+    learner = _build(spec, data, placement, ledger, crew, weighted)
     ledger.hold(("model", run), learner.model, Holding("model", spec.model, run, _parts(learner), live=True))
     recovery = _recovery(run, learner, plan, ledger, resume)
     bounds = batch_bounds(len(data.train), spec.batch_size)
@@ -174,15 +178,13 @@ def set_up(
 
 
 def _images(
-    run: int, spec: RunSpec, places: Places, control: Control, placement: Placement, ledger: Ledger, leads: bool
+    run: int, spec: RunSpec, places: Places, control: Control, placement: Placement, ledger: Ledger
 ) -> Generator[DatasetProgressed, None, ImageData]:
     """The images, those of an earlier run where they still lie in memory; the ledger holds them for this one."""
     key = (*data_key(spec), str(places.data), str(placement.device))
     data: ImageData | None = ledger.get(key)
     if data is None:
         data = yield from _load(run, spec, places, control, placement, ledger)
-    if data.manifest and leads:
-        write_manifest(places.run_folder(run) / MANIFEST_NAME, data.manifest)
     ledger.hold(key, data, Holding("dataset", spec.dataset, run, (("dataset", data.resident_bytes),), live=True))
     return data
 
@@ -227,13 +229,17 @@ def _sizes(data: ImageData, spec: RunSpec, bounds: Bounds) -> tuple[list[int], l
     return [stop - start for start, stop in bounds], evaluated
 
 
-def _build(spec: RunSpec, data: ImageData, placement: Placement, ledger: Ledger, crew: Crew | None) -> Learner:
+def _build(
+    spec: RunSpec, data: ImageData, placement: Placement, ledger: Ledger, crew: Crew | None, weighted: bool
+) -> Learner:
     moments = (data.mean, data.std)
 
     def built() -> Learner:
         if crew is None:
-            return build_learner(spec, data.shape, moments, placement)
-        return crew.join(build_learner(spec, data.shape, moments, placement, sync_batchnorm=crew.sync_batchnorm))
+            return build_learner(spec, data.shape, moments, placement, weighted=weighted)
+        return crew.join(
+            build_learner(spec, data.shape, moments, placement, sync_batchnorm=crew.sync_batchnorm, weighted=weighted)
+        )
 
     try:
         return built()

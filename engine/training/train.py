@@ -243,7 +243,7 @@ class _Loop:
         return True
 
     def beside_saving(self, work: Generator[Event, None, T]) -> Generator[Event, None, T]:
-        """`work`, and what became of a checkpoint as soon as that is known."""
+        """`work`; checkpoints go on being written, and what became of them is told, as between two steps."""
         while True:
             try:
                 event = next(work)
@@ -252,6 +252,8 @@ class _Loop:
                 return done
             yield event
             yield from self.saver.told()
+            if self.saver.due and self.saver.saved_step != self.points.step:  # it reads weights, it changes none
+                yield from self.save()
 
     @property
     def position(self) -> Position:

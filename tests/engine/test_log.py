@@ -39,3 +39,14 @@ def test_no_control_character_of_a_failure_reaches_the_file(tmp_path: Path) -> N
     assert not {char for char in text if not char.isprintable()} - {"\n"}
     assert "ValueError: ␛]0;title␇ a class\N{REPLACEMENT CHARACTER}2J\n" in text
     assert "one␛[2J\ntwo\n" in text
+
+
+def test_a_log_that_cannot_be_opened_stops_nobody(tmp_path: Path) -> None:
+    (tmp_path / "reslab.log").mkdir()
+    code = (
+        "import logging, sys\nfrom pathlib import Path\nfrom engine.log import log_to\n"
+        "log_to(Path(sys.argv[1]))\nlogging.getLogger('reslab').warning('nobody hears')\nprint('went on')\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "reslab.log")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("went on\n", "")

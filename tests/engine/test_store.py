@@ -6,13 +6,14 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from engine.errors import StoreError
-from engine.events import Evaluated, EvaluationProgressed, StepsCompleted
+from engine.events import Evaluated, StepsCompleted
 from engine.paths import Places
 from engine.results import carriers
 from engine.results.estimate import estimate_run
@@ -154,15 +155,44 @@ def test_a_run_whose_end_could_not_be_recorded_is_lost_though_the_process_lives(
         assert reader.runs()[0].status == "failed"
 
 
-def test_any_event_is_a_sign_of_life(store: Store, places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_gives_a_sign_of_life_while_it_is_carried(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.results.carriers.BEAT_EVERY_S", 0.01)
+    threads = threading.active_count()
+    with Store(places.database) as store:
+        run = store.create_run(SPEC)  # and then nothing is told of it, as while it is paused
+        with sqlite3.connect(places.database) as other:
+            other.execute("UPDATE runs SET beat_at = 0")
+        began = time.monotonic()
+        while beat_of(places) == 0 and time.monotonic() - began < 20:
+            time.sleep(0.01)
+        assert beat_of(places) == pytest.approx(time.time(), abs=30)
+        for event in events_of(SPEC, run):
+            store.record(event)
+        until = time.monotonic() + 20
+        while threading.active_count() > threads and time.monotonic() < until:
+            time.sleep(0.01)
+        assert threading.active_count() == threads
+
+
+def test_what_another_place_said_of_a_living_run_is_taken_back(store: Store, places: Places) -> None:
+    run = store.create_run(SPEC)
+    *events, ended = events_of(SPEC, run)
+    with sqlite3.connect(places.database) as other:
+        other.execute("UPDATE runs SET status = 'failed', error = 'lost', seal = 'x'")
+    for event in events:
+        store.record(event)
+    assert (store.runs()[0].status, store.runs()[0].error, store.intact(run)) == ("running", None, None)
+    store.record(ended)
+    assert store.intact(run) is True
+
+
+def test_a_run_that_goes_on_elsewhere_is_left_to_it(store: Store, places: Places) -> None:
     run = store.create_run(SPEC)
     with sqlite3.connect(places.database) as other:
-        other.execute("UPDATE runs SET beat_at = 0")
-    store.record(EvaluationProgressed(run, "test", 1, 2))
-    assert beat_of(places) == 0  # not due yet
-    monkeypatch.setattr("engine.results.carriers.BEAT_EVERY_S", 0.0)
-    store.record(EvaluationProgressed(run, "test", 2, 2))
-    assert beat_of(places) == pytest.approx(time.time(), abs=5)
+        other.execute("UPDATE runs SET place = 'another', beat_at = ?", (time.time(),))
+    with pytest.raises(StoreError, match="another process goes on with it"):
+        store.record(events_of(SPEC, run)[0])
+    assert store.details(run).started is None
 
 
 def beat_of(places: Places) -> float:
@@ -268,3 +298,37 @@ def test_an_estimate_scales_an_earlier_run_by_its_epochs(store: Store) -> None:
     mnist = estimate_run(RunSpec("mnist", "resnet18", image_size=8), records)
     assert mnist is not None
     assert mnist.seconds == pytest.approx((10 * 60_000 + 11 * 10_000 / 3) / 1234)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "spec = '{\"dataset'", "spec = '[]'", "elapsed_s = 'long'", "final = '{}'", "status = x'00ff'",
+        "untrained = '{\"accuracy\": \"high\"}'", "created_at = 'once'",
+    ],
+)  # fmt: skip
+def test_a_damaged_row_hides_no_other(store: Store, places: Places, change: str) -> None:
+    first, second = record_run(store), record_run(store)
+    with sqlite3.connect(places.database) as other:
+        other.execute(f"UPDATE runs SET {change} WHERE run = ?", (second,))
+    assert [(record.run, record.status) for record in store.runs()] == [(second, "damaged"), (first, "completed")]
+    assert "was damaged" in str(store.runs()[0].error)
+    for read in (store.details, store.predictions):
+        with pytest.raises(StoreError, match=f"run {second} cannot be read"):
+            read(second)
+    store.delete(first)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE evaluations SET per_class = '{'", "UPDATE evaluations SET confusion = '3'",
+        "UPDATE steps SET losses = x'00'", "UPDATE runs SET started = 'x'",
+    ],
+)  # fmt: skip
+def test_other_damaged_rows_of_a_run_are_a_sentence(store: Store, places: Places, change: str) -> None:
+    run = record_run(store)
+    with sqlite3.connect(places.database) as other:
+        other.execute(change)
+    with pytest.raises(StoreError, match=f"run {run} cannot be read: its rows in the record were damaged"):
+        store.details(run)

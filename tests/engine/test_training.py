@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from engine.control import RunControl
 from engine.errors import CheckpointError
@@ -360,3 +362,15 @@ def test_points_come_about_ten_times_a_second(places: Places) -> None:
     events = collect(SPEC.replace(batch_size=16), places)
     took = time.perf_counter() - began
     assert len(of(events, StepsCompleted)) <= 10 * took + 4
+
+
+def test_an_error_with_a_name_that_is_no_text_is_recorded(places: Places, tmp_path: Path) -> None:
+    for folder in (b"a\xff", b"b"):
+        os.makedirs(os.path.join(os.fsencode(tmp_path), b"images", folder))
+    Image.new("L", (8, 8)).save(tmp_path / "images" / "b" / "0.png")
+    Image.new("L", (8, 8)).save(tmp_path / "images" / os.fsdecode(b"a\xff") / "0.png")
+    end = ended(collect(SPEC.replace(dataset=f"folder:{tmp_path / 'images'}"), places))
+    assert end.status == "failed"
+    assert "class a\N{REPLACEMENT CHARACTER} of" in str(end.error)
+    with Store(places.database) as store:
+        assert store.details(1).record.error == end.error

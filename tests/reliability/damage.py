@@ -94,7 +94,7 @@ class _Cache:
         (folder / "broken.png").write_bytes(b"no image")
         self._paths = sorted(folder.iterdir())
         self._wanted = self._read()
-        (self._entry,) = self._cache.iterdir()
+        (self._entry,) = (path for path in self._cache.iterdir() if path.suffix != ".lock")
         self._whole = {path: path.read_bytes() for path in self._entry.iterdir()}
 
     def _read(self) -> tuple[bytes, tuple[object, ...]]:
@@ -128,7 +128,7 @@ class _Database:
         try:
             with Store(self._path) as store:
                 found = self._all_of(store)
-        except (StoreError, ValueError, KeyError, TypeError):  # the last three: values that are no longer such
+        except StoreError:
             return None
         except Exception as error:
             return f"{type(error).__name__} from a damaged record"

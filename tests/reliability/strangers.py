@@ -7,6 +7,7 @@ from the data: nothing else writes the mark.
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import unicodedata
 from pathlib import Path
@@ -115,8 +116,8 @@ def _folder_of_images(folder: Path, text: str) -> Path:
 
 
 def _file_name(text: str) -> str:
-    """As much of it as a file may be called."""
-    return text.replace("/", " ").replace("\0", " ").encode()[:200].decode(errors="ignore")
+    """As much of it as a file may be called, and a byte that is no text."""
+    return text.replace("/", " ").replace("\0", " ").encode()[:200].decode(errors="ignore") + os.fsdecode(b"\xff")
 
 
 def _record(home: Path, text: str, images: Path) -> None:

@@ -1,0 +1,83 @@
+"""The decoded images on disk, where several are at them at once, or somebody was killed at them."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from engine.control import RunControl
+from engine.datasets import cache
+from engine.datasets.cache import Decoded, decoded
+from engine.progress import LoadingStopped, Progress
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> list[Path]:
+    draws = np.random.default_rng(0)
+    folder = tmp_path / "files"
+    folder.mkdir()
+    for number in range(8):
+        Image.fromarray(draws.integers(0, 256, (9, 9, 3), np.uint8)).save(folder / f"{number}.png")
+    return sorted(folder.iterdir())
+
+
+def drained(work: Any) -> tuple[list[Progress], Decoded]:
+    told = []
+    while True:
+        try:
+            told.append(next(work))
+        except StopIteration as end:
+            return told, end.value
+
+
+def test_who_comes_second_waits_and_reads_what_the_first_has_made(paths: list[Path], tmp_path: Path) -> None:
+    first = decoded(paths, "a", 8, 3, tmp_path / "cache", RunControl())
+    assert next(first).stage == "decode"  # in the middle of it
+    second = decoded(paths, "a", 8, 3, tmp_path / "cache", RunControl())
+    assert next(second).stage == "wait for another process to decode"
+    _, one = drained(first)
+    told, other = drained(second)
+    assert "decode" not in {progress.stage for progress in told}
+    assert np.array_equal(one.images, other.images)
+
+
+def test_waiting_hears_a_stop(paths: list[Path], tmp_path: Path) -> None:
+    first = decoded(paths, "a", 8, 3, tmp_path / "cache", RunControl())
+    next(first)
+    control = RunControl()
+    second = decoded(paths, "a", 8, 3, tmp_path / "cache", control)
+    next(second)
+    control.stop()
+    with pytest.raises(LoadingStopped):
+        next(second)
+
+
+def test_many_threads_get_the_same_images(paths: list[Path], tmp_path: Path) -> None:
+    found: list[Decoded] = []
+
+    def work() -> None:
+        found.append(drained(decoded(paths, "a", 8, 3, tmp_path / "cache", RunControl()))[1])
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 6
+    assert all(np.array_equal(one.images, found[0].images) for one in found)
+
+
+def test_what_a_killed_process_left_goes(paths: list[Path], tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    for name in (".0123456789abcdef.part", ".fedcba9876543210.part"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "images.u8").write_bytes(bytes(1000))
+    with cache._lock_of(folder / "fedcba9876543210").open("a") as lock:
+        assert cache._try_to_lock(lock)  # somebody is still at this one
+        drained(decoded(paths, "a", 8, 3, folder, RunControl()))
+    assert [path.name for path in folder.glob("*.part")] == [".fedcba9876543210.part"]
