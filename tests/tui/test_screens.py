@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,8 +29,9 @@ at_every_size = pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[
 
 
 def record_runs(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
-    moments = iter(1_764_000_000.0 + 3600 * (count // 2) for count in range(200))  # created_at, then beat_at
-    monkeypatch.setattr("engine.results.store.time.time", lambda: next(moments))
+    moments = iter(1_764_000_000.0 + 3600 * hour for hour in range(100))
+    now = SimpleNamespace(time=lambda: next(moments), monotonic=time.monotonic)
+    monkeypatch.setattr("engine.results.store.time", now)  # the store's own clock alone
     with Store(places.database) as store:
         for spec in (SPEC, SPEC.replace(seed=1), RunSpec("mnist", "resnet50", image_size=8, epochs=3)):
             run = store.create_run(spec)
