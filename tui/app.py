@@ -46,7 +46,7 @@ class ReslabApp(App[None]):
         Binding("4", "mode('compare')", "Compare", show=False, tooltip="runs side by side, and the verdict"),
         Binding("u", "queue", "Queue", show=False, tooltip="what waits in the queue"),
         Binding("question_mark", "keys", "Keys", key_display="?", tooltip="this list of keys"),
-        Binding("q,ctrl+q", "quit", "Quit", tooltip="leave; asks while a run is live", key_display="q"),
+        Binding("q,ctrl+q,ctrl+c", "quit", "Quit", tooltip="leave; asks while a run is live", key_display="q"),
     ]
 
     def __init__(

@@ -121,10 +121,12 @@ def losses(events: list[Event]) -> list[float]:
 @pytest.mark.parametrize(
     ("size", "changes"),
     [
-        (2, {}),
-        (3, {"flip": True, "crop_padding": 1, "label_smoothing": 0.1}),
-        (3, {"batch_size": 477, "optimizer": "adamw", "learning_rate": 0.0001}),  # six images are left: two each
-        (2, {"batch_size": 717}),  # three are left: one process has nothing to do
+        (2, {"batch_size": 717}),  # three are left at the end: one process has nothing to do
+        pytest.param(2, {}, marks=pytest.mark.slow),
+        pytest.param(3, {"flip": True, "crop_padding": 1, "label_smoothing": 0.1}, marks=pytest.mark.slow),
+        pytest.param(  # six are left: two each
+            3, {"batch_size": 477, "optimizer": "adamw", "learning_rate": 0.0001}, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_the_losses_are_those_of_one_process(size: int, changes: dict[str, Any], tmp_path: Path) -> None:
@@ -136,6 +138,7 @@ def test_the_losses_are_those_of_one_process(size: int, changes: dict[str, Any],
     assert len(expected) == -(-1437 // spec.batch_size)
 
 
+@pytest.mark.slow
 def test_it_says_who_worked_and_what_batch_norm_saw(tmp_path: Path) -> None:
     events, ending = together(2, SPEC.replace(norm="batch"), tmp_path, stop_at=1)
     (started,) = (event for event in events if isinstance(event, RunStarted))

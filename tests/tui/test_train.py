@@ -77,11 +77,12 @@ async def test_pause_and_resume(make_app: MakeApp) -> None:
         assert app.live.ended.status == "completed"
 
 
-async def test_quit_in_the_middle_asks_then_stops_then_leaves(make_app: MakeApp) -> None:
+@pytest.mark.parametrize("key", ["q", "ctrl+c", "ctrl+q"])
+async def test_quit_in_the_middle_asks_then_stops_then_leaves(key: str, make_app: MakeApp) -> None:
     app = make_app(hold())
     async with app.run_test() as pilot:
         await start(pilot, app)
-        await pilot.press("q")
+        await pilot.press(key)
         await until(pilot, lambda: app.screen.is_modal)
         await pilot.pause()
         assert "Stop it and leave?" in text_of(app)
