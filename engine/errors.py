@@ -54,6 +54,10 @@ class MemoryShortageError(ReslabError):
     """Memory ran out and no way around it was left."""
 
 
+class ClusterError(ReslabError):
+    """Ray is missing, cannot be reached, has too little room, or its workers failed."""
+
+
 class DeviceError(ReslabError):
     """The device or the numeric type asked for is not to be had here."""
 

@@ -211,12 +211,15 @@ class RunContinued:
     """A run that was cut off goes on, from its checkpoint at `step` (0: it begins anew).
 
     `differs` says in words what is not as it was; where it is empty the run is the one that was never cut off, to the
-    last bit. Between RunStarted and this event the run's past is told again.
+    last bit. Between RunStarted and this event the run's past is told again. `epochs_done` are whole ones, `evaluated`
+    says whether the last of them was. It also comes in the middle of a run, where workers were lost.
     """
 
     run: int
     step: int
     differs: tuple[str, ...]
+    epochs_done: int = 0
+    evaluated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,9 @@ import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from engine.cluster import Cluster
 from engine.control import Control
 from engine.datasets.loading import check_dataset
 from engine.datasets.registry import find_dataset
@@ -28,7 +30,7 @@ from engine.results.records import RunDetails, WeightsRecord
 from engine.results.store import Store
 from engine.spec import RunSpec
 from engine.text import safe_text
-from engine.training.checkpoint import Checkpoint, load_checkpoint, remove_other_checkpoints
+from engine.training.checkpoint import load_checkpoint, remove_other_checkpoints
 from engine.training.position import Position
 from engine.training.resuming import Resume
 from engine.training.setup import Known
@@ -39,16 +41,17 @@ _log = logging.getLogger("reslab")
 
 @dataclass(frozen=True, slots=True)
 class Lab:
-    """What runs of one process share: the folders, and the ledger of what is in memory."""
+    """What runs of one process share: the folders, the ledger of what is in memory, the cluster that they train on."""
 
     places: Places
     ledger: Ledger = field(default_factory=Ledger)
+    cluster: Cluster | None = None
 
 
-def check(spec: RunSpec, weighted: bool = True) -> None:
+def check(spec: RunSpec, weighted: bool = True, here: bool = True) -> None:
     """Raise what is wrong with `spec` on this machine, as far as it shows without loading anything.
 
-    Not `weighted`, the weights that it names are not needed any more.
+    Not `weighted`, the weights that it names are not needed any more; not `here`, other machines have the devices.
 
     Raises:
         ReslabError: a folder, a weights file or a device is not there, or the network cannot take such images.
@@ -60,7 +63,8 @@ def check(spec: RunSpec, weighted: bool = True) -> None:
         raise ModelError(problem)
     if weighted:
         check_weights(spec)
-    choose_placement(spec)
+    if here:
+        choose_placement(spec)
 
 
 def run(spec: RunSpec, lab: Lab, control: Control) -> Generator[Event, None, None]:
@@ -70,7 +74,7 @@ def run(spec: RunSpec, lab: Lab, control: Control) -> Generator[Event, None, Non
         ReslabError: at the first step, before anything is recorded, where `check` finds something wrong or the record
             cannot be opened. Later failures end in RunEnded with the status `failed`.
     """
-    check(spec)
+    check(spec, here=lab.cluster is None)
     with Store(lab.places.database) as store:
         yield from _carry(store, _Tally(store.create_run(spec)), spec, lab, control)
 
@@ -92,8 +96,8 @@ def resume(number: int, lab: Lab, control: Control) -> Generator[Event, None, No
         if why_not is not None:
             raise StoreError(why_not)
         spec = RunSpec.from_mapping(details.record.spec)
-        found = Resume(details.started, _newest_whole(store.checkpoints(number), lab.places.run_folder(number)))
-        check(spec, weighted=found.checkpoint is None)
+        found = _from_newest(details.started, store.checkpoints(number), lab.places.run_folder(number))
+        check(spec, weighted=found.checkpoint is None, here=lab.cluster is None)
         position = found.position
         tally = _Tally(
             number, position.elapsed_s, images=position.images, steps=position.step, train_s=position.train_s
@@ -116,8 +120,8 @@ def not_resumable(details: RunDetails) -> str | None:
     return None
 
 
-def _newest_whole(recorded: Sequence[WeightsRecord], folder: Path) -> Checkpoint | None:
-    """The newest checkpoint that is what was recorded; None where there never was one.
+def _from_newest(started: dict[str, Any] | None, recorded: Sequence[WeightsRecord], folder: Path) -> Resume:
+    """From the newest checkpoint that is what was recorded; from the beginning where there never was one.
 
     Raises:
         CheckpointError: none of them can be used. To begin anew would throw away what is recorded of the run.
@@ -127,13 +131,13 @@ def _newest_whole(recorded: Sequence[WeightsRecord], folder: Path) -> Checkpoint
         try:
             found = load_checkpoint(folder / weights.file, weights.sha256)
             Position.from_dict(found.header)
-            return found
+            return Resume(started, found, weights.file, weights.sha256)
         except CheckpointError as error:
             _log.warning("%s; the one before it is taken", error)
             problems.append(str(error))
     if problems:
         raise CheckpointError(f"no checkpoint to go on from: {problems[0]}; bring the file back, or train a new run")
-    return None
+    return Resume(started)
 
 
 def _carry(
@@ -141,21 +145,21 @@ def _carry(
 ) -> Generator[Event, None, None]:
     """Train and record to the end, whatever that is. A run that goes on is taken up when all is ready for it."""
     ending = Ending("stopped")
-    taken = resume is None
+    taken, started = resume is None, False
     try:
-        device = choose_placement(spec).device
-        calibration = store.calibration(device_name(device)) or uncalibrated(device.type)
-        known = Known(calibration, store.tunings(tally.run))
-        events = train(tally.run, spec, lab.places, lab.ledger, control, known, resume)
+        events = _events(store, tally.run, spec, lab, control, resume)
         while True:
             try:
                 event = next(events)
             except StopIteration as stop:
                 ending = stop.value
                 break
+            if isinstance(event, RunStarted) and started:
+                continue  # workers on a cluster that begin again
             if isinstance(event, RunStarted) and resume is not None:
                 _take_up(store, tally.run, resume)
                 taken = True
+            started = started or isinstance(event, RunStarted)
             tally.add(event)
             if not (isinstance(event, RunStarted) and resume is not None and resume.started is not None):
                 store.record(event)
@@ -179,6 +183,20 @@ def _carry(
     if ended.status == "completed":
         _remove_others(store, tally.run, lab.places)
     yield ended
+
+
+def _events(
+    store: Store, run: int, spec: RunSpec, lab: Lab, control: Control, resume: Resume | None
+) -> Generator[Event, None, Ending]:
+    """The run's own events, from this process or from the workers of a cluster."""
+    if lab.cluster is not None:
+        from engine.cluster.driver import train_on_ray
+
+        return train_on_ray(run, spec, lab.places, control, lab.cluster, resume)
+    device = choose_placement(spec).device
+    calibration = store.calibration(device_name(device)) or uncalibrated(device.type)
+    known = Known(calibration, store.tunings(run))
+    return train(run, spec, lab.places, lab.ledger, control, known, resume)
 
 
 def _take_up(store: Store, run: int, resume: Resume) -> None:

@@ -41,6 +41,7 @@ def read_checkpoints(db: sqlite3.Connection, run: int) -> list[WeightsRecord]:
 
 
 def write_continued(db: sqlite3.Connection, event: RunContinued) -> None:
+    take_back(db, event.run, event.step, event.epochs_done, event.evaluated)
     values = (event.run, event.step, time.time(), json.dumps(event.differs))
     db.execute("INSERT INTO resumes VALUES (?, ?, ?, ?)", values)
 
@@ -81,16 +82,7 @@ def rewind(db: sqlite3.Connection, run: int, step: int, epochs: int, evaluated: 
     )
     if taken.rowcount == 0:
         return False
-    db.execute("DELETE FROM weights WHERE run = ? AND step > ?", (run, step))
-    db.execute("DELETE FROM recoveries WHERE run = ? AND (step > ? OR ? = 0)", (run, step, step))
-    db.execute("DELETE FROM epochs WHERE run = ? AND epoch > ?", (run, epochs))
-    db.execute(
-        "DELETE FROM evaluations WHERE run = ? AND (epoch > ? OR (epoch = ? AND NOT ?))",
-        (run, epochs, epochs, evaluated),
-    )
-    db.execute("DELETE FROM steps WHERE run = ? AND first_step > ?", (run, step))
-    _cut_last_points(db, run, step)
-    db.execute("DELETE FROM memory WHERE run = ?", (run,))
+    take_back(db, run, step, epochs, evaluated)
     untrained, final = (
         db.execute(
             f"SELECT metrics FROM evaluations WHERE run = ? AND split = 'test' AND moment {sign} 'untrained' "
@@ -106,6 +98,20 @@ def rewind(db: sqlite3.Connection, run: int, step: int, epochs: int, evaluated: 
         (*untrained, *final, run),
     )
     return True
+
+
+def take_back(db: sqlite3.Connection, run: int, step: int, epochs: int, evaluated: bool) -> None:
+    """Delete what was recorded after `step`, so that nothing that is done again stands there twice."""
+    db.execute("DELETE FROM memory WHERE run = ?", (run,))
+    db.execute("DELETE FROM weights WHERE run = ? AND step > ?", (run, step))
+    db.execute("DELETE FROM recoveries WHERE run = ? AND (step > ? OR ? = 0)", (run, step, step))
+    db.execute("DELETE FROM epochs WHERE run = ? AND epoch > ?", (run, epochs))
+    db.execute(
+        "DELETE FROM evaluations WHERE run = ? AND (epoch > ? OR (epoch = ? AND NOT ?))",
+        (run, epochs, epochs, evaluated),
+    )
+    db.execute("DELETE FROM steps WHERE run = ? AND first_step > ?", (run, step))
+    _cut_last_points(db, run, step)
 
 
 def _cut_last_points(db: sqlite3.Connection, run: int, step: int) -> None:

@@ -152,11 +152,16 @@ def load_checkpoint(path: Path, sha256: str) -> Checkpoint:
 def remove_other_checkpoints(folder: Path, keep: Collection[str]) -> None:
     """Delete every checkpoint in `folder` but those named in `keep`, half-written ones too."""
     for path in folder.glob("*step-*.safetensors*"):
-        if path.name not in keep:
-            try:
-                path.unlink(missing_ok=True)
-            except OSError as error:  # it lies there until the next one
-                _log.warning("cannot delete %s: %s", path, error)
+        if path.name not in keep and not _deleted(path) and not _deleted(path):
+            _log.warning("cannot delete %s", path)  # it lies there until the next one
+
+
+def _deleted(path: Path) -> bool:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        return False
+    return True
 
 
 def file_sha256(path: Path) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from typing import Any
 
@@ -23,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from engine.datasets.batches import epoch_order, step_seed
 from engine.datasets.feeding import Batch, feed
+from engine.device import Placement
 from engine.training.learner import LEAST_PART, Learner
 from engine.training.optim import set_learning_rate
 from engine.training.setup import Setup
@@ -33,7 +34,8 @@ _LEAVE = -1.0  # in place of an epoch
 
 @dataclass(frozen=True, slots=True)
 class Crew:
-    """This process's place in it. `orders` is a process group on the CPU, `on_nodes` is on how many machines it works.
+    """This process's place in it. `orders` is a process group on the CPU, `on_nodes` is on how many machines it works,
+    `device` is this process's GPU, None where it works on a processor.
 
     A default process group must have been set up: gloo for processors, NCCL for GPUs.
     """
@@ -43,11 +45,16 @@ class Crew:
     on_nodes: int
     sync_batchnorm: bool
     orders: Any
+    device: torch.device | None = None
 
     @classmethod
-    def assemble(cls, on_nodes: int = 1, sync_batchnorm: bool = False) -> Crew:
+    def assemble(cls, on_nodes: int = 1, sync_batchnorm: bool = False, device: torch.device | None = None) -> Crew:
         orders = dist.new_group(backend="gloo", timeout=_PATIENCE)
-        return cls(dist.get_rank(), dist.get_world_size(), on_nodes, sync_batchnorm, orders)
+        return cls(dist.get_rank(), dist.get_world_size(), on_nodes, sync_batchnorm, orders, device)
+
+    def placed(self, placement: Placement) -> Placement:
+        """On this process's own GPU."""
+        return placement if self.device is None else replace(placement, device=self.device)
 
     @property
     def leads(self) -> bool:

@@ -22,11 +22,14 @@ from engine.training.position import START, Position
 class Resume:
     """Where to go on. `started` is the run's RunStarted as it was recorded; None where it never came so far.
 
-    `checkpoint` is None where there is none: then the run begins anew, in the way that was recorded.
+    `checkpoint` is None where there is none: then the run begins anew, in the way that was recorded. `file` is its name
+    in the run's folder and `sha256` its hash.
     """
 
     started: dict[str, Any] | None
     checkpoint: Checkpoint | None = None
+    file: str | None = None
+    sha256: str | None = None
 
     @property
     def position(self) -> Position:
@@ -97,10 +100,11 @@ class Resume:
         found = []
         for field, what in (
             ("device_name", "device"), ("dtype", "dtype"), ("memory_format", "layout"), ("num_threads", "threads"),
+            ("workers", "workers"),
         ):  # fmt: skip
-            before, after = recorded[field], getattr(now, field)
+            before, after = recorded.get(field, ""), getattr(now, field)
             if before != after:
-                found.append(f"{what} {after} instead of {before}")
+                found.append(f"{what} {after or 'one'} instead of {before or 'one'}")
         for package, before in recorded["versions"].items():
             after = now.versions.get(package)
             if before != after:

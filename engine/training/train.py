@@ -89,15 +89,15 @@ def train(
             has seen other images.
     """
     with _arithmetic(spec.deterministic), keep_threads():
-        placement = choose_placement(spec)
+        placement = choose_placement(spec) if crew is None else crew.placed(choose_placement(spec))
         peak = PeakMeter(placement.device)
         setup = None
         try:
             setup = yield from set_up(run, spec, places, ledger, control, placement, known, resume, crew)
             yield setup.started()
             if resume is not None:
-                position = resume.position
-                yield RunContinued(run, position.step, resume.differences(setup.started().resolved))
+                position, differs = resume.position, resume.differences(setup.started().resolved)
+                yield RunContinued(run, position.step, differs, position.epochs_done, position.evaluated)
             yield from setup.forecasted()
             yield from setup.recovery.told()
             loop = _Loop(setup, places.run_folder(run), control, resume.position if resume else START)

@@ -1,0 +1,171 @@
+"""The driver of a run on Ray: starts the workers, hands their events on, and hears the person at the keyboard.
+
+`train_on_ray` stands in for `engine.training.train.train`: the same events, in the same order, from elsewhere.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from engine.cluster import Cluster, quiet_ray
+from engine.control import Control
+from engine.errors import ClusterError
+from engine.events import Event
+from engine.paths import Places
+from engine.spec import RunSpec
+
+quiet_ray()
+
+import ray  # noqa: E402
+import ray.train  # noqa: E402
+from ray.train.torch import TorchConfig, TorchTrainer  # noqa: E402
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
+
+from engine.cluster.exchange import Asked, Exchange, Newest  # noqa: E402
+from engine.cluster.worker import Task, work  # noqa: E402
+from engine.training.resuming import Resume  # noqa: E402
+from engine.training.train import Ending  # noqa: E402
+
+_LISTEN_S = 0.1
+_MAX_LOSSES = 8  # of workers or nodes: each time the run goes on from its newest checkpoint
+_GRACE_S = 30.0  # for the last events, once Ray says that all is over
+
+
+def train_on_ray(
+    run: int, spec: RunSpec, places: Places, control: Control, cluster: Cluster, resume: Resume | None
+) -> Generator[Event, None, Ending]:
+    """Train one run on workers, from where `resume` says, yielding what happens; returns how it ended.
+
+    Raises:
+        ClusterError: Ray cannot be started or reached, has too little for so many workers, or the workers failed.
+    """
+    newest = Newest(resume.started, resume.file, resume.sha256) if resume is not None else Newest()
+    with _connected(cluster):
+        use_gpu = _check_resources(spec, cluster)
+        head = NodeAffinitySchedulingStrategy(_head_node(), soft=False)
+        exchange: Any = ray.remote(Exchange).options(num_cpus=0, scheduling_strategy=head).remote(newest)
+        task = Task(run, spec, places, cluster.sync_batchnorm, exchange)
+        storage = places.run_folder(run) / "ray"
+        fit = _Fit(task, cluster, use_gpu, str(storage))
+        asked = Asked()
+        try:
+            while True:
+                over = fit.over
+                events = ray.get(exchange.take.remote(_LISTEN_S))
+                for event in events:
+                    if isinstance(event, Ending):
+                        fit.wait()
+                        return event
+                    yield event
+                wanted = Asked(control.pause_requested, control.stop_requested, control.stop_reason)
+                if wanted != asked:
+                    ray.get(exchange.ask.remote(wanted))
+                    asked = wanted
+                if over and not events:
+                    raise fit.failure()
+        finally:
+            fit.wait() if fit.over else fit.abandon(exchange)
+            ray.kill(exchange)
+            shutil.rmtree(storage, ignore_errors=True)
+
+
+class _Fit:
+    """Ray Train's work, in a thread."""
+
+    def __init__(self, task: Task, cluster: Cluster, use_gpu: bool, storage: str) -> None:
+        self._error: BaseException | None = None
+        trainer = TorchTrainer(
+            work,
+            train_loop_config={"task": task},
+            torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=(1, cluster.num_workers) if cluster.num_workers > 1 else 1,
+                use_gpu=use_gpu,
+                elastic_resize_monitor_interval_s=3600.0,
+            ),
+            run_config=ray.train.RunConfig(
+                name=f"reslab-{task.run}",
+                storage_path=storage,
+                failure_config=ray.train.FailureConfig(max_failures=_MAX_LOSSES),
+            ),
+        )
+
+        def fit() -> None:
+            try:
+                trainer.fit()
+            except BaseException as error:
+                self._error = error
+
+        self._thread = threading.Thread(target=fit, name="ray", daemon=True)
+        self._thread.start()
+
+    @property
+    def over(self) -> bool:
+        return not self._thread.is_alive()
+
+    def wait(self) -> None:
+        self._thread.join(_GRACE_S)
+
+    def abandon(self, exchange: Any) -> None:
+        """Ask the workers to stop, and give them time for it."""
+        ray.get(exchange.ask.remote(Asked(stop=True)))
+        self.wait()
+
+    def failure(self) -> ClusterError:
+        said = str(self._error or "the workers ended without a word").strip().splitlines()
+        return ClusterError(f"the workers on Ray failed: {said[-1] if said else type(self._error).__name__}")
+
+
+@contextmanager
+def _connected(cluster: Cluster) -> Iterator[None]:
+    if ray.is_initialized():  # by whoever made the cluster
+        yield
+        return
+    try:
+        ray.init(
+            address=cluster.address or "local",
+            include_dashboard=None if cluster.address else False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=False,
+        )
+    except Exception as error:
+        where = f"the Ray cluster at {cluster.address}" if cluster.address else "Ray on this machine"
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ClusterError(f"cannot reach {where} ({first})") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _check_resources(spec: RunSpec, cluster: Cluster) -> bool:
+    """Whether the workers take GPUs. Raises ClusterError where the cluster will never have room for them."""
+    found = ray.cluster_resources()
+    gpus, cpus = int(found.get("GPU", 0)), int(found.get("CPU", 0))
+    use_gpu = spec.device == "cuda" or (spec.device == "auto" and gpus > 0)
+    if use_gpu and gpus < cluster.num_workers:
+        raise ClusterError(
+            f"{cluster.num_workers} workers need as many GPUs, the cluster has {gpus}; take fewer workers"
+        )
+    if cpus < cluster.num_workers:
+        raise ClusterError(
+            f"{cluster.num_workers} workers need as many processor cores, the cluster has {cpus}; take fewer workers"
+        )
+    if cluster.sync_batchnorm and not use_gpu:
+        raise ClusterError(
+            "torch synchronises batch-norm on GPUs alone; leave out --sync-batchnorm, or use --norm group"
+        )
+    return use_gpu
+
+
+def _head_node() -> str:
+    for node in ray.nodes():
+        if node["Alive"] and node["Resources"].get("node:__internal_head__"):
+            return str(node["NodeID"])
+    raise ClusterError("the Ray cluster has no head node that is alive")

@@ -1,0 +1,146 @@
+"""One worker of a run on Ray: the first one trains and tells, the others follow. Ray Train calls it in each process."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Generator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import ray
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed as dist
+
+from engine.cluster.exchange import Asked, Newest
+from engine.control import RunControl
+from engine.device import choose_placement, versions
+from engine.errors import ClusterError, ReslabError
+from engine.events import Event
+from engine.memory.ledger import Ledger
+from engine.paths import Places
+from engine.spec import RunSpec
+from engine.training.checkpoint import load_checkpoint
+from engine.training.crew import Crew, follow
+from engine.training.resuming import Resume
+from engine.training.setup import Known, set_up
+from engine.training.train import Ending, train
+
+_TELL_EVERY_S = 0.05
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What every worker is given."""
+
+    run: int
+    spec: RunSpec
+    places: Places
+    sync_batchnorm: bool
+    exchange: Any
+
+
+def work(config: dict[str, Any]) -> None:
+    """Make the run, from its newest checkpoint on; the ending is told as the last of the events."""
+    task: Task = config["task"]
+    crew = _assemble(task)
+    newest: Newest = ray.get(task.exchange.newest.remote())
+    resume = None
+    if newest.started is not None:
+        checkpoint = None
+        if newest.file is not None and newest.sha256 is not None:
+            checkpoint = load_checkpoint(task.places.run_folder(task.run) / newest.file, newest.sha256)
+        resume = Resume(newest.started, checkpoint)
+    control = RunControl()
+    if not crew.leads:
+        placement = crew.placed(choose_placement(task.spec))
+        work = set_up(task.run, task.spec, task.places, Ledger(), control, placement, Known(), resume, crew)
+        with suppress(ReslabError):  # the first worker meets it too, and tells
+            follow(_drained(work), crew)
+        return
+    teller = Teller(task.exchange, control)
+    events = train(task.run, task.spec, task.places, Ledger(), control, resume=resume, crew=crew)
+    try:
+        while True:
+            try:
+                teller.tell(next(events))
+            except StopIteration as end:
+                teller.last(end.value)
+                return
+    except ReslabError as error:  # anything else may be a lost worker: Ray begins again
+        teller.last(Ending("failed", str(error)))
+    finally:
+        events.close()
+        teller.close()
+
+
+def _assemble(task: Task) -> Crew:
+    context = ray.train.get_context()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(max(cores // context.get_local_world_size(), 1))
+    here: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(here, (ray.get_runtime_context().get_node_id(), versions()))
+    nodes = {node for node, _ in here}
+    for _, found in here:
+        if found != here[0][1]:
+            differing = next(name for name, version in found.items() if version != here[0][1][name])
+            raise ClusterError(
+                f"the nodes do not have the same versions: {differing} {found[differing]} and {here[0][1][differing]}; "
+                "install the same reslab on all of them"
+            )
+    device = ray.train.torch.get_device()
+    return Crew.assemble(len(nodes), task.sync_batchnorm, device if device.type == "cuda" else None)
+
+
+def _drained(work: Generator[Any, None, T]) -> T:
+    """What a generator returns; what it yields, the first worker tells of."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            done: T = end.value
+            return done
+
+
+class Teller:
+    """Sends events from a thread of its own, so that no step waits for the network, and hears what is asked."""
+
+    def __init__(self, exchange: Any, control: RunControl) -> None:
+        self._exchange, self._control = exchange, control
+        self._waiting: list[Event | Ending] = []
+        self._lock, self._closed = threading.Lock(), threading.Event()
+        self._thread = threading.Thread(target=self._send, name="events", daemon=True)
+        self._thread.start()
+
+    def tell(self, event: Event) -> None:
+        with self._lock:
+            self._waiting.append(event)
+
+    def last(self, ending: Ending) -> None:
+        with self._lock:
+            self._waiting.append(ending)
+
+    def close(self) -> None:
+        """Send what is left."""
+        self._closed.set()
+        self._thread.join()
+
+    def _send(self) -> None:
+        while not self._closed.wait(_TELL_EVERY_S):
+            self._send_waiting()
+        self._send_waiting()
+
+    def _send_waiting(self) -> None:
+        with self._lock:
+            sent, self._waiting = self._waiting, []
+        self._hear(ray.get(self._exchange.tell.remote(sent)))
+
+    def _hear(self, asked: Asked) -> None:
+        if asked.stop:
+            self._control.stop(asked.reason)
+        elif asked.pause != self._control.pause_requested:
+            self._control.pause() if asked.pause else self._control.resume()
