@@ -118,7 +118,7 @@ def test_it_is_the_run_that_was_never_cut_off(places: Places, changes: dict[str,
     assert ended.status == "stopped"
     events = go_on(places, 2)
     assert events[-1].status == "completed"  # type: ignore[union-attr]
-    assert of(events, RunContinued) == [RunContinued(2, ended.steps, ())]
+    assert [(event.step, event.differs) for event in of(events, RunContinued)] == [(ended.steps, ())]
     assert_same(places, 2, 1)
 
 

@@ -30,7 +30,7 @@ def record(places: Places, error: str | None) -> None:
 def continued() -> list[Event]:
     """The script of a run that goes on: its past, then the rest."""
     events = events_of(SPEC)
-    return [*events[:6], RunContinued(1, 12, ("torch 2.15 instead of 2.14",)), *events[6:]]
+    return [*events[:6], RunContinued(1, 12, ("torch 2.15 instead of 2.14",), 1, True), *events[6:]]
 
 
 async def test_a_run_that_was_cut_off_is_offered_at_the_start(make_app: MakeApp, places: Places) -> None:
