@@ -99,7 +99,7 @@ class RunScreen(Screen[None]):
             self.app.tell(str(error), "error")
             self.app.pop_screen()
             return
-        if self.is_attached:  # not left while it was read
+        if self.is_attached and self.query("#title"):  # not left while it was read, nor half taken down
             self._show(details)
             self._show_files(left_out)
 
