@@ -6,6 +6,7 @@ import logging
 import time
 import traceback
 from contextlib import suppress
+from io import TextIOWrapper
 from pathlib import Path
 
 from engine.text import safe_text
@@ -30,6 +31,10 @@ def write_report(path: Path, error: BaseException, about: str) -> bool:
 class _Handler(logging.FileHandler):
     """One that never fails whoever has something to say, as logging's own does where the file cannot be opened."""
 
+    def _open(self) -> TextIOWrapper:
+        Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True)
+        return super()._open()
+
     def emit(self, record: logging.LogRecord) -> None:
         with suppress(OSError):
             super().emit(record)
@@ -46,15 +51,13 @@ class _Formatter(logging.Formatter):
 
 
 def log_to(path: Path) -> None:
-    """Send the warnings of this process to the log file, not the screen; nowhere, if there can be no such file."""
+    """Send the warnings of this process to the log file, not the screen; nowhere, if there can be no such file.
+
+    Folder and file are made when there is something to write.
+    """
     if any(isinstance(handler, _Handler) for handler in logging.getLogger().handlers):
         return
     logging.captureWarnings(True)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        logging.getLogger().addHandler(logging.NullHandler())
-        return
     handler = _Handler(path, encoding="utf-8", delay=True)
     handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)

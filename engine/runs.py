@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engine.cluster import Cluster
+from engine.cluster import Cluster, require_ray
 from engine.control import Control
 from engine.datasets.loading import check_dataset
 from engine.datasets.registry import find_dataset
@@ -190,6 +190,7 @@ def _events(
 ) -> Generator[Event, None, Ending]:
     """The run's own events, from this process or from the workers of a cluster."""
     if lab.cluster is not None:
+        require_ray()
         from engine.cluster.driver import train_on_ray
 
         return train_on_ray(run, spec, lab.places, control, lab.cluster, resume)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -39,6 +39,16 @@ GPU_READING = MemoryReading(
     no_gpu=None,
 )
 HOST_READING = MemoryReading((), HostReading(64 * GIB, 40 * GIB, 3 * GIB, 50.0), "no NVIDIA GPU (no driver)")
+
+
+def drain(work: Generator[Any, None, Any]) -> tuple[list[Any], Any]:
+    """All that a generator yields, and what it returns."""
+    seen = []
+    while True:
+        try:
+            seen.append(next(work))
+        except StopIteration as end:
+            return seen, end.value
 
 
 def metrics(accuracy: float) -> Metrics:

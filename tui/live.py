@@ -147,7 +147,6 @@ class LiveRun:
                 self.note = f"step {event.step:,} could not be saved: {event.error}"
             case RunContinued():
                 self.note = continued_text(event)
-                self._go_back(event)
             case MemoryRecovered():
                 self.recovered = event
             case RunPaused():
@@ -168,14 +167,6 @@ class LiveRun:
         self.train_accuracy.extend(event.first_step, event.accuracies)
         self.images_per_s = event.images / event.train_s
         self.step_s = event.train_s / event.last_step
-
-    def _go_back(self, event: RunContinued) -> None:
-        """What came after that step will come again."""
-        for series in (self.train_loss, self.train_accuracy):
-            series.cut(event.step)
-        for series in (self.test_loss, self.test_accuracy, self.val_loss, self.val_accuracy):
-            series.cut(event.step if event.evaluated else event.step - 1)
-        self.step = event.step
 
     def _add_evaluation(self, event: Evaluated) -> None:
         loss, accuracy = (

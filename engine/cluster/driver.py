@@ -1,6 +1,7 @@
 """The driver of a run on Ray: starts the workers, hands their events on, and hears the person at the keyboard.
 
-`train_on_ray` stands in for `engine.training.train.train`: the same events, in the same order, from elsewhere.
+`train_on_ray` stands in for `engine.training.train.train`: the same events, in the same order, from elsewhere. To be
+imported after `engine.cluster.require_ray`.
 """
 
 from __future__ import annotations
@@ -12,24 +13,21 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from engine.cluster import Cluster, quiet_ray
+import ray
+import ray.train
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from engine.cluster import Cluster
+from engine.cluster.exchange import Asked, Exchange, Newest
+from engine.cluster.worker import Task, work
 from engine.control import Control
 from engine.errors import ClusterError
 from engine.events import Event
 from engine.paths import Places
 from engine.spec import RunSpec
-
-quiet_ray()
-
-import ray  # noqa: E402
-import ray.train  # noqa: E402
-from ray.train.torch import TorchConfig, TorchTrainer  # noqa: E402
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
-
-from engine.cluster.exchange import Asked, Exchange, Newest  # noqa: E402
-from engine.cluster.worker import Task, work  # noqa: E402
-from engine.training.resuming import Resume  # noqa: E402
-from engine.training.train import Ending  # noqa: E402
+from engine.training.resuming import Resume
+from engine.training.train import Ending
 
 _LISTEN_S = 0.1
 _MAX_LOSSES = 8  # of workers or nodes: each time the run goes on from its newest checkpoint
@@ -158,9 +156,7 @@ def _check_resources(spec: RunSpec, cluster: Cluster) -> bool:
             f"{cluster.num_workers} workers need as many processor cores, the cluster has {cpus}; take fewer workers"
         )
     if cluster.sync_batchnorm and not use_gpu:
-        raise ClusterError(
-            "torch synchronises batch-norm on GPUs alone; leave out --sync-batchnorm, or use --norm group"
-        )
+        raise ClusterError("torch synchronises batch-norm on GPUs alone; leave it out, or choose norm=group")
     return use_gpu
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Generator
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -45,8 +44,18 @@ class Task:
 
 
 def work(config: dict[str, Any]) -> None:
-    """Make the run, from its newest checkpoint on; the ending is told as the last of the events."""
+    """Make the run, from its newest checkpoint on; the ending is told as the last of the events.
+
+    What has a sentence ends the run. Anything else may be a worker that was lost: Ray begins again.
+    """
     task: Task = config["task"]
+    try:
+        _work(task)
+    except ReslabError as error:
+        ray.get(task.exchange.tell.remote([Ending("failed", str(error))]))
+
+
+def _work(task: Task) -> None:
     crew = _assemble(task)
     newest: Newest = ray.get(task.exchange.newest.remote())
     resume = None
@@ -58,9 +67,8 @@ def work(config: dict[str, Any]) -> None:
     control = RunControl()
     if not crew.leads:
         placement = crew.placed(choose_placement(task.spec))
-        work = set_up(task.run, task.spec, task.places, Ledger(), control, placement, Known(), resume, crew)
-        with suppress(ReslabError):  # the first worker meets it too, and tells
-            follow(_drained(work), crew)
+        ready = set_up(task.run, task.spec, task.places, Ledger(), control, placement, Known(), resume, crew)
+        follow(_drained(ready), crew)
         return
     teller = Teller(task.exchange, control)
     events = train(task.run, task.spec, task.places, Ledger(), control, resume=resume, crew=crew)
@@ -69,10 +77,8 @@ def work(config: dict[str, Any]) -> None:
             try:
                 teller.tell(next(events))
             except StopIteration as end:
-                teller.last(end.value)
+                teller.tell(end.value)
                 return
-    except ReslabError as error:  # anything else may be a lost worker: Ray begins again
-        teller.last(Ending("failed", str(error)))
     finally:
         events.close()
         teller.close()
@@ -116,13 +122,9 @@ class Teller:
         self._thread = threading.Thread(target=self._send, name="events", daemon=True)
         self._thread.start()
 
-    def tell(self, event: Event) -> None:
+    def tell(self, event: Event | Ending) -> None:
         with self._lock:
             self._waiting.append(event)
-
-    def last(self, ending: Ending) -> None:
-        with self._lock:
-            self._waiting.append(ending)
 
     def close(self) -> None:
         """Send what is left."""

@@ -20,6 +20,7 @@ from pathlib import Path
 from engine.errors import StoreError
 
 _log = logging.getLogger("reslab")
+_PROC = Path("/proc")
 BEAT_EVERY_S = 10.0
 SILENT_S = 120.0  # so long without a beat from another place, and the run is taken for lost
 
@@ -28,19 +29,29 @@ SILENT_S = 120.0  # so long without a beat from another place, and the run is ta
 def here() -> str:
     """The place of this process."""
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+        boot = (_PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {os.readlink(_PROC / 'self/ns/pid')}"
     except OSError:
         return ""
 
 
 def started(pid: int) -> float | None:
-    """When a process of this place started, in ticks of the kernel's clock; None where there is none, or it is dead."""
+    """When a process of this place started, in ticks of the kernel's clock; None where there is none, or it is dead.
+
+    Where the system has no /proc, in seconds since 1970.
+    """
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        fields = (_PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        return None if fields[0] in "ZX" else float(fields[19])
     except OSError:
+        if (_PROC / "self").exists():
+            return None
+    import psutil
+
+    try:
+        return float(psutil.Process(pid).create_time())
+    except psutil.Error:
         return None
-    return None if fields[0] in "ZX" else float(fields[19])
 
 
 def mine() -> tuple[int, float, str, float]:

@@ -81,6 +81,7 @@ class Store:
                 self._db.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
                 self._db.execute("PRAGMA journal_mode = DELETE")
                 self._db.execute("PRAGMA foreign_keys = ON")
+                self._db.execute("PRAGMA trusted_schema = OFF")  # the record may be somebody else's
                 migrate(self._db, path)
             except BaseException:  # else it would keep its lock until the garbage collector comes by
                 self._db.close()

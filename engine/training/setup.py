@@ -143,15 +143,7 @@ def set_up(
     weighted = resume is None or resume.checkpoint is None
     if spec.weights == "imagenet" and weighted:
         yield from _told(fetch_imagenet_weights(spec.model, control), run, f"weights of {spec.model}")
-    own = spec if crew is None else spec.replace(batch_size=-(-spec.batch_size // crew.size), compile=False)
-    plan = fit_run(own, data.shape, data.resident_bytes, placement, ledger, known.calibration)
-    if crew is not None and not (plan.is_whole or plan.fit == "unknown"):
-        raise MemoryShortageError(
-            f"a worker's {own.batch_size} images of each batch do not fit in {memory_size(plan.room_bytes)}; take more "
-            "workers, or a smaller batch size"
-        )
-    if plan.fit == "not" and placement.device.type == "cpu":
-        raise MemoryShortageError(_will_not_fit(spec, plan, ledger))
+    plan = _planned(spec, data, placement, ledger, known, crew)
     if resume is not None and resume.recorded:
         placement = resume.placed(placement)
     elif crew is None and plan.is_whole and is_tunable(spec, placement):
@@ -160,21 +152,29 @@ def set_up(
     ledger.hold(("model", run), learner.model, Holding("model", spec.model, run, _parts(learner), live=True))
     recovery = _recovery(run, learner, plan, ledger, resume)
     bounds = batch_bounds(len(data.train), spec.batch_size)
-    if own.compile and plan.is_whole:
+    if spec.compile and plan.is_whole and crew is None:
         yield from _told(compile_network(learner, data.shape, *_sizes(data, spec, bounds), control), run, "network")
     return Setup(
-        run=run,
-        spec=spec,
-        placement=placement,
-        data=data,
-        learner=learner,
-        recovery=recovery,
-        bounds=bounds,
-        forecast=plan.forecast,
-        room_bytes=plan.room_bytes,
-        dropped_bytes=plan.dropped_bytes,
-        crew=crew,
-    )
+        run=run, spec=spec, placement=placement, data=data, learner=learner, recovery=recovery, bounds=bounds,
+        forecast=plan.forecast, room_bytes=plan.room_bytes, dropped_bytes=plan.dropped_bytes, crew=crew,
+    )  # fmt: skip
+
+
+def _planned(
+    spec: RunSpec, data: ImageData, placement: Placement, ledger: Ledger, known: Known, crew: Crew | None
+) -> Plan:
+    """How the run fits here, or with a `crew` this process's part of it. Raises MemoryShortageError where it cannot."""
+    if crew is not None:
+        spec = spec.replace(batch_size=-(-spec.batch_size // crew.size))
+    plan = fit_run(spec, data.shape, data.resident_bytes, placement, ledger, known.calibration)
+    if crew is not None and not (plan.is_whole or plan.fit == "unknown"):
+        raise MemoryShortageError(
+            f"a worker's {spec.batch_size} images of each batch do not fit in {memory_size(plan.room_bytes)}; take "
+            "more workers, or a smaller batch size"
+        )
+    if plan.fit == "not" and placement.device.type == "cpu":
+        raise MemoryShortageError(_will_not_fit(spec, plan, ledger))
+    return plan
 
 
 def _images(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from engine.cluster import Cluster, quiet_ray
+from engine.cluster import Cluster, require_ray
 from engine.control import RunControl
 from engine.events import Event, RunContinued, RunEnded, RunStarted, StepsCompleted
 from engine.paths import Places
@@ -16,8 +16,8 @@ from engine.results.store import Store
 from engine.runs import Lab, resume, run
 from engine.spec import RunSpec
 
-quiet_ray()
 ray = pytest.importorskip("ray")
+require_ray()
 pytestmark = pytest.mark.cluster
 
 # At the default learning rate the rounding of a second thread alone moves a loss by 6e-4 within the epoch.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +12,8 @@ from PIL import Image
 from engine.control import RunControl
 from engine.datasets import cache
 from engine.datasets.cache import Decoded, decoded
-from engine.progress import LoadingStopped, Progress
+from engine.progress import LoadingStopped
+from tests.fakes import drain
 
 
 @pytest.fixture
@@ -26,22 +26,13 @@ def paths(tmp_path: Path) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def drained(work: Any) -> tuple[list[Progress], Decoded]:
-    told = []
-    while True:
-        try:
-            told.append(next(work))
-        except StopIteration as end:
-            return told, end.value
-
-
 def test_who_comes_second_waits_and_reads_what_the_first_has_made(paths: list[Path], tmp_path: Path) -> None:
     first = decoded(paths, "a", 8, 3, tmp_path / "cache", RunControl())
     assert next(first).stage == "decode"  # in the middle of it
     second = decoded(paths, "a", 8, 3, tmp_path / "cache", RunControl())
     assert next(second).stage == "wait for another process to decode"
-    _, one = drained(first)
-    told, other = drained(second)
+    _, one = drain(first)
+    told, other = drain(second)
     assert "decode" not in {progress.stage for progress in told}
     assert np.array_equal(one.images, other.images)
 
@@ -61,7 +52,7 @@ def test_many_threads_get_the_same_images(paths: list[Path], tmp_path: Path) -> 
     found: list[Decoded] = []
 
     def work() -> None:
-        found.append(drained(decoded(paths, "a", 8, 3, tmp_path / "cache", RunControl()))[1])
+        found.append(drain(decoded(paths, "a", 8, 3, tmp_path / "cache", RunControl()))[1])
 
     threads = [threading.Thread(target=work) for _ in range(6)]
     for thread in threads:
@@ -79,5 +70,13 @@ def test_what_a_killed_process_left_goes(paths: list[Path], tmp_path: Path) -> N
         (folder / name / "images.u8").write_bytes(bytes(1000))
     with cache._lock_of(folder / "fedcba9876543210").open("a") as lock:
         assert cache._try_to_lock(lock)  # somebody is still at this one
-        drained(decoded(paths, "a", 8, 3, folder, RunControl()))
+        drain(decoded(paths, "a", 8, 3, folder, RunControl()))
     assert [path.name for path in folder.glob("*.part")] == [".fedcba9876543210.part"]
+
+
+def test_a_file_that_is_far_too_large_is_not_read(paths: list[Path], tmp_path: Path) -> None:
+    with paths[3].open("ab") as file:
+        file.truncate(2**40)  # a hole: it takes nothing on the disk
+    _, found = drain(decoded(paths, "a", 8, 3, tmp_path / "cache", RunControl()))
+    assert [fact.problem for fact in found.facts] == [None] * 3 + ["larger than 256 MiB"] + [None] * 4
+    assert len(found.images) == 7

@@ -28,7 +28,7 @@ from engine.fetching import fetch
 from engine.paths import Places
 from engine.progress import LoadingStopped, Progress
 from engine.spec import RunSpec
-from tests.engine.test_datasets import drain
+from tests.fakes import drain
 
 SPEC = RunSpec("cats-dogs", "resnet18", image_size=16)
 

@@ -13,14 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
+from rich.progress import Progress
 from sklearn import metrics
 
-from engine.cli import main
+from engine.cli import main, training
 from engine.cli.parser import build_parser, specs_from
 from engine.errors import SpecError
+from engine.events import RunContinued, StepsCompleted
 from engine.paths import Places
 from engine.spec import RunSpec
 from tests.engine.test_datasets import make_folder
+from tests.fakes import started
 
 OPENED: list[tuple[Any, ...]] = []
 
@@ -266,3 +270,18 @@ def test_a_recipe_is_what_files_and_options_begin_with(tmp_path: Path) -> None:
     assert (fast.learning_rate, fast.label_smoothing) == (0.05, 0.0)
     with pytest.raises(SpecError, match="report, fast"):
         parsed("digits", "resnet20", "--recipe", "slow")
+
+
+def test_the_time_left_of_a_run_that_goes_on_is_not_that_of_its_past(places: Places) -> None:
+    now = 0.0
+    bar = Progress(get_time=lambda: now, disable=True)
+    view = training._Bar(bar, Console(file=io.StringIO()), RunSpec("digits", "resnet18", epochs=40), quiet=True)
+    view.show(started(RunSpec("digits", "resnet18", epochs=40)))
+    for step in range(1, 401):  # the past, told again in no time
+        now += 0.0001
+        view.show(StepsCompleted(1, 1 + step // 12, step, (2.0,), (0.5,), 0.01, 128 * step, 0.1 * step))
+    view.show(RunContinued(1, 400, ()))
+    for step in range(401, 421):
+        now += 1.0
+        view.show(StepsCompleted(1, 1 + step // 12, step, (2.0,), (0.5,), 0.01, 128 * step, 0.1 * step))
+    assert bar.tasks[0].time_remaining == pytest.approx(480 - 420, rel=0.1)

@@ -15,16 +15,19 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from engine.cluster import Cluster
 from engine.control import RunControl
 from engine.datasets.batches import Preparation
 from engine.device import choose_placement
-from engine.events import Event, RunStarted, StepsCompleted
+from engine.events import Event, RunEnded, RunStarted, StepsCompleted
 from engine.memory.ledger import Ledger
 from engine.paths import Places
+from engine.runs import Lab, run
 from engine.spec import RunSpec
 from engine.training.crew import Crew, follow
 from engine.training.setup import Known, set_up
 from engine.training.train import Ending, train
+from tests.fakes import drain
 
 # At the default learning rate the rounding of a second thread alone moves a loss by 6e-4 within the epoch.
 SPEC = RunSpec("digits", "resnet20", epochs=1, norm="group", dtype="float32", learning_rate=0.001)
@@ -32,15 +35,6 @@ SPEC = RunSpec("digits", "resnet20", epochs=1, norm="group", dtype="float32", le
 
 def places_in(folder: Path) -> Places:
     return Places(folder / "home", folder / "data", folder / "cache")
-
-
-def drain(work: Any) -> tuple[list[Event], Any]:
-    events = []
-    while True:
-        try:
-            events.append(next(work))
-        except StopIteration as end:
-            return events, end.value
 
 
 def alone(spec: RunSpec, folder: Path) -> list[Event]:
@@ -65,10 +59,10 @@ def work(
         results.put((rank, "left"))
         return
     events = []
-    run = train(1, spec, places, Ledger(), control, crew=crew)
+    training = train(1, spec, places, Ledger(), control, crew=crew)
     while True:
         try:
-            events.append(next(run))
+            events.append(next(training))
         except StopIteration as end:
             results.put((rank, (events, end.value)))
             return
@@ -160,3 +154,10 @@ def test_parts_cover_a_batch_and_are_never_of_one_image(num_images: int, size: i
     held = [part for part in parts if part != (0, 0)]
     assert [index for start, stop in held for index in range(start, stop)] == list(range(num_images))
     assert min(stop - start for start, stop in held) >= 2
+
+
+def test_without_ray_a_cluster_is_one_sentence(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.cluster.find_spec", lambda name: None)
+    *_, ended = run(SPEC, Lab(places, cluster=Cluster()), RunControl())
+    assert isinstance(ended, RunEnded)
+    assert ended.error == "runs on a cluster need Ray, which is not installed; install reslab's extra cluster"

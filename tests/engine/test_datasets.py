@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import struct
 import urllib.request
-from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +21,15 @@ from engine.datasets.loading import IMAGENET_MEAN, check_dataset, load_dataset
 from engine.datasets.splits import stratified
 from engine.errors import DatasetError, FetchError
 from engine.paths import find_places
-from engine.progress import LoadingStopped, Progress
+from engine.progress import LoadingStopped
 from engine.spec import RunSpec
+from tests.fakes import drain
 
 
 def load(spec: RunSpec, data_dir: Path | None = None) -> ImageData:
     places = find_places(data_dir=str(data_dir) if data_dir else None)
     data: ImageData = drain(load_dataset(spec, places, RunControl()))[1]
     return data
-
-
-def drain(generator: Generator[Progress, None, Any]) -> tuple[list[Progress], Any]:
-    seen = []
-    while True:
-        try:
-            seen.append(next(generator))
-        except StopIteration as end:
-            return seen, end.value
 
 
 def spec_of(dataset: str, **settings: Any) -> RunSpec:

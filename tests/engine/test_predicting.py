@@ -14,7 +14,7 @@ from engine.paths import Places
 from engine.results.store import Store
 from engine.spec import RunSpec
 from tests.engine.test_cli import output_of, reslab
-from tests.engine.test_datasets import drain
+from tests.fakes import drain
 
 
 def test_guesses_about_the_test_images_are_the_recorded_predictions(

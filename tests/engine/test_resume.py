@@ -30,6 +30,8 @@ from engine.results.store import Store
 from engine.runs import Lab, resume, run
 from engine.spec import RunSpec
 from engine.training.checkpoint import Checkpoint, load_checkpoint, write_checkpoint
+from engine.training.position import Position
+from engine.training.saving import Saver
 from tests.fakes import events_of
 
 SPEC = RunSpec("digits", "resnet20", epochs=3, batch_size=256)
@@ -290,6 +292,23 @@ def test_less_room_than_before_cuts_the_batches_and_says_so(places: Places, monk
     assert events[-1].status == "completed"  # type: ignore[union-attr]
     assert any("micro-batches" in event.action for event in of(events, MemoryRecovered))
     assert "micro-batches" in str(details_of(places, 1).caveat)
+
+
+def test_a_checkpoint_comes_due_in_an_evaluation_too(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved, epoch_over = [], False
+    begin = Saver.begin
+
+    def noted(saver: Saver, learner: Any, position: Position) -> None:
+        saved.append((position.step, position.evaluated))
+        begin(saver, learner, position)
+
+    monkeypatch.setattr(Saver, "begin", noted)
+    monkeypatch.setattr(Saver, "worth_it", False)
+    monkeypatch.setattr(Saver, "due", property(lambda saver: epoch_over and saver._writer is None))
+    monkeypatch.setattr("engine.training.evaluation._TELL_EVERY_S", 0.0)
+    for event in run(SPEC.replace(epochs=1, batch_size=16), Lab(places), RunControl()):
+        epoch_over = epoch_over or isinstance(event, EpochEnded)
+    assert saved == [(90, False)]  # before the figures were there
 
 
 def test_a_record_cannot_lead_out_of_the_folder_of_its_run(places: Places) -> None:

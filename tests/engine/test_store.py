@@ -195,6 +195,16 @@ def test_a_run_that_goes_on_elsewhere_is_left_to_it(store: Store, places: Places
     assert store.details(run).started is None
 
 
+def test_without_a_proc_a_process_is_known_by_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.results.carriers._PROC", Path("/nowhere"))
+    assert carriers.started(os.getpid()) == pytest.approx(time.time(), abs=86_400)
+    assert carriers.started(999_999_999) is None
+
+
+def test_a_schema_of_somebody_else_is_not_trusted(store: Store) -> None:
+    assert store._db.execute("PRAGMA trusted_schema").fetchone() == (0,)
+
+
 def beat_of(places: Places) -> float:
     with sqlite3.connect(places.database) as other:
         return float(other.execute("SELECT beat_at FROM runs").fetchone()[0])

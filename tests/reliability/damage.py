@@ -21,7 +21,7 @@ from engine.errors import CheckpointError, StoreError
 from engine.paths import Places
 from engine.results.store import Store
 from engine.training.checkpoint import load_checkpoint
-from tests.fakes import events_of
+from tests.fakes import drain, events_of
 from tests.reliability import children
 from tests.reliability.full_disk import after_a_full_disk
 from tests.reliability.sudden import reference
@@ -74,12 +74,8 @@ class _Checkpoint:
 
 
 def _decoded(paths: list[Path], cache: Path, size: int) -> Decoded:
-    work = decoded(paths, "test", size, 3, cache, RunControl())
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            return cast(Decoded, end.value)
+    _, found = drain(decoded(paths, "test", size, 3, cache, RunControl()))
+    return cast(Decoded, found)
 
 
 class _Cache:
