@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from types import FrameType
@@ -40,6 +42,7 @@ from engine.spec import RunSpec
 from engine.text import escaped, percent, safe_text
 
 EXIT_CODES: dict[Status, int] = {"completed": 0, "failed": 1, "diverged": 1, "stopped": 130}
+_SAME_SIGNAL_S = 1.0
 
 
 class _View(Protocol):
@@ -111,12 +114,20 @@ def train_all(specs: Sequence[RunSpec], places: Places, as_json: bool) -> int:
 
 @contextmanager
 def _stop_on_signals(control: RunControl) -> Iterator[None]:
-    """The first ctrl+c, SIGTERM or hang-up asks for a clean end, the second one interrupts."""
+    """The first ctrl+c, SIGTERM or hang-up asks for a clean end, the next one after a while interrupts.
+
+    What comes at once is the same one, sent to the whole group of processes and handed on by whoever started this one.
+    """
     reasons = {signal.SIGTERM: TERMINATED, signal.SIGHUP: HUNG_UP}
+    asked_at = -math.inf
 
     def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal asked_at
         if control.stop_requested:
-            raise KeyboardInterrupt
+            if time.monotonic() - asked_at > _SAME_SIGNAL_S:
+                raise KeyboardInterrupt
+            return
+        asked_at = time.monotonic()
         control.stop(reasons.get(signal.Signals(number)))
         with suppress(OSError):  # after a hang-up there is nobody to tell
             print("reslab: stopping after this step; once more to break off", file=sys.stderr)

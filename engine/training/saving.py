@@ -69,8 +69,9 @@ class Saver:
             self._cost_s = copied_s + time.thread_time() - start
 
         self._written, self._position = None, position
-        self._writer = threading.Thread(target=write, name="checkpoint")
-        self._writer.start()
+        writer = threading.Thread(target=write, name="checkpoint")
+        writer.start()
+        self._writer = writer  # not before: an interrupt may come while it starts
 
     def wait(self) -> None:
         """However the run ends: nothing goes on writing after it."""

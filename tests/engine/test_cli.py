@@ -19,6 +19,7 @@ from sklearn import metrics
 
 from engine.cli import main, training
 from engine.cli.parser import build_parser, specs_from
+from engine.control import RunControl
 from engine.errors import SpecError
 from engine.events import RunContinued, StepsCompleted
 from engine.paths import Places
@@ -188,6 +189,7 @@ def test_signals_stop_cleanly_with_exit_code_130(
         show(self, event)
         if type(event).__name__ == "EpochEnded":
             signal.raise_signal(number)
+            signal.raise_signal(number)  # as `timeout uv run reslab …` does: to the group, and handed on by uv
 
     monkeypatch.setattr(training._JsonLines, "show", show_and_signal)
     before = signal.getsignal(number)
@@ -197,6 +199,16 @@ def test_signals_stop_cleanly_with_exit_code_130(
     assert (last["event"], last["status"]) == ("run_ended", "stopped")
     assert captured.err == "reslab: stopping after this step; once more to break off\n"
     assert signal.getsignal(number) is before
+
+
+def test_a_second_signal_after_a_while_breaks_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "_SAME_SIGNAL_S", -1.0)
+    control = RunControl()
+    with training._stop_on_signals(control):
+        signal.raise_signal(signal.SIGINT)
+        assert control.stop_requested
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
 
 
 def test_the_progress_bar_takes_no_name_for_markup(tmp_path: Path) -> None:
