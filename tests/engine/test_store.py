@@ -155,23 +155,32 @@ def test_a_run_whose_end_could_not_be_recorded_is_lost_though_the_process_lives(
         assert reader.runs()[0].status == "failed"
 
 
-def test_a_run_gives_a_sign_of_life_while_it_is_carried(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.results.carriers.BEAT_EVERY_S", 0.01)
-    threads = threading.active_count()
+def test_a_run_gives_signs_of_life_though_nothing_is_told_of_it(store: Store, places: Places) -> None:
+    store.create_run(SPEC)
+    with sqlite3.connect(places.database) as other:
+        other.execute("UPDATE runs SET beat_at = 0")
+    seen = []
+
+    class Thrice(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            seen.append(beat_of(places))
+            return len(seen) > 3
+
+    store._carried._beat(Thrice())
+    assert seen[0] == 0
+    assert seen[1] == pytest.approx(time.time(), abs=30)
+    assert seen[1] < seen[2] < seen[3]
+
+
+def test_its_thread_ends_with_the_run(places: Places) -> None:
+    others = set(threading.enumerate())
     with Store(places.database) as store:
-        run = store.create_run(SPEC)  # and then nothing is told of it, as while it is paused
-        with sqlite3.connect(places.database) as other:
-            other.execute("UPDATE runs SET beat_at = 0")
-        began = time.monotonic()
-        while beat_of(places) == 0 and time.monotonic() - began < 20:
-            time.sleep(0.01)
-        assert beat_of(places) == pytest.approx(time.time(), abs=30)
+        run = store.create_run(SPEC)
+        (heart,) = set(threading.enumerate()) - others
         for event in events_of(SPEC, run):
             store.record(event)
-        until = time.monotonic() + 20
-        while threading.active_count() > threads and time.monotonic() < until:
-            time.sleep(0.01)
-        assert threading.active_count() == threads
+        heart.join(20)
+        assert not heart.is_alive()
 
 
 def test_what_another_place_said_of_a_living_run_is_taken_back(store: Store, places: Places) -> None:
