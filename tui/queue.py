@@ -29,6 +29,7 @@ class Queue:
         self.done = 0
         self._app = app
         self._first = specs[1:]
+        self._taken_in = asyncio.Event()  # what was asked for at the start is in the record
 
     def open(self) -> None:
         """At the start: take in what was asked for on the command line, or offer what waits from the last time."""
@@ -37,6 +38,7 @@ class Queue:
     async def _open(self) -> None:
         if self._first:
             await self._with_store(lambda store: store.enqueue(self._first))
+        self._taken_in.set()
         await self.read()
         if self.waiting and not self.going:
             from tui.screens.dialogs import Question
@@ -89,6 +91,7 @@ class Queue:
             self._app.queue_is_empty()
 
     async def _next(self) -> None:
+        await self._taken_in.wait()
         while self._app.session.live:  # its thread is closing the record
             await asyncio.sleep(0.05)
         spec = await self._with_store(lambda store: store.take_next())

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Sequence
+
 import pytest
 from textual.widgets import Input
 
@@ -147,6 +150,26 @@ async def test_with_exit_the_app_leaves_after_the_last(make_app: MakeApp) -> Non
         await until(pilot, lambda: not app.is_running)
     assert len(script.specs) == 3
     assert app.return_code == 0
+
+
+async def test_a_first_run_that_is_quicker_than_the_record_leaves_none_behind(
+    make_app: MakeApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script, late, enqueue = ScriptedRun(), threading.Event(), Store.enqueue
+
+    def slowly(store: Store, specs: Sequence[RunSpec]) -> None:
+        late.wait(20)
+        enqueue(store, specs)
+
+    monkeypatch.setattr(Store, "enqueue", slowly)
+    app = make_app(script, specs=WAITING, exit_when_done=True)
+    async with app.run_test() as pilot:
+        await until(pilot, lambda: app.live and app.live.over and not app.session.live)
+        for _ in range(5):
+            await pilot.pause()
+        late.set()
+        await until(pilot, lambda: not app.is_running)
+    assert [spec.model for spec in script.specs] == ["resnet18", "plain18", "resnet34"]
 
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
