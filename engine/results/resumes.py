@@ -55,19 +55,19 @@ def forget_predictions(db: sqlite3.Connection, event: Evaluated) -> None:
     """Predictions of a split are kept of the evaluation that comes now, and of those that a resume may go back to."""
     db.execute(
         "UPDATE evaluations SET labels = NULL, predictions = NULL, confidences = NULL "
-        "WHERE run = ?1 AND split = ?2 AND moment != 'untrained' AND step < COALESCE("
-        "(SELECT MAX(step) FROM evaluations WHERE run = ?1 AND split = ?2 "
-        "AND step <= (SELECT MIN(step) FROM weights WHERE run = ?1)), ?3)",
-        (event.run, event.split, event.step),
+        "WHERE run = :run AND split = :split AND moment != 'untrained' AND step < COALESCE("
+        "(SELECT MAX(step) FROM evaluations WHERE run = :run AND split = :split "
+        "AND step <= (SELECT MIN(step) FROM weights WHERE run = :run)), :step)",
+        {"run": event.run, "split": event.split, "step": event.step},
     )
 
 
 def forget_all_but_last_predictions(db: sqlite3.Connection, run: int) -> None:
     db.execute(
         "UPDATE evaluations SET labels = NULL, predictions = NULL, confidences = NULL "
-        "WHERE run = ?1 AND moment != 'untrained' AND step < "
-        "(SELECT MAX(step) FROM evaluations AS later WHERE later.run = ?1 AND later.split = evaluations.split)",
-        (run,),
+        "WHERE run = :run AND moment != 'untrained' AND step < "
+        "(SELECT MAX(step) FROM evaluations AS later WHERE later.run = :run AND later.split = evaluations.split)",
+        {"run": run},
     )
 
 

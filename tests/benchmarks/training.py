@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from tests.benchmarks.reporting import data_folder, report
@@ -20,7 +21,7 @@ Workload = tuple[str, str, int, float]  # dataset, network, image size, seconds
 
 def _run(side: str, workload: Workload, *options: str) -> dict[str, Any]:
     python: tuple[str, ...] = (sys.executable,)
-    if side in _EXTRA:  # an environment of its own, with the project's torch
+    if side in _EXTRA and find_spec(_EXTRA[side]) is None:  # an environment of its own, with the project's torch
         python = ("uv", "run", "--quiet", "--with", _EXTRA[side], "python")
     command = (*python, *_SIDE, side, *map(str, workload), *options)
     done = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -69,22 +70,28 @@ def libraries(num_pairs: int = 5) -> None:
             report(f"{model} at 8×8 against {side}", "images/s", pairs, ("reslab", side))
 
 
-def gpu(num_pairs: int = 5) -> None:
-    """On an NVIDIA GPU: against Lightning, a DataLoader script, a bare CUDA graph, synthetic data; bfloat16."""
+def gpu(num_pairs: int = 5, seconds: str = "10") -> None:
+    """On an NVIDIA GPU: against Lightning, a DataLoader script, a bare CUDA graph, synthetic data; `gpu 5 SECONDS`."""
     import torch
 
     if not torch.cuda.is_available():
         print("not measured: torch finds no NVIDIA GPU here")
         return
+    print(torch.cuda.get_device_name(0))
     options = ("--device", "cuda", "--dtype", "bfloat16")
     for model, size, sides in (("resnet18", 28, ("lightning", "script", "graph")), ("resnet50", 224, ("synthetic",))):
+        workload = ("mnist", model, size, float(seconds))
+        rounds = []
+        for number in range(num_pairs):
+            order = ("reslab", *sides) if number % 2 == 0 else (*sides, "reslab")
+            rounds.append({side: _run(side, workload, *options)["images_per_s"] for side in order})
         for side in sides:
-            pairs = _pairs(("reslab", *options), (side, *options), ("mnist", model, size, 10.0), num_pairs)
+            pairs = [(found["reslab"], found[side]) for found in rounds]
             report(f"{model} at {size}×{size} against {side}", "images/s", pairs, ("reslab", side))
     for seed in range(num_pairs):
         ended = _trained("resnet20", 28, "--recipe", "fast", "--seed", str(seed))
         print(f"  resnet20 on MNIST by recipe fast, seed {seed}: {ended.train_s:.2f} s of training, "
-              f"{ended.seconds:.1f} s in all, test accuracy {100 * ended.accuracy:.3f} %")  # fmt: skip
+              f"{ended.seconds:.1f} s in all, test accuracy {100 * ended.accuracy:.3f} %", flush=True)  # fmt: skip
 
 
 def evaluating(num_pairs: int = 8) -> None:
