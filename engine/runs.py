@@ -195,7 +195,7 @@ def _events(
 
         return train_on_ray(run, spec, lab.places, control, lab.cluster, resume)
     device = choose_placement(spec).device
-    calibration = store.calibration(device_name(device)) or uncalibrated(device.type)
+    calibration = store.calibration(device_name(device)) or uncalibrated(device)
     known = Known(calibration, store.tunings(run))
     return train(run, spec, lab.places, lab.ledger, control, known, resume)
 

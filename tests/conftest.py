@@ -6,12 +6,19 @@ import os
 import time
 from pathlib import Path
 
+import pynvml
 import pytest
 
 from engine.paths import Places
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: two threads in each would only wait
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Only the tests marked so see a GPU; all others say what happens without one, on every machine."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -28,6 +35,12 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
     monkeypatch.delenv("NO_COLOR", raising=False)
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        monkeypatch.setattr("engine.memory.gauges._open_nvml", _no_driver)
+
+
+def _no_driver() -> None:
+    raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
 
 
 @pytest.fixture

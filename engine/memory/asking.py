@@ -29,7 +29,7 @@ def ask_forecast(spec: RunSpec, places: Places, ledger: Ledger) -> Plan:
     if problem := misfit(find_model(spec.model), shape):
         raise ModelError(problem)
     placement = choose_placement(spec)
-    calibration = _calibration(places, device_name(placement.device)) or uncalibrated(placement.device.type)
+    calibration = _calibration(places, device_name(placement.device)) or uncalibrated(placement.device)
     dataset_bytes = resident_bytes(num_images, shape)
     if not images_fit(dataset_bytes, room_bytes(placement.device, ledger.num_bytes - ledger.idle_bytes)):
         dataset_bytes = 0  # it will be streamed

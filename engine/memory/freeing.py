@@ -42,6 +42,8 @@ def free_memory(ledger: Ledger, numbers: frozenset[int] | None = None, gauges: G
     watched = [(holding, weakref.ref(tensor)) for holding, value in taken for tensor in _tensors(value)]
     del taken
     gc.collect()
+    if not any(holding.live for holding in ledger.holdings()):
+        clear_workspaces()
     empty_caches()
     return Freed(
         dropped=dropped,
@@ -128,6 +130,14 @@ def _driver_bytes(gauges: Gauges | None) -> int | None:
         return None
     own = [gpu.process_bytes for gpu in gauges.read().gpus]
     return sum(known for known in own if known is not None) if any(known is not None for known in own) else None
+
+
+def clear_workspaces() -> None:
+    """Let go of what cuBLAS keeps for each stream that it was used on: 32 MiB on Hopper, 8 MiB before (torch's notes
+    on CUDA). Only while nothing that was recorded lives, for it would go on using them.
+    """
+    if _reserved_bytes() is not None:
+        sys.modules["torch"]._C._cuda_clearCublasWorkspaces()  # the call that those notes name
 
 
 def empty_caches() -> None:

@@ -17,7 +17,8 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -49,7 +50,7 @@ class RecordedStep:
 
     def __init__(self, learner: Learner, record: Recorder | None = None) -> None:
         self._learner = learner
-        self._record = record or _cuda_recorder()
+        self._record = record or _cuda_recorder(learner.placement.device)
         self._trained: list[Tensor] = [v for group in learner.optimizer.param_groups for v in group["params"]]
         self._dropped = False
         self._batch: Batch | None = None
@@ -128,11 +129,10 @@ class RecordedStep:
         _, self._update = self._record(update)
 
 
-def _cuda_recorder() -> Recorder:
-    pool = torch.cuda.graph_pool_handle()
+def _cuda_recorder(device: torch.device) -> Recorder:
+    pool, side = torch.cuda.graph_pool_handle(), _side_stream(device)
 
     def record(work: Callable[[], Outputs]) -> tuple[Outputs, Callable[[], None]]:
-        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(_WARM_UPS):
@@ -140,8 +140,14 @@ def _cuda_recorder() -> Recorder:
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         # thread_local: the screen's thread may ask the driver something meanwhile.
-        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, pool=pool, stream=side, capture_error_mode="thread_local"):
             outputs = work()
         return outputs, graph.replay
 
     return record
+
+
+@lru_cache
+def _side_stream(device: torch.device) -> Any:
+    """One for all runs, to warm up and to record: cuBLAS keeps a workspace for each stream that it has been used on."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

@@ -21,7 +21,7 @@ from torch import Tensor
 from engine.datasets.feeding import Batch
 from engine.errors import MemoryShortageError
 from engine.events import MemoryRecovered
-from engine.memory.freeing import empty_caches
+from engine.memory.freeing import clear_workspaces, empty_caches
 from engine.memory.ledger import Ledger
 from engine.memory.room import free_bytes
 from engine.memory.shortage import asked_bytes, ran_out
@@ -99,6 +99,7 @@ class Recovery:
         if self.recorded is not None:
             self.recorded.drop()
             self.recorded = None
+        clear_workspaces()
         return free_idle(self.ledger)
 
     def evaluate(

@@ -273,7 +273,9 @@ def _will_not_fit(spec: RunSpec, plan: Plan, ledger: Ledger) -> str:
 def release(setup: Setup | None) -> None:
     """Let go of what only training needed: gradients, and the optimizer's hold on the network."""
     if setup is not None:
-        setup.recovery.recorded = None
+        if setup.recovery.recorded is not None:
+            setup.recovery.recorded.drop()
+            setup.recovery.recorded = None
         setup.learner.optimizer.zero_grad(set_to_none=True)
         setup.learner.optimizer.state.clear()
 

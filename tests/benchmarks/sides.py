@@ -56,7 +56,9 @@ class Task:
 
     @property
     def shape(self) -> DataShape:
-        return DataShape(1, self.size, self.size, 10)
+        return (
+            DataShape(1, self.size, self.size, 10) if self.dataset == "mnist" else DataShape(3, self.size, self.size, 2)
+        )
 
 
 def reslab(task: Task) -> dict[str, Any]:

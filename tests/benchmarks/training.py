@@ -79,8 +79,11 @@ def gpu(num_pairs: int = 5, seconds: str = "10") -> None:
         return
     print(torch.cuda.get_device_name(0))
     options = ("--device", "cuda", "--dtype", "bfloat16")
-    for model, size, sides in (("resnet18", 28, ("lightning", "script", "graph")), ("resnet50", 224, ("synthetic",))):
-        workload = ("mnist", model, size, float(seconds))
+    for dataset, model, size, sides in (
+        ("mnist", "resnet18", 28, ("lightning", "script", "graph")),
+        ("cats-dogs", "resnet50", 224, ("synthetic",)),
+    ):
+        workload = (dataset, model, size, float(seconds))
         rounds = []
         for number in range(num_pairs):
             order = ("reslab", *sides) if number % 2 == 0 else (*sides, "reslab")
