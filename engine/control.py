@@ -30,6 +30,7 @@ class RunControl:
         self._changed = threading.Condition()
         self._stop = False
         self._pause = False
+        self._left = False
         self._reason: str | None = None
 
     @property
@@ -43,6 +44,17 @@ class RunControl:
     @property
     def pause_requested(self) -> bool:
         return self._pause and not self._stop
+
+    @property
+    def left(self) -> bool:
+        """Whether nobody follows any more: a run that another process carries goes on."""
+        return self._left
+
+    def leave(self) -> None:
+        """Follow no longer; asks nothing of the run."""
+        with self._changed:
+            self._left = True
+            self._changed.notify_all()
 
     def pause(self) -> None:
         self._set(pause=True)

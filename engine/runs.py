@@ -193,7 +193,7 @@ def _events(
         require_ray()
         from engine.cluster.driver import train_on_ray
 
-        return train_on_ray(run, spec, lab.places, control, lab.cluster, resume)
+        return train_on_ray(run, spec, lab.places, control, lab.cluster, resume, store.tunings(run))
     device = choose_placement(spec).device
     calibration = store.calibration(device_name(device)) or uncalibrated(device)
     known = Known(calibration, store.tunings(run))

@@ -8,22 +8,22 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from engine.paths import Places
-    from engine.spec import RunSpec
+    from engine.opening import Opening
 
 
 def main() -> int:
     if len(sys.argv) == 1:  # the app's first paint need not wait for the parser of the command line
+        from engine.opening import Opening
         from engine.paths import find_places
 
-        return open_app(find_places(), [], False)
+        return open_app(Opening(find_places()))
     from engine.cli import main as command_line
 
     return command_line(sys.argv[1:], open_app)
 
 
-def open_app(places: Places, specs: list[RunSpec], exit_when_done: bool) -> int:
-    """Open the app, with the first of `specs` started and the others waiting; returns the process's exit code."""
+def open_app(opening: Opening) -> int:
+    """Open the app, with the first of its specs started and the others waiting; returns the process's exit code."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         print("reslab: the app needs a terminal; without one use reslab train DATASET MODEL", file=sys.stderr)
         return 2
@@ -34,12 +34,14 @@ def open_app(places: Places, specs: list[RunSpec], exit_when_done: bool) -> int:
     from tui.widgets.sharp import find_image_widget
 
     keep_one_heap()  # before the first thread: a run will live in one
-    log_to(places.log)  # a warning of torch's, or a curve that waits for a locked record, is nothing for the screen
+    log_to(
+        opening.places.log
+    )  # a warning of torch's, or a curve that waits for a locked record, is nothing for the screen
     if (widget := find_image_widget()) is not None:
         from tui.widgets.gallery import Gallery
 
         Gallery.sharp = widget
-    app = ReslabApp(places, specs, exit_when_done)
+    app = ReslabApp(opening.places, opening.specs, opening.exit, cluster=opening.cluster, attached=opening.attached)
     app.run()
     code = app.return_code or 0
     if not app.abandoned:

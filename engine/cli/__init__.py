@@ -10,18 +10,19 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from engine.cli.parser import build_parser, given_settings, specs_from, wants_settings
+from engine.cli.parser import build_parser, cluster_from, given_settings, specs_from, wants_settings
 from engine.errors import ReslabError, SpecError, TorchError
 from engine.log import log_to
-from engine.paths import Places, find_places
+from engine.opening import Opening
+from engine.paths import find_places
 from engine.reports import find_preset
-from engine.spec import RunSpec
 from engine.text import safe_text
 
 BAD_INPUT = 2
 
-OpenApp = Callable[[Places, list[RunSpec], bool], int]
-"""Opens the app: the folders, runs to start with, whether to leave when they have ended; returns the exit code."""
+
+OpenApp = Callable[[Opening], int]
+"""Opens the app; returns the exit code."""
 
 
 def main(argv: Sequence[str], open_app: OpenApp) -> int:
@@ -44,20 +45,27 @@ def _dispatch(argv: Sequence[str], open_app: OpenApp) -> int:
     log_to(places.log)  # a warning is for the file, not for the screen
     match arguments.command:
         case None:
-            return open_app(places, [], False)
+            return open_app(Opening(places, cluster=cluster_from(arguments)))
         case "train":
             specs = specs_from(arguments)
             if arguments.exit and not arguments.tui:
                 raise SpecError("--exit leaves the app when the run ends; it needs --tui")
+            cluster = cluster_from(arguments)
             if arguments.tui:
-                return open_app(places, specs, arguments.exit)
+                return open_app(Opening(places, tuple(specs), arguments.exit, cluster))
             from engine.cli.training import train_all
 
-            return train_all(specs, places, arguments.json)
+            return train_all(specs, places, arguments.json, cluster, arguments.detach)
         case "resume":
             from engine.cli.training import resume_command
 
-            return resume_command(arguments.run, places, arguments.json)
+            return resume_command(arguments.run, places, arguments.json, cluster_from(arguments), arguments.detach)
+        case "attach":
+            if arguments.tui:
+                return open_app(Opening(places, attached=arguments.run))
+            from engine.cli.training import attach_command
+
+            return attach_command(arguments.run, places, arguments.json)
         case "report":
             from engine.cli.report import report_command
 

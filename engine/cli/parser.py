@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from engine.cluster import Cluster, find_cluster
 from engine.errors import SpecError
 from engine.recipes import RECIPE_HELP, RECIPES, find_recipe
 from engine.reports import PRESETS
@@ -32,6 +33,7 @@ def build_parser(settings: bool = True) -> argparse.ArgumentParser:
         parents=[places],
         description="A keyboard-driven terminal lab for image classification. Alone, it opens the app.",
     )
+    _add_places_to_train(parser, detach=False)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
 
     def add(name: str, help: str, json: bool = True, **more: Any) -> argparse.ArgumentParser:
@@ -48,6 +50,10 @@ def build_parser(settings: bool = True) -> argparse.ArgumentParser:
         _add_run_options(train)
     resume = add("resume", "go on with a run that was cut off, from its last checkpoint")
     resume.add_argument("run", type=int, metavar="RUN")
+    _add_places_to_train(resume)
+    attach = add("attach", "follow a run that goes on elsewhere: on Ray, or begun with --detach")
+    attach.add_argument("run", type=int, metavar="RUN")
+    attach.add_argument("--tui", action="store_true", help="in the app, on the live screen")
     report = add(
         "report",
         "repeat one of the report's experiments, published figures beside one's own",
@@ -113,6 +119,24 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", metavar="N", type=int, default=1, help="train N times, with this seed and the next")
     parser.add_argument("--tui", action="store_true", help="open the app on the live screen with this run started")
     parser.add_argument("--exit", action="store_true", help="with --tui: leave the app when the run ends")
+    _add_places_to_train(parser)
+
+
+def _add_places_to_train(parser: argparse.ArgumentParser, detach: bool = True) -> None:
+    """Here, on Ray, in a process of its own. Given twice, before the command and after it, the latter holds."""
+    nothing: dict[str, Any] = {"default": argparse.SUPPRESS}
+    group = parser.add_argument_group("where")
+    group.add_argument(
+        "--on", metavar="ray[:ADDRESS]", help="train on Ray: on this machine, or on the cluster at ADDRESS", **nothing
+    )
+    group.add_argument(
+        "--num-workers", metavar="N", type=int, help="with --on: this many share each batch of a run", **nothing
+    )
+    group.add_argument(
+        "--sync-batchnorm", action="store_true", help="with --on: batch-norm over all workers, on GPUs", **nothing
+    )
+    if detach:
+        group.add_argument("--detach", action="store_true", help="let the run go on without this terminal")
 
 
 def _add_groups(parser: argparse.ArgumentParser) -> None:
@@ -159,6 +183,22 @@ def _spec_from(values: dict[str, Any], command: str) -> RunSpec:
             f"for example reslab {command} digits resnet18"
         )
     return RunSpec.from_mapping(values)
+
+
+def cluster_from(arguments: argparse.Namespace) -> Cluster | None:
+    """Where `--on` says that runs train; None: here.
+
+    Raises:
+        ReslabError: it names no such place, or there is nothing to reach it with.
+    """
+    on, num_workers = getattr(arguments, "on", None), getattr(arguments, "num_workers", None)
+    sync_batchnorm = getattr(arguments, "sync_batchnorm", False)
+    if on is None:
+        if num_workers is not None or sync_batchnorm:
+            option = "--sync-batchnorm" if num_workers is None else "--num-workers"
+            raise SpecError(f"{option} is for runs on Ray; add --on ray, or leave it out")
+        return None
+    return find_cluster(on, 1 if num_workers is None else num_workers, sync_batchnorm)
 
 
 def given_settings(arguments: argparse.Namespace) -> dict[str, Value]:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from types import FrameType
 from typing import Any, Protocol
 
@@ -17,8 +18,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
+from engine.carried.following import follow
+from engine.carried.process import Carrier, Job, carried
 from engine.cli.parser import columns
+from engine.cluster import Cluster
 from engine.control import RunControl
+from engine.errors import SpecError
 from engine.events import (
     CheckpointFailed,
     DatasetProgressed,
@@ -49,8 +54,12 @@ class _View(Protocol):
     def show(self, event: Event) -> None: ...
 
 
-def train_command(spec: RunSpec, places: Places, as_json: bool, quiet: bool = False) -> int:
+def train_command(
+    spec: RunSpec, places: Places, as_json: bool, quiet: bool = False, cluster: Cluster | None = None
+) -> int:
     """Train `spec` to its end and return the exit code that its status means; `quiet` leaves the final table out."""
+    if cluster is not None:
+        return _follow(partial(carried, Job(places, (spec,), cluster=cluster)), spec, as_json, quiet, elsewhere=True)
 
     def start(control: RunControl) -> Generator[Event, None, None]:
         from engine.runs import Lab, run  # 4 to 12 s on a cold start: torch
@@ -60,7 +69,9 @@ def train_command(spec: RunSpec, places: Places, as_json: bool, quiet: bool = Fa
     return _follow(start, spec, as_json, quiet)
 
 
-def resume_command(number: int, places: Places, as_json: bool) -> int:
+def resume_command(
+    number: int, places: Places, as_json: bool, cluster: Cluster | None = None, detach: bool = False
+) -> int:
     """Go on with a run that was cut off; of one that is complete it says so."""
     from engine.results.store import Store
 
@@ -69,21 +80,52 @@ def resume_command(number: int, places: Places, as_json: bool) -> int:
     if record.status == "completed":
         print(f"run {number} is complete; reslab show {number} has its figures", file=sys.stderr)
         return 0
+    spec, job = RunSpec.from_mapping(record.spec), Job(places, resume=number, cluster=cluster)
+    if detach:
+        return _detach(job, as_json)
+    if cluster is not None:
+        return _follow(partial(carried, job), spec, as_json, elsewhere=True)
 
     def start(control: RunControl) -> Generator[Event, None, None]:
         from engine.runs import Lab, resume
 
         return resume(number, Lab(places), control)
 
-    return _follow(start, RunSpec.from_mapping(record.spec), as_json, quiet=False)
+    return _follow(start, spec, as_json)
+
+
+def attach_command(number: int, places: Places, as_json: bool) -> int:
+    """Follow a run that another process carries. ctrl+c leaves it alone."""
+    from engine.results.store import Store
+
+    with Store(places.database) as store:
+        spec = RunSpec.from_mapping(store.details(number).record.spec)
+    control = RunControl()
+    code = _follow(partial(follow, number, places), spec, as_json, elsewhere=True, only_looks=True, control=control)
+    return 0 if control.left else code
+
+
+def _detach(job: Job, as_json: bool) -> int:
+    """Begin a run and leave it; its number goes to stdout."""
+    run = next(Carrier(job).runs())
+    if as_json:
+        print(json.dumps({"run": run}))
+    else:
+        print(f"run {run} goes on without this terminal; reslab attach {run} follows it")
+    return 0
 
 
 def _follow(
-    start: Callable[[RunControl], Generator[Event, None, None]], spec: RunSpec, as_json: bool, quiet: bool
-) -> int:
-    control = RunControl()
-    keep_one_heap()
-    with _stop_on_signals(control), _view(spec, as_json, quiet) as view:
+    start: Callable[[RunControl], Generator[Event, None, None]], spec: RunSpec, as_json: bool, quiet: bool = False,
+    elsewhere: bool = False, only_looks: bool = False, control: RunControl | None = None,
+) -> int:  # fmt: skip
+    """Show a run's events to its end. One that is carried `elsewhere` goes on when this terminal goes; who `only_looks`
+    leaves it with ctrl+c, too.
+    """
+    control = control or RunControl()
+    if not elsewhere:
+        keep_one_heap()
+    with on_signals(control, elsewhere, only_looks), _view(spec, as_json, quiet) as view:
         code = 1
         with closing(start(control)) as events:
             for event in events:
@@ -91,30 +133,43 @@ def _follow(
                     view.show(event)
                 except OSError:  # the terminal, or the reader of the pipe, went away: end the run as after a hang-up
                     view = _Nothing()
-                    control.stop(HUNG_UP)
+                    control.leave() if elsewhere else control.stop(HUNG_UP)
                     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 if isinstance(event, RunEnded):
                     code = EXIT_CODES[event.status]
     return code
 
 
-def train_all(specs: Sequence[RunSpec], places: Places, as_json: bool) -> int:
-    """Train one after another; the exit code is the first that is not 0. A stop, or bad input, ends them all."""
+def train_all(
+    specs: Sequence[RunSpec], places: Places, as_json: bool, cluster: Cluster | None = None, detach: bool = False
+) -> int:
+    """Train one after another, on a cluster side by side; the exit code is the first that is not 0. A stop, or bad
+    input, ends them all.
+    """
+    if cluster is not None and len(specs) > 1:
+        from engine.cli.side_by_side import train_side_by_side
+
+        return train_side_by_side(Job(places, tuple(specs), cluster=cluster), as_json, detach)
+    if detach:
+        if len(specs) > 1:
+            raise SpecError("--detach begins one run; add --on ray for several side by side, or leave it out")
+        return _detach(Job(places, tuple(specs), cluster=cluster), as_json)
     codes = []
     for number, spec in enumerate(specs, start=1):
         if len(specs) > 1 and not as_json:
             print(
                 f"{number}/{len(specs)}: {spec.model} on {safe_text(spec.dataset)}, seed {spec.seed}", file=sys.stderr
             )
-        codes.append(train_command(spec, places, as_json))
+        codes.append(train_command(spec, places, as_json, cluster=cluster))
         if codes[-1] == EXIT_CODES["stopped"]:
             break
     return next((code for code in codes if code), 0)
 
 
 @contextmanager
-def _stop_on_signals(control: RunControl) -> Iterator[None]:
-    """The first ctrl+c, SIGTERM or hang-up asks for a clean end, the next one after a while interrupts.
+def on_signals(control: RunControl, elsewhere: bool, only_looks: bool) -> Iterator[None]:
+    """The first ctrl+c, SIGTERM or hang-up asks for a clean end, the next one after a while interrupts. A run that is
+    carried `elsewhere` is left alone by all but ctrl+c, and by that as well where one `only_looks`.
 
     What comes at once is the same one, sent to the whole group of processes and handed on by whoever started this one.
     """
@@ -123,6 +178,9 @@ def _stop_on_signals(control: RunControl) -> Iterator[None]:
 
     def stop(number: int, frame: FrameType | None) -> None:
         nonlocal asked_at
+        if elsewhere and (only_looks or number != signal.SIGINT):
+            control.leave()
+            return
         if control.stop_requested:
             if time.monotonic() - asked_at > _SAME_SIGNAL_S:
                 raise KeyboardInterrupt
@@ -143,7 +201,7 @@ def _stop_on_signals(control: RunControl) -> Iterator[None]:
 @contextmanager
 def _view(spec: RunSpec, as_json: bool, quiet: bool) -> Iterator[_View]:
     if as_json:
-        yield _JsonLines()
+        yield JsonLines()
         return
     console = Console(stderr=True, highlight=False)
     bar = Progress(
@@ -161,7 +219,7 @@ class _Nothing:
         """Nobody looks."""
 
 
-class _JsonLines:
+class JsonLines:
     def show(self, event: Event) -> None:
         print(escaped(json.dumps(to_json_dict(event), ensure_ascii=False)), flush=True)
 

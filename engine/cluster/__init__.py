@@ -5,17 +5,22 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import Any
 
 from engine.errors import ClusterError
 
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Where a run's workers are. `address` is a running cluster's, None starts Ray on this machine for the one run."""
+    """Where a run's workers are. `address` is a running cluster's, None starts Ray on this machine for the one run.
+
+    `seat` is a process there that waits for this very run already.
+    """
 
     address: str | None = None
     num_workers: int = 1
     sync_batchnorm: bool = False
+    seat: Any = None
 
 
 def require_ray() -> None:
@@ -25,7 +30,35 @@ def require_ray() -> None:
         ClusterError: Ray is not installed.
     """
     if find_spec("ray") is None:
-        raise ClusterError("runs on a cluster need Ray, which is not installed; install reslab's extra cluster")
+        raise ClusterError(
+            "runs on Ray need its package, which is not installed; take the extra: uv run --extra cluster reslab …"
+        )
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else Ray warns of what it will change
+
+
+def find_cluster(text: str, num_workers: int = 1, sync_batchnorm: bool = False) -> Cluster:
+    """What `--on` names: `ray` for this machine, `ray:ADDRESS` for a cluster that runs already.
+
+    Raises:
+        ClusterError: it names neither, there are no such numbers of workers, or Ray is not installed.
+    """
+    engine, colon, address = text.partition(":")
+    if engine != "ray" or (colon and not address):
+        raise ClusterError(f"--on {text} does not do; expected ray, or ray:ADDRESS such as ray:10.0.0.5:6379")
+    if num_workers < 1:
+        raise ClusterError(f"--num-workers {num_workers} does not do; expected a whole number from 1 upwards")
+    require_ray()
+    return Cluster(address or None, num_workers, sync_batchnorm)
+
+
+def versions_differ(mine: dict[str, str], there: dict[str, str]) -> str | None:
+    """A sentence where two nodes would not compute the same."""
+    for name, version in mine.items():
+        if there.get(name) != version:
+            return (
+                f"the nodes do not have the same versions: {name} {there.get(name)} and {version}; install the same "
+                "reslab on all of them"
+            )
+    return None

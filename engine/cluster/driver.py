@@ -9,21 +9,27 @@ from __future__ import annotations
 import logging
 import shutil
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import ray
 import ray.train
+from ray.exceptions import RayActorError
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from engine.carried.stream import Asked
 from engine.cluster import Cluster
-from engine.cluster.exchange import Asked, Exchange, Newest
+from engine.cluster.exchange import Exchange, Newest
+from engine.cluster.nodes import NodeWatch, gpu_bytes, most_cpus, most_memory
+from engine.cluster.seat import request_for, take_seat
 from engine.cluster.worker import Task, work
 from engine.control import Control
+from engine.device import versions
 from engine.errors import ClusterError
-from engine.events import Event
+from engine.events import DatasetProgressed, Event, SettingsTuned
 from engine.paths import Places
 from engine.spec import RunSpec
 from engine.training.resuming import Resume
@@ -35,21 +41,27 @@ _GRACE_S = 30.0  # for the last events, once Ray says that all is over
 
 
 def train_on_ray(
-    run: int, spec: RunSpec, places: Places, control: Control, cluster: Cluster, resume: Resume | None
-) -> Generator[Event, None, Ending]:
+    run: int, spec: RunSpec, places: Places, control: Control, cluster: Cluster, resume: Resume | None,
+    tunings: Mapping[str, SettingsTuned],
+) -> Generator[Event, None, Ending]:  # fmt: skip
     """Train one run on workers, from where `resume` says, yielding what happens; returns how it ended.
 
     Raises:
         ClusterError: Ray cannot be started or reached, has too little for so many workers, or the workers failed.
     """
     newest = Newest(resume.started, resume.file, resume.sha256) if resume is not None else Newest()
-    with _connected(cluster):
+    yield DatasetProgressed(run, "Ray", "starting", 0, 0, "")
+    with connected(cluster, places):
         use_gpu = _check_resources(spec, cluster)
-        head = NodeAffinitySchedulingStrategy(_head_node(), soft=False)
+        head = NodeAffinitySchedulingStrategy(head_node(), soft=False)
         exchange: Any = ray.remote(Exchange).options(num_cpus=0, scheduling_strategy=head).remote(newest)
-        task = Task(run, spec, places, cluster.sync_batchnorm, exchange)
+        task = Task(run, spec, places, cluster.sync_batchnorm, exchange, tunings)
         storage = places.run_folder(run) / "ray"
-        fit = _Fit(task, cluster, use_gpu, str(storage))
+        if cluster.num_workers == 1:
+            fit = _Fit(partial(_train_in_seat, task, cluster.seat, use_gpu))
+        else:
+            fit = _Fit(_trainer(task, cluster, use_gpu, str(storage)).fit)
+        yield DatasetProgressed(run, "the cluster", "waiting for room on", 0, 0, "")
         asked = Asked()
         try:
             while True:
@@ -60,8 +72,7 @@ def train_on_ray(
                         fit.wait()
                         return event
                     yield event
-                wanted = Asked(control.pause_requested, control.stop_requested, control.stop_reason)
-                if wanted != asked:
+                if (wanted := Asked.of(control)) != asked:
                     ray.get(exchange.ask.remote(wanted))
                     asked = wanted
                 if over and not events:
@@ -73,29 +84,14 @@ def train_on_ray(
 
 
 class _Fit:
-    """Ray Train's work, in a thread."""
+    """The workers' work, waited for in a thread."""
 
-    def __init__(self, task: Task, cluster: Cluster, use_gpu: bool, storage: str) -> None:
+    def __init__(self, work: Callable[[], object]) -> None:
         self._error: BaseException | None = None
-        trainer = TorchTrainer(
-            work,
-            train_loop_config={"task": task},
-            torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
-            scaling_config=ray.train.ScalingConfig(
-                num_workers=(1, cluster.num_workers) if cluster.num_workers > 1 else 1,
-                use_gpu=use_gpu,
-                elastic_resize_monitor_interval_s=3600.0,
-            ),
-            run_config=ray.train.RunConfig(
-                name=f"reslab-{task.run}",
-                storage_path=storage,
-                failure_config=ray.train.FailureConfig(max_failures=_MAX_LOSSES),
-            ),
-        )
 
         def fit() -> None:
             try:
-                trainer.fit()
+                work()
             except BaseException as error:
                 self._error = error
 
@@ -115,13 +111,60 @@ class _Fit:
         self.wait()
 
     def failure(self) -> ClusterError:
+        if isinstance(self._error, ClusterError):
+            return self._error
         said = str(self._error or "the workers ended without a word").strip().splitlines()
         return ClusterError(f"the workers on Ray failed: {said[-1] if said else type(self._error).__name__}")
 
 
+def _train_in_seat(task: Task, seat: Any, use_gpu: bool) -> None:
+    """One worker's work, in `seat` or one that is waited for; where it is lost, in another one.
+
+    Raises:
+        ClusterError: it was lost too often, or the node has other versions.
+        RayError: the worker failed.
+    """
+    for _ in range(_MAX_LOSSES + 1):
+        if seat is None:
+            seat = take_seat(request_for(task.spec, gpu_bytes() if use_gpu else 0, most_memory(), most_cpus()))
+        try:
+            if (problem := ray.get(seat.check.remote(versions()))) is not None:
+                raise ClusterError(problem)
+            ray.get(seat.train.remote(task))
+            return
+        except RayActorError:
+            seat = None
+        finally:
+            if seat is not None:
+                ray.kill(seat)
+    raise ClusterError(f"the run's worker was lost {_MAX_LOSSES + 1} times; it can go on with reslab resume {task.run}")
+
+
+def _trainer(task: Task, cluster: Cluster, use_gpu: bool, storage: str) -> TorchTrainer:
+    """Ray Train's, of as many workers as there is room for, at most those that were asked for."""
+    return TorchTrainer(
+        work,
+        train_loop_config={"task": task},
+        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=(1, cluster.num_workers), use_gpu=use_gpu, elastic_resize_monitor_interval_s=3600.0
+        ),
+        run_config=ray.train.RunConfig(
+            name=f"reslab-{task.run}",
+            storage_path=storage,
+            failure_config=ray.train.FailureConfig(max_failures=_MAX_LOSSES),
+        ),
+    )
+
+
 @contextmanager
-def _connected(cluster: Cluster) -> Iterator[None]:
-    if ray.is_initialized():  # by whoever made the cluster
+def connected(cluster: Cluster, places: Places) -> Iterator[None]:
+    """Ray, started or reached, and its nodes watched, until the end of the block; as it is where it is there already.
+
+    Raises:
+        ClusterError: it is not to be had.
+    """
+    if ray.is_initialized():
         yield
         return
     try:
@@ -136,9 +179,11 @@ def _connected(cluster: Cluster) -> Iterator[None]:
         where = f"the Ray cluster at {cluster.address}" if cluster.address else "Ray on this machine"
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ClusterError(f"cannot reach {where} ({first})") from error
+    watch = NodeWatch(places)
     try:
         yield
     finally:
+        watch.close()
         ray.shutdown()
 
 
@@ -146,7 +191,7 @@ def _check_resources(spec: RunSpec, cluster: Cluster) -> bool:
     """Whether the workers take GPUs. Raises ClusterError where the cluster will never have room for them."""
     found = ray.cluster_resources()
     gpus, cpus = int(found.get("GPU", 0)), int(found.get("CPU", 0))
-    use_gpu = spec.device == "cuda" or (spec.device == "auto" and gpus > 0)
+    use_gpu = wants_gpu(spec)
     if use_gpu and gpus < cluster.num_workers:
         raise ClusterError(
             f"{cluster.num_workers} workers need as many GPUs, the cluster has {gpus}; take fewer workers"
@@ -160,7 +205,12 @@ def _check_resources(spec: RunSpec, cluster: Cluster) -> bool:
     return use_gpu
 
 
-def _head_node() -> str:
+def wants_gpu(spec: RunSpec) -> bool:
+    """Whether the run trains on GPUs of this cluster."""
+    return spec.device == "cuda" or (spec.device == "auto" and ray.cluster_resources().get("GPU", 0) > 0)
+
+
+def head_node() -> str:
     for node in ray.nodes():
         if node["Alive"] and node["Resources"].get("node:__internal_head__"):
             return str(node["NodeID"])

@@ -6,16 +6,8 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
+from engine.carried.stream import Asked
 from engine.events import CheckpointSaved, Event, RunStarted, plain
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What the person at the keyboard wants."""
-
-    pause: bool = False
-    stop: bool = False
-    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

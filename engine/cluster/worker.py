@@ -1,10 +1,12 @@
-"""One worker of a run on Ray: the first one trains and tells, the others follow. Ray Train calls it in each process."""
+"""A worker of a run on Ray: alone, or one of several of which the first one trains and tells and the others follow."""
 
 from __future__ import annotations
 
 import os
+import platform
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -14,11 +16,13 @@ import ray.train.torch
 import torch
 import torch.distributed as dist
 
-from engine.cluster.exchange import Asked, Newest
+from engine.carried.stream import Asked
+from engine.cluster import versions_differ
+from engine.cluster.exchange import Newest
 from engine.control import RunControl
 from engine.device import choose_placement, versions
 from engine.errors import ClusterError, ReslabError
-from engine.events import Event
+from engine.events import Event, SettingsTuned
 from engine.memory.ledger import Ledger
 from engine.paths import Places
 from engine.spec import RunSpec
@@ -41,37 +45,54 @@ class Task:
     places: Places
     sync_batchnorm: bool
     exchange: Any
+    tunings: Mapping[str, SettingsTuned]
 
 
 def work(config: dict[str, Any]) -> None:
-    """Make the run, from its newest checkpoint on; the ending is told as the last of the events.
-
-    What has a sentence ends the run. Anything else may be a worker that was lost: Ray begins again.
-    """
+    """Make the run with other workers, from its newest checkpoint on; the ending is told as the last of the events."""
     task: Task = config["task"]
+    with _sentences_told(task):
+        crew = _assemble(task)
+        if crew.leads:
+            _train(task, crew)
+            return
+        placement = crew.placed(choose_placement(task.spec))
+        resume, control = _newest(task), RunControl()
+        ready = set_up(task.run, task.spec, task.places, Ledger(), control, placement, Known(), resume, crew)
+        follow(_drained(ready), crew)
+
+
+def train_and_tell(task: Task) -> None:
+    """As `work`, alone."""
+    with _sentences_told(task):
+        _train(task, None)
+
+
+@contextmanager
+def _sentences_told(task: Task) -> Iterator[None]:
+    """What has a sentence ends the run. Anything else may be a worker that was lost: it is begun again."""
     try:
-        _work(task)
+        yield
     except ReslabError as error:
         ray.get(task.exchange.tell.remote([Ending("failed", str(error))]))
 
 
-def _work(task: Task) -> None:
-    crew = _assemble(task)
+def _newest(task: Task) -> Resume | None:
+    """What the run goes on from, if it was begun already."""
     newest: Newest = ray.get(task.exchange.newest.remote())
-    resume = None
-    if newest.started is not None:
-        checkpoint = None
-        if newest.file is not None and newest.sha256 is not None:
-            checkpoint = load_checkpoint(task.places.run_folder(task.run) / newest.file, newest.sha256)
-        resume = Resume(newest.started, checkpoint)
+    if newest.started is None:
+        return None
+    checkpoint = None
+    if newest.file is not None and newest.sha256 is not None:
+        checkpoint = load_checkpoint(task.places.run_folder(task.run) / newest.file, newest.sha256)
+    return Resume(newest.started, checkpoint)
+
+
+def _train(task: Task, crew: Crew | None) -> None:
     control = RunControl()
-    if not crew.leads:
-        placement = crew.placed(choose_placement(task.spec))
-        ready = set_up(task.run, task.spec, task.places, Ledger(), control, placement, Known(), resume, crew)
-        follow(_drained(ready), crew)
-        return
     teller = Teller(task.exchange, control)
-    events = train(task.run, task.spec, task.places, Ledger(), control, resume=resume, crew=crew)
+    known = Known() if crew is not None else Known(tunings=task.tunings, workers=f"1 worker on {platform.node()}")
+    events = train(task.run, task.spec, task.places, Ledger(), control, known, _newest(task), crew)
     try:
         while True:
             try:
@@ -92,12 +113,8 @@ def _assemble(task: Task) -> Crew:
     dist.all_gather_object(here, (ray.get_runtime_context().get_node_id(), versions()))
     nodes = {node for node, _ in here}
     for _, found in here:
-        if found != here[0][1]:
-            differing = next(name for name, version in found.items() if version != here[0][1][name])
-            raise ClusterError(
-                f"the nodes do not have the same versions: {differing} {found[differing]} and {here[0][1][differing]}; "
-                "install the same reslab on all of them"
-            )
+        if (problem := versions_differ(here[0][1], found)) is not None:
+            raise ClusterError(problem)
     device = ray.train.torch.get_device()
     return Crew.assemble(len(nodes), task.sync_batchnorm, device if device.type == "cuda" else None)
 
@@ -139,10 +156,5 @@ class Teller:
     def _send_waiting(self) -> None:
         with self._lock:
             sent, self._waiting = self._waiting, []
-        self._hear(ray.get(self._exchange.tell.remote(sent)))
-
-    def _hear(self, asked: Asked) -> None:
-        if asked.stop:
-            self._control.stop(asked.reason)
-        elif asked.pause != self._control.pause_requested:
-            self._control.pause() if asked.pause else self._control.resume()
+        asked: Asked = ray.get(self._exchange.tell.remote(sent))
+        asked.tell(self._control)

@@ -34,4 +34,9 @@ def uncalibrated(device: torch.device) -> Calibration:
     import torch
 
     since_hopper = torch.cuda.get_device_capability(device)[0] >= 9
-    return Calibration(_CUDA_CONTEXT, _CUBLAS_WORKSPACES * (_SINCE_HOPPER if since_hopper else _BEFORE))
+    return unseen_gpu() if since_hopper else Calibration(_CUDA_CONTEXT, _CUBLAS_WORKSPACES * _BEFORE)
+
+
+def unseen_gpu() -> Calibration:
+    """What is assumed of a GPU in another machine, of which nothing is known: the more that it may take."""
+    return Calibration(_CUDA_CONTEXT, _CUBLAS_WORKSPACES * _SINCE_HOPPER)

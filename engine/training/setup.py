@@ -47,10 +47,13 @@ Bounds = list[tuple[int, int]]
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What earlier runs on this machine have taught: what forecasts lack, and what is quickest."""
+    """What earlier runs on this machine have taught: what forecasts lack, and what is quickest. `workers` says where it
+    trains, as in `Resolved`, if not in the lab's own process.
+    """
 
     calibration: Calibration = field(default_factory=Calibration)
     tunings: Mapping[str, SettingsTuned] = field(default_factory=dict)
+    workers: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,7 @@ class Setup:
     room_bytes: int
     dropped_bytes: int
     crew: Crew | None = None
+    workers: str = ""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -81,12 +85,11 @@ class Setup:
         shape = self.data.shape
         info = find_model(self.spec.model)
         stem = choose_stem(info, self.spec.stem, shape)
+        resident = self.data.train.is_on(self.placement.device)
         return RunStarted(
             run=self.run,
             spec=self.spec.to_dict(),
-            resolved=describe(
-                self.placement, stem, self.data.train.is_on(self.placement.device), self.crew.words if self.crew else ""
-            ),
+            resolved=describe(self.placement, stem, resident, self.crew.words if self.crew else self.workers),
             num_train=len(self.data.train),
             num_val=len(self.data.val) if self.data.val else 0,
             num_test=len(self.data.test),
@@ -157,6 +160,7 @@ def set_up(
     return Setup(
         run=run, spec=spec, placement=placement, data=data, learner=learner, recovery=recovery, bounds=bounds,
         forecast=plan.forecast, room_bytes=plan.room_bytes, dropped_bytes=plan.dropped_bytes, crew=crew,
+        workers=known.workers,
     )  # fmt: skip
 
 

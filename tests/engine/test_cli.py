@@ -183,7 +183,7 @@ def test_signals_stop_cleanly_with_exit_code_130(
 ) -> None:
     from engine.cli import training
 
-    show = training._JsonLines.show
+    show = training.JsonLines.show
 
     def show_and_signal(self: Any, event: Any) -> None:
         show(self, event)
@@ -191,7 +191,7 @@ def test_signals_stop_cleanly_with_exit_code_130(
             signal.raise_signal(number)
             signal.raise_signal(number)  # as `timeout uv run reslab …` does: to the group, and handed on by uv
 
-    monkeypatch.setattr(training._JsonLines, "show", show_and_signal)
+    monkeypatch.setattr(training.JsonLines, "show", show_and_signal)
     before = signal.getsignal(number)
     assert reslab("train", "digits", "resnet20", "--epochs", "500", "--json") == 130
     captured = capsys.readouterr()
@@ -204,7 +204,7 @@ def test_signals_stop_cleanly_with_exit_code_130(
 def test_a_second_signal_after_a_while_breaks_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "_SAME_SIGNAL_S", -1.0)
     control = RunControl()
-    with training._stop_on_signals(control):
+    with training.on_signals(control, elsewhere=False, only_looks=False):
         signal.raise_signal(signal.SIGINT)
         assert control.stop_requested
         with pytest.raises(KeyboardInterrupt):

@@ -23,6 +23,7 @@ from engine.cli.training import train_command
 from engine.control import RunControl
 from engine.errors import ReslabError
 from engine.events import CheckpointFailed, RunEnded
+from engine.opening import Opening
 from engine.results.export import export_run
 from engine.results.store import Store
 from engine.runs import Lab, resume, run
@@ -134,7 +135,7 @@ def app(folder: Path, terminal: str) -> None:
     """The app on a pseudo-terminal of its own, with a run started; exits with its code."""
     quiet_process()
     _take_terminal(terminal)
-    sys.exit(open_app(places_in(folder), [SPEC.replace(epochs=1000)], False))
+    sys.exit(open_app(Opening(places_in(folder), (SPEC.replace(epochs=1000),))))
 
 
 def commands(folder: Path, terminal: str, command_lines: list[list[str]]) -> None:
@@ -150,7 +151,7 @@ def commands(folder: Path, terminal: str, command_lines: list[list[str]]) -> Non
 def app_with(folder: Path, terminal: str, specs: list[RunSpec]) -> None:
     quiet_process()
     _take_terminal(terminal)
-    sys.exit(open_app(places_in(folder), specs, False))
+    sys.exit(open_app(Opening(places_in(folder), tuple(specs))))
 
 
 def app_only_reading(folder: Path, terminal: str) -> None:

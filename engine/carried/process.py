@@ -1,0 +1,179 @@
+"""The process that carries runs: started by whoever asks for them, in a session of its own, and left alone by signals
+to the terminal. It says on its standard output which run it carries, or why it does not; from then on its runs tell.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Generator, Iterator
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from engine.carried.following import follow
+from engine.carried.stream import Stream
+from engine.cluster import Cluster, require_ray
+from engine.control import RunControl
+from engine.errors import ReslabError
+from engine.events import Event
+from engine.log import log_to, write_report
+from engine.memory.heap import keep_one_heap
+from engine.paths import Places
+from engine.results.records import TERMINATED
+from engine.spec import RunSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What to carry: a new run, or the going on of an old one; or, on a cluster, several side by side, or all that
+    waits in the queue where none is given.
+    """
+
+    places: Places
+    specs: tuple[RunSpec, ...] = ()
+    resume: int | None = None
+    cluster: Cluster | None = None
+
+    @property
+    def is_one_run(self) -> bool:
+        return self.resume is not None or len(self.specs) == 1
+
+    def to_json(self) -> str:
+        values = {name: str(getattr(self.places, name)) for name in ("home", "data", "cache")}
+        specs = [spec.to_dict() for spec in self.specs]
+        cluster = None if self.cluster is None else asdict(self.cluster)
+        return json.dumps({"places": values, "specs": specs, "resume": self.resume, "cluster": cluster})
+
+    @classmethod
+    def from_json(cls, text: str) -> Job:
+        values = json.loads(text)
+        places = Places(**{name: Path(path) for name, path in values["places"].items()})
+        specs = tuple(map(RunSpec.from_mapping, values["specs"]))
+        cluster = None if values["cluster"] is None else Cluster(**values["cluster"])
+        return cls(places, specs, values["resume"], cluster)
+
+
+class Carrier:
+    """The process of a job, from the side of whoever started it. Closing changes nothing for the runs."""
+
+    def __init__(self, job: Job) -> None:
+        self._log = job.places.log
+        root = str(Path(__file__).resolve().parents[2])
+        paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+        self._process = subprocess.Popen(
+            (sys.executable, "-P", "-m", "engine.carried.process"),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True, text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        )  # fmt: skip
+        assert self._process.stdin is not None
+        with self._process.stdin as pipe:
+            pipe.write(job.to_json())
+
+    def runs(self) -> Iterator[int]:
+        """The number of each of its runs as it begins, to the last.
+
+        Raises:
+            ReslabError: what kept them from being begun.
+        """
+        assert self._process.stdout is not None
+        said = False
+        with self._process.stdout as pipe:
+            for line in pipe:
+                said, answer = True, json.loads(line)
+                if "error" in answer:
+                    self._process.wait()
+                    raise ReslabError(answer["error"])
+                yield int(answer["run"])
+        if not said:
+            raise ReslabError(f"the process that was to carry the run ended at once; {self._log} may say why")
+
+    def stop(self) -> None:
+        """Ask for a clean end of all its runs, and begin no more."""
+        self._process.send_signal(signal.SIGINT)
+
+
+def carried(job: Job, control: RunControl) -> Generator[Event, None, None]:
+    """Have a job's one run carried by a process of its own, and follow it.
+
+    Raises:
+        ReslabError: what kept it from being begun.
+    """
+    yield from follow(next(Carrier(job).runs()), job.places, control)
+
+
+def main() -> int:
+    """Carry the job that stands on standard input."""
+    job = Job.from_json(sys.stdin.read())
+    report = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for number in (0, 1, 2):
+        os.dup2(nothing, number)
+    log_to(job.places.log)
+    keep_one_heap()
+    control = RunControl()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        control.stop(TERMINATED if number == signal.SIGTERM else None)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        if job.is_one_run:
+            _carry(job, control, report)
+        else:
+            _carry_side_by_side(job, control, report)
+    except ReslabError as error:
+        _say(report, {"error": str(error)})
+    except Exception as error:
+        written = write_report(job.places.log, error, "a run could not be carried")
+        where = f"; the full report is in {job.places.log}" if written else ""
+        _say(report, {"error": f"{type(error).__name__}{where}"})
+        return 1
+    return 0
+
+
+def _carry(job: Job, control: RunControl, report: Any) -> None:
+    from engine.runs import Lab, resume, run
+
+    lab = Lab(job.places, cluster=job.cluster)
+    events = run(job.specs[0], lab, control) if job.resume is None else resume(job.resume, lab, control)
+    stream = None
+    with closing(events):
+        try:
+            for event in events:
+                if stream is None:
+                    stream = Stream(job.places.run_folder(event.run), control)
+                    stream.tell(event)
+                    _say(report, {"run": event.run})
+                else:
+                    stream.tell(event)
+        finally:
+            if stream is not None:
+                stream.close()
+
+
+def _carry_side_by_side(job: Job, control: RunControl, report: Any) -> None:
+    require_ray()
+    from engine.cluster.queue import Given, Recorded, Scheduler
+
+    assert job.cluster is not None
+    source = Given(job.specs) if job.specs else Recorded(job.places)
+    Scheduler(source, job.places, job.cluster, control, lambda run: _say(report, {"run": run})).carry()
+
+
+def _say(report: Any, answer: dict[str, Any]) -> None:
+    """Tell whoever started this process, if they still listen."""
+    with suppress(OSError, ValueError):
+        report.write(json.dumps(answer) + "\n")
+        report.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

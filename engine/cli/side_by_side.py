@@ -1,0 +1,135 @@
+"""`reslab train` of several runs on a cluster: they begin as there is room, and each tells of itself."""
+
+from __future__ import annotations
+
+import json
+import queue
+import sys
+import threading
+from typing import Protocol
+
+from engine.carried.following import follow
+from engine.carried.process import Carrier, Job
+from engine.cli.parser import columns
+from engine.cli.training import EXIT_CODES, JsonLines, on_signals
+from engine.control import RunControl
+from engine.errors import ReslabError
+from engine.events import Evaluated, Event, MemoryRecovered, RunContinued, RunEnded, RunStarted
+from engine.results.tables import continued_text, duration
+from engine.text import percent, safe_text
+
+_LISTEN_S = 0.2
+_Told = Event | ReslabError | None  # None: all have ended
+
+
+class _View(Protocol):
+    def show(self, event: Event) -> None: ...
+
+
+def train_side_by_side(job: Job, as_json: bool, detach: bool) -> int:
+    """Have them carried, and follow them all; the exit code is the first that is not 0."""
+    carrier = Carrier(job)
+    if detach:
+        first = next(carrier.runs())
+        if as_json:
+            print(json.dumps({"run": first}))
+        else:
+            print(
+                f"{len(job.specs)} runs go on without this terminal, run {first} is the first; reslab runs lists them"
+            )
+        return 0
+    control, told = RunControl(), queue.Queue[_Told]()
+    threading.Thread(target=_follow_all, args=(carrier, job, control, told), name="runs", daemon=True).start()
+    view: _View = JsonLines() if as_json else _Lines()
+    codes = []
+    with on_signals(control, elsewhere=True, only_looks=False):
+        stopped = False
+        while not control.left:
+            if control.stop_requested and not stopped:
+                carrier.stop()
+                stopped = True
+            try:
+                event = told.get(timeout=_LISTEN_S)
+            except queue.Empty:
+                continue
+            if event is None:
+                break
+            if isinstance(event, ReslabError):
+                raise event
+            view.show(event)
+            if isinstance(event, RunEnded):
+                codes.append(EXIT_CODES[event.status])
+    if isinstance(view, _Lines):
+        view.table()
+    if control.left:
+        return 0
+    if len(codes) < len(job.specs) and not any(codes):  # what was not begun stands in the log
+        return EXIT_CODES["stopped"] if control.stop_requested else EXIT_CODES["failed"]
+    return next((code for code in codes if code), 0)
+
+
+def _follow_all(carrier: Carrier, job: Job, control: RunControl, told: queue.Queue[_Told]) -> None:
+    threads = []
+    try:
+        for run in carrier.runs():
+            thread = threading.Thread(target=_follow_one, args=(run, job, control, told), daemon=True)
+            thread.start()
+            threads.append(thread)
+        for thread in threads:
+            thread.join()
+        told.put(None)
+    except ReslabError as error:
+        told.put(error)
+
+
+def _follow_one(run: int, job: Job, control: RunControl, told: queue.Queue[_Told]) -> None:
+    try:
+        for event in follow(run, job.places, control):
+            told.put(event)
+    except ReslabError as error:  # it was over before it could be followed: the table has it
+        print(f"reslab: {safe_text(error)}", file=sys.stderr)
+
+
+class _Lines:
+    """A line on stderr for what happens to each run; the table at the end goes to stdout."""
+
+    def __init__(self) -> None:
+        self._started: dict[int, RunStarted] = {}
+        self._ended: dict[int, RunEnded] = {}
+
+    def show(self, event: Event) -> None:
+        started = self._started.get(event.run)
+        match event:
+            case RunStarted():
+                self._started[event.run] = event
+                self._say(event, f"{_what(event)}, {event.resolved.workers}, {event.resolved.device}")
+            case Evaluated():
+                epochs = started.spec.get("epochs", "?") if started else "?"
+                accuracy = percent(event.metrics.accuracy)
+                self._say(event, f"epoch {event.epoch}/{epochs}, {event.split} accuracy {accuracy}")
+            case RunContinued():
+                self._say(event, continued_text(event))
+            case MemoryRecovered():
+                self._say(event, f"memory ran out: {event.action}")
+            case RunEnded():
+                self._ended[event.run] = event
+                self._say(event, f"{event.status} after {duration(event.elapsed_s)}")
+                if event.error:
+                    self._say(event, event.error)
+
+    def table(self) -> None:
+        rows: list[tuple[str, ...]] = [("RUN", "DATASET", "MODEL", "SEED", "STATUS", "UNTRAINED", "FINAL", "WHERE")]
+        for run, ended in sorted(self._ended.items()):
+            started = self._started.get(run)
+            spec = started.spec if started else {}
+            figures = [percent(found.accuracy) if found else "–" for found in (ended.untrained, ended.final)]
+            names = (str(spec.get(name, "?")) for name in ("dataset", "model", "seed"))
+            rows.append((str(run), *names, ended.status, *figures, started.resolved.workers if started else "–"))
+        print(columns([tuple(map(safe_text, row)) for row in rows], right=(0, 3, 5, 6)))
+
+    def _say(self, event: Event, text: str) -> None:
+        print(safe_text(f"run {event.run}: {text}"), file=sys.stderr, flush=True)
+
+
+def _what(event: RunStarted) -> str:
+    return f"{event.spec.get('model')} on {event.spec.get('dataset')}, seed {event.spec.get('seed')}"

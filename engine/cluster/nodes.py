@@ -1,0 +1,106 @@
+"""The cluster's nodes: how much each has, and their gauges, read where they are by a small process on each.
+
+What is read goes to a file in the home folder, from which every screen that looks at it draws it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from engine.events import plain
+from engine.memory.gauges import Gauges, MemoryReading
+from engine.memory.nodes import nodes_path
+from engine.paths import Places
+
+_EVERY_S = 1.0
+_PATIENCE_S = 5.0
+_log = logging.getLogger("reslab")
+
+
+class NodeGauges:
+    """Made by `ray.remote` on a node."""
+
+    def __init__(self) -> None:
+        self._gauges = Gauges()
+
+    def read(self) -> MemoryReading:
+        return self._gauges.read()
+
+
+def most_memory() -> int:
+    """Bytes of host memory of the node that has the most, as Ray shares it out."""
+    return max((int(node["Resources"].get("memory", 0)) for node in _alive()), default=0)
+
+
+def most_cpus() -> float:
+    """Cores of the node that has the most."""
+    return max((node["Resources"].get("CPU", 0.0) for node in _alive()), default=1.0)
+
+
+def gpu_bytes() -> int:
+    """Memory of the cluster's smallest GPU, in bytes; 0 where no node has one, or none says how much."""
+    with_gpus = [node for node in _alive() if node["Resources"].get("GPU", 0) > 0]
+    found = []
+    for node in with_gpus:
+        reading: MemoryReading = ray.get(_on(node["NodeID"]).read.remote())
+        found += [gpu.total_bytes for gpu in reading.gpus if gpu.total_bytes]
+    return min(found, default=0)
+
+
+class NodeWatch:
+    """Reads the gauges of every node but this one, once a second, until it is closed."""
+
+    def __init__(self, places: Places) -> None:
+        self._file = nodes_path(places.home)
+        self._actors: dict[str, Any] = {}
+        self._over = threading.Event()
+        threading.Thread(target=self._watch, name="nodes", daemon=True).start()
+
+    def close(self) -> None:
+        self._over.set()
+        self._file.unlink(missing_ok=True)
+
+    def _watch(self) -> None:
+        while not self._over.wait(_EVERY_S):
+            try:
+                found = self._read()
+            except RayError as error:  # a node is being lost
+                _log.warning("the nodes' gauges were not read: %s", error)
+                continue
+            if found and not self._over.is_set():
+                _write(self._file, found)
+
+    def _read(self) -> list[dict[str, Any]]:
+        mine = ray.get_runtime_context().get_node_id()
+        nodes = {node["NodeID"]: str(node["NodeManagerHostname"]) for node in _alive() if node["NodeID"] != mine}
+        self._actors = {key: self._actors.get(key) or _on(key) for key in nodes}
+        waiting = {actor.read.remote(): key for key, actor in self._actors.items()}
+        ready, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=_PATIENCE_S) if waiting else ([], [])
+        return [{"name": nodes[waiting[one]], "reading": plain(ray.get(one))} for one in ready]
+
+
+def _write(file: Path, found: list[dict[str, Any]]) -> None:
+    part = file.with_suffix(f".{os.getpid()}.part")
+    try:
+        part.write_text(json.dumps(found), encoding="utf-8")
+        part.replace(file)
+    except OSError as error:
+        _log.warning("the nodes' gauges were not written: %s", error)
+
+
+def _alive() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _on(node: str) -> Any:
+    here = NodeAffinitySchedulingStrategy(node, soft=False)
+    return ray.remote(NodeGauges).options(num_cpus=0, scheduling_strategy=here).remote()

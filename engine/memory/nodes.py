@@ -1,0 +1,51 @@
+"""The gauges of a cluster's other nodes, as the process that carries its runs has left them in the home folder."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from engine.memory.gauges import GpuReading, HostReading
+
+_FRESH_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class NodeReading:
+    """One node now: its name, its GPUs, its host's memory."""
+
+    name: str
+    gpus: tuple[GpuReading, ...]
+    host: HostReading
+
+
+def nodes_path(home: Path) -> Path:
+    return home / "nodes.json"
+
+
+def read_nodes(home: Path) -> tuple[NodeReading, ...]:
+    """All of them; none where nobody has written them for ten seconds, or they cannot be read."""
+    file = nodes_path(home)
+    try:
+        if time.time() - file.stat().st_mtime > _FRESH_S:
+            return ()
+        return tuple(
+            NodeReading(
+                str(node["name"]),
+                tuple(_gpu(values) for values in node["reading"]["gpus"]),
+                HostReading(**node["reading"]["host"]),
+            )
+            for node in json.loads(file.read_text(encoding="utf-8"))
+        )
+    except (OSError, ValueError, TypeError, KeyError):
+        return ()
+
+
+def _gpu(values: dict[str, object]) -> GpuReading:
+    """Without torch's figures, which only the process that trains has."""
+    known = {item.name: values[item.name] for item in fields(GpuReading) if item.name in values}
+    others = tuple((str(name), int(held)) for name, held in values.get("others", ()))  # type: ignore[attr-defined]
+    notes = tuple(map(str, values.get("notes", ())))  # type: ignore[call-overload]
+    return GpuReading(**{**known, "others": others, "notes": notes, "allocator": None})  # type: ignore[arg-type]
