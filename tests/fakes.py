@@ -8,7 +8,8 @@ from collections.abc import Generator, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from engine.control import Control
+from engine.carried.stream import Stream
+from engine.control import Control, RunControl
 from engine.events import (
     ClassMetrics,
     EpochEnded,
@@ -25,6 +26,7 @@ from engine.events import Resolved as _Resolved
 from engine.memory.gauges import GpuReading, HostReading, MemoryReading
 from engine.memory.ledger import Ledger
 from engine.paths import Places
+from engine.results.store import Store
 from engine.spec import RunSpec
 
 GIB = 2**30
@@ -200,3 +202,23 @@ class FakeNvml:
             ],
         }
         return answers[name]
+
+
+class Carried:
+    """A run as another process would carry it; the test says what happens. One thread alone may use it."""
+
+    def __init__(self, spec: RunSpec, places: Places) -> None:
+        self.store = Store(places.database)
+        self.run = self.store.create_run(spec)
+        self.folder = places.run_folder(self.run)
+        self.control = RunControl()
+        self.stream = Stream(self.folder, self.control)
+
+    def tell(self, *told: Event) -> None:
+        for event in told:
+            self.store.record(event)
+            self.stream.tell(event)
+
+    def close(self) -> None:
+        self.stream.close()
+        self.store.close()

@@ -15,18 +15,28 @@ from textual.app import App, SystemCommand
 from textual.binding import ActiveBinding, Binding, BindingType
 from textual.screen import Screen
 
-from engine.errors import SpecError
+from engine.errors import ReslabError, SpecError
 from engine.log import write_report
 from engine.paths import Places
 from engine.spec import RunSpec
 from engine.text import safe_text
-from tui.messages import EventsArrived, GaugesRead, MemoryFreed, RunMoved, RunRefused, TorchLoaded
+from tui.messages import (
+    EventsArrived,
+    GaugesRead,
+    MemoryFreed,
+    QueueCarried,
+    RunCarried,
+    RunMoved,
+    RunRefused,
+    TorchLoaded,
+)
 from tui.modes import MODES, THEME, first_screen
 from tui.queue import Queue
 from tui.session import RunFunction, Session, engine_run
 from tui.widgets.mode_bar import ModeBar
 
 if TYPE_CHECKING:
+    from engine.cluster import Cluster
     from engine.results.records import RunRecord
     from tui.listing import Listing
     from tui.live import LiveRun
@@ -55,6 +65,8 @@ class ReslabApp(App[None]):
         specs: Sequence[RunSpec] = (),
         exit_when_done: bool = False,
         run_function: RunFunction = engine_run,
+        cluster: Cluster | None = None,
+        attached: int | None = None,
     ) -> None:
         super().__init__()
         self.register_theme(THEME)
@@ -62,13 +74,14 @@ class ReslabApp(App[None]):
         self.stylesheet.set_variables(self.get_css_variables())
         self.animation_level = "none"  # each frame would be taken from the training, and sent through SSH
         self.places = places
-        self.session = Session(places, self.post_message, run_function)
+        self.session = Session(places, self.post_message, run_function, cluster)
         self.live: LiveRun | None = None
         self.gauges: GaugesRead | None = None
         self.compared: tuple[int, ...] = ()
         self.torch_loaded = False
         self.forecasts: dict[RunSpec, str] = {}
-        self.first_spec = specs[0] if specs else None
+        self.first_spec = specs[0] if specs and not (cluster and len(specs) > 1) else None
+        self._attached = attached
         self.queue = Queue(self, list(specs))
         self._exit_when_done = exit_when_done
         self._leaving = False
@@ -100,6 +113,8 @@ class ReslabApp(App[None]):
         self._read_records()
         if self.first_spec is not None:
             self.start_run(self.first_spec)
+        elif self._attached is not None:
+            self.watch_run(self._attached)
         else:
             self.session.load_torch()
         self.queue.open()
@@ -113,7 +128,7 @@ class ReslabApp(App[None]):
             first = self.listing is None
             await self.read_listing()
             self._show_estimate()
-            if first and self.first_spec is None:
+            if first and self.first_spec is None and self._attached is None:
                 self._offer_to_resume()
         except StoreError as error:
             self.tell(str(error), "warning")
@@ -179,6 +194,41 @@ class ReslabApp(App[None]):
         self.live = LiveRun(spec, None if resumed else self.live)
         if show:
             self.switch_mode("train")
+
+    @work(exclusive=True, group="watch")
+    async def watch_run(self, run: int, show: bool = True) -> None:
+        """Follow a run that another process carries, on the live screen, or say why it cannot be."""
+        from tui.live import LiveRun
+        from tui.record import read_spec
+
+        if self.session.live and not self.session.elsewhere:
+            self.tell("a run is live in this window: wait for it, or stop it with s on Train", "warning")
+            return
+        if self.live is not None and self.live.run == run and not self.live.over:
+            spec = self.live.spec
+        else:
+            try:
+                spec = await asyncio.to_thread(read_spec, self.places, run)
+            except ReslabError as error:
+                self.tell(str(error), "error")
+                return
+            self.session.follow(run)
+            self.live = LiveRun(spec)
+        if show:
+            self.switch_mode("train")
+
+    @on(RunCarried)
+    def _run_carried(self, message: RunCarried) -> None:
+        """A run of the queue has begun on the cluster; with none to look at, it is that one."""
+        self.queue.has_begun()
+        if self.live is None or self.live.over:
+            self.watch_run(message.run, show=self.current_mode == "train" or self.live is None)
+
+    @on(QueueCarried)
+    def _queue_carried(self, message: QueueCarried) -> None:
+        if message.error is not None:
+            self.tell(message.error, "error")
+        self.queue.has_ended()
 
     def stop_run(self, reason: str | None = None) -> None:
         """Stop the live run after its step; `reason` where no person asked."""
@@ -327,9 +377,11 @@ class ReslabApp(App[None]):
     async def _ask_to_quit(self) -> None:
         from tui.screens.dialogs import Question
 
-        if not await self.push_screen_wait(
-            Question("A run is live. Stop it and leave? It keeps its figures and weights.")
-        ):
+        question = "A run is live. Stop it and leave? It keeps its figures and weights."
+        if self.session.elsewhere:
+            number = self.live.run if self.live and self.live.run is not None else "RUN"
+            question = f"The run goes on without this window; reslab attach {number} --tui comes back to it. Leave?"
+        if not await self.push_screen_wait(Question(question)):
             return
         self._leave()
 
@@ -338,6 +390,10 @@ class ReslabApp(App[None]):
         from engine.results.records import HUNG_UP, TERMINATED
 
         self._leaving = True
+        if self.session.elsewhere:
+            self.session.stop_all()
+            self.exit()
+            return
         self.stop_run({signal.SIGHUP: HUNG_UP, signal.SIGTERM: TERMINATED}.get(number) if number else None)
         if self.live is None or self.live.over:
             self.exit()

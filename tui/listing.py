@@ -18,7 +18,7 @@ from engine.results.records import RunRecord
 from engine.results.tables import duration
 from engine.text import percent, safe_text
 
-LEFT = (1, 2, 3)
+LEFT = (1, 2, 3, 12)
 """Columns of names; the others hold figures and end at the right."""
 _name = lru_cache(1024)(safe_text)  # few names stand in many runs
 
@@ -45,6 +45,7 @@ _COLUMNS: tuple[tuple[str, Callable[[RunRecord], Any], Callable[[Any], str]], ..
     ("time", lambda record: record.elapsed_s, duration),
     ("untrained", _metric("untrained", "accuracy"), percent),
     ("when", lambda record: record.created_at, lambda value: time.strftime("%m-%d %H:%M", time.localtime(value))),
+    ("where", lambda record: record.workers.partition(",")[0] or "here", lambda value: _name(value, 40)),
 )
 TITLES = tuple(title for title, _, _ in _COLUMNS)
 

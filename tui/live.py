@@ -146,7 +146,7 @@ class LiveRun:
             case CheckpointFailed():
                 self.note = f"step {event.step:,} could not be saved: {event.error}"
             case RunContinued():
-                self.note = continued_text(event)
+                self._go_back(event)
             case MemoryRecovered():
                 self.recovered = event
             case RunPaused():
@@ -156,6 +156,15 @@ class LiveRun:
             case RunEnded():
                 self.ended = event
                 self.paused = False
+
+    def _go_back(self, event: RunContinued) -> None:
+        """What came after a checkpoint is done once more: where workers were lost, or a run was cut off."""
+        lost = self.step > event.step
+        self.note = f"{'workers were lost: it ' if lost else ''}{continued_text(event)}"
+        self.step = event.step
+        for series in (self.train_loss, self.train_accuracy, self.test_loss, self.test_accuracy, self.val_loss,
+                       self.val_accuracy):  # fmt: skip
+            series.cut(event.step)
 
     def _do(self, what: str, share: float | None) -> None:
         self.doing, self.doing_share = what, share

@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # the first paint need not wait for them
     from engine.memory.freeing import Freed
     from engine.memory.gauges import MemoryReading
     from engine.memory.ledger import Holding
+    from engine.memory.nodes import NodeReading
 
 
 class EventsArrived(Message):
@@ -37,6 +38,22 @@ class RunRefused(Message):
         self.error = error
 
 
+class RunCarried(Message):
+    """A process of its own has begun to carry run `run`, from the queue."""
+
+    def __init__(self, run: int) -> None:
+        super().__init__()
+        self.run = run
+
+
+class QueueCarried(Message):
+    """The process that carried the queue's runs has ended; `error` is a sentence where it was not as it should."""
+
+    def __init__(self, error: str | None) -> None:
+        super().__init__()
+        self.error = error
+
+
 class TorchLoaded(Message):
     """torch is there; or it is not, and `error` says why."""
 
@@ -46,12 +63,17 @@ class TorchLoaded(Message):
 
 
 class GaugesRead(Message, bubble=False):
-    """The gauges as of now. A newer reading stands for an older one that nobody has looked at."""
+    """The gauges as of now, `nodes` those of a cluster's other machines. A newer reading stands for an older one that
+    nobody has looked at.
+    """
 
-    def __init__(self, reading: MemoryReading, holdings: tuple[Holding, ...]) -> None:
+    def __init__(
+        self, reading: MemoryReading, holdings: tuple[Holding, ...], nodes: tuple[NodeReading, ...] = ()
+    ) -> None:
         super().__init__()
         self.reading = reading
         self.holdings = holdings
+        self.nodes = nodes
 
     def can_replace(self, message: Message) -> bool:
         return isinstance(message, GaugesRead)

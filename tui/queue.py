@@ -28,7 +28,7 @@ class Queue:
         self.going = bool(specs)
         self.done = 0
         self._app = app
-        self._first = specs[1:]
+        self._first = specs[1:] if app.first_spec is not None else specs
         self._taken_in = asyncio.Event()  # what was asked for at the start is in the record
 
     def open(self) -> None:
@@ -40,6 +40,8 @@ class Queue:
             await self._with_store(lambda store: store.enqueue(self._first))
         self._taken_in.set()
         await self.read()
+        if self.on_cluster and self._first:
+            await self._next()
         if self.waiting and not self.going:
             from tui.screens.dialogs import Question
 
@@ -64,14 +66,33 @@ class Queue:
         await self.read()
         runs = f"{len(specs)} run{'' if len(specs) == 1 else 's'}"
         self._app.tell(f"{runs} added, {len(self.waiting)} in the queue: u shows it")
-        if not self._app.session.live:
+        if self.on_cluster or not self._app.session.live:
             await self._next()
 
     def start(self) -> None:
         """Go on with the queue: at once, or when the live run has ended."""
         self.going = True
-        if not self._app.live or self._app.live.over:
+        if self.on_cluster or not self._app.live or self._app.live.over:
             self._app.run_worker(self._next(), group="queue")
+
+    @property
+    def on_cluster(self) -> bool:
+        """Whether its runs go side by side, carried by a process of its own."""
+        return self._app.session.cluster is not None
+
+    def has_begun(self) -> None:
+        """One more of its runs has begun on the cluster."""
+        self._app.run_worker(self.read(), group="queue")
+
+    def has_ended(self) -> None:
+        """All of its runs have ended on the cluster."""
+        self.going = False
+        self._app.run_worker(self._has_ended(), group="queue")
+
+    async def _has_ended(self) -> None:
+        await self.read()
+        if not self._app.live or self._app.live.over:
+            self._app.queue_is_empty()
 
     def hold(self) -> None:
         """Let the live run end, and start none after it."""
@@ -92,6 +113,13 @@ class Queue:
 
     async def _next(self) -> None:
         await self._taken_in.wait()
+        if self.on_cluster:
+            await self.read()
+            if self.waiting:
+                self._app.session.carry_queue()
+            elif not self._app.session.carries_queue:
+                self._app.queue_is_empty()
+            return
         while self._app.session.live:  # its thread is closing the record
             await asyncio.sleep(0.05)
         spec = await self._with_store(lambda store: store.take_next())

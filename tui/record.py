@@ -118,6 +118,14 @@ def read_comparison(
     return details, compare(compared), groups, [compare_groups(a, b) for a, b in combinations(groups, 2)]
 
 
+def read_spec(places: Places, run: int) -> RunSpec:
+    """What a run was asked to be."""
+    from engine.spec import RunSpec
+
+    with Store(places.database) as store:
+        return RunSpec.from_mapping(store.details(run).record.spec)
+
+
 def delete_run(places: Places, run: int) -> None:
     with Store(places.database) as store:
         store.delete(run)

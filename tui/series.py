@@ -38,6 +38,10 @@ class Series:
     def y(self) -> Floats:
         return self._points[1, : self._length]
 
+    def cut(self, last_x: float) -> None:
+        """Forget the points after last_x."""
+        self._length = int(np.searchsorted(self.x, last_x, side="right"))
+
     def extend(self, first_x: float, values: Sequence[float]) -> None:
         """Add values at first_x, first_x + 1, …"""
         needed = self._length + len(values)

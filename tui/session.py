@@ -23,9 +23,18 @@ from engine.log import write_report
 from engine.memory.ledger import Ledger
 from engine.paths import Places
 from engine.spec import RunSpec
-from tui.messages import EventsArrived, GaugesRead, MemoryFreed, RunRefused, TorchLoaded
+from tui.messages import (
+    EventsArrived,
+    GaugesRead,
+    MemoryFreed,
+    QueueCarried,
+    RunCarried,
+    RunRefused,
+    TorchLoaded,
+)
 
 if TYPE_CHECKING:
+    from engine.cluster import Cluster
     from engine.events import Event
     from engine.memory.gauges import Gauges
 
@@ -70,9 +79,15 @@ class Session:
     """Owns the threads. `post` hands a message to the app from any of them."""
 
     def __init__(
-        self, places: Places, post: Callable[[Message], object], run_function: RunFunction = engine_run
+        self,
+        places: Places,
+        post: Callable[[Message], object],
+        run_function: RunFunction = engine_run,
+        cluster: Cluster | None = None,
     ) -> None:
         self.places = places
+        self.cluster = cluster
+        self.elsewhere = False  # whether the live run is carried by another process, and goes on without this one
         self.ledger = Ledger()
         self.control: RunControl | None = None
         self.events: deque[Event] = deque()  # what the app has not taken yet
@@ -82,6 +97,7 @@ class Session:
         self._importer: threading.Thread | None = None
         self._gauges: Gauges | None = None
         self._closing = threading.Event()
+        self._carrier: threading.Thread | None = None
 
     @property
     def live(self) -> bool:
@@ -96,21 +112,71 @@ class Session:
         """Start a run, or go on with one; False, and nothing happens, while another one is live."""
         if self.live:
             return False
-        self.control = RunControl()
-        self._runner = threading.Thread(target=self._run, args=(spec, self.control, resumed), name="run")
-        self._runner.start()
+        cluster = self.cluster
+
+        def events(control: RunControl) -> Iterator[Event]:
+            if cluster is None:
+                return self._run_function(spec, self.places, self.ledger, control, resumed)
+            from engine.carried.process import Job, carried
+
+            return carried(Job(self.places, () if resumed else (spec,), resumed, cluster), control)
+
+        self._begin(events, elsewhere=cluster is not None)
         return True
 
-    def _run(self, spec: RunSpec, control: RunControl, resumed: int | None) -> None:
+    def follow(self, run: int) -> None:
+        """Follow a run that another process carries, in place of the one that is followed now; none is live here."""
+        before = self._runner if self.elsewhere else None
+        if self.control is not None:
+            self.control.leave()
+
+        def events(control: RunControl) -> Iterator[Event]:
+            from engine.carried.following import follow
+
+            if before is not None:
+                before.join()
+            self.events.clear()
+            return follow(run, self.places, control)
+
+        self._begin(events, elsewhere=True)
+
+    def _begin(self, events: Callable[[RunControl], Iterator[Event]], elsewhere: bool) -> None:
+        self.control, self.elsewhere = RunControl(), elsewhere
+        self._runner = threading.Thread(target=self._run, args=(events, self.control), name="run")
+        self._runner.start()
+
+    @property
+    def carries_queue(self) -> bool:
+        return self._carrier is not None and self._carrier.is_alive()
+
+    def carry_queue(self) -> None:
+        """Have a process of its own carry all that waits in the queue on the cluster, unless one does."""
+        if not self.carries_queue:
+            self._carrier = threading.Thread(target=self._carry_queue, name="queue", daemon=True)
+            self._carrier.start()
+
+    def _carry_queue(self) -> None:
+        from engine.carried.process import Carrier, Job
+
+        error = None
+        try:
+            for run in Carrier(Job(self.places, cluster=self.cluster)).runs(least=0):
+                self._post(RunCarried(run))
+        except ReslabError as found:
+            error = str(found)
+        self._post(QueueCarried(error))
+
+    def _run(self, start: Callable[[RunControl], Iterator[Event]], control: RunControl) -> None:
         from engine.events import DatasetProgressed, EpochEnded, EvaluationProgressed, GradientsMeasured, StepsCompleted
 
         can_wait = (DatasetProgressed, EpochEnded, EvaluationProgressed, GradientsMeasured, StepsCompleted)
         told, refusal = 0.0, None
         _give_way()
         try:
-            events = self._run_function(spec, self.places, self.ledger, control, resumed)
-            with closing(events) as stream:  # type: ignore[type-var]  # a generator; the Protocol says only Iterator
+            with closing(start(control)) as stream:  # type: ignore[type-var]  # a generator; the Protocol says only Iterator
                 for event in stream:
+                    if control.left:  # another one is followed by now
+                        return
                     self.events.append(event)
                     if not isinstance(event, can_wait) or time.monotonic() - told > _TELL_EVERY_S:
                         told = time.monotonic()
@@ -120,7 +186,7 @@ class Session:
         except Exception as error:
             write_report(self.places.log, error, "the run could not be carried on")
             refusal = f"{type(error).__name__}; the full report is in {self.places.log}"
-        if refusal is not None:
+        if refusal is not None and not control.left:
             self._post(RunRefused(refusal))
 
     def load_torch(self) -> None:
@@ -142,10 +208,12 @@ class Session:
 
     def _watch_memory(self) -> None:
         from engine.memory.gauges import Gauges
+        from engine.memory.nodes import read_nodes
 
         self._gauges = Gauges()
         while not self._closing.is_set():
-            self._post(GaugesRead(self._gauges.read(), self.ledger.holdings()))
+            nodes = read_nodes(self.places.home)
+            self._post(GaugesRead(self._gauges.read(), self.ledger.holdings(), nodes))
             self._closing.wait(_GAUGES_EVERY_S)
 
     def free_memory(self, numbers: frozenset[int] | None = None) -> None:
@@ -158,10 +226,10 @@ class Session:
         self._post(MemoryFreed(free_memory(self.ledger, numbers, self._gauges)))
 
     def stop_all(self) -> None:
-        """Ask every thread to come to its end."""
+        """Ask every thread to come to its end; a run that is carried elsewhere goes on."""
         self._closing.set()
         if self.control is not None:
-            self.control.stop()
+            self.control.leave() if self.elsewhere else self.control.stop()
 
     def wait(self) -> None:
         """Wait for the run's thread: it closes the record."""

@@ -21,7 +21,7 @@ from engine.carried.stream import Stream
 from engine.cluster import Cluster, require_ray
 from engine.control import RunControl
 from engine.errors import ReslabError
-from engine.events import Event
+from engine.events import Event, RunStarted
 from engine.log import log_to, write_report
 from engine.memory.heap import keep_one_heap
 from engine.paths import Places
@@ -75,8 +75,8 @@ class Carrier:
         with self._process.stdin as pipe:
             pipe.write(job.to_json())
 
-    def runs(self) -> Iterator[int]:
-        """The number of each of its runs as it begins, to the last.
+    def runs(self, least: int = 1) -> Iterator[int]:
+        """The number of each of its runs as it begins, to the last; there may be as few as `least`.
 
         Raises:
             ReslabError: what kept them from being begun.
@@ -90,7 +90,7 @@ class Carrier:
                     self._process.wait()
                     raise ReslabError(answer["error"])
                 yield int(answer["run"])
-        if not said:
+        if not said and least:
             raise ReslabError(f"the process that was to carry the run ended at once; {self._log} may say why")
 
     def stop(self) -> None:
@@ -144,16 +144,16 @@ def _carry(job: Job, control: RunControl, report: Any) -> None:
 
     lab = Lab(job.places, cluster=job.cluster)
     events = run(job.specs[0], lab, control) if job.resume is None else resume(job.resume, lab, control)
-    stream = None
+    stream, said = None, False
     with closing(events):
         try:
             for event in events:
                 if stream is None:
                     stream = Stream(job.places.run_folder(event.run), control)
-                    stream.tell(event)
+                stream.tell(event)
+                if not said and (job.resume is None or isinstance(event, RunStarted)):  # before that it runs not yet
+                    said = True
                     _say(report, {"run": event.run})
-                else:
-                    stream.tell(event)
         finally:
             if stream is not None:
                 stream.close()

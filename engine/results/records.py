@@ -31,6 +31,7 @@ class RunRecord:
     elapsed_s: float | None
     steps: int | None
     error: str | None
+    workers: str = ""  # as in Resolved
 
     @property
     def cut_off(self) -> bool:

@@ -13,6 +13,7 @@ import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -269,7 +270,16 @@ class Store:
 
     def runs(self) -> list[RunRecord]:
         """Every run, newest first; one whose row was damaged has the status "damaged" and says so."""
-        return [read_any_run(row) for row in self._rows(f"SELECT {RUN_COLUMNS} FROM runs ORDER BY run DESC")]
+        workers = dict(
+            self._rows(
+                "SELECT run, json_extract(started, '$.resolved.workers') FROM runs "
+                'WHERE started LIKE \'%"workers":"_%\' AND json_valid(started)'
+            )
+        )
+        found = [read_any_run(row) for row in self._rows(f"SELECT {RUN_COLUMNS} FROM runs ORDER BY run DESC")]
+        return [
+            replace(record, workers=str(workers[record.run])) if record.run in workers else record for record in found
+        ]
 
     def details(self, run: int) -> RunDetails:
         """Open one run. Raises StoreError where there is none of this number, or its rows were damaged."""

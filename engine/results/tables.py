@@ -123,6 +123,7 @@ def facts(details: RunDetails, folder: Path) -> list[tuple[str, str]]:
                 f"{resolved['device']} ({resolved['device_name']}), {_arithmetic(resolved)}"
                 + (", images read ahead by a thread" if resolved.get("images") == "streamed" else ""),
             ),
+            *([("where", resolved["workers"])] if resolved.get("workers") else []),
         ]
         if started["num_unusable"]:
             rows.append(("left out", f"{started['num_unusable']:,} files that are no usable image"))

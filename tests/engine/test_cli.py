@@ -22,16 +22,17 @@ from engine.cli.parser import build_parser, specs_from
 from engine.control import RunControl
 from engine.errors import SpecError
 from engine.events import RunContinued, StepsCompleted
+from engine.opening import Opening
 from engine.paths import Places
 from engine.spec import RunSpec
 from tests.engine.test_datasets import make_folder
 from tests.fakes import started
 
-OPENED: list[tuple[Any, ...]] = []
+OPENED: list[Opening] = []
 
 
 def reslab(*words: str) -> int:
-    return main(words, lambda *arguments: OPENED.append(arguments) or 0)  # type: ignore[func-returns-value]
+    return main(words, lambda opening: OPENED.append(opening) or 0)  # type: ignore[func-returns-value]
 
 
 def output_of(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
@@ -151,16 +152,42 @@ def test_a_spec_file_is_overridden_by_options(tmp_path: Path) -> None:
     spec = RunSpec("digits", "resnet50", epochs=7, nesterov=True)
     (tmp_path / "spec.toml").write_text(spec.to_toml())
     assert reslab("train", "--spec", str(tmp_path / "spec.toml"), "--tui", "--seed", "3", "--no-nesterov") == 0
-    places, opened, leave = OPENED[-1]
-    assert opened == [spec.replace(seed=3, nesterov=False)]
-    assert isinstance(places, Places)
-    assert leave is False
+    opening = OPENED[-1]
+    assert opening.specs == (spec.replace(seed=3, nesterov=False),)
+    assert isinstance(opening.places, Places)
+    assert (opening.exit, opening.cluster, opening.attached) == (False, None, None)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--on", "slurm"), "expected ray, or ray:ADDRESS"),
+        (("--on", "ray:"), "expected ray, or ray:ADDRESS"),
+        (("--on", "ray", "--num-workers", "0"), "expected a whole number from 1"),
+        (("--num-workers", "2"), "--num-workers is for runs on Ray; add --on ray"),
+        (("--sync-batchnorm",), "--sync-batchnorm is for runs on Ray; add --on ray"),
+        (("--detach", "--seeds", "2"), "--detach begins one run"),
+    ],
+)
+def test_what_cannot_be_trained_there_is_one_sentence(
+    words: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert reslab("train", "digits", "resnet20", *words) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_without_the_extra_on_ray_says_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("engine.cluster.find_spec", lambda name: None)
+    assert reslab("train", "digits", "resnet20", "--on", "ray") == 2
+    assert "take the extra: uv run --extra cluster reslab" in capsys.readouterr().err
 
 
 def test_options_change_the_folders(tmp_path: Path) -> None:
     OPENED.clear()
     assert reslab("--home", str(tmp_path / "h"), "--data-dir", str(tmp_path / "d")) == 0
-    assert OPENED[-1][0] == Places(tmp_path / "h", tmp_path / "d", tmp_path / "cache")
+    assert OPENED[-1].places == Places(tmp_path / "h", tmp_path / "d", tmp_path / "cache")
 
 
 HOSTILE = ["[red]x", "[@click=app.quit]x", "]52;c;aGFjaw==\x07\x1b]52;c;aGFjaw==\x07", "\x1b[2Jx\u202ey"]

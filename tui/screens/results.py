@@ -39,6 +39,7 @@ class ResultsScreen(Screen[None]):
         Binding("s", "sort(1)", "Sort", tooltip="sort by the next column"),
         Binding("S", "reverse", "Reverse", show=False, tooltip="turn the order round"),
         Binding("R", "resume", "Go on", show=False, tooltip="go on with a run that was cut off or stopped"),
+        Binding("W", "watch", "Watch", show=False, tooltip="follow a run that another process carries, on Train"),
         Binding("d", "delete", "Delete", tooltip="delete the run under the cursor, rows and weights"),
         Binding("e", "export", "Export", tooltip="write the run as CSV, JSON and TOML files"),
         Binding("escape", "unfilter", "Clear filter", show=False),
@@ -168,6 +169,10 @@ class ResultsScreen(Screen[None]):
         if record is not None:
             self.app.resume_run(record)
 
+    def action_watch(self) -> None:
+        if self._table.chosen is not None:
+            self.app.watch_run(self._table.chosen)
+
     @work
     async def action_delete(self) -> None:
         from tui.screens.dialogs import Question
@@ -194,7 +199,7 @@ class ResultsScreen(Screen[None]):
                 self.app.tell(str(error), "error")
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        if action in ("delete", "export", "sort", "filter", "mark", "resume"):
+        if action in ("delete", "export", "sort", "filter", "mark", "resume", "watch"):
             return bool(self._listing.runs) or None
         if action == "compare":
             return len(self._marked) > 1 or None

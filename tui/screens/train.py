@@ -124,7 +124,7 @@ class TrainScreen(Screen[None]):
         self.app.show_status()
         self.query_one("#title", Title).show(_title(live))
         if self.app.gauges is not None:
-            self.query_one(MemoryStrip).show(self.app.gauges.reading, self.app.gauges.holdings)
+            self.query_one(MemoryStrip).show(self.app.gauges.reading, self.app.gauges.holdings, self.app.gauges.nodes)
         if live is None:
             return
         self._draw_charts(live)
@@ -171,7 +171,7 @@ class TrainScreen(Screen[None]):
     @on(GaugesRead)
     def _keep_gauges(self, message: GaugesRead) -> None:
         """Remember them for the history; where a run is live they are drawn with the rest."""
-        self.query_one(MemoryStrip).remember(message.reading)
+        self.query_one(MemoryStrip).remember(message.reading, message.nodes)
         if self.live is None or self.live.over:
             self.redraw()
 

@@ -11,6 +11,7 @@ from textual.widgets import Static
 from engine.memory.allocator import AllocatorReading
 from engine.memory.gauges import GpuReading, HostReading, MemoryReading
 from engine.memory.ledger import Holding
+from engine.memory.nodes import NodeReading
 from engine.text import memory_size
 from tui.text import GIB, gib, plain_content
 
@@ -27,31 +28,39 @@ class MemoryStrip(Static):
     def __init__(self, id: str | None = None) -> None:
         super().__init__(plain_content("reading the gauges …"), id=id)
         self._shown: tuple[object, ...] = ()
-        self._history: dict[int, deque[float]] = {}  # by GPU, -1 for the host: shares in use
+        self._history: dict[tuple[str, int], deque[float]] = {}  # by node and GPU, -1 for the host: shares in use
         self._last: MemoryReading | None = None
 
-    def remember(self, reading: MemoryReading) -> None:
+    def remember(self, reading: MemoryReading, nodes: Sequence[NodeReading] = ()) -> None:
         """Put a reading into the history, once."""
         if reading is self._last:
             return
         self._last = reading
-        for gpu in reading.gpus:
-            self._add(gpu.index, gpu.used_bytes, gpu.total_bytes)
-        if not reading.gpus:
-            self._add(-1, reading.host.used_bytes, reading.host.total_bytes)
+        machines: list[tuple[str, MemoryReading | NodeReading]] = [("", reading)]
+        for name, machine in [*machines, *((node.name, node) for node in nodes)]:
+            for gpu in machine.gpus:
+                self._add((name, gpu.index), gpu.used_bytes, gpu.total_bytes)
+            if not machine.gpus:
+                self._add((name, -1), machine.host.used_bytes, machine.host.total_bytes)
 
-    def show(self, reading: MemoryReading, holdings: Sequence[Holding]) -> None:
-        self.remember(reading)
+    def show(self, reading: MemoryReading, holdings: Sequence[Holding], nodes: Sequence[NodeReading] = ()) -> None:
+        self.remember(reading, nodes)
         width = self.content_size.width or 28
         parts: list[Content] = []
         for gpu in reading.gpus:
-            parts += _gpu_lines(gpu, width, self._sparkline(gpu.index, width))
+            parts += _gpu_lines(gpu, width, self._sparkline(("", gpu.index), width))
         if not reading.gpus:
-            parts += _host_lines(reading.host, width, self._sparkline(-1, width))
+            parts += _host_lines(reading.host, width, self._sparkline(("", -1), width))
             if reading.mps is not None:
                 parts += _allocator_lines(reading.mps, width, "Apple's GPU")
             parts.append(plain_content(reading.no_gpu or "no NVIDIA GPU", "dim"))
         parts += [_holding_line(holding, width) for holding in holdings]
+        for node in nodes:
+            parts.append(plain_content(f"node {node.name}"[:width], "bold $accent"))
+            for gpu in node.gpus:
+                parts += _gpu_lines(gpu, width, self._sparkline((node.name, gpu.index), width), here=False)
+            if not node.gpus:
+                parts += _host_lines(node.host, width, self._sparkline((node.name, -1), width), here=False)
         text = Content("\n").join(parts)
         if self._shown != (key := (text.plain, width)):
             higher = not self._shown or str(self._shown[0]).count("\n") != text.plain.count("\n")
@@ -59,11 +68,11 @@ class MemoryStrip(Static):
             self._shown = key
             self.update(text, layout=higher or wraps)
 
-    def _add(self, index: int, used: int | None, total: int | None) -> None:
+    def _add(self, index: tuple[str, int], used: int | None, total: int | None) -> None:
         if used is not None and total:
             self._history.setdefault(index, deque(maxlen=_HISTORY)).append(used / total)
 
-    def _sparkline(self, index: int, width: int) -> Content | None:
+    def _sparkline(self, index: tuple[str, int], width: int) -> Content | None:
         """How much was in use in the last minutes, a reading a cell, the newest at the right; from empty to full."""
         past = list(self._history.get(index, ()))[-width:]
         if not past:
@@ -72,7 +81,8 @@ class MemoryStrip(Static):
         return Content.styled(cells, "$primary")
 
 
-def _gpu_lines(gpu: GpuReading, width: int, history: Content | None) -> list[Content]:
+def _gpu_lines(gpu: GpuReading, width: int, history: Content | None, here: bool = True) -> list[Content]:
+    """Of this machine, or of another, where nothing is this process's."""
     facts = [
         f"{gpu.temperature_c} °C" if gpu.temperature_c is not None else "",
         f"{gpu.power_w:.0f} W" if gpu.power_w is not None else "",
@@ -80,9 +90,11 @@ def _gpu_lines(gpu: GpuReading, width: int, history: Content | None) -> list[Con
     ]
     lines = [
         plain_content(f"GPU {gpu.index} {gpu.name}"[:width], "bold"),
-        _bar(gpu.process_bytes, gpu.used_bytes, gpu.total_bytes, width),
+        _bar(gpu.process_bytes if here else 0, gpu.used_bytes, gpu.total_bytes, width),
         *([history] if history is not None else []),
-        _shares(gpu.process_bytes, gpu.others_bytes, gpu.free_bytes, width),
+        _shares(gpu.process_bytes, gpu.others_bytes, gpu.free_bytes, width)
+        if here
+        else _in_use(gpu.used_bytes, gpu.free_bytes),
     ]
     if known := "  ".join(fact for fact in facts if fact):
         lines.append(plain_content(known, "dim"))
@@ -104,12 +116,14 @@ def _allocator_lines(allocator: AllocatorReading, width: int, name: str) -> list
     return [plain_content(text[:width], "dim"), plain_content(why, "dim")]
 
 
-def _host_lines(host: HostReading, width: int, history: Content | None) -> list[Content]:
+def _host_lines(host: HostReading, width: int, history: Content | None, here: bool = True) -> list[Content]:
     return [
         plain_content("host memory", "bold"),
-        _bar(host.process_bytes, host.used_bytes, host.total_bytes, width),
+        _bar(host.process_bytes if here else 0, host.used_bytes, host.total_bytes, width),
         *([history] if history is not None else []),
-        _shares(host.process_bytes, host.others_bytes, host.available_bytes, width),
+        _shares(host.process_bytes, host.others_bytes, host.available_bytes, width)
+        if here
+        else _in_use(host.used_bytes, host.available_bytes),
         plain_content(f"processor {host.load_percent:.0f} % busy", "dim"),
     ]
 
@@ -118,6 +132,10 @@ def _shares(own: int | None, others: int | None, free: int | None, width: int) -
     parts = (f"this {gib(own)}", f"others {gib(others)}", f"free {gib(free)}")
     wide = "  ".join(parts)
     return plain_content(wide if len(wide) <= width else " ".join(parts))
+
+
+def _in_use(used: int | None, free: int | None) -> Content:
+    return plain_content(f"in use {gib(used)}  free {gib(free)}")
 
 
 def _bar(own: int | None, used: int | None, total: int | None, width: int) -> Content:

@@ -1,0 +1,237 @@
+"""Runs that another process carries: their events over a file and back, what followers ask, and how all of it ends."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from engine import events
+from engine.carried.following import follow
+from engine.carried.process import Carrier, Job, carried
+from engine.carried.stream import Asked, Stream, ask, stream_path
+from engine.carried.wire import event_from
+from engine.control import RunControl
+from engine.errors import ReslabError, StoreError
+from engine.events import Event, RunEnded, RunPaused, RunResumed, StepsCompleted, to_json_dict
+from engine.paths import Places
+from engine.results.store import Store
+from engine.spec import RunSpec
+from tests.fakes import Carried, evaluated, events_of, metrics, started
+
+SPEC = RunSpec("digits", "resnet20", epochs=3)
+OTHERS: list[Event] = [
+    events.DatasetProgressed(1, "mnist", "download", 3, 0, "bytes"),
+    events.EvaluationProgressed(1, "val", 3, 100),
+    events.GradientsMeasured(1, 5, ("stem", "layer1"), (0.1, float("inf")), (1e-3, 2e-3)),
+    events.CheckpointSaved(1, "step-00000005.safetensors", "ab" * 32, 1, 5, 1000),
+    events.CheckpointFailed(1, 5, "no space left"),
+    events.RunContinued(1, 5, ("torch 2.15 instead of 2.11",), 1, True),
+    events.SettingsTuned(1, "key", "bfloat16", "channels_last", 2, 1.4),
+    events.MemoryForecasted(1, 9, 1, 1, 1, 1, 1, 1, 1, None, 0),
+    events.MemoryRecovered(1, 0, "training in micro-batches of 64", 64, False, 0),
+    RunPaused(1, 5),
+    RunResumed(1, 5, 2.5),
+]
+
+
+def without_bytes(event: Event) -> Event:
+    blank: dict[str, Any] = {"labels": b"", "predictions": b"", "confidences": b""}
+    return replace(event, **blank) if isinstance(event, events.Evaluated) else event
+
+
+def test_every_event_comes_back_as_it_was() -> None:
+    seen = [*events_of(SPEC), *OTHERS]
+    assert {type(event) for event in seen} == set(get_args(Event))
+    for event in seen:
+        back = event_from(json.loads(json.dumps(to_json_dict(event))))
+        if isinstance(event, events.GradientsMeasured):
+            assert isinstance(back, events.GradientsMeasured)
+            assert math.isnan(back.norms[1])
+            back = replace(back, norms=event.norms)
+        assert back == without_bytes(event)
+
+
+def test_what_is_no_event_is_one_sentence() -> None:
+    for values in ({}, {"event": "run_flew"}, {"event": "run_paused", "run": 1}, {"event": "steps_completed"}):
+        with pytest.raises(StoreError, match="no event of this version"):
+            event_from(values)
+
+
+@pytest.fixture
+def run(places: Places) -> Iterator[Carried]:
+    with closing(Carried(SPEC, places)) as made:
+        yield made
+
+
+@contextmanager
+def followed(run: int, places: Places, control: RunControl) -> Iterator[list[Event]]:
+    """What a follower in another thread has seen so far."""
+    seen: list[Event] = []
+
+    def work() -> None:
+        for event in follow(run, places, control):
+            seen.append(event)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        control.leave()
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def until(what: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 10
+    while not what():
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.01)
+
+
+def test_two_followers_see_all_of_it_whenever_they_come(run: Carried, places: Places) -> None:
+    told = events_of(SPEC, run.run)
+    run.tell(*told[:4])
+    with followed(run.run, places, RunControl()) as first:
+        until(lambda: len(first) == 4)
+        run.tell(*told[4:7])
+        with followed(run.run, places, RunControl()) as second:
+            until(lambda: len(first) == len(second) == 7)
+            run.tell(*told[7:])
+            run.stream.close()
+            until(lambda: len(first) == len(second) == len(told))
+    assert first == second == list(map(without_bytes, told))
+    assert list(run.folder.iterdir()) == []
+
+
+def test_a_half_written_line_waits_for_its_other_half(run: Carried, places: Places) -> None:
+    line = json.dumps(to_json_dict(RunPaused(run.run, 3))) + "\n"
+    with followed(run.run, places, RunControl()) as seen:
+        for part in (line[:10], line[10:]):
+            assert seen == []
+            run.stream._file.write(part)
+            run.stream._file.flush()
+            time.sleep(0.1)
+        until(lambda: seen == [RunPaused(run.run, 3)])
+
+
+def test_what_a_follower_asks_reaches_the_run(run: Carried, places: Places) -> None:
+    control = RunControl()
+    with followed(run.run, places, control):
+        control.pause()
+        until(lambda: run.control.pause_requested)
+        control.resume()
+        until(lambda: not run.control.pause_requested)
+        assert not run.control.stop_requested
+        control.stop("the power goes")
+        until(lambda: run.control.stop_requested)
+        assert run.control.stop_reason == "the power goes"
+
+
+def test_who_leaves_asks_nothing(run: Carried, places: Places) -> None:
+    with followed(run.run, places, control := RunControl()):
+        control.leave()
+    time.sleep(0.15)
+    assert not run.control.stop_requested
+    assert not run.control.pause_requested
+
+
+def test_nonsense_that_is_asked_is_no_harm(run: Carried) -> None:
+    for text in ("", "{", '{"pause": true, "fly": 1}', "[]"):
+        (run.folder / "asked.json").write_text(text)
+        time.sleep(0.12)
+    assert not run.control.pause_requested
+    ask(run.folder, Asked(pause=True))
+    until(lambda: run.control.pause_requested)
+
+
+def test_a_run_whose_stream_cannot_be_written_goes_on(places: Places, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    stream = Stream(tmp_path / "file" / "1", RunControl())
+    stream.tell(RunPaused(1, 3))
+    stream.close()
+
+
+def test_a_follower_hears_of_the_end_that_nobody_told(run: Carried, places: Places) -> None:
+    run.tell(*events_of(SPEC, run.run)[:4])
+    with followed(run.run, places, RunControl()) as seen:
+        until(lambda: len(seen) == 4)
+        run.store.close()  # as if its process were killed: nothing carries it any more
+        until(lambda: len(seen) == 5)
+    end = seen[-1]
+    assert isinstance(end, RunEnded)
+    assert end.status == "failed"
+    assert end.error is not None
+    assert end.untrained == metrics(0.1135)
+
+
+def test_what_cannot_be_followed_is_one_sentence(places: Places) -> None:
+    with pytest.raises(StoreError, match="there is no run 3"):
+        next(follow(3, places, RunControl()))
+    with Store(places.database) as store:
+        number = store.create_run(SPEC)
+        with pytest.raises(StoreError, match="belongs to the terminal"):
+            next(follow(number, places, RunControl()))
+        for event in (started(SPEC, number), evaluated(number, 0, 0.1, "untrained")):
+            store.record(event)
+        store.record(RunEnded(number, "stopped", None, None, 1.0, None, 0))
+    with pytest.raises(StoreError, match="run 1 is stopped; reslab show 1"):
+        next(follow(number, places, RunControl()))
+
+
+def test_a_process_of_its_own_carries_a_run_through_the_loss_of_whoever_began_it(places: Places) -> None:
+    spec = SPEC.replace(epochs=400)
+    number = next(Carrier(Job(places, (spec,))).runs())  # nobody reads what it says any more
+    control, seen = RunControl(), list[Event]()
+    for event in follow(number, places, control):
+        seen.append(event)
+        if isinstance(event, StepsCompleted) and not any(isinstance(one, RunPaused) for one in seen):
+            control.pause()
+        elif isinstance(event, RunPaused):
+            control.resume()
+        elif isinstance(event, RunResumed):
+            control.stop()
+    end = seen[-1]
+    assert isinstance(end, RunEnded)
+    assert (end.status, end.error) == ("stopped", None)
+    with Store(places.database) as store:
+        details = store.details(number)
+    assert (details.record.status, details.intact) == ("stopped", True)
+    until(lambda: not stream_path(places.run_folder(number)).exists())
+    control = RunControl()
+    for event in carried(Job(places, resume=number), control):
+        if isinstance(event, events.RunContinued):
+            assert event.step == end.steps
+            with Store(places.database) as store:  # its process hears a signal as any other
+                (pid,) = store._rows("SELECT pid FROM runs WHERE run = ?", number)[0]
+            os.kill(pid, signal.SIGHUP)
+            os.kill(pid, signal.SIGTERM)
+    assert isinstance(event, RunEnded)
+    assert event.status == "stopped"
+    assert event.error is not None
+
+
+def test_what_keeps_a_run_from_being_begun_is_told_by_its_process(places: Places) -> None:
+    with pytest.raises(ReslabError, match=r"no weights file /nowhere\.pth"):
+        next(carried(Job(places, (SPEC.replace(weights="/nowhere.pth"),)), RunControl()))
+
+
+def test_a_job_comes_through_as_it_was(places: Places) -> None:
+    from engine.cluster import Cluster
+
+    for job in (
+        Job(places, (SPEC, SPEC.replace(seed=1)), cluster=Cluster("10.0.0.5:6379", 4, True)),
+        Job(places, resume=7),
+    ):
+        assert Job.from_json(job.to_json()) == job

@@ -1,0 +1,196 @@
+"""The app and runs that another process carries: watched, asked, left alone; and the gauges of other machines."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+
+import pytest
+
+from engine.carried.process import Job
+from engine.cluster import Cluster
+from engine.errors import ClusterError
+from engine.events import RunContinued, RunEnded, StepsCompleted
+from engine.memory.nodes import NodeReading
+from engine.paths import Places
+from engine.results.store import Store
+from engine.spec import RunSpec
+from tests.fakes import GPU_READING, HOST_READING, Carried, ScriptedRun, events_of, metrics
+from tests.tui.conftest import SIZES, Compare, MakeApp, drawn, text_of, until
+from tui.app import ReslabApp
+from tui.live import LiveRun
+from tui.messages import GaugesRead
+
+SPEC = RunSpec("digits", "resnet18", epochs=10)
+
+
+@pytest.fixture
+def carried(places: Places) -> Iterator[Carried]:
+    with closing(Carried(SPEC, places)) as made:
+        yield made
+
+
+async def test_a_run_that_is_carried_elsewhere_is_watched_asked_and_left(make_app: MakeApp, carried: Carried) -> None:
+    told = events_of(SPEC, carried.run)
+    carried.tell(*told[:6])
+    app = make_app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        await pilot.press("3")
+        await drawn(pilot)
+        await pilot.press("W")
+        await until(pilot, lambda: app.current_mode == "train" and app.live and app.live.version == 6)
+        await drawn(pilot)
+        assert f"run {carried.run}: resnet18 on digits" in text_of(app)
+        await pilot.press("p")
+        await until(pilot, lambda: carried.control.pause_requested)
+        await pilot.press("p")
+        await until(pilot, lambda: not carried.control.pause_requested)
+        await pilot.press("q")
+        await until(pilot, lambda: "goes on without this window" in text_of(app))
+        await pilot.press("y")
+        await until(pilot, lambda: not app.is_running)
+    app.session.wait()
+    assert not carried.control.stop_requested
+
+
+async def test_the_app_can_begin_with_it_and_stop_it(make_app: MakeApp, carried: Carried) -> None:
+    told = events_of(SPEC, carried.run)
+    carried.tell(*told[:6])
+    app = make_app(attached=carried.run)
+    async with app.run_test(size=(120, 36)) as pilot:
+        await until(pilot, lambda: app.current_mode == "train" and app.live and app.live.version == 6)
+        await pilot.press("s")
+        await until(pilot, lambda: app.screen.is_modal)
+        await pilot.press("y")
+        await until(pilot, lambda: carried.control.stop_requested)
+        carried.tell(RunEnded(carried.run, "stopped", metrics(0.1), None, 3.0, 1234.0, 18))
+        await until(pilot, lambda: app.live and app.live.ended is not None)
+        await drawn(pilot)
+        assert "stopped after" in text_of(app)
+
+
+async def test_from_one_to_another(make_app: MakeApp, carried: Carried, places: Places) -> None:
+    carried.tell(*events_of(SPEC, carried.run)[:6])
+    with closing(Carried(SPEC.replace(model="resnet34"), places)) as other:
+        other.tell(*events_of(SPEC, other.run)[:3])
+        app = make_app(attached=carried.run)
+        async with app.run_test(size=(120, 36)) as pilot:
+            await until(pilot, lambda: app.live and app.live.version == 6)
+            app.watch_run(other.run)
+            await until(pilot, lambda: app.live and app.live.run == other.run and app.live.version == 3)
+            assert app.live is not None
+            assert app.live.spec.model == "resnet34"
+            carried.tell(*events_of(SPEC, carried.run)[6:8])
+            other.tell(*events_of(SPEC, other.run)[3:5])
+            await until(pilot, lambda: app.live and app.live.version == 5)
+            assert app.live.run == other.run
+
+
+async def test_what_cannot_be_watched_is_said(make_app: MakeApp, places: Places) -> None:
+    with Store(places.database) as store:
+        number = store.create_run(SPEC)
+        app = make_app()
+        async with app.run_test(size=(120, 36)) as pilot:
+            app.watch_run(number)
+            await until(pilot, lambda: "belongs to the terminal" in text_of(app))
+
+
+async def test_while_a_run_is_live_here_none_is_watched(make_app: MakeApp, carried: Carried) -> None:
+    script = ScriptedRun(hold_at=5)
+    app = make_app(script, specs=[SPEC])
+    async with app.run_test(size=(120, 36)) as pilot:
+        await until(pilot, lambda: app.live and app.live.version == 5)
+        app.watch_run(carried.run)
+        await until(pilot, lambda: any("live in this window" in str(note.message) for note in app._notifications))
+        assert app.live is not None
+        assert app.live.run == 1
+        script.release.set()
+
+
+class FakeCarrier:
+    """Stands in for the process: its runs are those that the test carries."""
+
+    made: list[FakeCarrier]
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        FakeCarrier.made.append(self)
+
+    def runs(self, least: int = 1) -> Iterator[int]:
+        with Store(self.job.places.database) as store:
+            specs = list(self.job.specs) or [item.spec for item in store.waiting()]
+            for _ in range(len(specs) - len(self.job.specs)):
+                store.take_next()
+        for spec in specs:
+            carried = Carried(spec, self.job.places)
+            carried.tell(*events_of(spec, carried.run))
+            yield carried.run
+            carried.close()
+        if not specs:
+            raise ClusterError("cannot reach Ray")
+
+
+async def test_on_a_cluster_the_queue_is_carried_as_a_whole(
+    make_app: MakeApp, places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FakeCarrier.made = []
+    monkeypatch.setattr("engine.carried.process.Carrier", FakeCarrier)
+    specs = [SPEC.replace(seed=seed) for seed in range(3)]
+    app = make_app(specs=specs, cluster=Cluster("10.0.0.5:6379"), exit_when_done=True)
+    async with app.run_test(size=(120, 36)) as pilot:
+        await until(pilot, lambda: not app.is_running)
+    (carrier,) = FakeCarrier.made
+    assert carrier.job.cluster == Cluster("10.0.0.5:6379")
+    with Store(places.database) as store:
+        assert [(run.status, run.spec["seed"]) for run in store.runs()] == [("completed", seed) for seed in (2, 1, 0)]
+        assert store.waiting() == []
+
+
+async def test_a_single_run_on_a_cluster_is_carried_too(
+    make_app: MakeApp, places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FakeCarrier.made = []
+    monkeypatch.setattr("engine.carried.process.Carrier", FakeCarrier)
+    app = make_app(specs=[SPEC], cluster=Cluster(None, 2))
+    async with app.run_test(size=(120, 36)) as pilot:
+        await until(pilot, lambda: FakeCarrier.made and app.live and (app.live.over or app.live.version > 0))
+    assert FakeCarrier.made[0].job.specs == (SPEC,)
+
+
+def test_the_curves_go_back_where_workers_were_lost() -> None:
+    live = LiveRun(SPEC)
+    for event in events_of(SPEC)[:9]:
+        live.add(event)
+    before = live.step
+    assert before > 14
+    live.add(RunContinued(1, 14, (), 1, True))
+    assert (live.step, len(live.train_loss), live.train_loss.x[-1]) == (14, 14, 14.0)
+    assert list(live.test_loss.x) == [0.0, 12.0]
+    assert live.note == "workers were lost: it goes on from step 14"
+    live.add(StepsCompleted(1, 2, 15, (0.5,) * 10, (0.9,) * 10, 0.01, 3000, 2.0))
+    assert list(live.train_loss.x) == [float(step) for step in range(1, 25)]
+
+
+def _shows(app: ReslabApp, num_events: int) -> bool:
+    return app.current_mode == "train" and app.live is not None and app.live.version == num_events
+
+
+async def test_other_machines_have_gauges_too(make_app: MakeApp, carried: Carried, compare_screen: Compare) -> None:
+    carried.tell(*events_of(SPEC, carried.run)[:8])
+    nodes = (
+        NodeReading(
+            "gpu-17", tuple(replace(GPU_READING.gpus[0], index=number) for number in range(2)), GPU_READING.host
+        ),
+        NodeReading("cpu-03", (), HOST_READING.host),
+    )
+    for size in SIZES:
+        app = make_app(attached=carried.run)
+        async with app.run_test(size=size) as pilot:
+            await until(pilot, functools.partial(_shows, app, 8))
+            app.post_message(GaugesRead(HOST_READING, (), nodes))
+            await drawn(pilot)
+            if size[1] > 24:
+                assert "node gpu-17" in text_of(app)
+            compare_screen(app, "nodes")
