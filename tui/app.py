@@ -240,7 +240,7 @@ class ReslabApp(App[None]):
     def _events_arrived(self) -> None:
         """Something that a person waits for: a start, an evaluation, a pause, the end."""
         self.take_events()
-        if self.current_mode == "train":
+        if self.current_mode == "train" and self.screen_stack:  # none while the app is being left
             self.screen_stack[0].post_message(RunMoved())
 
     def take_events(self) -> None:
@@ -299,7 +299,7 @@ class ReslabApp(App[None]):
     def _pass_on(self, message: GaugesRead | MemoryFreed) -> None:
         if isinstance(message, MemoryFreed):
             self.forecasts.clear()
-        if self.current_mode == "train":
+        if self.current_mode == "train" and self.screen_stack:  # none while the app is being left
             self.screen_stack[0].post_message(message)
 
     @on(TorchLoaded)

@@ -50,6 +50,8 @@ class TrainScreen(Screen[None]):
         Binding("f", "free", "Free memory", tooltip="drop what no live run needs, and empty the allocator's cache"),
         Binding("F", "choose_free", "Choose", show=False, tooltip="choose what to free, of all that is held"),
         Binding("g", "gradients", "Gradients", tooltip="gradients by depth in the memory's place, or the memory again"),
+        Binding("pagedown", "scroll_memory(1)", "Down", show=False, tooltip="scroll the memory of many GPUs"),
+        Binding("pageup", "scroll_memory(-1)", "Up", show=False, tooltip="scroll it back"),
         Binding("enter", "open_run", "Open the run", tooltip="open the ended run's tables", priority=True),
     ]
 
@@ -202,6 +204,10 @@ class TrainScreen(Screen[None]):
         self.query_one(GradientBars).show(
             live.spec.model, live.gradients, twin.spec.model if twin else "", twin.gradients if twin else None
         )
+
+    def action_scroll_memory(self, by: int) -> None:
+        memory = self.query_one("#memory", VerticalScroll)
+        memory.scroll_relative(y=by * memory.size.height // 2, animate=False)
 
     def action_gradients(self) -> None:
         self.toggle_class("gradients")

@@ -30,6 +30,12 @@ class MemoryStrip(Static):
         self._shown: tuple[object, ...] = ()
         self._history: dict[tuple[str, int], deque[float]] = {}  # by node and GPU, -1 for the host: shares in use
         self._last: MemoryReading | None = None
+        self._drawn: tuple[MemoryReading, Sequence[Holding], Sequence[NodeReading]] | None = None
+
+    def on_resize(self) -> None:
+        """A scroll bar has come or gone: what was fitted to the width before wraps."""
+        if self._drawn is not None:
+            self.show(*self._drawn)
 
     def remember(self, reading: MemoryReading, nodes: Sequence[NodeReading] = ()) -> None:
         """Put a reading into the history, once."""
@@ -44,6 +50,7 @@ class MemoryStrip(Static):
                 self._add((name, -1), machine.host.used_bytes, machine.host.total_bytes)
 
     def show(self, reading: MemoryReading, holdings: Sequence[Holding], nodes: Sequence[NodeReading] = ()) -> None:
+        self._drawn = reading, holdings, nodes
         self.remember(reading, nodes)
         width = self.content_size.width or 28
         parts: list[Content] = []
