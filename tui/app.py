@@ -80,7 +80,7 @@ class ReslabApp(App[None]):
         self.compared: tuple[int, ...] = ()
         self.torch_loaded = False
         self.forecasts: dict[RunSpec, str] = {}
-        self.first_spec = specs[0] if specs and not (cluster and len(specs) > 1) else None
+        self.first_spec = specs[0] if specs and not (cluster and cluster.side_by_side and len(specs) > 1) else None
         self._attached = attached
         self.queue = Queue(self, list(specs))
         self._exit_when_done = exit_when_done

@@ -78,7 +78,8 @@ class Queue:
     @property
     def on_cluster(self) -> bool:
         """Whether its runs go side by side, carried by a process of its own."""
-        return self._app.session.cluster is not None
+        cluster = self._app.session.cluster
+        return cluster is not None and cluster.side_by_side
 
     def has_begun(self) -> None:
         """One more of its runs has begun on the cluster."""

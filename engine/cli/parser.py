@@ -130,7 +130,11 @@ def _add_places_to_train(parser: argparse.ArgumentParser, detach: bool = True) -
         "--on", metavar="ray[:ADDRESS]", help="train on Ray: on this machine, or on the cluster at ADDRESS", **nothing
     )
     group.add_argument(
-        "--num-workers", metavar="N", type=int, help="with --on: this many share each batch of a run", **nothing
+        "--num-workers",
+        metavar="N",
+        type=int,
+        help="with --on: this many share each batch of a run; several runs then come one after another",
+        **nothing,
     )
     group.add_argument(
         "--sync-batchnorm", action="store_true", help="with --on: batch-norm over all workers, on GPUs", **nothing

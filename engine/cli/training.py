@@ -100,9 +100,7 @@ def attach_command(number: int, places: Places, as_json: bool) -> int:
 
     with Store(places.database) as store:
         spec = RunSpec.from_mapping(store.details(number).record.spec)
-    control = RunControl()
-    code = _follow(partial(follow, number, places), spec, as_json, elsewhere=True, only_looks=True, control=control)
-    return 0 if control.left else code
+    return _follow(partial(follow, number, places), spec, as_json, elsewhere=True, only_looks=True)
 
 
 def _detach(job: Job, as_json: bool) -> int:
@@ -117,12 +115,12 @@ def _detach(job: Job, as_json: bool) -> int:
 
 def _follow(
     start: Callable[[RunControl], Generator[Event, None, None]], spec: RunSpec, as_json: bool, quiet: bool = False,
-    elsewhere: bool = False, only_looks: bool = False, control: RunControl | None = None,
+    elsewhere: bool = False, only_looks: bool = False,
 ) -> int:  # fmt: skip
     """Show a run's events to its end. One that is carried `elsewhere` goes on when this terminal goes; who `only_looks`
     leaves it with ctrl+c, too.
     """
-    control = control or RunControl()
+    control = RunControl()
     if not elsewhere:
         keep_one_heap()
     with on_signals(control, elsewhere, only_looks), _view(spec, as_json, quiet) as view:
@@ -137,16 +135,16 @@ def _follow(
                     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 if isinstance(event, RunEnded):
                     code = EXIT_CODES[event.status]
-    return code
+    return 0 if control.left else code
 
 
 def train_all(
     specs: Sequence[RunSpec], places: Places, as_json: bool, cluster: Cluster | None = None, detach: bool = False
 ) -> int:
-    """Train one after another, on a cluster side by side; the exit code is the first that is not 0. A stop, or bad
+    """Train one after another, or on a cluster side by side where each has one worker; the exit code is the first that is not 0. A stop, or bad
     input, ends them all.
     """
-    if cluster is not None and len(specs) > 1:
+    if cluster is not None and cluster.side_by_side and len(specs) > 1:
         from engine.cli.side_by_side import train_side_by_side
 
         return train_side_by_side(Job(places, tuple(specs), cluster=cluster), as_json, detach)

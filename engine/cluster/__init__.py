@@ -22,6 +22,11 @@ class Cluster:
     sync_batchnorm: bool = False
     seat: Any = None
 
+    @property
+    def side_by_side(self) -> bool:
+        """Whether several runs train at once; those that are shared by several workers come one after another."""
+        return self.num_workers == 1
+
 
 def require_ray() -> None:
     """To be called before Ray is imported: no statistics are sent, and its workers use this very environment.

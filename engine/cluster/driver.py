@@ -24,8 +24,10 @@ from engine.carried.stream import Asked
 from engine.cluster import Cluster
 from engine.cluster.exchange import Exchange, Newest
 from engine.cluster.nodes import NodeWatch, gpu_bytes, most_cpus, most_memory
-from engine.cluster.seat import request_for, take_seat
-from engine.cluster.worker import Task, work
+from engine.cluster.request import request_for
+from engine.cluster.seat import take_seat
+from engine.cluster.task import Task
+from engine.cluster.worker import work
 from engine.control import Control
 from engine.device import versions
 from engine.errors import ClusterError

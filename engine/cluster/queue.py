@@ -21,7 +21,8 @@ from engine.carried.stream import Stream
 from engine.cluster import Cluster
 from engine.cluster.driver import connected, wants_gpu
 from engine.cluster.nodes import gpu_bytes, most_memory
-from engine.cluster.seat import request_for, take_seat
+from engine.cluster.request import request_for
+from engine.cluster.seat import take_seat
 from engine.control import RunControl
 from engine.device import versions
 from engine.errors import ReslabError

@@ -5,83 +5,25 @@ Ray's own scheduler finds the node: what does not fit waits. To be imported afte
 
 from __future__ import annotations
 
-import math
 import os
-from dataclasses import dataclass
 from typing import Any
 
 import ray
+import torch
 
 from engine.cluster import versions_differ
-from engine.cluster.worker import Task, train_and_tell
-from engine.device import Placement, versions
-from engine.errors import ForecastError
-from engine.memory.asking import expected_images
-from engine.memory.calibration import Calibration, unseen_gpu
-from engine.memory.forecast import forecast, resident_bytes
+from engine.cluster.request import Request
+from engine.cluster.task import Task, sentences_told, train_task
+from engine.device import versions
 from engine.memory.room import BOUND_VARIABLE
-from engine.spec import RunSpec
-
-_PROCESS = 700 * 2**20  # bytes: Python, torch and Ray in a process that trains nothing yet (measured: 0.6 GiB)
-_SPARE = 1.1  # of the forecast, which is that of the first process of its kind
-_LEAST = 256 * 2**20  # bytes
-_UNKNOWN = 2 * 2**30  # bytes, where no forecast can be made
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What a run asks of a node: processor cores, a share of one GPU (0 to 1) and bytes, of the GPU's memory where
-    there is a share of one, else of the host's.
-    """
-
-    cpus: float
-    gpus: float
-    memory: int
-
-    def options(self) -> dict[str, Any]:
-        """As Ray's actors take them."""
-        found: dict[str, Any] = {"num_cpus": self.cpus}
-        return {**found, "num_gpus": self.gpus} if self.gpus else {**found, "memory": self.memory}
-
-
-def request_for(spec: RunSpec, gpu_bytes: int, most_bytes: int, cpus: float = 1) -> Request:
-    """The share of a GPU of `gpu_bytes` that the forecast for `spec` says, or host memory where that is 0.
-
-    At most a whole GPU, or `most_bytes` of host memory: a run that needs more starts in smaller parts.
-
-    Raises:
-        ReslabError: the folder of images is not there.
-    """
-    needed = _peak_bytes(spec, on_gpu=gpu_bytes > 0)
-    if gpu_bytes:
-        share = min(math.ceil(100 * _SPARE * needed / gpu_bytes) / 100, 1.0)
-        return Request(cpus, share, int(share * gpu_bytes))
-    return Request(cpus, 0.0, min(int(_SPARE * needed) + _PROCESS, most_bytes))
-
-
-def _peak_bytes(spec: RunSpec, on_gpu: bool) -> int:
-    import torch
-
-    shape, num_images = expected_images(spec)
-    device = torch.device("cuda" if on_gpu else "cpu")
-    half = (on_gpu and spec.dtype == "auto") or spec.dtype == "bfloat16"
-    layout = torch.channels_last if on_gpu else torch.contiguous_format
-    placement = Placement(device, torch.bfloat16 if half else torch.float32, layout, "forecast")
-    calibration = unseen_gpu() if on_gpu else Calibration()
-    try:
-        return forecast(spec, shape, resident_bytes(num_images, shape), placement, calibration).peak_bytes
-    except ForecastError:
-        return _UNKNOWN
 
 
 class Seat:
-    """Made by `ray.remote` with a request's options. `bound` is the memory that its run may take, in bytes."""
+    """Made by `ray.remote` with a request's options."""
 
-    def __init__(self, bound: int, cpus: float) -> None:
-        import torch
-
-        os.environ[BOUND_VARIABLE] = str(bound / 2**30)
-        torch.set_num_threads(max(int(cpus), 1))
+    def __init__(self, request: Request) -> None:
+        os.environ[BOUND_VARIABLE] = str(request.bound / 2**30)
+        torch.set_num_threads(max(int(request.cpus), 1))
 
     def check(self, versions_there: dict[str, str]) -> str | None:
         """Where the versions are others than the driver's, a sentence."""
@@ -89,15 +31,10 @@ class Seat:
 
     def train(self, task: Task) -> None:
         """Make the run, from its newest checkpoint on; its events go to the task's exchange."""
-        train_and_tell(task)
+        with sentences_told(task):
+            train_task(task, None)
 
 
 def take_seat(request: Request) -> Any:
     """Ask for a seat. It is there when its first call returns; until then it waits for room."""
-    return ray.remote(Seat).options(**request.options()).remote(_bound(request), request.cpus)
-
-
-def _bound(request: Request) -> int:
-    """What is left for the run beside its process, or beside the driver's context on a GPU."""
-    beside = unseen_gpu().context_bytes if request.gpus else _PROCESS
-    return max(request.memory - beside, _LEAST)
+    return ray.remote(Seat).options(**request.options()).remote(request)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.benchmarks import app, training
+from tests.benchmarks import app, cluster, training
 from tests.benchmarks.reporting import report
 from tests.benchmarks.terminal import as_installed, run_in_terminal
 
@@ -189,6 +189,9 @@ BENCHMARKS: dict[str, Callable[..., None]] = {
     "keys": app.keys,
     "watching": app.watching,
     "app-memory": app.app_memory,
+    "cluster-queue": cluster.queue,
+    "cluster-stream": cluster.stream,
+    "cluster-rates": cluster.rates,
 }
 
 

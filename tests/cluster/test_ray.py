@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
+import psutil
 import pytest
 
-from engine.cluster import Cluster, require_ray
+from engine.cluster import Cluster, require_ray, versions_differ
 from engine.control import RunControl
 from engine.events import Event, RunContinued, RunEnded, RunStarted, StepsCompleted
+from engine.memory.nodes import read_nodes
 from engine.paths import Places
 from engine.results.store import Store
 from engine.runs import Lab, resume, run
@@ -18,6 +27,12 @@ from engine.spec import RunSpec
 
 ray = pytest.importorskip("ray")
 require_ray()
+
+from engine.cluster.nodes import NodeWatch  # noqa: E402  # they import Ray
+from engine.cluster.queue import Given, Recorded, Scheduler  # noqa: E402
+from engine.cluster.request import request_for  # noqa: E402
+from tests.cluster.nodes import nodes, watched  # noqa: E402
+
 pytestmark = pytest.mark.cluster
 
 # At the default learning rate the rounding of a second thread alone moves a loss by 6e-4 within the epoch.
@@ -106,33 +121,29 @@ def test_a_worker_that_fails_says_why(machine: None, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def three_nodes() -> Iterator[Any]:
+def two_nodes() -> Iterator[Any]:
     """A head that trains nothing, and two nodes with a core each; `nodes` are the two."""
-    from ray.cluster_utils import Cluster as Nodes
-
-    if ray.is_initialized():
-        ray.shutdown()
-    cluster = Nodes(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    cluster.nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
-    ray.init(address=cluster.address, log_to_driver=False)
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
+    with nodes(2, num_cpus=1) as cluster:
+        yield cluster
 
 
-def test_a_node_that_dies_costs_no_run_and_no_step_is_stored_twice(three_nodes: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("cluster", [TWO, Cluster("the test's", 1)], ids=["two workers", "one worker"])
+def test_a_node_that_dies_costs_no_run_and_no_step_is_stored_twice(
+    two_nodes: Any, tmp_path: Path, cluster: Cluster
+) -> None:
     places, events, killed = places_in(tmp_path), [], False
     spec = SPEC.replace(epochs=8, checkpoint_every=1)
-    for event in run(spec, Lab(places, cluster=TWO), RunControl()):
+    for event in run(spec, Lab(places, cluster=cluster), RunControl()):
         events.append(event)
         if not killed and isinstance(event, StepsCompleted) and event.last_step > 40:
-            three_nodes.remove_node(three_nodes.nodes[1])
+            for node in _carrying(two_nodes, cluster):
+                two_nodes.remove_node(node)
             killed = True
     assert killed
     assert ended(events).status == "completed", ended(events).error
     (again,) = (event for event in events if isinstance(event, RunContinued))
     assert again.step > 0
-    assert any("workers" in text for text in again.differs)
+    assert (cluster is TWO) == any("workers" in text for text in again.differs)
     assert len([event for event in events if isinstance(event, RunStarted)]) == 1
     with Store(places.database) as store:
         details = store.details(1)
@@ -140,3 +151,110 @@ def test_a_node_that_dies_costs_no_run_and_no_step_is_stored_twice(three_nodes: 
         assert [epoch.epoch for epoch in details.epochs] == list(range(1, 9))
         assert [item.epoch for item in details.evaluations] == list(range(9))
         assert details.intact is True
+
+
+def _carrying(made: Any, cluster: Cluster) -> list[Any]:
+    """The node of the run's one seat, or one of the two that share it."""
+    if cluster is TWO:
+        return [made.nodes[1]]
+    seats = [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if (process.info["cmdline"] or [""])[0].startswith("ray::Seat")
+    ]
+    raylets = {process.ppid() for process in seats}
+    return [node for node in made.nodes if node.all_processes["raylet"][0].process.pid in raylets]
+
+
+def test_a_queue_of_eight_keeps_both_nodes_busy_and_within_their_memory(tmp_path: Path) -> None:
+    """Each node has room for one ResNet-18 and one ResNet-20, or two of the latter; by the processes' real memory."""
+    specs = [RunSpec("digits", model, epochs=3, dtype="float32", seed=seed) for seed in range(4)
+             for model in ("resnet20", "resnet18")]  # fmt: skip
+    places, begun = places_in(tmp_path), list[int]()
+    num_bytes = request_for(specs[0], 0, 2**40).memory + request_for(specs[1], 0, 2**40).memory + 2**26
+    with nodes(2, num_cpus=4, memory=num_bytes), watched(2) as held:
+        Scheduler(Given(specs), places, Cluster("the test's"), RunControl(), begun.append).carry()
+    with Store(places.database) as store:
+        records = store.runs()
+    assert [record.status for record in records] == ["completed"] * 8, [record.error for record in records]
+    assert begun == list(range(1, 9))
+    assert [record.spec["seed"] for record in reversed(records)] == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert all(record.workers.startswith("1 worker on ") for record in records)
+    assert set(held.most_seats.values()) == {2}
+    assert max(held.most_bytes.values()) <= num_bytes
+    assert held.looks_all_busy > held.looks / 2
+
+
+def test_stopping_the_queue_stops_all_and_leaves_what_waits(tmp_path: Path) -> None:
+    specs = [RunSpec("digits", "resnet20", epochs=500, dtype="float32", seed=seed) for seed in range(3)]
+    places, control = places_in(tmp_path), RunControl()
+    with Store(places.database) as store:
+        store.enqueue(specs)
+
+    def begun(run: int) -> None:
+        if run == 2:
+            control.stop()
+
+    with nodes(2, num_cpus=1, memory=int(1.2 * 2**30)):
+        Scheduler(Recorded(places), places, Cluster("the test's"), control, begun).carry()
+    with Store(places.database) as store:
+        assert [record.status for record in store.runs()] == ["stopped"] * 2
+        assert [item.spec for item in store.waiting()] == [specs[2]]
+
+
+def test_nodes_tell_of_their_memory(tmp_path: Path) -> None:
+    with nodes(1, num_cpus=1), closing(NodeWatch(places_in(tmp_path))):
+        (tmp_path / "home").mkdir()
+        deadline = time.monotonic() + 60
+        while not (found := read_nodes(tmp_path / "home")):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+    (node,) = found
+    assert node.host.total_bytes == psutil.virtual_memory().total
+    assert read_nodes(tmp_path / "home") == ()
+
+
+def test_by_the_command_line_and_picked_up_by_another_terminal(tmp_path: Path) -> None:
+    """Ray is started for it by a process of its own; the terminal that asked for it is lost, another one attaches."""
+    command = (sys.executable, "-m", "tui", "--home", str(tmp_path))
+    words = ("train", "digits", "resnet18", "--epochs", "30", "--on", "ray", "--num-workers", "2", "--json")
+    asking = subprocess.Popen((*command, *words), stdout=subprocess.PIPE, text=True)
+    assert asking.stdout is not None
+    for line in asking.stdout:
+        if json.loads(line)["event"] == "steps_completed":
+            break
+    asking.send_signal(signal.SIGHUP)
+    assert asking.wait(20) == 0
+    attached = subprocess.run((*command, "attach", "1", "--json"), capture_output=True, text=True, timeout=200)
+    told = [json.loads(line) for line in attached.stdout.splitlines()]
+    (begun,) = (event for event in told if event["event"] == "run_started")
+    assert begun["resolved"]["workers"] == "2 workers on one machine, batch-norm per worker"
+    assert told[-1]["status"] == "completed", told[-1]
+    assert sum(len(event["losses"]) for event in told if event["event"] == "steps_completed") == 30 * 12
+    listed = subprocess.run((*command, "runs", "--json"), capture_output=True, text=True, check=True)
+    (record,) = json.loads(listed.stdout)
+    assert record["workers"].startswith("2 workers")
+
+
+def test_several_workers_reach_what_one_does(machine: None, tmp_path: Path) -> None:
+    """ResNet-18, batch-norm per worker: three seeds each, whose means are no further apart than one side's seeds."""
+    found = []
+    for cluster in (None, TWO):
+        lab = Lab(places_in(tmp_path / str(cluster is None)), cluster=cluster)
+        accuracies = []
+        for seed in range(3):
+            end = ended(list(run(RunSpec("digits", "resnet18", seed=seed, dtype="float32"), lab, RunControl())))
+            assert end.final is not None, end.error
+            accuracies.append(end.final.accuracy)
+        found.append(accuracies)
+    print("alone", found[0], "two workers", found[1])
+    apart = abs(mean(found[0]) - mean(found[1]))
+    assert apart <= max(max(accuracies) - min(accuracies) for accuracies in found)
+
+
+def test_versions_that_differ_are_refused_by_name() -> None:
+    mine = {"python": "3.12.1", "torch": "2.15.0"}
+    assert versions_differ(mine, dict(mine)) is None
+    said = versions_differ(mine, {**mine, "torch": "2.11.0"})
+    assert said is not None
+    assert "torch 2.11.0 and 2.15.0" in said

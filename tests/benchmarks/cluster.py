@@ -1,0 +1,175 @@
+"""Runs on Ray: eight side by side, how far the screen lags behind, and how many runs record, stream and screen carry.
+
+The cluster is one of processes on this machine, so its nodes share the cores. Needs the extra: uv run --extra cluster.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from engine.carried.following import follow
+from engine.carried.stream import Stream
+from engine.cluster import Cluster, require_ray
+from engine.control import RunControl
+from engine.device import cpu_name
+from engine.events import StepsCompleted
+from engine.paths import Places
+from engine.results.store import Store
+from engine.runs import Lab, run
+from engine.spec import RunSpec
+from tests.benchmarks.reporting import report
+from tests.fakes import RESOLVED, started
+
+_NODE_BYTES = int(1.2 * 2**30)  # room for one of the runs, not for two
+_EVENTS_PER_S = 10
+
+
+@contextmanager
+def _places() -> Iterator[Places]:
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        yield Places(root / "home", root / "data", root / "cache")
+
+
+def queue(num_pairs: int = 1) -> None:
+    """Wall time of eight runs of one core each on a cluster of two nodes, against the same on one node."""
+    require_ray()
+    from engine.cluster.queue import Given, Scheduler
+    from tests.cluster.nodes import nodes, watched
+
+    specs = [RunSpec("digits", name, epochs=20, dtype="float32", seed=seed) for seed in range(4)
+             for name in ("resnet20", "resnet18")]  # fmt: skip
+
+    def seconds(num_nodes: int) -> float:
+        with nodes(num_nodes, num_cpus=1, memory=_NODE_BYTES), _places() as places, watched(num_nodes) as held:
+            began = time.perf_counter()
+            Scheduler(Given(specs), places, Cluster("the test's"), RunControl(), lambda number: None).carry()
+            took = time.perf_counter() - began
+            with Store(places.database) as store:
+                assert [record.status for record in store.runs()] == ["completed"] * len(specs)
+        most = max(held.most_bytes.values()) / 2**20
+        print(f"  {num_nodes} nodes: all busy in {held.looks_all_busy / held.looks:.0%} of the looks, at most "
+              f"{max(held.most_seats.values())} runs and {most:.0f} of {_NODE_BYTES / 2**20:.0f} MiB on a node",
+              flush=True)  # fmt: skip
+        return took
+
+    report("eight runs", "s", [(seconds(2), seconds(1)) for _ in range(num_pairs)], ("two nodes", "one node"))
+
+
+class _Clocked:
+    """A seat that trains nothing: ten events a second, with the time of day in the learning rate's place."""
+
+    def check(self, versions: dict[str, str]) -> None:
+        pass
+
+    def train(self, task: Any) -> None:
+        from engine.cluster.task import Teller
+        from engine.training.train import Ending
+
+        teller = Teller(task.exchange, RunControl())
+        teller.tell(started(task.spec, task.run))
+        for step in range(1, 201):
+            time.sleep(1 / _EVENTS_PER_S)
+            teller.tell(StepsCompleted(task.run, 1, step, (1.0,), (0.5,), time.time(), step, float(step)))
+        teller.tell(Ending("stopped"))
+        teller.close()
+
+
+def stream() -> None:
+    """How long steps take from the worker, through Ray, the record and the stream, to whoever follows: 200 of them."""
+    require_ray()
+    import ray
+
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    spec, lags = RunSpec("digits", "resnet20"), list[float]()
+    with _places() as places:
+        seat = ray.remote(_Clocked).remote()
+        lab, control = Lab(places, cluster=Cluster("this", seat=seat)), RunControl()
+        begun = threading.Event()
+
+        def carry() -> None:
+            with closing(run(spec, lab, control)) as events:
+                told = Stream(places.run_folder(1), control)
+                for event in events:
+                    told.tell(event)
+                    begun.set()
+                told.close()
+
+        thread = threading.Thread(target=carry)
+        thread.start()
+        begun.wait()
+        for event in follow(1, places, RunControl()):
+            if isinstance(event, StepsCompleted):
+                lags.append(1000 * (time.time() - event.learning_rate))
+        thread.join()
+    ray.shutdown()
+    lags.sort()
+    print(f"steps behind  ({cpu_name()}, n = {len(lags)})")
+    print(f"  median {statistics.median(lags):.0f} ms, 95th percentile {lags[int(0.95 * len(lags))]:.0f} ms, "
+          f"most {lags[-1]:.0f} ms")  # fmt: skip
+
+
+def rates(num_runs: int = 50) -> None:
+    """Events a second that the record, the exchange and a follower take, and how many runs of ten a second that is."""
+    print(cpu_name())
+    with _places() as places:
+        stores = [Store(places.database) for _ in range(num_runs)]
+        runs = [store.create_run(RunSpec("digits", "resnet20")) for store in stores]
+        for store, number in zip(stores, runs, strict=True):
+            store.record(replace(started(RunSpec("digits", "resnet20"), number), resolved=RESOLVED))
+        began, told = time.perf_counter(), 0
+        for second in range(5):  # what each run leaves in a second, and its commit
+            for store, number in zip(stores, runs, strict=True):
+                for part in range(_EVENTS_PER_S):
+                    step = 100 * (second * _EVENTS_PER_S + part) + 1
+                    store._points.append(StepsCompleted(number, 1, step, (1.0,) * 100, (0.5,) * 100, 0.1, step, 1.0))
+                store._flush_points()
+                told += _EVENTS_PER_S
+        seconds = time.perf_counter() - began
+        num_bytes = places.database.stat().st_size
+        for store in stores:
+            store.close()
+        per_run = 1000 * seconds / (told / _EVENTS_PER_S)
+        print(f"  record: {per_run:.2f} ms a run and second, {num_bytes / told:.0f} bytes an event of 100 steps: "
+              f"{1000 / per_run:,.0f} runs at once at most")  # fmt: skip
+        control = RunControl()
+        with closing(Store(places.database)) as store:
+            number = store.create_run(RunSpec("digits", "resnet20"))
+            written = Stream(places.run_folder(number), control)
+            events = [StepsCompleted(number, 1, 100 * index + 1, (1.0,) * 100, (0.5,) * 100, 0.1, 1, 1.0)
+                      for index in range(5000)]  # fmt: skip
+            began = time.perf_counter()
+            for event in events:
+                written.tell(event)
+            write_s = time.perf_counter() - began
+            began = time.perf_counter()
+            for _ in islice(follow(number, places, control), len(events)):
+                pass
+            read_s = time.perf_counter() - began
+            written.close()
+        print(f"  stream: {len(events) / write_s:,.0f} events/s written, {len(events) / read_s:,.0f} read")
+    require_ray()
+    import ray
+
+    from engine.cluster.exchange import Exchange, Newest
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    exchange: Any = ray.remote(Exchange).remote(Newest())
+    sent = [events[:1] for _ in range(300)]
+    ray.get(exchange.tell.remote([]))
+    began = time.perf_counter()
+    for batch in sent:
+        ray.get(exchange.tell.remote(batch))
+        ray.get(exchange.take.remote(0.1))
+    exchange_ms = 1000 * (time.perf_counter() - began) / len(sent)
+    ray.shutdown()
+    print(f"  exchange: {exchange_ms:.2f} ms for telling and taking one event, one after the other")
