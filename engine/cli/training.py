@@ -141,8 +141,8 @@ def _follow(
 def train_all(
     specs: Sequence[RunSpec], places: Places, as_json: bool, cluster: Cluster | None = None, detach: bool = False
 ) -> int:
-    """Train one after another, or on a cluster side by side where each has one worker; the exit code is the first that is not 0. A stop, or bad
-    input, ends them all.
+    """Train one after another, or on a cluster side by side where each has one worker; the exit code is the first that
+    is not 0. A stop, or bad input, ends them all.
     """
     if cluster is not None and cluster.side_by_side and len(specs) > 1:
         from engine.cli.side_by_side import train_side_by_side

@@ -23,6 +23,13 @@ class Cluster:
     seat: Any = None
 
     @property
+    def words(self) -> str:
+        """Where runs train, for a person."""
+        where = f"on Ray at {self.address}" if self.address else "on Ray, on this machine"
+        each = "where there is room for its memory" if self.side_by_side else f"{self.num_workers} workers a run"
+        return f"{where}: {each}"
+
+    @property
     def side_by_side(self) -> bool:
         """Whether several runs train at once; those that are shared by several workers come one after another."""
         return self.num_workers == 1

@@ -10,13 +10,13 @@ import logging
 import shutil
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
 import ray
 import ray.train
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayError
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -55,34 +55,84 @@ def train_on_ray(
     yield DatasetProgressed(run, "Ray", "starting", 0, 0, "")
     with connected(cluster, places):
         use_gpu = _check_resources(spec, cluster)
-        head = NodeAffinitySchedulingStrategy(head_node(), soft=False)
-        exchange: Any = ray.remote(Exchange).options(num_cpus=0, scheduling_strategy=head).remote(newest)
-        task = Task(run, spec, places, cluster.sync_batchnorm, exchange, tunings)
+        line = _Line(run, newest)
+        task = Task(run, spec, places, cluster.sync_batchnorm, line.exchange, tunings)
         storage = places.run_folder(run) / "ray"
         if cluster.num_workers == 1:
             fit = _Fit(partial(_train_in_seat, task, cluster.seat, use_gpu))
         else:
             fit = _Fit(_trainer(task, cluster, use_gpu, str(storage)).fit)
         yield DatasetProgressed(run, "the cluster", "waiting for room on", 0, 0, "")
-        asked = Asked()
         try:
             while True:
                 over = fit.over
-                events = ray.get(exchange.take.remote(_LISTEN_S))
+                events = line.take()
                 for event in events:
                     if isinstance(event, Ending):
                         fit.wait()
                         return event
                     yield event
-                if (wanted := Asked.of(control)) != asked:
-                    ray.get(exchange.ask.remote(wanted))
-                    asked = wanted
+                line.ask(Asked.of(control))
                 if over and not events:
                     raise fit.failure()
         finally:
-            fit.wait() if fit.over else fit.abandon(exchange)
-            ray.kill(exchange)
+            with suppress(ClusterError):
+                if not fit.over:  # ask the workers to stop, and give them time for it
+                    line.ask(Asked(stop=True))
+                    fit.wait()
+                line.close()
             shutil.rmtree(storage, ignore_errors=True)
+
+
+_exchanges: dict[str, Any] = {}  # by Ray's job: an actor ends when nobody refers to it any more
+_making = threading.Lock()
+
+
+def _exchange() -> Any:
+    """The one of this driver, on the head's node."""
+    job = ray.get_runtime_context().get_job_id()
+    with _making:
+        if job not in _exchanges:
+            head = NodeAffinitySchedulingStrategy(_head_node(), soft=False)
+            made = ray.remote(Exchange).options(num_cpus=0, max_concurrency=10_000, scheduling_strategy=head)
+            _exchanges.clear()
+            _exchanges[job] = made.remote()
+        return _exchanges[job]
+
+
+class _Line:
+    """The driver's end of the line to one run's workers.
+
+    Raises:
+        ClusterError: from any method, where the cluster's head is gone.
+    """
+
+    def __init__(self, run: int, newest: Newest) -> None:
+        self.exchange = _exchange()
+        self._run, self._asked = run, Asked()
+        self._done(self.exchange.open.remote(run, newest))
+
+    def take(self) -> list[Event | Ending]:
+        """What they have told; waits a moment for it."""
+        found: list[Event | Ending] = self._done(self.exchange.take.remote(self._run, _LISTEN_S))
+        return found
+
+    def ask(self, asked: Asked) -> None:
+        if asked != self._asked:
+            self._done(self.exchange.ask.remote(self._run, asked))
+            self._asked = asked
+
+    def close(self) -> None:
+        self._done(self.exchange.close.remote(self._run))
+
+    def _done(self, call: Any) -> Any:
+        try:
+            return ray.get(call)
+        except RayError as error:
+            raise ClusterError(
+                f"the cluster's head does not answer any more ({type(error).__name__}); when there is one again, "
+                f"reslab resume {self._run} goes on from the newest checkpoint"
+            ) from error
 
 
 class _Fit:
@@ -106,11 +156,6 @@ class _Fit:
 
     def wait(self) -> None:
         self._thread.join(_GRACE_S)
-
-    def abandon(self, exchange: Any) -> None:
-        """Ask the workers to stop, and give them time for it."""
-        ray.get(exchange.ask.remote(Asked(stop=True)))
-        self.wait()
 
     def failure(self) -> ClusterError:
         if isinstance(self._error, ClusterError):
@@ -212,7 +257,7 @@ def wants_gpu(spec: RunSpec) -> bool:
     return spec.device == "cuda" or (spec.device == "auto" and ray.cluster_resources().get("GPU", 0) > 0)
 
 
-def head_node() -> str:
+def _head_node() -> str:
     for node in ray.nodes():
         if node["Alive"] and node["Resources"].get("node:__internal_head__"):
             return str(node["NodeID"])

@@ -19,39 +19,63 @@ class Newest:
     sha256: str | None = None
 
 
-class Exchange:
-    """Made by `ray.remote`, on the node of the cluster's head: losing a worker's node loses nothing of it."""
+class _Room:
+    """One run's."""
 
     def __init__(self, newest: Newest) -> None:
-        self._events: list[Event] = []
-        self._come = asyncio.Event()
-        self._asked = Asked()
-        self._newest = newest
+        self.events: list[Event] = []
+        self.come = asyncio.Event()
+        self.asked = Asked()
+        self.newest = newest
 
-    async def tell(self, events: list[Event]) -> Asked:
-        """Leave events for the driver; returns what is asked of the run."""
+    def tell(self, events: list[Event]) -> None:
         for event in events:
-            if isinstance(event, RunStarted) and self._newest.started is None:
-                self._newest = Newest(plain(event), self._newest.file, self._newest.sha256)
+            if isinstance(event, RunStarted) and self.newest.started is None:
+                self.newest = Newest(plain(event), self.newest.file, self.newest.sha256)
             elif isinstance(event, CheckpointSaved):
-                self._newest = Newest(self._newest.started, event.file, event.sha256)
-        self._events += events
+                self.newest = Newest(self.newest.started, event.file, event.sha256)
+        self.events += events
         if events:
-            self._come.set()
-        return self._asked
+            self.come.set()
 
-    async def take(self, timeout_s: float) -> list[Event]:
+
+class Exchange:
+    """Made by `ray.remote`, on the node of the cluster's head: losing a worker's node loses nothing of it. One process
+    for all runs of a driver.
+    """
+
+    def __init__(self) -> None:
+        self._rooms: dict[int, _Room] = {}
+
+    async def open(self, run: int, newest: Newest) -> None:
+        """A driver begins to carry the run."""
+        self._rooms[run] = _Room(newest)
+
+    async def close(self, run: int) -> None:
+        """It has ended; what workers still tell is for nobody."""
+        self._rooms.pop(run, None)
+
+    async def tell(self, run: int, events: list[Event]) -> Asked:
+        """Leave events for the driver; returns what is asked of the run: to stop, where nobody carries it any more."""
+        room = self._rooms.get(run)
+        if room is None:
+            return Asked(stop=True)
+        room.tell(events)
+        return room.asked
+
+    async def take(self, run: int, timeout_s: float) -> list[Event]:
         """All events since the last call; waits for one at most so long."""
+        room = self._rooms[run]
         try:
-            await asyncio.wait_for(self._come.wait(), timeout_s)
+            await asyncio.wait_for(room.come.wait(), timeout_s)
         except TimeoutError:
             return []
-        self._come.clear()
-        taken, self._events = self._events, []
+        room.come.clear()
+        taken, room.events = room.events, []
         return taken
 
-    async def ask(self, asked: Asked) -> None:
-        self._asked = asked
+    async def ask(self, run: int, asked: Asked) -> None:
+        self._rooms[run].asked = asked
 
-    async def newest(self) -> Newest:
-        return self._newest
+    async def newest(self, run: int) -> Newest:
+        return self._rooms[run].newest

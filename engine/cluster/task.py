@@ -49,12 +49,12 @@ def sentences_told(task: Task) -> Iterator[None]:
     try:
         yield
     except ReslabError as error:
-        ray.get(task.exchange.tell.remote([Ending("failed", str(error))]))
+        ray.get(task.exchange.tell.remote(task.run, [Ending("failed", str(error))]))
 
 
 def newest_of(task: Task) -> Resume | None:
     """What the run goes on from, if it was begun already."""
-    newest: Newest = ray.get(task.exchange.newest.remote())
+    newest: Newest = ray.get(task.exchange.newest.remote(task.run))
     if newest.started is None:
         return None
     checkpoint = None
@@ -66,7 +66,7 @@ def newest_of(task: Task) -> Resume | None:
 def train_task(task: Task, crew: Crew | None) -> None:
     """Train it, alone or leading a crew; the ending is told as the last of the events."""
     control = RunControl()
-    teller = Teller(task.exchange, control)
+    teller = Teller(task, control)
     known = Known() if crew is not None else Known(tunings=task.tunings, workers=f"1 worker on {platform.node()}")
     events = train(task.run, task.spec, task.places, Ledger(), control, known, newest_of(task), crew)
     try:
@@ -84,8 +84,8 @@ def train_task(task: Task, crew: Crew | None) -> None:
 class Teller:
     """Sends events from a thread of its own, so that no step waits for the network, and hears what is asked."""
 
-    def __init__(self, exchange: Any, control: RunControl) -> None:
-        self._exchange, self._control = exchange, control
+    def __init__(self, task: Task, control: RunControl) -> None:
+        self._task, self._control = task, control
         self._waiting: list[Event | Ending] = []
         self._lock, self._closed = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._send, name="events", daemon=True)
@@ -108,5 +108,5 @@ class Teller:
     def _send_waiting(self) -> None:
         with self._lock:
             sent, self._waiting = self._waiting, []
-        asked: Asked = ray.get(self._exchange.tell.remote(sent))
+        asked: Asked = ray.get(self._task.exchange.tell.remote(self._task.run, sent))
         asked.tell(self._control)

@@ -43,6 +43,7 @@ class PeakMeter:
             empty_caches()  # or what the C library kept of an earlier run would hide the growth
         self._host = HostPeak() if device.type == "cpu" else None
         if device.type == "cuda":
+            torch.cuda.init()  # type: ignore[no-untyped-call]  # until something does, torch knows no such device
             torch.cuda.reset_peak_memory_stats(device)
 
     def read(self, others_bytes: int) -> int | None:

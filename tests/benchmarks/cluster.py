@@ -75,7 +75,7 @@ class _Clocked:
         from engine.cluster.task import Teller
         from engine.training.train import Ending
 
-        teller = Teller(task.exchange, RunControl())
+        teller = Teller(task, RunControl())
         teller.tell(started(task.spec, task.run))
         for step in range(1, 201):
             time.sleep(1 / _EVENTS_PER_S)
@@ -163,13 +163,13 @@ def rates(num_runs: int = 50) -> None:
     from engine.cluster.exchange import Exchange, Newest
 
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    exchange: Any = ray.remote(Exchange).remote(Newest())
+    exchange: Any = ray.remote(Exchange).remote()
+    ray.get(exchange.open.remote(1, Newest()))
     sent = [events[:1] for _ in range(300)]
-    ray.get(exchange.tell.remote([]))
     began = time.perf_counter()
     for batch in sent:
-        ray.get(exchange.tell.remote(batch))
-        ray.get(exchange.take.remote(0.1))
+        ray.get(exchange.tell.remote(1, batch))
+        ray.get(exchange.take.remote(1, 0.1))
     exchange_ms = 1000 * (time.perf_counter() - began) / len(sent)
     ray.shutdown()
     print(f"  exchange: {exchange_ms:.2f} ms for telling and taking one event, one after the other")

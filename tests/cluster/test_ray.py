@@ -247,7 +247,6 @@ def test_several_workers_reach_what_one_does(machine: None, tmp_path: Path) -> N
             assert end.final is not None, end.error
             accuracies.append(end.final.accuracy)
         found.append(accuracies)
-    print("alone", found[0], "two workers", found[1])
     apart = abs(mean(found[0]) - mean(found[1]))
     assert apart <= max(max(accuracies) - min(accuracies) for accuracies in found)
 

@@ -153,6 +153,9 @@ async def test_a_single_run_on_a_cluster_is_carried_too(
 ) -> None:
     FakeCarrier.made = []
     monkeypatch.setattr("engine.carried.process.Carrier", FakeCarrier)
+    app = make_app(cluster=Cluster(None, 2))
+    async with app.run_test(size=(120, 36)) as pilot:
+        await until(pilot, lambda: "on Ray, on this machine: 2 workers a run" in text_of(app))
     app = make_app(specs=[SPEC], cluster=Cluster(None, 2))
     async with app.run_test(size=(120, 36)) as pilot:
         await until(pilot, lambda: FakeCarrier.made and app.live and (app.live.over or app.live.version > 0))

@@ -296,7 +296,9 @@ class SetupScreen(Screen[None]):
         except SpecError as error:  # a recipe that another architecture took
             return [plain_content(str(error), "$warning")]
         lines = plan_lines(spec, self.app.estimate(spec))
-        if self.app.torch_loaded and len(lines) > 1:  # a single line says that the network cannot take such images
+        if self.app.session.cluster is not None and len(lines) > 1:
+            lines.insert(2, plain_content(self.app.session.cluster.words))
+        elif self.app.torch_loaded and len(lines) > 1:  # a single line says that the network cannot take such images
             known = self.app.forecasts.get(spec)
             lines.insert(2, plain_content(known or "memory …", "" if known else "dim"))
             if known is None:
