@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from engine.carried.stream import remove_stream
 from engine.cluster import Cluster, require_ray
 from engine.control import Control
 from engine.datasets.loading import check_dataset
@@ -157,14 +158,14 @@ def _carry(
             if isinstance(event, RunStarted) and started:
                 continue  # workers on a cluster that begin again
             if isinstance(event, RunStarted) and resume is not None:
-                _take_up(store, tally.run, resume)
+                _take_up(store, tally.run, lab.places, resume)
                 taken = True
             started = started or isinstance(event, RunStarted)
             tally.add(event)
             if not (isinstance(event, RunStarted) and resume is not None and resume.started is not None):
                 store.record(event)
             if isinstance(event, CheckpointSaved):
-                _remove_others(store, tally.run, lab.places)
+                _remove_others(store, tally.run, lab.places, newer=lab.cluster is None)
             yield event
             if isinstance(event, RunStarted) and resume is not None:
                 yield from tally.told_again(store.past(tally.run))
@@ -200,15 +201,18 @@ def _events(
     return train(run, spec, lab.places, lab.ledger, control, known, resume)
 
 
-def _take_up(store: Store, run: int, resume: Resume) -> None:
+def _take_up(store: Store, run: int, places: Places, resume: Resume) -> None:
     """The run is running again, in this process, and what was recorded after its checkpoint is taken back."""
     position = resume.position
     store.reopen(run, position.step, position.epochs_done, position.evaluated)
+    remove_stream(places.run_folder(run))
 
 
-def _remove_others(store: Store, run: int, places: Places) -> None:
-    """Delete the files that the record no longer names."""
-    remove_other_checkpoints(places.run_folder(run), [weights.file for weights in store.checkpoints(run)])
+def _remove_others(store: Store, run: int, places: Places, newer: bool = True) -> None:
+    """Delete the files that the record no longer names. A worker elsewhere is ahead of what was heard of it: its
+    `newer` ones stay.
+    """
+    remove_other_checkpoints(places.run_folder(run), [weights.file for weights in store.checkpoints(run)], newer)
 
 
 @dataclass(slots=True)

@@ -1,18 +1,20 @@
 """Takes the README's pictures: the real app, real runs on the digits, this machine's memory.
 
-uv run python -m tests.pictures
+uv run python -m tests.pictures; uv run --extra cluster python -m tests.pictures takes that of a cluster.
 """
 
 from __future__ import annotations
 
 import asyncio
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 from textual.pilot import Pilot
 
 from engine.cli import main as command_line
 from engine.paths import Places
+from engine.spec import RunSpec
 from tests.tui.conftest import text_of, until
 from tui.app import ReslabApp
 
@@ -47,8 +49,34 @@ async def take(places: Places) -> None:
         await shoot(pilot, "compare")
 
 
+async def take_nodes(places: Places, address: str) -> None:
+    """The live screen of a run that a cluster of two more nodes carries; they are processes of this machine."""
+    from engine.carried.process import Carrier, Job
+    from engine.cluster import Cluster
+
+    job = Job(places, (RunSpec("digits", "resnet18", epochs=60),), cluster=Cluster(address))
+    run = next(Carrier(job).runs())
+    app = ReslabApp(places, attached=run)
+    async with app.run_test(size=SIZE) as pilot:
+        await until(pilot, lambda: app.live and app.live.epoch >= 25 and "node " in text_of(app), 120)
+        await pilot.pause(1.2)
+        (PICTURES / "nodes.svg").write_text(app.export_screenshot(title="reslab"), encoding="utf-8")
+        app.stop_run()
+        await until(pilot, lambda: app.live and app.live.over, 60)
+
+
 def main() -> None:
     PICTURES.mkdir(exist_ok=True)
+    if find_spec("ray") is not None:  # with --extra cluster, this one alone
+        from engine.cluster import require_ray
+
+        require_ray()
+        from tests.cluster.nodes import nodes
+
+        with tempfile.TemporaryDirectory() as folder, nodes(2, num_cpus=1) as cluster:
+            places = Places(Path(folder), Path(folder), Path(folder) / "cache")
+            asyncio.run(take_nodes(places, cluster.address))
+        return
     with tempfile.TemporaryDirectory() as folder:
         for model, seed in (("resnet18", "0"), ("resnet18", "1"), ("resnet34", "0")):
             command_line(["--home", folder, "train", "digits", model, "--seed", seed], lambda *_: 0)

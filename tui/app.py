@@ -212,6 +212,8 @@ class ReslabApp(App[None]):
             except ReslabError as error:
                 self.tell(str(error), "error")
                 return
+            if self.session.live and not self.session.elsewhere:  # begun meanwhile
+                return
             self.session.follow(run)
             self.live = LiveRun(spec)
         if show:
@@ -228,7 +230,7 @@ class ReslabApp(App[None]):
     def _queue_carried(self, message: QueueCarried) -> None:
         if message.error is not None:
             self.tell(message.error, "error")
-        self.queue.has_ended()
+        self.queue.has_ended(well=message.error is None)
 
     def stop_run(self, reason: str | None = None) -> None:
         """Stop the live run after its step; `reason` where no person asked."""

@@ -85,14 +85,17 @@ class Queue:
         """One more of its runs has begun on the cluster."""
         self._app.run_worker(self.read(), group="queue")
 
-    def has_ended(self) -> None:
-        """All of its runs have ended on the cluster."""
+    def has_ended(self, well: bool) -> None:
+        """The process that carried its runs on the cluster has ended, as it should where it went `well`."""
         self.going = False
-        self._app.run_worker(self._has_ended(), group="queue")
+        self._app.run_worker(self._has_ended(well), group="queue")
 
-    async def _has_ended(self) -> None:
+    async def _has_ended(self, carried_on: bool) -> None:
         await self.read()
-        if not self._app.live or self._app.live.over:
+        if self.waiting and carried_on:  # added while the last of them ended
+            self.going = True
+            await self._next()
+        elif not self._app.live or self._app.live.over:
             self._app.queue_is_empty()
 
     def hold(self) -> None:

@@ -135,14 +135,13 @@ class Session:
 
             if before is not None:
                 before.join()
-            self.events.clear()
             return follow(run, self.places, control)
 
         self._begin(events, elsewhere=True)
 
     def _begin(self, events: Callable[[RunControl], Iterator[Event]], elsewhere: bool) -> None:
-        self.control, self.elsewhere = RunControl(), elsewhere
-        self._runner = threading.Thread(target=self._run, args=(events, self.control), name="run")
+        self.control, self.elsewhere, self.events = RunControl(), elsewhere, deque()
+        self._runner = threading.Thread(target=self._run, args=(events, self.control, self.events), name="run")
         self._runner.start()
 
     @property
@@ -166,7 +165,7 @@ class Session:
             error = str(found)
         self._post(QueueCarried(error))
 
-    def _run(self, start: Callable[[RunControl], Iterator[Event]], control: RunControl) -> None:
+    def _run(self, start: Callable[[RunControl], Iterator[Event]], control: RunControl, events: deque[Event]) -> None:
         from engine.events import DatasetProgressed, EpochEnded, EvaluationProgressed, GradientsMeasured, StepsCompleted
 
         can_wait = (DatasetProgressed, EpochEnded, EvaluationProgressed, GradientsMeasured, StepsCompleted)
@@ -177,7 +176,7 @@ class Session:
                 for event in stream:
                     if control.left:  # another one is followed by now
                         return
-                    self.events.append(event)
+                    events.append(event)
                     if not isinstance(event, can_wait) or time.monotonic() - told > _TELL_EVERY_S:
                         told = time.monotonic()
                         self._post(EventsArrived())

@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Generator, Iterator
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
@@ -27,6 +29,9 @@ from engine.memory.heap import keep_one_heap
 from engine.paths import Places
 from engine.results.records import TERMINATED
 from engine.spec import RunSpec
+
+_LISTEN_S = 0.1
+_ASK_EVERY_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,26 @@ class Carrier:
         with self._process.stdin as pipe:
             pipe.write(job.to_json())
 
+    def first(self, control: RunControl) -> int | None:
+        """The number of its first run; None where `control` was left or stopped before there was any.
+
+        Raises:
+            ReslabError: as `runs`.
+        """
+        assert self._process.stdout is not None
+        told = 0.0
+        try:
+            while not select.select([self._process.stdout], [], [], _LISTEN_S)[0]:
+                if control.left:
+                    return None
+                if control.stop_requested and time.monotonic() - told > _ASK_EVERY_S:
+                    told = time.monotonic()
+                    self.stop()
+        except BaseException:  # broken off
+            self.stop()
+            raise
+        return next(self.runs(least=0 if control.stop_requested else 1), None)
+
     def runs(self, least: int = 1) -> Iterator[int]:
         """The number of each of its runs as it begins, to the last; there may be as few as `least`.
 
@@ -104,7 +129,9 @@ def carried(job: Job, control: RunControl) -> Generator[Event, None, None]:
     Raises:
         ReslabError: what kept it from being begun.
     """
-    yield from follow(next(Carrier(job).runs()), job.places, control)
+    run = Carrier(job).first(control)
+    if run is not None:
+        yield from follow(run, job.places, control, begun=True)
 
 
 def main() -> int:
@@ -144,16 +171,16 @@ def _carry(job: Job, control: RunControl, report: Any) -> None:
 
     lab = Lab(job.places, cluster=job.cluster)
     events = run(job.specs[0], lab, control) if job.resume is None else resume(job.resume, lab, control)
-    stream, said = None, False
+    stream = None
     with closing(events):
         try:
             for event in events:
-                if stream is None:
+                if stream is None and (job.resume is None or isinstance(event, RunStarted)):  # before that it runs not
                     stream = Stream(job.places.run_folder(event.run), control)
-                stream.tell(event)
-                if not said and (job.resume is None or isinstance(event, RunStarted)):  # before that it runs not yet
-                    said = True
+                    stream.tell(event)
                     _say(report, {"run": event.run})
+                elif stream is not None:
+                    stream.tell(event)
         finally:
             if stream is not None:
                 stream.close()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.control import Control, RunControl
+from engine.errors import StoreError
 from engine.events import Event, to_json_dict
 
 _STREAM, _ASKED = "stream.jsonl", "asked.json"
@@ -48,12 +49,28 @@ def stream_path(folder: Path) -> Path:
     return folder / _STREAM
 
 
+def remove_stream(folder: Path) -> None:
+    """Of a process that was killed: nobody writes it any more."""
+    for name in (_STREAM, _ASKED):
+        with suppress(OSError):
+            (folder / name).unlink(missing_ok=True)
+
+
 def ask(folder: Path, asked: Asked) -> None:
-    """Leave it for the process that carries the run."""
+    """Leave it for the process that carries the run.
+
+    Raises:
+        StoreError: the run's folder cannot be written.
+    """
     file = folder / _ASKED
     part = file.with_suffix(f".{os.getpid()}.part")
-    part.write_text(json.dumps(asdict(asked)), encoding="utf-8")
-    part.replace(file)
+    try:
+        part.write_text(json.dumps(asdict(asked)), encoding="utf-8")
+        part.replace(file)
+    except OSError as error:
+        raise StoreError(
+            f"the run cannot be asked to pause or stop ({error}); it goes on: ask where {folder} can be written"
+        ) from None
 
 
 class Stream:
@@ -65,8 +82,7 @@ class Stream:
         self._file: Any = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / _ASKED).unlink(missing_ok=True)
-            stream_path(folder).unlink(missing_ok=True)  # whoever reads an old one has it to its end
+            remove_stream(folder)  # whoever reads an old one has it to its end
             self._file = stream_path(folder).open("w", encoding="utf-8")
         except OSError as error:
             _log.warning("nobody can follow the run in %s: %s", folder, error)
@@ -88,9 +104,7 @@ class Stream:
         if self._file is not None:
             with suppress(OSError):
                 self._file.close()
-        for name in (_STREAM, _ASKED):
-            with suppress(OSError):
-                (self._folder / name).unlink(missing_ok=True)
+        remove_stream(self._folder)
 
     def _listen(self) -> None:
         """Hear what followers ask, the latest of them."""

@@ -30,7 +30,7 @@ def train_side_by_side(job: Job, as_json: bool, detach: bool) -> int:
     """Have them carried, and follow them all; the exit code is the first that is not 0."""
     carrier = Carrier(job)
     if detach:
-        first = next(carrier.runs())
+        first = carrier.first(RunControl())
         if as_json:
             print(json.dumps({"run": first}))
         else:
@@ -71,7 +71,7 @@ def train_side_by_side(job: Job, as_json: bool, detach: bool) -> int:
 def _follow_all(carrier: Carrier, job: Job, control: RunControl, told: queue.Queue[_Told]) -> None:
     threads = []
     try:
-        for run in carrier.runs():
+        for run in carrier.runs(least=0):
             thread = threading.Thread(target=_follow_one, args=(run, job, control, told), daemon=True)
             thread.start()
             threads.append(thread)
@@ -84,7 +84,7 @@ def _follow_all(carrier: Carrier, job: Job, control: RunControl, told: queue.Que
 
 def _follow_one(run: int, job: Job, control: RunControl, told: queue.Queue[_Told]) -> None:
     try:
-        for event in follow(run, job.places, control):
+        for event in follow(run, job.places, control, begun=True):
             told.put(event)
     except ReslabError as error:  # it was over before it could be followed: the table has it
         print(f"reslab: {safe_text(error)}", file=sys.stderr)

@@ -47,6 +47,7 @@ from engine.spec import RunSpec
 from engine.text import escaped, percent, safe_text
 
 EXIT_CODES: dict[Status, int] = {"completed": 0, "failed": 1, "diverged": 1, "stopped": 130}
+LEFT = -1  # in an exit code's place: nobody looks any more, and the run goes on
 _SAME_SIGNAL_S = 1.0
 
 
@@ -84,7 +85,7 @@ def resume_command(
     if detach:
         return _detach(job, as_json)
     if cluster is not None:
-        return _follow(partial(carried, job), spec, as_json, elsewhere=True)
+        return max(_follow(partial(carried, job), spec, as_json, elsewhere=True), 0)
 
     def start(control: RunControl) -> Generator[Event, None, None]:
         from engine.runs import Lab, resume
@@ -100,12 +101,12 @@ def attach_command(number: int, places: Places, as_json: bool) -> int:
 
     with Store(places.database) as store:
         spec = RunSpec.from_mapping(store.details(number).record.spec)
-    return _follow(partial(follow, number, places), spec, as_json, elsewhere=True, only_looks=True)
+    return max(_follow(partial(follow, number, places), spec, as_json, elsewhere=True, only_looks=True), 0)
 
 
 def _detach(job: Job, as_json: bool) -> int:
     """Begin a run and leave it; its number goes to stdout."""
-    run = next(Carrier(job).runs())
+    run = Carrier(job).first(RunControl())
     if as_json:
         print(json.dumps({"run": run}))
     else:
@@ -124,7 +125,7 @@ def _follow(
     if not elsewhere:
         keep_one_heap()
     with on_signals(control, elsewhere, only_looks), _view(spec, as_json, quiet) as view:
-        code = 1
+        code = None
         with closing(start(control)) as events:
             for event in events:
                 try:
@@ -135,7 +136,9 @@ def _follow(
                     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 if isinstance(event, RunEnded):
                     code = EXIT_CODES[event.status]
-    return 0 if control.left else code
+    if code is None:  # it was not begun
+        code = EXIT_CODES["stopped" if control.stop_requested else "failed"]
+    return LEFT if control.left else code
 
 
 def train_all(
@@ -159,8 +162,10 @@ def train_all(
                 f"{number}/{len(specs)}: {spec.model} on {safe_text(spec.dataset)}, seed {spec.seed}", file=sys.stderr
             )
         codes.append(train_command(spec, places, as_json, cluster=cluster))
-        if codes[-1] == EXIT_CODES["stopped"]:
+        if codes[-1] in (EXIT_CODES["stopped"], LEFT):
             break
+    if LEFT in codes:
+        return 0
     return next((code for code in codes if code), 0)
 
 

@@ -46,6 +46,7 @@ def require_ray() -> None:
             "runs on Ray need its package, which is not installed; take the extra: uv run --extra cluster reslab …"
         )
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # a call after the end would start a Ray of its own
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else Ray warns of what it will change
 

@@ -27,6 +27,8 @@ class _Room:
         self.come = asyncio.Event()
         self.asked = Asked()
         self.newest = newest
+        self.ticket = 0
+        self.last_batch = 0
 
     def tell(self, events: list[Event]) -> None:
         for event in events:
@@ -55,13 +57,28 @@ class Exchange:
         """It has ended; what workers still tell is for nobody."""
         self._rooms.pop(run, None)
 
-    async def tell(self, run: int, events: list[Event]) -> Asked:
-        """Leave events for the driver; returns what is asked of the run: to stop, where nobody carries it any more."""
+    async def enter(self, run: int) -> tuple[int, Newest]:
+        """A worker begins to tell of the run, in place of whoever did: its ticket, and what it goes on from."""
+        room = self._rooms[run]
+        room.ticket, room.last_batch = room.ticket + 1, 0
+        return room.ticket, room.newest
+
+    async def tell(self, run: int, ticket: int, batch: int, events: list[Event]) -> Asked:
+        """Leave events for the driver; returns what is asked of the run: to stop, where nobody carries it any more, or
+        another worker has begun to tell of it. Batches count from 1; one that comes twice is taken once.
+        """
         room = self._rooms.get(run)
-        if room is None:
+        if room is None or ticket != room.ticket:
             return Asked(stop=True)
-        room.tell(events)
+        if batch > room.last_batch:
+            room.last_batch = batch
+            room.tell(events)
         return room.asked
+
+    async def fail(self, run: int, ending: Event) -> None:
+        """The run cannot be made, says any of its workers."""
+        if run in self._rooms:
+            self._rooms[run].tell([ending])
 
     async def take(self, run: int, timeout_s: float) -> list[Event]:
         """All events since the last call; waits for one at most so long."""

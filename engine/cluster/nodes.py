@@ -63,10 +63,12 @@ class NodeWatch:
         self._file = nodes_path(places.home)
         self._actors: dict[str, Any] = {}
         self._over = threading.Event()
-        threading.Thread(target=self._watch, name="nodes", daemon=True).start()
+        self._thread = threading.Thread(target=self._watch, name="nodes", daemon=True)
+        self._thread.start()
 
     def close(self) -> None:
         self._over.set()
+        self._thread.join(_PATIENCE_S)
         self._file.unlink(missing_ok=True)
 
     def _watch(self) -> None:
@@ -85,7 +87,13 @@ class NodeWatch:
         self._actors = {key: self._actors.get(key) or _on(key) for key in nodes}
         waiting = {actor.read.remote(): key for key, actor in self._actors.items()}
         ready, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=_PATIENCE_S) if waiting else ([], [])
-        return [{"name": nodes[waiting[one]], "reading": plain(ray.get(one))} for one in ready]
+        found = []
+        for one in ready:
+            try:
+                found.append({"name": nodes[waiting[one]], "reading": plain(ray.get(one))})
+            except RayError:  # another one next time
+                del self._actors[waiting[one]]
+        return found
 
 
 def _write(file: Path, found: list[dict[str, Any]]) -> None:

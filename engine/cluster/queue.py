@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -15,7 +16,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayError
 
 from engine.carried.stream import Stream
 from engine.cluster import Cluster
@@ -25,38 +26,44 @@ from engine.cluster.request import request_for
 from engine.cluster.seat import take_seat
 from engine.control import RunControl
 from engine.device import versions
-from engine.errors import ReslabError
+from engine.errors import ClusterError, ReslabError
+from engine.events import RunEnded
 from engine.log import write_report
 from engine.paths import Places
+from engine.results.queue import Waiting
 from engine.results.store import Store
 from engine.runs import Lab, run
 from engine.spec import RunSpec
+from engine.text import safe_text
 
 _LISTEN_S = 0.1
+_REST_S = 2.0  # after a failure
+_ASK_ANEW_S = 30.0
+_MOST_FAILURES = 3
 _log = logging.getLogger("reslab")
 
 
 class Source(Protocol):
-    """Where the specs come from."""
+    """Where the specs come from. Raises ReslabError where they cannot be read."""
 
-    def first(self) -> RunSpec | None:
+    def first(self) -> Waiting | None:
         """The next one, which stays where it is; None where none waits."""
 
-    def take(self) -> RunSpec | None:
-        """Take it."""
+    def take(self, number: int) -> bool:
+        """Take it, if it still is the next one."""
 
 
 class Given:
     """A list of specs."""
 
     def __init__(self, specs: Sequence[RunSpec]) -> None:
-        self._specs = deque(specs)
+        self._waiting = deque(Waiting(number, spec) for number, spec in enumerate(specs))
 
-    def first(self) -> RunSpec | None:
-        return self._specs[0] if self._specs else None
+    def first(self) -> Waiting | None:
+        return self._waiting[0] if self._waiting else None
 
-    def take(self) -> RunSpec | None:
-        return self._specs.popleft() if self._specs else None
+    def take(self, number: int) -> bool:
+        return self._waiting.popleft().number == number
 
 
 class Recorded:
@@ -65,14 +72,14 @@ class Recorded:
     def __init__(self, places: Places) -> None:
         self._places = places
 
-    def first(self) -> RunSpec | None:
+    def first(self) -> Waiting | None:
         with Store(self._places.database) as store:
             waiting = store.waiting()
-        return waiting[0].spec if waiting else None
+        return waiting[0] if waiting else None
 
-    def take(self) -> RunSpec | None:
+    def take(self, number: int) -> bool:
         with Store(self._places.database) as store:
-            return store.take_next()
+            return store.take_next(number) is not None
 
 
 class Scheduler:
@@ -85,50 +92,90 @@ class Scheduler:
         self._control, self._started = control, started
         self._threads: list[threading.Thread] = []
         self._controls: list[RunControl] = []
+        self._failures = 0  # of the entry that is the next one, in a row
 
     def carry(self) -> None:
-        """Raises ClusterError where Ray is not to be had; a run that cannot be begun is told of in the log."""
+        """Raises ClusterError where Ray is not to be had, StoreError where the queue can no longer be read; the runs
+        that have begun come to their end all the same.
+        """
         with connected(self._cluster, self._places):
-            while True:
-                if self._control.stop_requested:
-                    for control in self._controls:
-                        control.stop(self._control.stop_reason)
-                self._threads = [thread for thread in self._threads if thread.is_alive()]
-                spec = None if self._control.stop_requested else self._source.first()
-                if spec is not None:
-                    self._begin(spec)
-                elif self._threads:
-                    self._control.wait(_LISTEN_S)
-                else:
-                    return
+            try:
+                while not self._control.stop_requested:
+                    self._threads = [thread for thread in self._threads if thread.is_alive()]
+                    waiting = self._source.first()
+                    if waiting is not None:
+                        self._try(waiting)
+                    elif self._threads:
+                        self._control.wait(_LISTEN_S)
+                    else:
+                        break
+            finally:
+                self._wait()
 
-    def _begin(self, spec: RunSpec) -> None:
-        """Wait for a seat, and begin the run in it; where the queue was changed meanwhile, look again."""
+    def _wait(self) -> None:
+        """Until the last run has ended, at once where a stop is asked for."""
+        while any(thread.is_alive() for thread in self._threads):
+            if self._control.stop_requested:
+                for control in self._controls:
+                    control.stop(self._control.stop_reason)
+            self._control.wait(_LISTEN_S)
+
+    def _try(self, waiting: Waiting) -> None:
+        """Begin the next run when there is room. Where it cannot be begun, again and again, that is its end."""
         try:
-            request = request_for(spec, gpu_bytes() if wants_gpu(spec) else 0, most_memory())
+            seat = self._seat(waiting)
         except ReslabError as error:
-            _log.warning("%s on %s was not begun: %s", spec.model, spec.dataset, error)
-            self._source.take()
+            self._refuse(waiting, str(error))
             return
-        seat = take_seat(request)
-        there = seat.check.remote(versions())
-        while not ray.wait([there], timeout=_LISTEN_S)[0]:
-            if self._control.stop_requested or self._source.first() != spec:
-                ray.kill(seat)
-                return
-        try:
-            ray.get(there)
-        except RayActorError:  # its node was lost
+        except RayError as error:  # the node of the seat, or of a gauge, was lost; or no node can make one
+            self._failures += 1
+            _log.warning("no seat for %s: %s", waiting.spec.model, error)
+            if self._failures == _MOST_FAILURES:
+                said = (str(error).strip() or type(error).__name__).splitlines()[0]
+                self._refuse(waiting, f"no node of the cluster can carry it ({said}); see that all have this reslab")
+            self._control.wait(_REST_S)
             return
-        taken = self._source.take()
-        if taken != spec:  # by a hair
+        if seat is None:
+            return
+        if not self._source.take(waiting.number):  # another one took it
             ray.kill(seat)
             return
+        self._failures = 0
         control = RunControl()
         self._controls.append(control)
-        thread = threading.Thread(target=self._run, args=(spec, seat, control), name=f"run of {spec.model}")
+        thread = threading.Thread(target=self._run, args=(waiting.spec, seat, control), name="run")
         self._threads.append(thread)
         thread.start()
+
+    def _seat(self, waiting: Waiting) -> Any | None:
+        """A seat; None where the queue was changed meanwhile, a stop was asked for, or it is time to ask anew: the
+        cluster may be another by now.
+        """
+        spec = waiting.spec
+        seat = take_seat(request_for(spec, gpu_bytes() if wants_gpu(spec) else 0, most_memory()))
+        there, since = seat.check.remote(versions()), time.monotonic()
+        try:
+            while not ray.wait([there], timeout=_LISTEN_S)[0]:
+                changed = self._source.first() != waiting
+                if changed or self._control.stop_requested or time.monotonic() - since > _ASK_ANEW_S:
+                    ray.kill(seat)
+                    return None
+            if (problem := ray.get(there)) is not None:
+                raise ClusterError(problem)
+        except (ReslabError, RayError):
+            ray.kill(seat)
+            raise
+        return seat
+
+    def _refuse(self, waiting: Waiting, error: str) -> None:
+        """Record that it was not begun, so that it is not tried for ever, and the others come to their turn."""
+        self._failures = 0
+        if not self._source.take(waiting.number):
+            return
+        with Store(self._places.database) as store:
+            number = store.create_run(waiting.spec)
+            store.record(RunEnded(number, "failed", None, None, 0.0, None, 0, safe_text(error)))
+        self._started(number)
 
     def _run(self, spec: RunSpec, seat: Any, control: RunControl) -> None:
         lab = Lab(self._places, cluster=replace(self._cluster, num_workers=1, seat=seat))

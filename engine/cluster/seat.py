@@ -5,17 +5,26 @@ Ray's own scheduler finds the node: what does not fit waits. To be imported afte
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
 import ray
 import torch
+from ray.exceptions import RayActorError
 
 from engine.cluster import versions_differ
-from engine.cluster.request import Request
+from engine.cluster.nodes import gpu_bytes, most_cpus, most_memory
+from engine.cluster.request import Request, request_for
 from engine.cluster.task import Task, sentences_told, train_task
+from engine.control import Control
 from engine.device import versions
+from engine.errors import ClusterError
 from engine.memory.room import BOUND_VARIABLE
+
+MAX_LOSSES = 8  # of workers or nodes: each time the run goes on from its newest checkpoint
+_LISTEN_S = 0.1
+_log = logging.getLogger("reslab")
 
 
 class Seat:
@@ -38,3 +47,32 @@ class Seat:
 def take_seat(request: Request) -> Any:
     """Ask for a seat. It is there when its first call returns; until then it waits for room."""
     return ray.remote(Seat).options(**request.options()).remote(request)
+
+
+def train_in_seat(task: Task, seat: Any, use_gpu: bool, control: Control) -> bool:
+    """One worker's work, in `seat` or one that is waited for; where it is lost, in another one. False where a stop was
+    asked for while there was none.
+
+    Raises:
+        ClusterError: it was lost too often, or the node has other versions.
+        RayError: the worker failed.
+    """
+    cpus = 1.0 if seat is not None else most_cpus()  # a run that came to a seat is one of several side by side
+    for _ in range(MAX_LOSSES + 1):
+        if seat is None:
+            seat = take_seat(request_for(task.spec, gpu_bytes() if use_gpu else 0, most_memory(), cpus))
+        try:
+            there = seat.check.remote(versions())
+            while not ray.wait([there], timeout=_LISTEN_S)[0]:
+                if control.stop_requested:
+                    return False
+            if (problem := ray.get(there)) is not None:
+                raise ClusterError(problem)
+            ray.get(seat.train.remote(task))
+            return True
+        except RayActorError:
+            _log.warning("the worker of run %d was lost", task.run, exc_info=True)
+        finally:
+            ray.kill(seat)
+            seat = None
+    raise ClusterError(f"the run's worker was lost {MAX_LOSSES + 1} times; it can go on with reslab resume {task.run}")

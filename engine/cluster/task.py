@@ -5,14 +5,17 @@ Ray Train is not imported here: a process that trains alone has no need of it, a
 
 from __future__ import annotations
 
+import logging
 import platform
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 
 from engine.carried.stream import Asked
 from engine.cluster.exchange import Newest
@@ -28,7 +31,10 @@ from engine.training.resuming import Resume
 from engine.training.setup import Known
 from engine.training.train import Ending, train
 
+_log = logging.getLogger("reslab")
 _TELL_EVERY_S = 0.05
+_PATIENCE_S = 30.0
+_HEAR_EVERY_S = 0.2  # what is asked, where there is nothing to tell
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +55,15 @@ def sentences_told(task: Task) -> Iterator[None]:
     try:
         yield
     except ReslabError as error:
-        ray.get(task.exchange.tell.remote(task.run, [Ending("failed", str(error))]))
+        ray.get(task.exchange.fail.remote(task.run, Ending("failed", str(error))))
 
 
 def newest_of(task: Task) -> Resume | None:
     """What the run goes on from, if it was begun already."""
-    newest: Newest = ray.get(task.exchange.newest.remote(task.run))
+    return _resume(task, ray.get(task.exchange.newest.remote(task.run)))
+
+
+def _resume(task: Task, newest: Newest) -> Resume | None:
     if newest.started is None:
         return None
     checkpoint = None
@@ -65,10 +74,11 @@ def newest_of(task: Task) -> Resume | None:
 
 def train_task(task: Task, crew: Crew | None) -> None:
     """Train it, alone or leading a crew; the ending is told as the last of the events."""
+    ticket, newest = ray.get(task.exchange.enter.remote(task.run))
     control = RunControl()
-    teller = Teller(task, control)
     known = Known() if crew is not None else Known(tunings=task.tunings, workers=f"1 worker on {platform.node()}")
-    events = train(task.run, task.spec, task.places, Ledger(), control, known, newest_of(task), crew)
+    events = train(task.run, task.spec, task.places, Ledger(), control, known, _resume(task, newest), crew)
+    teller = Teller(task, ticket, control)
     try:
         while True:
             try:
@@ -82,11 +92,15 @@ def train_task(task: Task, crew: Crew | None) -> None:
 
 
 class Teller:
-    """Sends events from a thread of its own, so that no step waits for the network, and hears what is asked."""
+    """Sends events from a thread of its own, so that no step waits for the network, and hears what is asked.
 
-    def __init__(self, task: Task, control: RunControl) -> None:
-        self._task, self._control = task, control
+    What could not be sent is sent again; the run stops where that fails for half a minute.
+    """
+
+    def __init__(self, task: Task, ticket: int, control: RunControl) -> None:
+        self._task, self._ticket, self._control = task, ticket, control
         self._waiting: list[Event | Ending] = []
+        self._batch = 0
         self._lock, self._closed = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._send, name="events", daemon=True)
         self._thread.start()
@@ -101,12 +115,30 @@ class Teller:
         self._thread.join()
 
     def _send(self) -> None:
+        spoke = 0.0
         while not self._closed.wait(_TELL_EVERY_S):
-            self._send_waiting()
-        self._send_waiting()
+            if self._waiting or time.monotonic() - spoke >= _HEAR_EVERY_S:
+                spoke = time.monotonic()
+                if not self._sent():
+                    return
+        self._sent()
 
-    def _send_waiting(self) -> None:
+    def _sent(self) -> bool:
+        """Send all that waits. False, and the run is asked to stop, where nobody takes it."""
         with self._lock:
-            sent, self._waiting = self._waiting, []
-        asked: Asked = ray.get(self._task.exchange.tell.remote(self._task.run, sent))
-        asked.tell(self._control)
+            batch, self._waiting = self._waiting, []
+            self._batch += 1
+        since = time.monotonic()
+        while True:
+            try:
+                call = self._task.exchange.tell.remote(self._task.run, self._ticket, self._batch, batch)
+                asked: Asked = ray.get(call, timeout=_PATIENCE_S)
+            except RayError as error:
+                _log.warning("events of run %d were not sent: %s", self._task.run, error)
+                if time.monotonic() - since > _PATIENCE_S:
+                    self._control.stop("the driver of the run was lost")
+                    return False
+                time.sleep(_HEAR_EVERY_S)
+            else:
+                asked.tell(self._control)
+                return True

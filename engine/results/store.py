@@ -252,10 +252,12 @@ class Store:
         with _explained(self._path):
             return waiting.read(self._db)
 
-    def take_next(self) -> RunSpec | None:
-        """Take the first entry out of the queue; no other process gets the same one."""
+    def take_next(self, number: int | None = None) -> RunSpec | None:
+        """Take the first entry out of the queue, only if it is entry `number` where that is given; no other process
+        gets the same one.
+        """
         with self._transaction():
-            return waiting.take_first(self._db)
+            return waiting.take_first(self._db, number)
 
     def remove_waiting(self, number: int) -> None:
         with self._transaction():

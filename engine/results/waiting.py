@@ -20,9 +20,10 @@ def read(db: sqlite3.Connection) -> list[Waiting]:
     return [Waiting(number, RunSpec.from_json(spec)) for number, spec in rows]
 
 
-def take_first(db: sqlite3.Connection) -> RunSpec | None:
+def take_first(db: sqlite3.Connection, number: int | None = None) -> RunSpec | None:
+    """The first one, if there is one, and if it is entry `number` where that is given."""
     row = db.execute("SELECT number, spec FROM queue ORDER BY place LIMIT 1").fetchone()
-    if row is None:
+    if row is None or number not in (None, row[0]):
         return None
     db.execute("DELETE FROM queue WHERE number = ?", (row[0],))
     return RunSpec.from_json(row[1])

@@ -149,10 +149,14 @@ def load_checkpoint(path: Path, sha256: str) -> Checkpoint:
     return Checkpoint(model, optimizer, header)
 
 
-def remove_other_checkpoints(folder: Path, keep: Collection[str]) -> None:
-    """Delete every checkpoint in `folder` but those named in `keep`, half-written ones too."""
+def remove_other_checkpoints(folder: Path, keep: Collection[str], newer: bool = True) -> None:
+    """Delete every checkpoint in `folder` but those named in `keep`, half-written ones too. Not `newer`, those of later
+    steps are left alone: another process may be at them.
+    """
+    newest = max(keep, default="")
     for path in folder.glob("*step-*.safetensors*"):
-        if path.name not in keep and not _deleted(path) and not _deleted(path):
+        spared = not newer and path.name[path.name.index("step-") :] > newest
+        if path.name not in keep and not spared and not _deleted(path) and not _deleted(path):
             _log.warning("cannot delete %s", path)  # it lies there until the next one
 
 

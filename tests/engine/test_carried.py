@@ -147,6 +147,82 @@ def test_who_leaves_asks_nothing(run: Carried, places: Places) -> None:
     assert not run.control.pause_requested
 
 
+def test_a_run_that_another_has_paused_goes_on_with_the_first_key(run: Carried, places: Places) -> None:
+    run.tell(*events_of(SPEC, run.run)[:4], RunPaused(run.run, 6))
+    run.control.pause()
+    with followed(run.run, places, control := RunControl()) as seen:
+        until(lambda: len(seen) == 5)
+        assert control.pause_requested
+        assert run.control.pause_requested
+        control.resume()
+        until(lambda: not run.control.pause_requested)
+        control.pause()  # at once, before the run has said that it goes on
+        until(lambda: run.control.pause_requested)
+        run.tell(RunResumed(run.run, 6, 1.0))
+        until(lambda: len(seen) == 6)
+        assert control.pause_requested
+        run.tell(RunPaused(run.run, 6))
+        until(lambda: len(seen) == 7)
+        assert control.pause_requested
+
+
+def test_who_began_it_hears_of_an_end_that_was_quicker(run: Carried, places: Places) -> None:
+    run.tell(*events_of(SPEC, run.run))
+    run.stream.close()
+    (end,) = follow(run.run, places, RunControl(), begun=True)
+    assert isinstance(end, RunEnded)
+    assert (end.status, end.final) == ("completed", metrics(0.775))
+
+
+def test_a_run_that_cannot_be_asked_says_so(run: Carried, places: Places) -> None:
+    control = RunControl()
+    told = follow(run.run, places, control)
+    run.tell(RunPaused(run.run, 1))
+    next(told)
+    (run.folder / f"asked.{os.getpid()}.part").mkdir()
+    control.stop()
+    with pytest.raises(StoreError, match="cannot be asked to pause or stop"):
+        next(told)
+
+
+def test_the_stream_of_a_process_that_was_killed_goes_when_the_run_does_on(places: Places) -> None:
+    from engine.runs import Lab, resume
+    from engine.runs import run as begin
+
+    control = RunControl()
+    for event in begin(SPEC, Lab(places), control):
+        if isinstance(event, StepsCompleted):
+            control.stop()
+    old = stream_path(places.run_folder(1))
+    old.write_text("{}\n")
+    for event in resume(1, Lab(places), RunControl()):
+        if isinstance(event, events.RunContinued):
+            assert not old.exists()
+    assert isinstance(event, RunEnded)
+    assert event.status == "completed"
+
+
+def test_what_a_worker_elsewhere_has_written_meanwhile_is_left_alone(tmp_path: Path) -> None:
+    from engine.training.checkpoint import remove_other_checkpoints
+
+    names = [f"step-{step:08d}.safetensors" for step in (10, 20, 30)] + [".step-00000040.safetensors.part"]
+    for name in names:
+        (tmp_path / name).touch()
+    remove_other_checkpoints(tmp_path, names[1:2], newer=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[1:])
+    remove_other_checkpoints(tmp_path, names[1:2])
+    assert [path.name for path in tmp_path.iterdir()] == names[1:2]
+
+
+def test_whoever_leaves_before_the_run_has_begun_is_let_go(places: Places) -> None:
+    control = RunControl()
+    threading.Timer(0.3, control.leave).start()
+    assert list(carried(Job(places, (SPEC.replace(epochs=1),)), control)) == []
+    until(lambda: places.database.is_file())
+    with Store(places.database) as store:
+        until(lambda: store.runs() and store.runs()[0].status == "completed")
+
+
 def test_nonsense_that_is_asked_is_no_harm(run: Carried) -> None:
     for text in ("", "{", '{"pause": true, "fly": 1}', "[]"):
         (run.folder / "asked.json").write_text(text)

@@ -21,6 +21,7 @@ def test_what_waits_survives_and_comes_in_order(places: Places) -> None:
         store.enqueue(SPECS)
     with Store(places.database) as store:
         assert [item.spec for item in store.waiting()] == SPECS
+        assert store.take_next(store.waiting()[1].number) is None  # it is not the next one
         assert [store.take_next() for _ in range(4)] == [*SPECS, None]
 
 
