@@ -196,7 +196,7 @@ class ReslabApp(App[None]):
             self.switch_mode("train")
 
     @work(exclusive=True, group="watch")
-    async def watch_run(self, run: int, show: bool = True) -> None:
+    async def watch_run(self, run: int, show: bool = True, begun: bool = False) -> None:
         """Follow a run that another process carries, on the live screen, or say why it cannot be."""
         from tui.live import LiveRun
         from tui.record import read_spec
@@ -214,7 +214,7 @@ class ReslabApp(App[None]):
                 return
             if self.session.live and not self.session.elsewhere:  # begun meanwhile
                 return
-            self.session.follow(run)
+            self.session.follow(run, begun)
             self.live = LiveRun(spec)
         if show:
             self.switch_mode("train")
@@ -222,9 +222,9 @@ class ReslabApp(App[None]):
     @on(RunCarried)
     def _run_carried(self, message: RunCarried) -> None:
         """A run of the queue has begun on the cluster; with none to look at, it is that one."""
-        self.queue.has_begun()
+        self.queue.has_begun(message.run)
         if self.live is None or self.live.over:
-            self.watch_run(message.run, show=self.current_mode == "train" or self.live is None)
+            self.watch_run(message.run, self.current_mode == "train" or self.live is None, begun=True)
 
     @on(QueueCarried)
     def _queue_carried(self, message: QueueCarried) -> None:
@@ -279,7 +279,7 @@ class ReslabApp(App[None]):
     def queue_is_empty(self) -> None:
         """Nothing waits any more."""
         if self._exit_when_done:
-            self.exit(return_code=self._worst)
+            self.exit(return_code=max(self._worst, self.queue.worst))
 
     def show_status(self) -> None:
         """What the live run is at, in the bar of the screen on top."""

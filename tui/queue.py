@@ -27,6 +27,8 @@ class Queue:
         self.waiting: list[Waiting] = []
         self.going = bool(specs)
         self.done = 0
+        self.worst = 0  # exit code of the runs that were carried on a cluster
+        self._carried: list[int] = []
         self._app = app
         self._first = specs[1:] if app.first_spec is not None else specs
         self._taken_in = asyncio.Event()  # what was asked for at the start is in the record
@@ -81,8 +83,9 @@ class Queue:
         cluster = self._app.session.cluster
         return cluster is not None and cluster.side_by_side
 
-    def has_begun(self) -> None:
+    def has_begun(self, run: int) -> None:
         """One more of its runs has begun on the cluster."""
+        self._carried.append(run)
         self._app.run_worker(self.read(), group="queue")
 
     def has_ended(self, well: bool) -> None:
@@ -92,6 +95,9 @@ class Queue:
 
     async def _has_ended(self, carried_on: bool) -> None:
         await self.read()
+        runs = await self._with_store(lambda store: store.runs())
+        ended = [record.status for record in runs or () if record.run in self._carried]
+        self.worst = 2 if not carried_on else int(any(status in ("failed", "diverged") for status in ended))
         if self.waiting and carried_on:  # added while the last of them ended
             self.going = True
             await self._next()

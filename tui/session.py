@@ -124,8 +124,10 @@ class Session:
         self._begin(events, elsewhere=cluster is not None)
         return True
 
-    def follow(self, run: int) -> None:
-        """Follow a run that another process carries, in place of the one that is followed now; none is live here."""
+    def follow(self, run: int, begun: bool = False) -> None:
+        """Follow a run that another process carries, in place of the one that is followed now; none is live here. One
+        that was `begun` for this app is followed to its end, even if it has ended.
+        """
         before = self._runner if self.elsewhere else None
         if self.control is not None:
             self.control.leave()
@@ -135,7 +137,7 @@ class Session:
 
             if before is not None:
                 before.join()
-            return follow(run, self.places, control)
+            return follow(run, self.places, control, begun)
 
         self._begin(events, elsewhere=True)
 

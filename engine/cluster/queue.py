@@ -22,7 +22,7 @@ from engine.carried.stream import Stream
 from engine.cluster import Cluster
 from engine.cluster.driver import connected, wants_gpu
 from engine.cluster.nodes import gpu_bytes, most_memory
-from engine.cluster.request import request_for
+from engine.cluster.request import Request, request_for
 from engine.cluster.seat import take_seat
 from engine.control import RunControl
 from engine.device import versions
@@ -93,6 +93,9 @@ class Scheduler:
         self._threads: list[threading.Thread] = []
         self._controls: list[RunControl] = []
         self._failures = 0  # of the entry that is the next one, in a row
+        self._idle: list[
+            tuple[Request, Any]
+        ] = []  # seats whose run has ended, for the next one like it
 
     def carry(self) -> None:
         """Raises ClusterError where Ray is not to be had, StoreError where the queue can no longer be read; the runs
@@ -106,6 +109,7 @@ class Scheduler:
                     if waiting is not None:
                         self._try(waiting)
                     elif self._threads:
+                        self._leave_seats()
                         self._control.wait(_LISTEN_S)
                     else:
                         break
@@ -119,11 +123,19 @@ class Scheduler:
                 for control in self._controls:
                     control.stop(self._control.stop_reason)
             self._control.wait(_LISTEN_S)
+        self._leave_seats()
+
+    def _leave_seats(self) -> None:
+        """Nobody is to come to those that are idle."""
+        while self._idle:
+            ray.kill(self._idle.pop()[1])
 
     def _try(self, waiting: Waiting) -> None:
         """Begin the next run when there is room. Where it cannot be begun, again and again, that is its end."""
         try:
-            seat = self._seat(waiting)
+            spec = waiting.spec
+            request = request_for(spec, gpu_bytes() if wants_gpu(spec) else 0, most_memory())
+            seat = self._seat(waiting, request)
         except ReslabError as error:
             self._refuse(waiting, str(error))
             return
@@ -143,16 +155,20 @@ class Scheduler:
         self._failures = 0
         control = RunControl()
         self._controls.append(control)
-        thread = threading.Thread(target=self._run, args=(waiting.spec, seat, control), name="run")
+        thread = threading.Thread(target=self._run, args=(spec, request, seat, control), name="run")
         self._threads.append(thread)
         thread.start()
 
-    def _seat(self, waiting: Waiting) -> Any | None:
+    def _seat(self, waiting: Waiting, request: Request) -> Any | None:
         """A seat; None where the queue was changed meanwhile, a stop was asked for, or it is time to ask anew: the
         cluster may be another by now.
         """
-        spec = waiting.spec
-        seat = take_seat(request_for(spec, gpu_bytes() if wants_gpu(spec) else 0, most_memory()))
+        seat = next((seat for known, seat in self._idle if known == request), None)
+        if seat is None:
+            self._leave_seats()  # they are in the way
+            seat = take_seat(request)
+        else:
+            self._idle.remove((request, seat))
         there, since = seat.check.remote(versions()), time.monotonic()
         try:
             while not ray.wait([there], timeout=_LISTEN_S)[0]:
@@ -177,7 +193,7 @@ class Scheduler:
             store.record(RunEnded(number, "failed", None, None, 0.0, None, 0, safe_text(error)))
         self._started(number)
 
-    def _run(self, spec: RunSpec, seat: Any, control: RunControl) -> None:
+    def _run(self, spec: RunSpec, request: Request, seat: Any, control: RunControl) -> None:
         lab = Lab(self._places, cluster=replace(self._cluster, num_workers=1, seat=seat))
         stream: Stream | None = None
         try:
@@ -192,4 +208,4 @@ class Scheduler:
         finally:
             if stream is not None:
                 stream.close()
-            ray.kill(seat)
+            self._idle.append((request, seat))

@@ -50,14 +50,15 @@ def take_seat(request: Request) -> Any:
 
 
 def train_in_seat(task: Task, seat: Any, use_gpu: bool, control: Control) -> bool:
-    """One worker's work, in `seat` or one that is waited for; where it is lost, in another one. False where a stop was
-    asked for while there was none.
+    """One worker's work, in `seat`, which stays, or one that is waited for; where it is lost, in another one. False
+    where a stop was asked for while there was none.
 
     Raises:
         ClusterError: it was lost too often, or the node has other versions.
         RayError: the worker failed.
     """
-    cpus = 1.0 if seat is not None else most_cpus()  # a run that came to a seat is one of several side by side
+    given = seat
+    cpus = 1.0 if given is not None else most_cpus()  # a run that came to a seat is one of several side by side
     for _ in range(MAX_LOSSES + 1):
         if seat is None:
             seat = take_seat(request_for(task.spec, gpu_bytes() if use_gpu else 0, most_memory(), cpus))
@@ -72,7 +73,9 @@ def train_in_seat(task: Task, seat: Any, use_gpu: bool, control: Control) -> boo
             return True
         except RayActorError:
             _log.warning("the worker of run %d was lost", task.run, exc_info=True)
+            given = None
         finally:
-            ray.kill(seat)
+            if seat is not given:
+                ray.kill(seat)
             seat = None
     raise ClusterError(f"the run's worker was lost {MAX_LOSSES + 1} times; it can go on with reslab resume {task.run}")

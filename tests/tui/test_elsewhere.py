@@ -141,6 +141,7 @@ async def test_on_a_cluster_the_queue_is_carried_as_a_whole(
     app = make_app(specs=specs, cluster=Cluster("10.0.0.5:6379"), exit_when_done=True)
     async with app.run_test(size=(120, 36)) as pilot:
         await until(pilot, lambda: not app.is_running)
+    assert app.return_code == 0
     (carrier,) = FakeCarrier.made
     assert carrier.job.cluster == Cluster("10.0.0.5:6379")
     with Store(places.database) as store:
