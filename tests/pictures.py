@@ -9,6 +9,7 @@ import asyncio
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
+from unittest.mock import patch
 
 from textual.pilot import Pilot
 
@@ -50,13 +51,20 @@ async def take(places: Places) -> None:
 
 
 async def take_nodes(places: Places, address: str) -> None:
-    """The live screen of a run that a cluster of two more nodes carries; they are processes of this machine."""
+    """The live screen of a run that a cluster of two more nodes carries; they are processes of this machine, looked at
+    as from another one.
+    """
     from engine.carried.process import Carrier, Job
     from engine.cluster import Cluster
 
     job = Job(places, (RunSpec("digits", "resnet18", epochs=60),), cluster=Cluster(address))
     run = next(Carrier(job).runs())
     app = ReslabApp(places, attached=run)
+    with patch("platform.node", return_value="another"):
+        await _shoot_nodes(app)
+
+
+async def _shoot_nodes(app: ReslabApp) -> None:
     async with app.run_test(size=SIZE) as pilot:
         await until(pilot, lambda: app.live and app.live.epoch >= 25 and "node " in text_of(app), 120)
         await pilot.pause(1.2)

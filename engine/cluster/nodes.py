@@ -57,7 +57,7 @@ def gpu_bytes() -> int:
 
 
 class NodeWatch:
-    """Reads the gauges of every node but this one, once a second, until it is closed."""
+    """Reads the gauges of every node, once a second, until it is closed."""
 
     def __init__(self, places: Places) -> None:
         self._file = nodes_path(places.home)
@@ -82,8 +82,7 @@ class NodeWatch:
                 _write(self._file, found)
 
     def _read(self) -> list[dict[str, Any]]:
-        mine = ray.get_runtime_context().get_node_id()
-        nodes = {node["NodeID"]: str(node["NodeManagerHostname"]) for node in _alive() if node["NodeID"] != mine}
+        nodes = {node["NodeID"]: str(node["NodeManagerHostname"]) for node in _alive()}
         self._actors = {key: self._actors.get(key) or _on(key) for key in nodes}
         waiting = {actor.read.remote(): key for key, actor in self._actors.items()}
         ready, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=_PATIENCE_S) if waiting else ([], [])

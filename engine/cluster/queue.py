@@ -93,9 +93,7 @@ class Scheduler:
         self._threads: list[threading.Thread] = []
         self._controls: list[RunControl] = []
         self._failures = 0  # of the entry that is the next one, in a row
-        self._idle: list[
-            tuple[Request, Any]
-        ] = []  # seats whose run has ended, for the next one like it
+        self._idle: list[tuple[Request, Any]] = []  # seats whose run has ended, for the next one like it
 
     def carry(self) -> None:
         """Raises ClusterError where Ray is not to be had, StoreError where the queue can no longer be read; the runs

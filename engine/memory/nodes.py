@@ -1,8 +1,9 @@
-"""The gauges of a cluster's other nodes, as the process that carries its runs has left them in the home folder."""
+"""The gauges of a cluster's nodes, as the process that carries its runs has left them in the home folder."""
 
 from __future__ import annotations
 
 import json
+import platform
 import time
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -26,8 +27,10 @@ def nodes_path(home: Path) -> Path:
 
 
 def read_nodes(home: Path) -> tuple[NodeReading, ...]:
-    """All of them; none where nobody has written them for ten seconds, or they cannot be read."""
-    file = nodes_path(home)
+    """All of them but this machine, whose own gauges say more; none where nobody has written them for ten seconds, or
+    they cannot be read.
+    """
+    file, here = nodes_path(home), platform.node()
     try:
         if time.time() - file.stat().st_mtime > _FRESH_S:
             return ()
@@ -38,6 +41,7 @@ def read_nodes(home: Path) -> tuple[NodeReading, ...]:
                 HostReading(**node["reading"]["host"]),
             )
             for node in json.loads(file.read_text(encoding="utf-8"))
+            if node["name"] != here
         )
     except (OSError, ValueError, TypeError, KeyError):
         return ()

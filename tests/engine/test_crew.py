@@ -160,4 +160,6 @@ def test_without_ray_a_cluster_is_one_sentence(places: Places, monkeypatch: pyte
     monkeypatch.setattr("engine.cluster.find_spec", lambda name: None)
     *_, ended = run(SPEC, Lab(places, cluster=Cluster()), RunControl())
     assert isinstance(ended, RunEnded)
-    assert ended.error == "runs on a cluster need Ray, which is not installed; install reslab's extra cluster"
+    assert ended.error == (
+        "runs on Ray need its package, which is not installed; take the extra: uv run --extra cluster reslab …"
+    )

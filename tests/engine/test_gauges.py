@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import sys
+import time
 import tracemalloc
+from dataclasses import replace
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pynvml
 import pytest
 
+from engine.events import plain
 from engine.memory.gauges import Gauges
+from engine.memory.nodes import nodes_path, read_nodes
 from tests.fakes import GIB, FakeNvml
 
 ERRORS = sorted(value for name, value in vars(pynvml).items() if name.startswith("NVML_ERROR_"))
@@ -139,3 +145,22 @@ def test_an_allocator_that_fails_is_left_out(monkeypatch: pytest.MonkeyPatch) ->
     gpu = Gauges(lambda: FakeNvml(silent=["nvmlDeviceGetMemoryInfo"])).read().gpus[0]
     assert gpu.allocator is None
     assert gpu.total_bytes is None
+
+
+def test_the_gauges_of_other_machines_are_read_from_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.node", lambda: "here")
+    reading = Gauges(lambda: FakeNvml(num_gpus=2)).read()
+    written = [{"name": name, "reading": plain(reading)} for name in ("here", "gpu-17")]
+    nodes_path(tmp_path).write_text(json.dumps(written))
+    (node,) = read_nodes(tmp_path)
+    assert (node.name, node.host) == ("gpu-17", reading.host)
+    assert node.gpus == tuple(replace(gpu, allocator=None) for gpu in reading.gpus)
+    for text in ("", "{", "[1]", '[{"name": "a"}]', '[{"name": "a", "reading": {"gpus": [{}], "host": {}}}]'):
+        nodes_path(tmp_path).write_text(text)
+        assert read_nodes(tmp_path) == ()
+    nodes_path(tmp_path).write_text(json.dumps(written))
+    long_ago = time.time() - 60  # whoever wrote it is gone
+    os.utime(nodes_path(tmp_path), (long_ago, long_ago))
+    assert read_nodes(tmp_path) == ()

@@ -100,8 +100,14 @@ def weights_of(places: Places, number: int) -> dict[str, Tensor]:
     return load_checkpoint(places.run_folder(number) / weights.file, weights.sha256).model
 
 
-@pytest.mark.parametrize("model", ["resnet20", "squeezenet1_1", "mobilenet_v3_small"])
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(
+    ("model", "seed"),
+    [
+        ("resnet20", 0), ("resnet20", 1), ("squeezenet1_1", 0), ("mobilenet_v3_small", 0),
+        pytest.param("squeezenet1_1", 1, marks=pytest.mark.slow),
+        pytest.param("mobilenet_v3_small", 1, marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
 def test_a_run_with_failures_at_random_steps_is_the_untroubled_one_bit_for_bit(
     places: Places, monkeypatch: pytest.MonkeyPatch, seed: int, model: str
 ) -> None:
