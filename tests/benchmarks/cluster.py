@@ -47,7 +47,7 @@ def queue(num_pairs: int = 1) -> None:
     from engine.cluster.queue import Given, Scheduler
     from tests.cluster.nodes import nodes, watched
 
-    specs = [RunSpec("digits", name, epochs=20, dtype="float32", seed=seed) for seed in range(4)
+    specs = [RunSpec("digits", name, epochs=8, dtype="float32", seed=seed) for seed in range(4)
              for name in ("resnet20", "resnet18")]  # fmt: skip
 
     def seconds(num_nodes: int) -> float:
@@ -93,7 +93,7 @@ def stream() -> None:
     require_ray()
     import ray
 
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False)
     spec, lags = RunSpec("digits", "resnet20"), list[float]()
     with _places() as places:
         seat = ray.remote(_Clocked).remote()
@@ -166,7 +166,7 @@ def rates(num_runs: int = 50) -> None:
 
     from engine.cluster.exchange import Exchange, Newest
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     exchange: Any = ray.remote(Exchange).remote()
     ray.get(exchange.open.remote(1, Newest()))
     ticket, _ = ray.get(exchange.enter.remote(1))
