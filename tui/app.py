@@ -15,7 +15,7 @@ from textual.app import App, SystemCommand
 from textual.binding import ActiveBinding, Binding, BindingType
 from textual.screen import Screen
 
-from engine.errors import ReslabError, SpecError
+from engine.errors import SpecError
 from engine.log import write_report
 from engine.paths import Places
 from engine.spec import RunSpec
@@ -33,6 +33,7 @@ from tui.messages import (
 from tui.modes import MODES, THEME, first_screen
 from tui.queue import Queue
 from tui.session import RunFunction, Session, engine_run
+from tui.watching import Watcher
 from tui.widgets.mode_bar import ModeBar
 
 if TYPE_CHECKING:
@@ -80,9 +81,10 @@ class ReslabApp(App[None]):
         self.compared: tuple[int, ...] = ()
         self.torch_loaded = False
         self.forecasts: dict[RunSpec, str] = {}
-        self.first_spec = specs[0] if specs and not (cluster and cluster.side_by_side and len(specs) > 1) else None
+        self.first_spec = specs[0] if specs and not (self.session.side_by_side and len(specs) > 1) else None
         self._attached = attached
         self.queue = Queue(self, list(specs))
+        self.watcher = Watcher(self)
         self._exit_when_done = exit_when_done
         self._leaving = False
         self._worst = 0
@@ -114,7 +116,7 @@ class ReslabApp(App[None]):
         if self.first_spec is not None:
             self.start_run(self.first_spec)
         elif self._attached is not None:
-            self.watch_run(self._attached)
+            self.watcher.watch(self._attached)
         else:
             self.session.load_torch()
         self.queue.open()
@@ -195,36 +197,10 @@ class ReslabApp(App[None]):
         if show:
             self.switch_mode("train")
 
-    @work(exclusive=True, group="watch")
-    async def watch_run(self, run: int, show: bool = True, begun: bool = False) -> None:
-        """Follow a run that another process carries, on the live screen, or say why it cannot be."""
-        from tui.live import LiveRun
-        from tui.record import read_spec
-
-        if self.session.live and not self.session.elsewhere:
-            self.tell("a run is live in this window: wait for it, or stop it with s on Train", "warning")
-            return
-        if self.live is not None and self.live.run == run and not self.live.over:
-            spec = self.live.spec
-        else:
-            try:
-                spec = await asyncio.to_thread(read_spec, self.places, run)
-            except ReslabError as error:
-                self.tell(str(error), "error")
-                return
-            if self.session.live and not self.session.elsewhere:  # begun meanwhile
-                return
-            self.session.follow(run, begun)
-            self.live = LiveRun(spec)
-        if show:
-            self.switch_mode("train")
-
     @on(RunCarried)
     def _run_carried(self, message: RunCarried) -> None:
-        """A run of the queue has begun on the cluster; with none to look at, it is that one."""
         self.queue.has_begun(message.run)
-        if self.live is None or self.live.over:
-            self.watch_run(message.run, self.current_mode == "train" or self.live is None, begun=True)
+        self.watcher.has_begun(message.run)
 
     @on(QueueCarried)
     def _queue_carried(self, message: QueueCarried) -> None:

@@ -28,7 +28,7 @@ class Queue:
         self.going = bool(specs)
         self.done = 0
         self.worst = 0  # exit code of the runs that were carried on a cluster
-        self._carried: list[int] = []
+        self.begun: list[int] = []  # those runs
         self._app = app
         self._first = specs[1:] if app.first_spec is not None else specs
         self._taken_in = asyncio.Event()  # what was asked for at the start is in the record
@@ -42,7 +42,7 @@ class Queue:
             await self._with_store(lambda store: store.enqueue(self._first))
         self._taken_in.set()
         await self.read()
-        if self.on_cluster and self._first:
+        if self._app.session.side_by_side and self._first:
             await self._next()
         if self.waiting and not self.going:
             from tui.screens.dialogs import Question
@@ -68,24 +68,18 @@ class Queue:
         await self.read()
         runs = f"{len(specs)} run{'' if len(specs) == 1 else 's'}"
         self._app.tell(f"{runs} added, {len(self.waiting)} in the queue: u shows it")
-        if self.on_cluster or not self._app.session.live:
+        if self._app.session.side_by_side or not self._app.session.live:
             await self._next()
 
     def start(self) -> None:
         """Go on with the queue: at once, or when the live run has ended."""
         self.going = True
-        if self.on_cluster or not self._app.live or self._app.live.over:
+        if self._app.session.side_by_side or not self._app.live or self._app.live.over:
             self._app.run_worker(self._next(), group="queue")
-
-    @property
-    def on_cluster(self) -> bool:
-        """Whether its runs go side by side, carried by a process of its own."""
-        cluster = self._app.session.cluster
-        return cluster is not None and cluster.side_by_side
 
     def has_begun(self, run: int) -> None:
         """One more of its runs has begun on the cluster."""
-        self._carried.append(run)
+        self.begun.append(run)
         self._app.run_worker(self.read(), group="queue")
 
     def has_ended(self, well: bool) -> None:
@@ -93,12 +87,12 @@ class Queue:
         self.going = False
         self._app.run_worker(self._has_ended(well), group="queue")
 
-    async def _has_ended(self, carried_on: bool) -> None:
+    async def _has_ended(self, well: bool) -> None:
         await self.read()
         runs = await self._with_store(lambda store: store.runs())
-        ended = [record.status for record in runs or () if record.run in self._carried]
-        self.worst = 2 if not carried_on else int(any(status in ("failed", "diverged") for status in ended))
-        if self.waiting and carried_on:  # added while the last of them ended
+        ended = [record.status for record in runs or () if record.run in self.begun]
+        self.worst = int(any(status in ("failed", "diverged") for status in ended)) if well else 2
+        if self.waiting and well:  # added while the last of them ended
             self.going = True
             await self._next()
         elif not self._app.live or self._app.live.over:
@@ -123,7 +117,7 @@ class Queue:
 
     async def _next(self) -> None:
         await self._taken_in.wait()
-        if self.on_cluster:
+        if self._app.session.side_by_side:
             await self.read()
             if self.waiting:
                 self._app.session.carry_queue()

@@ -123,7 +123,7 @@ def read_spec(places: Places, run: int) -> RunSpec:
     from engine.spec import RunSpec
 
     with Store(places.database) as store:
-        return RunSpec.from_mapping(store.details(run).record.spec)
+        return RunSpec.from_mapping(store.run(run).spec)
 
 
 def delete_run(places: Places, run: int) -> None:

@@ -147,6 +147,11 @@ class Session:
         self._runner.start()
 
     @property
+    def side_by_side(self) -> bool:
+        """Whether the queue's runs train at once, on a cluster."""
+        return self.cluster is not None and self.cluster.side_by_side
+
+    @property
     def carries_queue(self) -> bool:
         return self._carrier is not None and self._carrier.is_alive()
 

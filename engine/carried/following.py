@@ -121,7 +121,7 @@ def _record(run: int, places: Places) -> RunRecord:
         raise StoreError(f"there is no run {run}, or it was deleted")
     with Store(places.database) as store:
         store.settle_lost_runs()
-        return store.details(run).record
+        return store.run(run)
 
 
 def _ended(record: RunRecord) -> RunEnded:

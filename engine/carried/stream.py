@@ -78,7 +78,7 @@ class Stream:
 
     def __init__(self, folder: Path, control: RunControl) -> None:
         self._folder, self._control = folder, control
-        self._over = threading.Event()
+        self._over, self._heard = threading.Event(), (0, 0)
         self._file: Any = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -106,17 +106,20 @@ class Stream:
                 self._file.close()
         remove_stream(self._folder)
 
+    def hear(self) -> None:
+        """Have done what followers ask, the latest of them; what is no asking is left alone."""
+        file = self._folder / _ASKED
+        try:
+            status = file.stat()
+            if (stamp := (status.st_mtime_ns, status.st_ino)) == self._heard:
+                return
+            self._heard = stamp
+            Asked(**json.loads(file.read_text(encoding="utf-8"))).tell(self._control)
+        except OSError:  # nobody asks anything
+            return
+        except (ValueError, TypeError) as error:
+            _log.warning("what %s says is not understood: %s", file, error)
+
     def _listen(self) -> None:
-        """Hear what followers ask, the latest of them."""
-        file, seen = self._folder / _ASKED, None
         while not self._over.wait(_LISTEN_EVERY_S):
-            try:
-                status = file.stat()
-                if (stamp := (status.st_mtime_ns, status.st_ino)) != seen:
-                    Asked(**json.loads(file.read_text(encoding="utf-8"))).tell(self._control)
-                    seen = stamp
-            except OSError:  # nobody asks anything
-                continue
-            except (ValueError, TypeError) as error:
-                _log.warning("what %s says is not understood: %s", file, error)
-                seen = stamp
+            self.hear()

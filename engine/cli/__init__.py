@@ -6,6 +6,7 @@ stopped. What loads torch is imported inside the command that needs it.
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -14,12 +15,11 @@ from engine.cli.parser import build_parser, cluster_from, given_settings, specs_
 from engine.errors import ReslabError, SpecError, TorchError
 from engine.log import log_to
 from engine.opening import Opening
-from engine.paths import find_places
+from engine.paths import Places, find_places
 from engine.reports import find_preset
 from engine.text import safe_text
 
 BAD_INPUT = 2
-
 
 OpenApp = Callable[[Opening], int]
 """Opens the app; returns the exit code."""
@@ -46,26 +46,8 @@ def _dispatch(argv: Sequence[str], open_app: OpenApp) -> int:
     match arguments.command:
         case None:
             return open_app(Opening(places, cluster=cluster_from(arguments)))
-        case "train":
-            specs = specs_from(arguments)
-            if arguments.exit and not arguments.tui:
-                raise SpecError("--exit leaves the app when the run ends; it needs --tui")
-            cluster = cluster_from(arguments)
-            if arguments.tui:
-                return open_app(Opening(places, tuple(specs), arguments.exit, cluster))
-            from engine.cli.training import train_all
-
-            return train_all(specs, places, arguments.json, cluster, arguments.detach)
-        case "resume":
-            from engine.cli.training import resume_command
-
-            return resume_command(arguments.run, places, arguments.json, cluster_from(arguments), arguments.detach)
-        case "attach":
-            if arguments.tui:
-                return open_app(Opening(places, attached=arguments.run))
-            from engine.cli.training import attach_command
-
-            return attach_command(arguments.run, places, arguments.json)
+        case "train" | "resume" | "attach":
+            return _train(arguments, places, open_app)
         case "report":
             from engine.cli.report import report_command
 
@@ -102,3 +84,28 @@ def _dispatch(argv: Sequence[str], open_app: OpenApp) -> int:
             return reading.compare_runs(places, arguments.runs, arguments.json)
         case _:
             return reading.delete_run(places, arguments.run)
+
+
+def _train(arguments: argparse.Namespace, places: Places, open_app: OpenApp) -> int:
+    """Begin runs, go on with one, or follow one; in the app with `--tui`."""
+    if arguments.command == "attach":
+        if arguments.tui:
+            return open_app(Opening(places, attached=arguments.run))
+        from engine.cli.training import attach_command
+
+        return attach_command(arguments.run, places, arguments.json)
+    detach, cluster = getattr(arguments, "detach", False), cluster_from(arguments)
+    if arguments.command == "resume":
+        from engine.cli.training import resume_command
+
+        return resume_command(arguments.run, places, arguments.json, cluster, detach)
+    specs = specs_from(arguments)
+    if arguments.exit and not arguments.tui:
+        raise SpecError("--exit leaves the app when the run ends; it needs --tui")
+    if arguments.tui:
+        if detach:
+            raise SpecError("--detach leaves the terminal at once and --tui looks on in it; leave out one of them")
+        return open_app(Opening(places, tuple(specs), arguments.exit, cluster))
+    from engine.cli.training import train_all
+
+    return train_all(specs, places, arguments.json, cluster, detach)

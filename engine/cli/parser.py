@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -44,6 +44,13 @@ def build_parser(settings: bool = True) -> argparse.ArgumentParser:
             command.add_argument("--json", action="store_true", help="JSON on stdout, and nothing else")
         return command
 
+    _add_training(add, settings)
+    _add_reading(add)
+    return parser
+
+
+def _add_training(add: Callable[..., argparse.ArgumentParser], settings: bool) -> None:
+    """The commands that train, or say what training would take."""
     train = add("train", "train one run", formatter_class=argparse.RawDescriptionHelpFormatter)
     if settings:
         _add_settings(train)
@@ -70,6 +77,10 @@ def build_parser(settings: bool = True) -> argparse.ArgumentParser:
     )
     if settings:
         _add_settings(forecast)
+
+
+def _add_reading(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """The commands that look at what there is."""
     add("runs", "list every run, newest first")
     add("show", "show one run: settings, metric tables, per-class figures").add_argument("run", type=int, metavar="RUN")
     predictions = add("predictions", "print a run's final test predictions as CSV")
@@ -86,7 +97,6 @@ def build_parser(settings: bool = True) -> argparse.ArgumentParser:
     models = add("models", "list the architectures")
     models.add_argument("--all", action="store_true", help="with the rest of torchvision's classification networks")
     add("doctor", "check versions, device, NVML, SQLite, terminal and folders")
-    return parser
 
 
 def _places() -> _Parser:

@@ -6,12 +6,11 @@ import json
 import queue
 import sys
 import threading
-from typing import Protocol
 
 from engine.carried.following import follow
 from engine.carried.process import Carrier, Job
 from engine.cli.parser import columns
-from engine.cli.training import EXIT_CODES, JsonLines, on_signals
+from engine.cli.training import EXIT_CODES, JsonLines, View, on_signals
 from engine.control import RunControl
 from engine.errors import ReslabError
 from engine.events import Evaluated, Event, MemoryRecovered, RunContinued, RunEnded, RunStarted
@@ -20,10 +19,6 @@ from engine.text import percent, safe_text
 
 _LISTEN_S = 0.2
 _Told = Event | ReslabError | None  # None: all have ended
-
-
-class _View(Protocol):
-    def show(self, event: Event) -> None: ...
 
 
 def train_side_by_side(job: Job, as_json: bool, detach: bool) -> int:
@@ -40,7 +35,7 @@ def train_side_by_side(job: Job, as_json: bool, detach: bool) -> int:
         return 0
     control, told = RunControl(), queue.Queue[_Told]()
     threading.Thread(target=_follow_all, args=(carrier, job, control, told), name="runs", daemon=True).start()
-    view: _View = JsonLines() if as_json else _Lines()
+    view: View = JsonLines() if as_json else _Lines()
     codes = []
     with on_signals(control, elsewhere=True, only_looks=False):
         stopped = False
@@ -63,7 +58,7 @@ def train_side_by_side(job: Job, as_json: bool, detach: bool) -> int:
         view.table()
     if control.left:
         return 0
-    if len(codes) < len(job.specs) and not any(codes):  # what was not begun stands in the log
+    if len(codes) < len(job.specs) and not any(codes):  # some were not begun
         return EXIT_CODES["stopped"] if control.stop_requested else EXIT_CODES["failed"]
     return next((code for code in codes if code), 0)
 

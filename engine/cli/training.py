@@ -51,7 +51,7 @@ LEFT = -1  # in an exit code's place: nobody looks any more, and the run goes on
 _SAME_SIGNAL_S = 1.0
 
 
-class _View(Protocol):
+class View(Protocol):
     def show(self, event: Event) -> None: ...
 
 
@@ -77,7 +77,7 @@ def resume_command(
     from engine.results.store import Store
 
     with Store(places.database) as store:
-        record = store.details(number).record
+        record = store.run(number)
     if record.status == "completed":
         print(f"run {number} is complete; reslab show {number} has its figures", file=sys.stderr)
         return 0
@@ -100,7 +100,7 @@ def attach_command(number: int, places: Places, as_json: bool) -> int:
     from engine.results.store import Store
 
     with Store(places.database) as store:
-        spec = RunSpec.from_mapping(store.details(number).record.spec)
+        spec = RunSpec.from_mapping(store.run(number).spec)
     return max(_follow(partial(follow, number, places), spec, as_json, elsewhere=True, only_looks=True), 0)
 
 
@@ -202,7 +202,7 @@ def on_signals(control: RunControl, elsewhere: bool, only_looks: bool) -> Iterat
 
 
 @contextmanager
-def _view(spec: RunSpec, as_json: bool, quiet: bool) -> Iterator[_View]:
+def _view(spec: RunSpec, as_json: bool, quiet: bool) -> Iterator[View]:
     if as_json:
         yield JsonLines()
         return

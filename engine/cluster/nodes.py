@@ -47,7 +47,7 @@ def most_cpus() -> float:
 
 
 def gpu_bytes() -> int:
-    """Memory of the cluster's smallest GPU, in bytes; 0 where no node has one, or none says how much."""
+    """Memory of the cluster's smallest GPU, in bytes; 0 where none says how much."""
     with_gpus = [node for node in _alive() if node["Resources"].get("GPU", 0) > 0]
     found = []
     for node in with_gpus:

@@ -132,7 +132,7 @@ class Scheduler:
         """Begin the next run when there is room. Where it cannot be begun, again and again, that is its end."""
         try:
             spec = waiting.spec
-            request = request_for(spec, gpu_bytes() if wants_gpu(spec) else 0, most_memory())
+            request = request_for(spec, gpu_bytes() if wants_gpu(spec) else None, most_memory())
             seat = self._seat(waiting, request)
         except ReslabError as error:
             self._refuse(waiting, str(error))

@@ -30,8 +30,10 @@ class Request:
     memory: int
 
     @property
-    def bound(self) -> int:
-        """Bytes that are left for the run beside its process, or beside the driver's context on a GPU."""
+    def bound(self) -> int | None:
+        """Bytes that are left for the run beside its process, or beside the driver's context on a GPU; None: all."""
+        if not self.memory:
+            return None
         beside = unseen_gpu().context_bytes if self.gpus else _PROCESS
         return max(self.memory - beside, _LEAST)
 
@@ -41,16 +43,19 @@ class Request:
         return {**found, "num_gpus": self.gpus} if self.gpus else {**found, "memory": self.memory}
 
 
-def request_for(spec: RunSpec, gpu_bytes: int, most_bytes: int, cpus: float = 1) -> Request:
-    """The share of a GPU of `gpu_bytes` that the forecast for `spec` says, or host memory where that is 0.
+def request_for(spec: RunSpec, gpu_bytes: int | None, most_bytes: int, cpus: float = 1) -> Request:
+    """The share of a GPU of `gpu_bytes` that the forecast for `spec` says, or host memory where that is None.
 
-    At most a whole GPU, or `most_bytes` of host memory: a run that needs more starts in smaller parts.
+    At most a whole GPU, or `most_bytes` of host memory: a run that needs more starts in smaller parts. Of a GPU that
+    does not tell its size (0), the whole.
 
     Raises:
         ReslabError: the folder of images is not there.
     """
-    needed = _peak_bytes(spec, on_gpu=gpu_bytes > 0)
-    if gpu_bytes:
+    if gpu_bytes == 0:
+        return Request(cpus, 1.0, 0)
+    needed = _peak_bytes(spec, on_gpu=gpu_bytes is not None)
+    if gpu_bytes is not None:
         share = min(math.ceil(100 * _SPARE * needed / gpu_bytes) / 100, 1.0)
         return Request(cpus, share, int(share * gpu_bytes))
     return Request(cpus, 0.0, min(int(_SPARE * needed) + _PROCESS, most_bytes))

@@ -31,7 +31,8 @@ class Seat:
     """Made by `ray.remote` with a request's options."""
 
     def __init__(self, request: Request) -> None:
-        os.environ[BOUND_VARIABLE] = str(request.bound / 2**30)
+        if request.bound is not None:
+            os.environ[BOUND_VARIABLE] = str(request.bound / 2**30)
         torch.set_num_threads(max(int(request.cpus), 1))
 
     def check(self, versions_there: dict[str, str]) -> str | None:
@@ -61,7 +62,7 @@ def train_in_seat(task: Task, seat: Any, use_gpu: bool, control: Control) -> boo
     cpus = 1.0 if given is not None else most_cpus()  # a run that came to a seat is one of several side by side
     for _ in range(MAX_LOSSES + 1):
         if seat is None:
-            seat = take_seat(request_for(task.spec, gpu_bytes() if use_gpu else 0, most_memory(), cpus))
+            seat = take_seat(request_for(task.spec, gpu_bytes() if use_gpu else None, most_memory(), cpus))
         try:
             there = seat.check.remote(versions())
             while not ray.wait([there], timeout=_LISTEN_S)[0]:

@@ -21,13 +21,17 @@ RUN_COLUMNS = (
     "run, dataset, model, status, created_at, spec, untrained, final, train_images_per_s, elapsed_s, steps, error"
 )
 
+LISTED_COLUMNS = (
+    f"{RUN_COLUMNS}, CASE WHEN json_valid(started) THEN json_extract(started, '$.resolved.workers') END AS workers"
+)
+
 
 def read_run(row: Sequence[Any]) -> RunRecord:
-    """Raises one of `_DAMAGED` where a value is not of its kind: SQLite takes any value in any column."""
-    run, dataset, model, status, created_at, spec, untrained, final, images_per_s, elapsed_s, steps, error = row
+    """From LISTED_COLUMNS. Raises one of `_DAMAGED` where a value is not of its kind: SQLite takes any."""
+    run, dataset, model, status, created_at, spec, untrained, final, images_per_s, elapsed_s, steps, error, where = row
     known = json.loads(spec)
     texts, numbers = (
-        (dataset, model, status, error or ""),
+        (dataset, model, status, error or "", where or ""),
         (run, created_at, images_per_s or 0, elapsed_s or 0, steps or 0),
     )
     kinds = [isinstance(text, str) for text in texts] + [isinstance(number, int | float) for number in numbers]
@@ -35,7 +39,7 @@ def read_run(row: Sequence[Any]) -> RunRecord:
         raise TypeError(f"not the values of a run: {row!r:.200}")
     return RunRecord(
         run, dataset, model, status, created_at, known, _read_metrics(untrained), _read_metrics(final), images_per_s,
-        elapsed_s, steps, error,
+        elapsed_s, steps, error, where or "",
     )  # fmt: skip
 
 

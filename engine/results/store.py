@@ -13,7 +13,6 @@ import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -45,6 +44,7 @@ from engine.results.records import (
     WeightsRecord,
 )
 from engine.results.rows import (
+    LISTED_COLUMNS,
     RUN_COLUMNS,
     pack,
     read_any_run,
@@ -272,16 +272,15 @@ class Store:
 
     def runs(self) -> list[RunRecord]:
         """Every run, newest first; one whose row was damaged has the status "damaged" and says so."""
-        workers = dict(
-            self._rows(
-                "SELECT run, json_extract(started, '$.resolved.workers') FROM runs "
-                'WHERE started LIKE \'%"workers":"_%\' AND json_valid(started)'
-            )
-        )
-        found = [read_any_run(row) for row in self._rows(f"SELECT {RUN_COLUMNS} FROM runs ORDER BY run DESC")]
-        return [
-            replace(record, workers=str(workers[record.run])) if record.run in workers else record for record in found
-        ]
+        return [read_any_run(row) for row in self._rows(f"SELECT {LISTED_COLUMNS} FROM runs ORDER BY run DESC")]
+
+    def run(self, run: int) -> RunRecord:
+        """One run as a list shows it. Raises StoreError where there is none of this number, or its row was damaged."""
+        rows = self._rows(f"SELECT {LISTED_COLUMNS} FROM runs WHERE run = ?", run)
+        if not rows:
+            raise StoreError(f"there is no run {run}, or it was deleted")
+        with unless_damaged(run):
+            return read_run(rows[0])
 
     def details(self, run: int) -> RunDetails:
         """Open one run. Raises StoreError where there is none of this number, or its rows were damaged."""
@@ -289,7 +288,7 @@ class Store:
             return self._details(run)
 
     def _details(self, run: int) -> RunDetails:
-        record = self._one(run)
+        record = self.run(run)
         (started,) = self._rows("SELECT started FROM runs WHERE run = ?", run)[0]
         epochs = self._rows("SELECT * FROM epochs WHERE run = ? ORDER BY epoch", run)
         evaluations = self._rows(
@@ -318,7 +317,7 @@ class Store:
         Raises:
             StoreError: there is no such run, it was changed after its end, or it ended before any evaluation.
         """
-        self._one(run)
+        self.run(run)
         if self.intact(run) is False:
             raise StoreError(f"run {run} was changed after it had ended; its predictions are not to be trusted")
         rows = self._rows(
@@ -357,16 +356,9 @@ class Store:
         rows = self._rows("SELECT losses, accuracies FROM steps WHERE run = ? ORDER BY first_step", run)
         return Curve(*(unpack("d", b"".join(column)) for column in (zip(*rows, strict=True) if rows else ((), ()))))
 
-    def _one(self, run: int) -> RunRecord:
-        rows = self._rows(f"SELECT {RUN_COLUMNS} FROM runs WHERE run = ?", run)
-        if not rows:
-            raise StoreError(f"there is no run {run}, or it was deleted")
-        with unless_damaged(run):
-            return read_run(rows[0])
-
     def _running(self, run: int) -> bool:
         self.settle_lost_runs()
-        return self._one(run).status == "running"
+        return self.run(run).status == "running"
 
     def _rows(self, query: str, *arguments: Any) -> list[Any]:
         with _explained(self._path):

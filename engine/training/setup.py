@@ -89,7 +89,7 @@ class Setup:
         return RunStarted(
             run=self.run,
             spec=self.spec.to_dict(),
-            resolved=describe(self.placement, stem, resident, self.crew.words if self.crew else self.workers),
+            resolved=describe(self.placement, stem, resident, self.workers),
             num_train=len(self.data.train),
             num_val=len(self.data.val) if self.data.val else 0,
             num_test=len(self.data.test),
@@ -160,7 +160,7 @@ def set_up(
     return Setup(
         run=run, spec=spec, placement=placement, data=data, learner=learner, recovery=recovery, bounds=bounds,
         forecast=plan.forecast, room_bytes=plan.room_bytes, dropped_bytes=plan.dropped_bytes, crew=crew,
-        workers=known.workers,
+        workers=crew.words if crew else known.workers,
     )  # fmt: skip
 
 

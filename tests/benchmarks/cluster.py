@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from engine.results.store import Store
 from engine.runs import Lab, run
 from engine.spec import RunSpec
 from tests.benchmarks.reporting import report
-from tests.fakes import RESOLVED, started
+from tests.fakes import started
 
 _NODE_BYTES = int(1.2 * 2**30)  # room for one of the runs, not for two
 _EVENTS_PER_S = 10
@@ -129,7 +128,7 @@ def rates(num_runs: int = 50) -> None:
         stores = [Store(places.database) for _ in range(num_runs)]
         runs = [store.create_run(RunSpec("digits", "resnet20")) for store in stores]
         for store, number in zip(stores, runs, strict=True):
-            store.record(replace(started(RunSpec("digits", "resnet20"), number), resolved=RESOLVED))
+            store.record(started(RunSpec("digits", "resnet20"), number))
         began, told = time.perf_counter(), 0
         for second in range(5):  # what each run leaves in a second, and its commit
             for store, number in zip(stores, runs, strict=True):

@@ -176,7 +176,7 @@ def test_a_queue_of_eight_keeps_both_nodes_busy_and_within_their_memory(tmp_path
     specs = [RunSpec("digits", model, epochs=6, dtype="float32", seed=seed) for seed in range(4)
              for model in ("resnet20", "resnet18")]  # fmt: skip
     places, begun = places_in(tmp_path), list[int]()
-    num_bytes = request_for(specs[0], 0, 2**40).memory + request_for(specs[1], 0, 2**40).memory + 2**26
+    num_bytes = request_for(specs[0], None, 2**40).memory + request_for(specs[1], None, 2**40).memory + 2**26
     with nodes(2, num_cpus=4, memory=num_bytes), watched(2) as held:
         Scheduler(Given(specs), places, Cluster("the test's"), RunControl(), begun.append).carry()
     with Store(places.database) as store:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from engine.cli import main
+from engine.cluster.request import request_for
 from engine.control import RunControl
 from engine.device import Placement
 from engine.errors import DatasetError, ModelError
@@ -214,3 +215,19 @@ def test_runs_on_a_gpu_teach_the_next_forecast_there(places: Places) -> None:
     assert (details.memory.peak_bytes, details.memory.micro_batch) == (490 * MIB, 64)
     assert details.intact
     assert details.caveat == "trained in micro-batches of 64: batch-norm statistics differ"
+
+
+def test_a_run_on_a_cluster_asks_for_what_its_forecast_says() -> None:
+    spec = RunSpec("digits", "resnet50", device="cpu")
+    here, small = request_for(spec, None, 2**40), request_for(spec.replace(batch_size=16), None, 2**40)
+    assert here.options() == {"num_cpus": 1, "memory": here.memory}
+    assert small.memory < here.memory
+    assert request_for(spec, None, 2**30).memory == 2**30  # more than any node has
+    assert here.bound is not None
+    assert 0 < here.bound < here.memory
+    large, little = request_for(spec, 80 * 2**30, 0), request_for(spec, 2**29, 0)
+    assert 0 < large.gpus < 0.1
+    assert little.gpus == 1
+    assert large.options() == {"num_cpus": 1, "num_gpus": large.gpus}
+    untold = request_for(spec, 0, 0)
+    assert (untold.gpus, untold.bound) == (1, None)

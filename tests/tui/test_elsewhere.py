@@ -11,6 +11,7 @@ import pytest
 
 from engine.carried.process import Job
 from engine.cluster import Cluster
+from engine.control import RunControl
 from engine.errors import ClusterError
 from engine.events import RunContinued, RunEnded, StepsCompleted
 from engine.memory.nodes import NodeReading
@@ -78,7 +79,7 @@ async def test_from_one_to_another(make_app: MakeApp, carried: Carried, places: 
         app = make_app(attached=carried.run)
         async with app.run_test(size=(120, 36)) as pilot:
             await until(pilot, lambda: app.live and app.live.version == 6)
-            app.watch_run(other.run)
+            app.watcher.watch(other.run)
             await until(pilot, lambda: app.live and app.live.run == other.run and app.live.version == 3)
             assert app.live is not None
             assert app.live.spec.model == "resnet34"
@@ -93,7 +94,7 @@ async def test_what_cannot_be_watched_is_said(make_app: MakeApp, places: Places)
         number = store.create_run(SPEC)
         app = make_app()
         async with app.run_test(size=(120, 36)) as pilot:
-            app.watch_run(number)
+            app.watcher.watch(number)
             await until(pilot, lambda: "belongs to the terminal" in text_of(app))
 
 
@@ -102,7 +103,7 @@ async def test_while_a_run_is_live_here_none_is_watched(make_app: MakeApp, carri
     app = make_app(script, specs=[SPEC])
     async with app.run_test(size=(120, 36)) as pilot:
         await until(pilot, lambda: app.live and app.live.version == 5)
-        app.watch_run(carried.run)
+        app.watcher.watch(carried.run)
         await until(pilot, lambda: any("live in this window" in str(note.message) for note in app._notifications))
         assert app.live is not None
         assert app.live.run == 1
@@ -117,6 +118,9 @@ class FakeCarrier:
     def __init__(self, job: Job) -> None:
         self.job = job
         FakeCarrier.made.append(self)
+
+    def first(self, control: RunControl) -> int | None:
+        return next(self.runs())
 
     def runs(self, least: int = 1) -> Iterator[int]:
         with Store(self.job.places.database) as store:
@@ -159,8 +163,10 @@ async def test_a_single_run_on_a_cluster_is_carried_too(
         await until(pilot, lambda: "on Ray, on this machine: 2 workers a run" in text_of(app))
     app = make_app(specs=[SPEC], cluster=Cluster(None, 2))
     async with app.run_test(size=(120, 36)) as pilot:
-        await until(pilot, lambda: FakeCarrier.made and app.live and (app.live.over or app.live.version > 0))
-    assert FakeCarrier.made[0].job.specs == (SPEC,)
+        await until(pilot, lambda: app.live and app.live.ended is not None)
+        assert app.live is not None
+        assert (app.live.run, app.live.refused) == (1, None)
+    assert [made.job.specs for made in FakeCarrier.made if made.job.specs] == [(SPEC,)]
 
 
 def test_the_curves_go_back_where_workers_were_lost() -> None:

@@ -46,9 +46,11 @@ class QueueScreen(ModalScreen[None]):
         queue, live = self.app.queue, self.app.live
         running = f"{live.spec.model} on {live.spec.dataset}, {live.state}" if live and not live.over else "nothing"
         going = "goes on by itself" if queue.going else "held: g goes on"
-        if queue.on_cluster:
-            going = "each begins as soon as there is room; W in Results watches one"
         text = f"{queue.done} done, running: {running}\n{len(queue.waiting)} waiting, {going}"
+        if self.app.session.side_by_side:
+            text = (
+                f"{len(queue.begun)} begun on the cluster, watching: {running}\n{len(queue.waiting)} waiting for room"
+            )
         self.query_one("#state", Static).update(plain_content(text.splitlines()[0]) + "\n" + text.splitlines()[1])
         menu = self.query_one(Menu)
         rows = [
@@ -85,5 +87,5 @@ class QueueScreen(ModalScreen[None]):
         if action == "start":
             return (bool(self.app.queue.waiting) and not self.app.queue.going) or None
         if action == "hold":
-            return (self.app.queue.going and not self.app.queue.on_cluster) or None
+            return (self.app.queue.going and not self.app.session.side_by_side) or None
         return True

@@ -171,7 +171,7 @@ class ResultsScreen(Screen[None]):
 
     def action_watch(self) -> None:
         if self._table.chosen is not None:
-            self.app.watch_run(self._table.chosen)
+            self.app.watcher.watch(self._table.chosen)
 
     @work
     async def action_delete(self) -> None:

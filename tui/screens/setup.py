@@ -280,7 +280,7 @@ class SetupScreen(Screen[None]):
         RunSpec("digits", "resnet18" if self.model == _MORE else self.model, **values)  # type: ignore[arg-type]
 
     def show_plan(self) -> None:
-        if not self.is_mounted:
+        if not (self.is_mounted and self.query("#datasets")):  # or half taken down
             return
         if self.dataset == _YOUR_FOLDER:
             lines = [plain_content("enter asks for a folder of your own images: one folder a class")]
