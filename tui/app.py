@@ -174,7 +174,7 @@ class ReslabApp(App[None]):
     def _show_estimate(self) -> None:
         from tui.screens.setup import SetupScreen
 
-        if isinstance(self.screen, SetupScreen):
+        if self.screen_stack and isinstance(self.screen, SetupScreen):  # none while the app is being left
             self.screen.show_plan()
 
     def estimate(self, spec: RunSpec) -> str:
@@ -265,8 +265,9 @@ class ReslabApp(App[None]):
             text = f"epoch {live.epoch}/{live.spec.epochs}{' paused' if live.paused else ''}"
         if self.queue.waiting:
             text += f" · {len(self.queue.waiting)} waiting"
-        for bar in self.screen.query(ModeBar):
-            bar.show_live(text)
+        if self.screen_stack:  # none while the app is being left
+            for bar in self.screen.query(ModeBar):
+                bar.show_live(text)
 
     @on(GaugesRead)
     def _keep_gauges(self, message: GaugesRead) -> None:

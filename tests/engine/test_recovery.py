@@ -103,8 +103,10 @@ def weights_of(places: Places, number: int) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     ("model", "seed"),
     [
-        ("resnet20", 0), ("resnet20", 1), ("squeezenet1_1", 0), ("mobilenet_v3_small", 0),
+        ("resnet20", 0), ("squeezenet1_1", 0),
+        pytest.param("resnet20", 1, marks=pytest.mark.slow),
         pytest.param("squeezenet1_1", 1, marks=pytest.mark.slow),
+        pytest.param("mobilenet_v3_small", 0, marks=pytest.mark.slow),
         pytest.param("mobilenet_v3_small", 1, marks=pytest.mark.slow),
     ],
 )  # fmt: skip
@@ -425,6 +427,7 @@ def test_the_ledgers_sum_is_what_the_storages_hold(places: Places) -> None:
     assert lab.ledger.num_bytes == pytest.approx(live_bytes() - before, rel=0.02)
 
 
+@pytest.mark.slow
 def test_ten_runs_that_need_several_times_the_memory_finish_by_themselves(
     places: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:

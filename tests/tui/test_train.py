@@ -114,6 +114,23 @@ async def test_a_hang_up_stops_the_run_then_leaves(make_app: MakeApp) -> None:
     assert app.live.ended.status == "stopped"
 
 
+async def test_what_a_run_says_while_the_app_is_left_does_no_harm(make_app: MakeApp) -> None:
+    script = hold()
+    app = make_app(script)
+    async with app.run_test() as pilot:
+        await start(pilot, app)
+        app.exit()
+        await until(pilot, lambda: not app.is_running)
+    script.release.set()
+    app.session.wait()
+    assert not app.screen_stack
+    assert app.session.events
+    app.take_events()
+    app.show_status()
+    assert app.live
+    assert app.live.over
+
+
 async def test_validation_figures_are_called_so(make_app: MakeApp) -> None:
     from dataclasses import replace
 
@@ -367,6 +384,7 @@ class StripApp(App[None]):
         yield MemoryStrip()
 
 
+@pytest.mark.slow
 def test_two_threads_that_want_torch_wait_for_each_other(tmp_path: Path) -> None:
     """In a process of its own: enter pressed twice before torch is loaded once refused the run."""
     program = """
