@@ -147,7 +147,7 @@ def _add_places_to_train(parser: argparse.ArgumentParser, detach: bool = True) -
         **nothing,
     )
     group.add_argument(
-        "--sync-batchnorm", action="store_true", help="with --on: batch-norm over all workers, on GPUs", **nothing
+        "--sync-batchnorm", action="store_true", help="with --on: batch-norm over all workers", **nothing
     )
     if detach:
         group.add_argument("--detach", action="store_true", help="let the run go on without this terminal")

@@ -146,8 +146,6 @@ def _check_resources(spec: RunSpec, cluster: Cluster) -> bool:
         raise ClusterError(
             f"{cluster.num_workers} workers need as many processor cores, the cluster has {cpus}; take fewer workers"
         )
-    if cluster.sync_batchnorm and not use_gpu:
-        raise ClusterError("torch synchronises batch-norm on GPUs alone; leave it out, or choose norm=group")
     return use_gpu
 
 

@@ -19,11 +19,13 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from engine.datasets.batches import epoch_order, step_seed
 from engine.datasets.feeding import Batch, feed
 from engine.device import Placement
+from engine.training.batchnorm import SharedBatchNorm, shared_norms
 from engine.training.learner import LEAST_PART, Learner
 from engine.training.optim import set_learning_rate
 from engine.training.setup import Setup
@@ -60,13 +62,13 @@ class Crew:
     def leads(self) -> bool:
         return self.rank == 0
 
-    @property
-    def words(self) -> str:
-        """For a person: how many, where, and what batch-norm sees."""
+    def words(self, model: nn.Module) -> str:
+        """For a person: how many, where, and what batch-norm sees, if `model` has any."""
         nodes = "one machine" if self.on_nodes == 1 else f"{self.on_nodes} machines"
-        return (
-            f"{self.size} workers on {nodes}, batch-norm {'over all of them' if self.sync_batchnorm else 'per worker'}"
-        )
+        sees = ""
+        if any(isinstance(module, _BatchNorm) for module in model.modules()):
+            sees = f", batch-norm {'over all of them' if self.sync_batchnorm else 'per worker'}"
+        return f"{self.size} workers on {nodes}{sees}"
 
     def join(self, learner: Learner) -> Learner:
         """The learner that computes this process's part of each gradient."""
@@ -77,7 +79,7 @@ class Crew:
             warnings.simplefilter("ignore", FutureWarning)  # torch 2.15 has another name for it, 2.11 only this one
             # Each keeps its own statistics, of which only the first one's are used.
             network = DistributedDataParallel(learner.model, device_ids=devices, broadcast_buffers=False)
-        return CrewLearner(**own, network=network, crew=self)
+        return CrewLearner(**own, network=network, crew=self, norms=shared_norms(learner.model))
 
     def part(self, num_images: int) -> tuple[int, int]:
         """Where this process's part of a batch starts and ends; (0, 0) where the batch is too small to give it one."""
@@ -115,6 +117,7 @@ class Crew:
 class CrewLearner(Learner):
     network: nn.Module
     crew: Crew
+    norms: tuple[SharedBatchNorm, ...]
 
     def compute_gradients(
         self, batch: Batch, epoch: int, number: int, micro_batch: int | None = None
@@ -131,6 +134,8 @@ class CrewLearner(Learner):
         start, stop = self.crew.part(len(labels))
         share = (stop - start) / len(labels)
         mine = slice(start, stop) if share else slice(0, LEAST_PART)
+        for norm in self.norms:
+            norm.counts = share > 0
         self._begin()
         with torch.autocast(self.placement.device.type, self.placement.dtype, enabled=self.placement.autocast):
             logits = self.network(self.prepare(pixels[mine]))

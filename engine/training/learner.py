@@ -21,6 +21,7 @@ from engine.device import Placement
 from engine.models.building import build_model, freeze_backbone
 from engine.shape import DataShape
 from engine.spec import RunSpec
+from engine.training.batchnorm import share_batchnorm
 from engine.training.guard import StepGuard
 from engine.training.optim import build_optimizer
 
@@ -111,7 +112,7 @@ def build_learner(
     """Build all of it on the device. `moments` are mean and std per channel for pixels from 0 to 1.
 
     A forecast builds it without a seed, and `frozen` without the weights that freezing asks for. `sync_batchnorm` lets
-    batch-norm see the parts of all processes, on GPUs alone. Not `weighted`, a checkpoint will be put in.
+    batch-norm see the parts of all processes. Not `weighted`, a checkpoint will be put in.
 
     Raises:
         ModelError: the network cannot take such images, or the weights do not do.
@@ -120,7 +121,7 @@ def build_learner(
     if frozen:
         freeze_backbone(model)
     if sync_batchnorm:
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        model = share_batchnorm(model)
     if placement.device.type != "cpu":
         model = model.to(placement.device, memory_format=placement.memory_format)  # type: ignore[call-overload]
     elif placement.memory_format is not torch.contiguous_format:

@@ -160,7 +160,7 @@ def set_up(
     return Setup(
         run=run, spec=spec, placement=placement, data=data, learner=learner, recovery=recovery, bounds=bounds,
         forecast=plan.forecast, room_bytes=plan.room_bytes, dropped_bytes=plan.dropped_bytes, crew=crew,
-        workers=crew.words if crew else known.workers,
+        workers=crew.words(learner.model) if crew else known.workers,
     )  # fmt: skip
 
 

@@ -6,7 +6,8 @@ import multiprocessing
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -14,15 +15,18 @@ from unittest.mock import patch
 import pytest
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from engine.cluster import Cluster
 from engine.control import RunControl
 from engine.datasets.batches import Preparation
 from engine.device import choose_placement
-from engine.events import Event, RunEnded, RunStarted, StepsCompleted
+from engine.events import Evaluated, Event, RunEnded, RunStarted, StepsCompleted
 from engine.memory.ledger import Ledger
+from engine.models.building import build_model
 from engine.paths import Places
 from engine.runs import Lab, run
+from engine.shape import DataShape
 from engine.spec import RunSpec
 from engine.training.crew import Crew, follow
 from engine.training.setup import Known, set_up
@@ -43,31 +47,60 @@ def alone(spec: RunSpec, folder: Path) -> list[Event]:
     return events
 
 
-def work(
-    rank: int, size: int, port: int, spec: RunSpec, folder: Path, stop_at: int, poisoned: int, results: Any
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What a crew is to do: stop from step `stop_at` on, meet a bad loss at step `poisoned`, compute in float64."""
+
+    size: int
+    spec: RunSpec
+    folder: Path
+    stop_at: int = 10**9
+    poisoned: int = 0
+    sync_batchnorm: bool = False
+    wide: bool = False
+
+
+def work(rank: int, port: int, trial: Trial, results: Any) -> None:
     """One process of a crew, on two machines as it were told."""
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RESLAB_TUNE="0")
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=size)
-    crew = Crew.assemble(on_nodes=2)
-    places, control = places_in(folder), RunControl()
+    dist.init_process_group("gloo", rank=rank, world_size=trial.size)
+    with in_float64() if trial.wide else nullcontext():
+        results.put((rank, carry_out(Crew.assemble(2, trial.sync_batchnorm), trial)))
+
+
+def carry_out(crew: Crew, trial: Trial) -> tuple[list[Event], Ending] | str:
+    spec, places, control = trial.spec, places_in(trial.folder), RunControl()
     if not crew.leads:
         _, setup = drain(set_up(1, spec, places, Ledger(), control, choose_placement(spec), Known(), None, crew))
-        with spoilt(poisoned):
+        with spoilt(trial.poisoned):
             follow(setup, crew)
-        results.put((rank, "left"))
-        return
-    events = []
+        return "left"
+    events: list[Event] = []
     training = train(1, spec, places, Ledger(), control, crew=crew)
     while True:
         try:
             events.append(next(training))
         except StopIteration as end:
-            results.put((rank, (events, end.value)))
-            return
-        if isinstance(events[-1], StepsCompleted) and events[-1].last_step >= stop_at:
+            return events, end.value
+        if isinstance(events[-1], StepsCompleted) and events[-1].last_step >= trial.stop_at:
             control.stop()
+
+
+@contextmanager
+def in_float64() -> Iterator[None]:
+    """The network computes in float64, so that rounding does not grow to what can be seen within an epoch."""
+
+    def build(spec: RunSpec, shape: DataShape, seeded: bool, weighted: bool) -> nn.Module:
+        network = build_model(spec, shape, seeded, weighted)
+        if not seeded:  # the forecast's
+            return network
+        network.double()
+        network.register_forward_pre_hook(lambda module, given: (given[0].double(),))
+        return network
+
+    with patch("engine.training.learner.build_model", build):
+        yield
 
 
 @contextmanager
@@ -84,32 +117,32 @@ def spoilt(step: int) -> Iterator[None]:
         yield
 
 
-def together(
-    size: int, spec: RunSpec, folder: Path, stop_at: int = 10**9, poisoned: int = 0
-) -> tuple[list[Event], Ending]:
+def together(trial: Trial) -> tuple[list[Event], Ending]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["tests.engine.test_crew"])
     results = processes.Queue()
-    crew = [
-        processes.Process(target=work, args=(rank, size, port, spec, folder, stop_at, poisoned, results))
-        for rank in range(size)
-    ]
+    crew = [processes.Process(target=work, args=(rank, port, trial, results)) for rank in range(trial.size)]
     for process in crew:
         process.start()
     found = dict(results.get(timeout=100) for _ in crew)
     for process in crew:
         process.join(20)
         assert process.exitcode == 0
-    assert [found[rank] for rank in range(1, size)] == ["left"] * (size - 1)
+    assert [found[rank] for rank in range(1, trial.size)] == ["left"] * (trial.size - 1)
     events, ending = found[0]
     return events, ending
 
 
 def losses(events: list[Event]) -> list[float]:
     return [loss for event in events if isinstance(event, StepsCompleted) for loss in event.losses]
+
+
+def evaluations(events: list[Event]) -> list[float]:
+    """The mean losses, which hang on the running statistics."""
+    return [event.metrics.loss for event in events if isinstance(event, Evaluated)]
 
 
 @pytest.mark.parametrize(
@@ -126,15 +159,36 @@ def losses(events: list[Event]) -> list[float]:
 def test_the_losses_are_those_of_one_process(size: int, changes: dict[str, Any], tmp_path: Path) -> None:
     spec = SPEC.replace(**changes)
     expected = losses(alone(spec, tmp_path / "alone"))
-    events, ending = together(size, spec, tmp_path / "together")
+    events, ending = together(Trial(size, spec, tmp_path / "together"))
     assert ending.status == "completed"
     assert losses(events) == pytest.approx(expected, abs=1e-5)
     assert len(expected) == -(-1437 // spec.batch_size)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"norm": "batch", "batch_size": 717},  # one process has nothing to do in the end, and must not count
+        pytest.param({"norm": "batch", "learning_rate": 0.1}, marks=pytest.mark.slow),
+        pytest.param({"norm": "batch", "model": "resnet18", "learning_rate": 0.1}, marks=pytest.mark.slow),
+        pytest.param({"norm": "group", "learning_rate": 0.1}, marks=pytest.mark.slow),
+    ],
+)
+def test_in_float64_they_are_so_at_every_learning_rate(changes: dict[str, Any], tmp_path: Path) -> None:
+    """With batch-norm over all processes too, whose statistics are then those of the whole batch."""
+    spec = SPEC.replace(**changes)
+    with in_float64():
+        expected = alone(spec, tmp_path / "alone")
+    events, ending = together(Trial(2, spec, tmp_path / "together", sync_batchnorm=True, wide=True))
+    assert ending.status == "completed"
+    assert losses(events) == pytest.approx(losses(expected), abs=1e-5)
+    for mine, other in zip(evaluations(events), evaluations(expected), strict=True):
+        assert mine == pytest.approx(other, abs=1e-5)
+
+
 @pytest.mark.slow
 def test_it_says_who_worked_and_what_batch_norm_saw(tmp_path: Path) -> None:
-    events, ending = together(2, SPEC.replace(norm="batch"), tmp_path, stop_at=1)
+    events, ending = together(Trial(2, SPEC.replace(norm="batch"), tmp_path, stop_at=1))
     (started,) = (event for event in events if isinstance(event, RunStarted))
     assert started.resolved.workers == "2 workers on 2 machines, batch-norm per worker"
     assert ending.status == "stopped"
@@ -142,7 +196,7 @@ def test_it_says_who_worked_and_what_batch_norm_saw(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_ends_it_for_all(tmp_path: Path) -> None:
-    events, ending = together(2, SPEC, tmp_path, poisoned=5)
+    events, ending = together(Trial(2, SPEC, tmp_path, poisoned=5))
     assert ending.status == "diverged"
     assert "not finite at step 5" in str(ending.error)
     assert len(losses(events)) == 4

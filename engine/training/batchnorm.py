@@ -1,0 +1,131 @@
+"""Batch-norm over the parts of all processes, on processors as well as on GPUs (torch's own knows GPUs alone).
+
+Forward exchanges count, mean and sum of squared deviations of each channel once, and combines them as Chan, Golub and
+LeVeque do (Updating formulae and a pairwise algorithm for computing sample variances, 1979): no difference of two large
+sums. Backward exchanges the two sums that the gradient of the images needs. So the processes together compute what one
+would of the whole batch, up to the order of its sums.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class SharedBatchNorm(nn.BatchNorm2d):
+    """As torch's BatchNorm1d, 2d or 3d, for images (N, C) or (N, C, …); its weights go by the same names.
+
+    Where `counts` is false, this process's images are normalised with all others' statistics and add nothing to them.
+    """
+
+    counts = True
+
+    @classmethod
+    def like(cls, norm: _BatchNorm) -> SharedBatchNorm:
+        """One with the very parameters and statistics of `norm`."""
+        own = cls(
+            norm.num_features,
+            norm.eps,
+            norm.momentum,
+            norm.affine,
+            norm.track_running_stats,
+            device=torch.device("meta"),
+        )
+        own._parameters.update(norm._parameters)
+        own._buffers.update(norm._buffers)
+        own.train(norm.training)
+        return own
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() < 2:
+            raise ValueError(f"expected images of at least two dimensions, got {input.dim()}")
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(input)
+        self._check_input_dim(input)
+        count, mean, variance = self._statistics(input.detach())
+        self._remember(count, mean, variance)
+        statistics = (count, mean, variance, self.counts, self.eps)
+        normalised: Tensor = _Normalise.apply(input, self.weight, self.bias, *statistics)
+        return normalised
+
+    def _statistics(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """How many values a channel has in all parts, (1,), their mean and their biased variance, (C,)."""
+        wide = images if images.dtype is torch.float64 else images.float()
+        over = _all_but_channels(images)
+        variance, mean = torch.var_mean(wide, dim=over, correction=0)
+        size = images.numel() // images.shape[1] if self.counts else 0
+        own = torch.cat((mean.new_full((1,), size), mean, variance * size))
+        parts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, own)
+        counts, means, squares = torch.split(torch.stack(parts), [1, len(mean), len(mean)], dim=1)
+        count = counts.sum(dim=0)
+        mean = (counts * means).sum(dim=0) / count
+        squares = squares.sum(dim=0) + (counts * (means - mean).square()).sum(dim=0)
+        return count, mean, squares / count
+
+    @torch.no_grad()
+    def _remember(self, count: Tensor, mean: Tensor, variance: Tensor) -> None:
+        """Move the running statistics towards these, with the unbiased variance, as torch does."""
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked.add_(1)
+        share = self.momentum if self.momentum is not None else 1 / float(self.num_batches_tracked)
+        self.running_mean.lerp_(mean, share)
+        self.running_var.lerp_(variance * (count / (count - 1)), share)
+
+
+class _Normalise(torch.autograd.Function):
+    """(x - mean) / √(variance + eps) · weight + bias, where mean and variance are those of all processes' images."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, images: Tensor, weight: Tensor | None, bias: Tensor | None, count: Tensor, mean: Tensor,
+        variance: Tensor, counts: bool, eps: float,
+    ) -> Tensor:  # fmt: skip
+        ctx.counts = counts
+        ctx.save_for_backward(images, weight, count, mean, torch.rsqrt(variance + eps))
+        return F.batch_norm(images, mean, variance, weight, bias, training=False, eps=eps)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        images, weight, count, mean, scale = ctx.saved_tensors
+        grad = grads[0]
+        over = _all_but_channels(images)
+        shape = (1, -1, *(1,) * (images.dim() - 2))
+        unit = (images - mean.view(shape)).mul_(scale.view(shape))
+        wide = grad if grad.dtype is torch.float64 else grad.float()
+        own = torch.stack((wide.sum(dim=over), (wide * unit).sum(dim=over)))
+        total = own.clone()
+        dist.all_reduce(total)
+        factor = (scale if weight is None else scale * weight).view(shape)
+        if ctx.counts:  # mean and variance hang on these images
+            along, turning = (part.view(shape) for part in total / count)
+            wide = (wide - along).sub_(unit.mul_(turning))
+        learned = (None, None) if weight is None else (own[1], own[0])
+        return (wide * factor).to(images.dtype), *learned, *(None,) * 5
+
+
+def _all_but_channels(images: Tensor) -> tuple[int, ...]:
+    return (0, *range(2, images.dim()))
+
+
+def share_batchnorm(model: nn.Module) -> nn.Module:
+    """Put a SharedBatchNorm in the place of every batch-norm of `model` that is not frozen; returns the model."""
+    if isinstance(model, _BatchNorm) and model.training:
+        return SharedBatchNorm.like(model)
+    for name, child in model.named_children():
+        shared = share_batchnorm(child)
+        if shared is not child:
+            setattr(model, name, shared)
+    return model
+
+
+def shared_norms(model: nn.Module) -> tuple[SharedBatchNorm, ...]:
+    return tuple(module for module in model.modules() if isinstance(module, SharedBatchNorm))
