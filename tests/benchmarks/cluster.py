@@ -167,12 +167,14 @@ def rates(num_runs: int = 50) -> None:
 
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     exchange: Any = ray.remote(Exchange).remote()
-    ray.get(exchange.open.remote(1, Newest()))
-    ticket, _ = ray.get(exchange.enter.remote(1))
-    began, num_calls = time.perf_counter(), 4000
-    for _ in range(num_calls // 200):
-        ray.get([exchange.tell.remote(1, ticket, batch, events[:1]) for batch in range(100)])
-        ray.get([exchange.take.remote(1, 0.0) for _ in range(100)])
-    calls_per_s = num_calls / (time.perf_counter() - began)
+    rooms, rounds = range(100), 20
+    ray.get([exchange.open.remote(run, Newest()) for run in rooms])
+    tickets = [ticket for ticket, _ in ray.get([exchange.enter.remote(run) for run in rooms])]
+    began, num_taken = time.perf_counter(), 0
+    for batch in range(1, rounds + 1):  # as each run's worker and driver do: one call at a time
+        ray.get([exchange.tell.remote(run, tickets[run], batch, events[:1]) for run in rooms])
+        num_taken += sum(map(len, ray.get([exchange.take.remote(run, 1.0) for run in rooms])))
+    calls_per_s = 2 * rounds * len(rooms) / (time.perf_counter() - began)
+    assert num_taken == rounds * len(rooms), num_taken
     ray.shutdown()
     print(f"  exchange: {calls_per_s:,.0f} calls/s: {calls_per_s / _CALLS_PER_RUN:,.0f} runs at once at most")

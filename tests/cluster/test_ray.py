@@ -17,7 +17,8 @@ from typing import Any
 import psutil
 import pytest
 
-from engine.cluster import Cluster, require_ray, versions_differ
+from engine.carried.stream import Asked
+from engine.cluster import Cluster, require_ray
 from engine.control import RunControl
 from engine.events import Event, RunContinued, RunEnded, RunStarted, StepsCompleted
 from engine.memory.nodes import read_nodes
@@ -31,11 +32,15 @@ if find_spec("ray") is None:
 require_ray()  # before it is imported, or under `uv run` it would send this whole folder to its workers
 
 import ray  # noqa: E402
+from ray.exceptions import RayError  # noqa: E402
 
-from engine.cluster.nodes import NodeWatch  # noqa: E402  # they import Ray
+from engine.cluster.driver import connected  # noqa: E402  # they import Ray
+from engine.cluster.nodes import NodeWatch  # noqa: E402
 from engine.cluster.queue import Given, Recorded, Scheduler  # noqa: E402
-from engine.cluster.request import request_for  # noqa: E402
+from engine.cluster.request import Request, request_for  # noqa: E402
+from engine.cluster.task import Task, Teller  # noqa: E402
 from tests.cluster.nodes import nodes, watched  # noqa: E402
+from tests.fakes import events_of  # noqa: E402
 
 pytestmark = pytest.mark.cluster
 
@@ -122,6 +127,83 @@ def test_a_worker_that_fails_says_why(machine: None, tmp_path: Path) -> None:
     end = ended(list(run(spec, Lab(places_in(tmp_path / "lab"), cluster=TWO), RunControl())))
     assert end.status == "failed"
     assert "no image in" in str(end.error)
+
+
+def test_several_workers_reach_what_one_does(machine: None, tmp_path: Path) -> None:
+    """ResNet-18, batch-norm per worker: three seeds each, whose means are no further apart than one side's seeds."""
+    found = []
+    for cluster in (None, TWO):
+        lab = Lab(places_in(tmp_path / str(cluster is None)), cluster=cluster)
+        accuracies = []
+        for seed in range(3):
+            end = ended(list(run(RunSpec("digits", "resnet18", seed=seed, dtype="float32"), lab, RunControl())))
+            assert end.final is not None, end.error
+            accuracies.append(end.final.accuracy)
+        found.append(accuracies)
+    apart = abs(mean(found[0]) - mean(found[1]))
+    assert apart <= max(max(accuracies) - min(accuracies) for accuracies in found)
+
+
+class Deaf:
+    """An exchange that does not answer the first `times` calls, but has heard them."""
+
+    def __init__(self, times: int, asked: Asked) -> None:
+        self.times, self.asked = times, asked
+        self.heard: list[tuple[int, int, list[Any]]] = []
+        self.tell = self
+
+    def remote(self, run: int, ticket: int, batch: int, events: list[Any]) -> Any:
+        self.heard.append((ticket, batch, events))
+        if len(self.heard) <= self.times:
+            raise RayError("no answer")
+        return ray.put(self.asked)
+
+
+def test_events_that_are_not_answered_are_sent_again_by_the_same_number(machine: None, tmp_path: Path) -> None:
+    deaf, control = Deaf(2, Asked(pause=True)), RunControl()
+    teller = Teller(Task(1, SPEC, places_in(tmp_path), False, deaf, {}), 7, control)
+    (told,) = (event for event in events_of(SPEC) if isinstance(event, RunStarted))
+    teller.tell(told)
+    teller.close()
+    said = [call for call in deaf.heard if call[2]]
+    assert said[0] == (7, said[0][1], [told])
+    assert len(said) in (1, 2, 3)
+    assert all(call == said[0] for call in said)
+    assert len({batch for _, batch, _ in deaf.heard[:3]}) == 1
+    assert control.pause_requested
+
+
+def test_a_run_whose_driver_is_gone_stops(machine: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.cluster.task._PATIENCE_S", 0.3)
+    deaf, control = Deaf(10**6, Asked()), RunControl()
+    teller = Teller(Task(1, SPEC, places_in(tmp_path), False, deaf, {}), 7, control)
+    deadline = time.monotonic() + 20
+    while not control.stop_requested:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert control.stop_reason == "the driver of the run was lost"
+    teller.close()
+
+
+def test_what_no_node_can_carry_is_tried_three_times_and_recorded(
+    machine: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries, begun, places = [], list[int](), places_in(tmp_path)
+
+    def take_seat(request: Request) -> Any:
+        tries.append(request)
+        raise RayError("no module named engine\nand much more")
+
+    monkeypatch.setattr("engine.cluster.queue.take_seat", take_seat)
+    monkeypatch.setattr("engine.cluster.queue._REST_S", 0.0)
+    specs = [SPEC, SPEC.replace(seed=1)]
+    Scheduler(Given(specs), places, Cluster("the test's"), RunControl(), begun.append).carry()
+    assert len(tries) == 6
+    with Store(places.database) as store:
+        records = store.runs()
+    assert [(record.status, record.spec["seed"]) for record in records] == [("failed", 1), ("failed", 0)]
+    assert "no node of the cluster can carry it (no module named engine);" in str(records[0].error)
+    assert begun == [1, 2]
 
 
 @pytest.fixture
@@ -242,24 +324,14 @@ def test_by_the_command_line_and_picked_up_by_another_terminal(tmp_path: Path) -
     assert record["workers"].startswith("2 workers")
 
 
-def test_several_workers_reach_what_one_does(machine: None, tmp_path: Path) -> None:
-    """ResNet-18, batch-norm per worker: three seeds each, whose means are no further apart than one side's seeds."""
-    found = []
-    for cluster in (None, TWO):
-        lab = Lab(places_in(tmp_path / str(cluster is None)), cluster=cluster)
-        accuracies = []
-        for seed in range(3):
-            end = ended(list(run(RunSpec("digits", "resnet18", seed=seed, dtype="float32"), lab, RunControl())))
-            assert end.final is not None, end.error
-            accuracies.append(end.final.accuracy)
-        found.append(accuracies)
-    apart = abs(mean(found[0]) - mean(found[1]))
-    assert apart <= max(max(accuracies) - min(accuracies) for accuracies in found)
-
-
-def test_versions_that_differ_are_refused_by_name() -> None:
-    mine = {"python": "3.12.1", "torch": "2.15.0"}
-    assert versions_differ(mine, dict(mine)) is None
-    said = versions_differ(mine, {**mine, "torch": "2.11.0"})
-    assert said is not None
-    assert "torch 2.11.0 and 2.15.0" in said
+def test_a_signal_finds_the_handler_that_was_there(tmp_path: Path) -> None:
+    """Ray's own would leave at once, and the last row of a run unwritten."""
+    ray.shutdown()
+    before, heard = signal.getsignal(signal.SIGTERM), list[int]()
+    signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    try:
+        with connected(Cluster(), places_in(tmp_path)):
+            signal.raise_signal(signal.SIGTERM)
+        assert heard == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
