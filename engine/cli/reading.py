@@ -56,8 +56,9 @@ def list_runs(places: Places, as_json: bool) -> int:
     if not runs:
         print("no runs yet; reslab train digits resnet18 makes one")
         return 0
-    rows = [("RUN", "WHEN", "DATASET", "MODEL", "STATUS", "UNTRAINED", "FINAL", "IMAGES/S", "TIME")]
-    print(columns([*rows, *map(_run_row, runs)], right=(0, 5, 6, 7, 8)))
+    header = ("RUN", "WHEN", "DATASET", "MODEL", "STATUS", "UNTRAINED", "FINAL", "IMAGES/S", "TIME", "WHERE")
+    num_columns = len(header) if any(run.workers for run in runs) else len(header) - 1
+    print(columns([row[:num_columns] for row in (header, *map(_run_row, runs))], right=(0, 5, 6, 7, 8)))
     return 0
 
 
@@ -72,6 +73,7 @@ def _run_row(run: RunRecord) -> tuple[str, ...]:
         percent(run.final.accuracy if run.final else None),
         f"{run.train_images_per_s:,.0f}" if run.train_images_per_s else "–",
         duration(run.elapsed_s),
+        safe_text(run.workers or "here", 80),
     )
 
 

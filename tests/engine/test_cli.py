@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,13 @@ from engine.cli import main, training
 from engine.cli.parser import build_parser, specs_from
 from engine.control import RunControl
 from engine.errors import SpecError
-from engine.events import RunContinued, StepsCompleted
+from engine.events import RunContinued, RunStarted, StepsCompleted
 from engine.opening import Opening
-from engine.paths import Places
+from engine.paths import Places, find_places
+from engine.results.store import Store
 from engine.spec import RunSpec
 from tests.engine.test_datasets import make_folder
-from tests.fakes import started
+from tests.fakes import events_of, started
 
 OPENED: list[Opening] = []
 
@@ -97,6 +99,23 @@ def test_runs_show_export_and_delete(trained: list[dict[str, Any]], capsys: pyte
     assert reslab("delete", "1") == 0
     assert output_of(capsys, "runs", "--json") == []
     assert not Path(os.environ["RESLAB_HOME"], "1").exists()
+
+
+def test_where_runs_trained_is_listed_once_one_did_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
+    spec = RunSpec("digits", "resnet18")
+    with Store(find_places().database) as store:
+        for workers in ("", "2 workers on one machine, batch-norm per worker"):
+            events = events_of(spec, store.create_run(spec))
+            assert isinstance(events[0], RunStarted)
+            events[0] = replace(events[0], resolved=replace(events[0].resolved, workers=workers))
+            for event in events:
+                store.record(event)
+            assert reslab("runs") == 0
+    alone, both = capsys.readouterr().out.split("RUN")[1:]
+    assert "WHERE" not in alone
+    assert [line.rstrip().rpartition("  ")[2] for line in both.splitlines()] == [
+        "WHERE", "2 workers on one machine, batch-norm per worker", "here"
+    ]  # fmt: skip
 
 
 def test_lists_need_no_run(capsys: pytest.CaptureFixture[str]) -> None:
