@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from engine.errors import ClusterError
+
+_TOKEN = ".ray/auth_token"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,14 @@ def require_ray() -> None:
     # Ray knows of a lost node only after a while, and meanwhile waits so long for room on it.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "10")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else Ray warns of what it will change
+    if _has_token():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray's own default, but not for a cluster's address
+
+
+def _has_token() -> bool:
+    """Whether there is what Ray's nodes know each other by, in one of the three places where Ray looks for it."""
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return bool(os.environ.get("RAY_AUTH_TOKEN")) or (Path(named) if named else Path.home() / _TOKEN).is_file()
 
 
 def find_cluster(text: str, num_workers: int = 1, sync_batchnorm: bool = False) -> Cluster:

@@ -7,8 +7,10 @@ imported after `engine.cluster.require_ray`.
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import signal
+import socket
 import threading
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -33,6 +35,8 @@ from engine.paths import Places
 from engine.spec import RunSpec
 from engine.training.resuming import Resume
 from engine.training.train import Ending
+
+_KNOCK_S = 5.0
 
 
 def train_on_ray(
@@ -110,6 +114,8 @@ def connected(cluster: Cluster, places: Places) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    if cluster.address:
+        _knock(cluster.address)
     handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
@@ -122,7 +128,10 @@ def connected(cluster: Cluster, places: Places) -> Iterator[None]:
     except Exception as error:
         where = f"the Ray cluster at {cluster.address}" if cluster.address else "Ray on this machine"
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ClusterError(f"cannot reach {where} ({first})") from error
+        said = f"cannot reach {where} ({first})"
+        if cluster.address and os.environ.get("RAY_AUTH_MODE") != "token":
+            said += "; a cluster with token authentication wants its head's ~/.ray/auth_token here as well"
+        raise ClusterError(said) from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)  # Ray's own leaves at once, and the run's last row unwritten
     watch = NodeWatch(places)
@@ -131,6 +140,20 @@ def connected(cluster: Cluster, places: Places) -> Iterator[None]:
     finally:
         watch.close()
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raise ClusterError where nobody answers at HOST:PORT; Ray itself would try for over a minute."""
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdigit():  # a name of Ray's, such as auto
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _KNOCK_S).close()
+    except (OSError, OverflowError) as error:
+        raise ClusterError(
+            f"nobody answers at {address} ({getattr(error, 'strerror', None) or error}); ray start --head prints the "
+            "address of the cluster that it begins"
+        ) from error
 
 
 def _check_resources(spec: RunSpec, cluster: Cluster) -> bool:

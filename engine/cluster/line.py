@@ -41,13 +41,19 @@ class Line:
     """The driver's end of the line to one run's workers.
 
     Raises:
-        ClusterError: from any method, where the cluster's head is gone.
+        ClusterError: from any method, where the cluster's head is gone or takes nothing.
     """
 
     def __init__(self, run: int, newest: Newest) -> None:
         self.exchange = _exchange()
         self._run, self._asked = run, Asked()
-        self._done(self.exchange.open.remote(run, newest))
+        try:
+            ray.get(self.exchange.open.remote(run, newest))
+        except RayError as error:
+            raise ClusterError(
+                f"the cluster's head takes no work from here ({type(error).__name__}); one begun without token "
+                "authentication wants RAY_AUTH_MODE=disabled here, too, or to be begun anew where ~/.ray/auth_token is"
+            ) from error
 
     def take(self) -> list[Event | Ending]:
         """What they have told; waits a moment for it."""

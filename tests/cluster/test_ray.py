@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import mean
@@ -322,6 +324,51 @@ def test_by_the_command_line_and_picked_up_by_another_terminal(tmp_path: Path) -
     listed = subprocess.run((*command, "runs", "--json"), capture_output=True, text=True, check=True)
     (record,) = json.loads(listed.stdout)
     assert record["workers"].startswith("2 workers")
+
+
+@contextmanager
+def running_cluster(**environment: str) -> Iterator[str]:
+    """`ray start --head` with these variables; its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = (str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", f"--port={port}")
+    head = subprocess.Popen(
+        (*command, "--num-cpus=2", "--include-dashboard=false"), env=os.environ | environment,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        yield f"127.0.0.1:{port}"
+    finally:
+        head.send_signal(signal.SIGINT)
+        head.wait(60)
+
+
+def test_a_cluster_that_runs_already_is_reached_by_its_address(tmp_path: Path) -> None:
+    """With Ray's tokens on both sides, on one alone, and where nobody answers."""
+    token = {"RAY_AUTH_TOKEN": "0" * 64}
+
+    def train(address: str, **environment: str) -> dict[str, Any]:
+        words = ("train", "digits", "resnet20", "--epochs", "1", "--on", f"ray:{address}", "--json")
+        command = (sys.executable, "-m", "tui", "--home", str(tmp_path), *words)
+        environment = {name: text for name, text in os.environ.items() if name != "RAY_AUTH_MODE"} | environment
+        done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment)
+        end: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return end
+
+    ray.shutdown()
+    with running_cluster(RAY_AUTH_MODE="token", **token) as address:
+        assert train(address, **token)["status"] == "completed"
+    assert f"nobody answers at {address} (Connection refused)" in train(address, **token)["error"]
+    with running_cluster(RAY_AUTH_MODE="disabled") as address:
+        assert "wants RAY_AUTH_MODE=disabled here, too" in train(address, **token)["error"]
+        assert train(address, RAY_AUTH_MODE="disabled")["status"] == "completed"
 
 
 def test_a_signal_finds_the_handler_that_was_there(tmp_path: Path) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
 
 from engine.carried.stream import Asked
-from engine.cluster import versions_differ
+from engine.cluster import require_ray, versions_differ
 from engine.cluster.exchange import Exchange, Newest
 from engine.events import CheckpointSaved, Event, RunStarted, StepsCompleted, plain
 from engine.spec import RunSpec
@@ -81,6 +85,37 @@ async def test_the_driver_waits_for_what_comes() -> None:
     await asyncio.sleep(0)
     await exchange.tell(1, ticket, 1, [STEPS[0]])
     assert await asyncio.wait_for(waiting, 5.0) == [STEPS[0]]
+
+
+@pytest.mark.parametrize("where", ["RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "home", "nowhere", "named file is missing"])
+def test_a_token_is_used_wherever_ray_finds_one(where: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Ray itself asks for none when it is given an address."""
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("engine.cluster.find_spec", lambda name: name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".ray").mkdir()
+    match where:
+        case "RAY_AUTH_TOKEN":
+            monkeypatch.setenv(where, "0" * 64)
+        case "RAY_AUTH_TOKEN_PATH":
+            (tmp_path / "token").write_text("0" * 64)
+            monkeypatch.setenv(where, str(tmp_path / "token"))
+        case "home" | "named file is missing":
+            (tmp_path / ".ray" / "auth_token").write_text("0" * 64)
+            if where != "home":
+                monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
+    require_ray()
+    found = os.environ.pop("RAY_AUTH_MODE", None)
+    assert found == ("token" if where in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "home") else None)
+
+
+def test_what_a_person_asks_of_ray_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.cluster.find_spec", lambda name: name)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    require_ray()
+    assert os.environ["RAY_AUTH_MODE"] == "disabled"
 
 
 def test_versions_that_differ_are_refused_by_name() -> None:
