@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import IO
 
 from engine.control import Control
 from engine.errors import FetchError
+from engine.locking import open_alone
 from engine.progress import LoadingStopped, Progress
 
 _BLOCK = 1 << 18  # bytes
@@ -28,7 +27,8 @@ def fetch(
     """Download `path` from the first of `urls` that has it, unless it is already there and whole.
 
     `hash_start` is what the file's hash by `algorithm` (hashlib's name) begins with, or the whole of it. What has come
-    before a failure or a stop stays beside it as `*.part`, and the next call asks for the rest alone.
+    before a failure or a stop stays beside it as `*.part`, and the next call asks for the rest alone. While another
+    process downloads the same, this one waits for it.
 
     Raises:
         FetchError: no address could be read, or what came is not the published file.
@@ -39,7 +39,10 @@ def fetch(
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     problems = []
-    with _locked(part) as file:
+    with (yield from open_alone(part, f"download {path.name}", control)) as file:
+        if path.is_file() and _hash(path, algorithm).startswith(hash_start):  # by whom this one has waited for
+            part.unlink()
+            return
         for url in urls:
             try:
                 yield from _fetch_rest(url, file, control)
@@ -54,16 +57,6 @@ def fetch(
         if not part.stat().st_size:
             part.unlink()
     raise FetchError(f"could not download {path.name} ({'; '.join(problems)})")
-
-
-@contextlib.contextmanager
-def _locked(part: Path) -> Iterator[IO[bytes]]:
-    with part.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise FetchError(f"another process is downloading {part.stem}; wait for it") from None
-        yield file
 
 
 def _fetch_rest(url: str, file: IO[bytes], control: Control) -> Generator[Progress, None, None]:

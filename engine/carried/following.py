@@ -42,12 +42,13 @@ def follow(run: int, places: Places, control: RunControl, begun: bool = False) -
     try:
         file = stream_path(folder).open("rb")
     except OSError:
-        if begun:  # it ended between two looks
-            yield _ended(_record(run, places))
+        record = _record(run, places)
+        if begun and record.status != "running":  # it ended between two looks
+            yield _ended(record)
             return
         raise StoreError(
-            f"run {run} cannot be followed: it belongs to the terminal that it was started in; runs begun with "
-            "--detach or --on ray can be"
+            f"run {run} cannot be followed: it belongs to the terminal that it was started in (runs begun with "
+            f"--detach or --on ray can be), or its stream could not be written; {places.log} may say why"
         ) from None
     asking = _Asking(folder, control)
     with file:

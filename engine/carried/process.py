@@ -32,6 +32,7 @@ from engine.spec import RunSpec
 
 _LISTEN_S = 0.1
 _ASK_EVERY_S = 2.0
+_STOPPED = 3  # exit code
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ class Carrier:
     """The process of a job, from the side of whoever started it. Closing changes nothing for the runs."""
 
     def __init__(self, job: Job) -> None:
-        self._log = job.places.log
+        self._log, self._stopped = job.places.log, False
         root = str(Path(__file__).resolve().parents[2])
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
         self._process = subprocess.Popen(
@@ -115,11 +116,18 @@ class Carrier:
                     self._process.wait()
                     raise ReslabError(answer["error"])
                 yield int(answer["run"])
+        code = self._process.wait()
         if not said and least:
             raise ReslabError(f"the process that was to carry the run ended at once; {self._log} may say why")
+        if code and not self._stopped:
+            said_by = (
+                "was asked to stop" if code == _STOPPED else f"was lost (exit code {code}); {self._log} may say why"
+            )
+            raise ReslabError(f"the process that carried the runs {said_by}; what waited for its turn still does")
 
     def stop(self) -> None:
         """Ask for a clean end of all its runs, and begin no more."""
+        self._stopped = True
         self._process.send_signal(signal.SIGINT)
 
 
@@ -163,7 +171,7 @@ def main() -> int:
         where = f"; the full report is in {job.places.log}" if written else ""
         _say(report, {"error": f"{type(error).__name__}{where}"})
         return 1
-    return 0
+    return _STOPPED if control.stop_requested else 0
 
 
 def _carry(job: Job, control: RunControl, report: Any) -> None:

@@ -51,7 +51,7 @@ def train_on_ray(
     newest = Newest(resume.started, resume.file, resume.sha256) if resume is not None else Newest()
     yield DatasetProgressed(run, "Ray", "starting", 0, 0, "")
     with connected(cluster, places):
-        use_gpu = _check_resources(spec, cluster)
+        use_gpu = check_resources(spec, cluster)
         line = Line(run, newest)
         task = Task(run, spec, places, cluster.sync_batchnorm, line.exchange, tunings)
         storage = places.run_folder(run) / "ray"
@@ -60,13 +60,14 @@ def train_on_ray(
         else:
             fit = Fit(_trainer(task, cluster, use_gpu, str(storage)).fit)
         yield DatasetProgressed(run, "the cluster", "waiting for room on", 0, 0, "")
-        heard = False
+        heard = told_end = False
         try:
             while True:
                 over = fit.over
                 events = line.take()
                 for event in events:
                     if isinstance(event, Ending):
+                        told_end = True
                         fit.wait()
                         return event
                     yield event
@@ -77,10 +78,10 @@ def train_on_ray(
                 if over and not events:
                     if fit.gave_up:
                         return Ending("stopped", control.stop_reason)
-                    raise fit.failure()
+                    raise fit.failure(places.log)
         finally:
             with suppress(ClusterError):
-                if heard and not fit.over:  # ask the workers to stop, and give them time for it
+                if heard and not told_end and not fit.over:  # ask the workers to stop, and give them time for it
                     line.ask(Asked(stop=True))
                     fit.wait()
                 line.close()
@@ -156,11 +157,13 @@ def _knock(address: str) -> None:
         ) from error
 
 
-def _check_resources(spec: RunSpec, cluster: Cluster) -> bool:
+def check_resources(spec: RunSpec, cluster: Cluster) -> bool:
     """Whether the workers take GPUs. Raises ClusterError where the cluster will never have room for them."""
     found = ray.cluster_resources()
     gpus, cpus = int(found.get("GPU", 0)), int(found.get("CPU", 0))
     use_gpu = wants_gpu(spec)
+    if use_gpu and not gpus:
+        raise ClusterError("the run wants a GPU, the cluster has none; choose device=auto or cpu")
     if use_gpu and gpus < cluster.num_workers:
         raise ClusterError(
             f"{cluster.num_workers} workers need as many GPUs, the cluster has {gpus}; take fewer workers"

@@ -94,5 +94,9 @@ class Exchange:
     async def ask(self, run: int, asked: Asked) -> None:
         self._rooms[run].asked = asked
 
+    async def asked(self, run: int) -> Asked:
+        """What is asked of the run: to stop, where nobody carries it any more."""
+        return self._rooms[run].asked if run in self._rooms else Asked(stop=True)
+
     async def newest(self, run: int) -> Newest:
         return self._rooms[run].newest

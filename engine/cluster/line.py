@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -14,6 +15,7 @@ from engine.carried.stream import Asked
 from engine.cluster.exchange import Exchange, Newest
 from engine.errors import ClusterError
 from engine.events import Event
+from engine.log import write_report
 from engine.training.train import Ending
 
 _LISTEN_S = 0.1
@@ -101,11 +103,14 @@ class Fit:
     def wait(self) -> None:
         self._thread.join(_GRACE_S)
 
-    def failure(self) -> ClusterError:
+    def failure(self, log: Path) -> ClusterError:
+        """Why it failed, in a sentence; the whole of it goes to the file `log`."""
         if isinstance(self._error, ClusterError):
             return self._error
+        written = self._error is not None and write_report(log, self._error, "the workers of a run on Ray failed")
         said = str(self._error or "the workers ended without a word").strip().splitlines()
-        return ClusterError(f"the workers on Ray failed: {said[-1] if said else type(self._error).__name__}")
+        where = f"; the full report is in {log}" if written else ""
+        return ClusterError(f"the workers on Ray failed: {said[-1] if said else type(self._error).__name__}{where}")
 
 
 def head_node() -> str:

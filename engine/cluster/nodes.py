@@ -36,14 +36,13 @@ class NodeGauges:
         return self._gauges.read()
 
 
-def most_memory() -> int:
-    """Bytes of host memory of the node that has the most, as Ray shares it out."""
-    return max((int(node["Resources"].get("memory", 0)) for node in _alive()), default=0)
-
-
-def most_cpus() -> float:
-    """Cores of the node that has the most."""
-    return max((node["Resources"].get("CPU", 0.0) for node in _alive()), default=1.0)
+def largest_node(with_gpu: bool) -> tuple[float, int]:
+    """Cores, and bytes of host memory as Ray shares it out, of the node that has the most memory (or, with GPUs, the
+    most cores) of those that a run can be put on.
+    """
+    nodes = [node["Resources"] for node in _alive() if not with_gpu or node["Resources"].get("GPU", 0) > 0]
+    found = [(node.get("CPU", 0.0), int(node.get("memory", 0))) for node in nodes if node.get("CPU", 0.0) >= 1]
+    return max(found, key=lambda node: node[0 if with_gpu else 1], default=(1.0, 0))
 
 
 def gpu_bytes() -> int:

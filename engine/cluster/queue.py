@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -20,8 +20,8 @@ from ray.exceptions import RayError
 
 from engine.carried.stream import Stream
 from engine.cluster import Cluster
-from engine.cluster.driver import connected, wants_gpu
-from engine.cluster.nodes import gpu_bytes, most_memory
+from engine.cluster.driver import check_resources, connected
+from engine.cluster.nodes import gpu_bytes, largest_node
 from engine.cluster.request import Request, request_for
 from engine.cluster.seat import take_seat
 from engine.control import RunControl
@@ -39,6 +39,7 @@ from engine.text import safe_text
 _LISTEN_S = 0.1
 _REST_S = 2.0  # after a failure
 _ASK_ANEW_S = 30.0
+_RETURN_S = 30.0  # of a node, before a run that needs it is tried once more
 _MOST_FAILURES = 3
 _log = logging.getLogger("reslab")
 
@@ -130,20 +131,22 @@ class Scheduler:
 
     def _try(self, waiting: Waiting) -> None:
         """Begin the next run when there is room. Where it cannot be begun, again and again, that is its end."""
+        spec = waiting.spec
         try:
-            spec = waiting.spec
-            request = request_for(spec, gpu_bytes() if wants_gpu(spec) else None, most_memory())
+            use_gpu = check_resources(spec, self._cluster)
+        except ClusterError as error:  # it may have lost a node that comes back
+            self._failed_try(waiting, str(error), _RETURN_S)
+            return
+        try:
+            request = request_for(spec, gpu_bytes() if use_gpu else None, largest_node(use_gpu)[1])
             seat = self._seat(waiting, request)
         except ReslabError as error:
             self._refuse(waiting, str(error))
             return
         except RayError as error:  # the node of the seat, or of a gauge, was lost; or no node can make one
-            self._failures += 1
-            _log.warning("no seat for %s: %s", waiting.spec.model, error)
-            if self._failures == _MOST_FAILURES:
-                said = (str(error).strip() or type(error).__name__).splitlines()[0]
-                self._refuse(waiting, f"no node of the cluster can carry it ({said}); see that all have this reslab")
-            self._control.wait(_REST_S)
+            said = (str(error).strip() or type(error).__name__).splitlines()[0]
+            said = f"no node of the cluster can carry it ({said}); see that all have this reslab"
+            self._failed_try(waiting, said, _REST_S)
             return
         if seat is None:
             return
@@ -157,37 +160,59 @@ class Scheduler:
         self._threads.append(thread)
         thread.start()
 
+    def _failed_try(self, waiting: Waiting, error: str, rest_s: float) -> None:
+        self._failures += 1
+        _log.warning("no seat for %s: %s", waiting.spec.model, error)
+        if self._failures == _MOST_FAILURES:
+            self._refuse(waiting, error)
+        else:
+            until = time.monotonic() + rest_s
+            while not self._control.stop_requested and time.monotonic() < until:
+                self._control.wait(_LISTEN_S)
+
     def _seat(self, waiting: Waiting, request: Request) -> Any | None:
         """A seat; None where the queue was changed meanwhile, a stop was asked for, or it is time to ask anew: the
         cluster may be another by now.
         """
-        seat = next((seat for known, seat in self._idle if known == request), None)
-        if seat is None:
+        seat: Any = next((seat for known, seat in self._idle if known == request), None)
+        was_idle = seat is not None
+        if was_idle:
+            self._idle.remove((request, seat))
+        else:
             self._leave_seats()  # they are in the way
             seat = take_seat(request)
-        else:
-            self._idle.remove((request, seat))
         there, since = seat.check.remote(versions()), time.monotonic()
         try:
             while not ray.wait([there], timeout=_LISTEN_S)[0]:
-                changed = self._source.first() != waiting
-                if changed or self._control.stop_requested or time.monotonic() - since > _ASK_ANEW_S:
+                if self._is_changed(waiting) or self._control.stop_requested or time.monotonic() - since > _ASK_ANEW_S:
                     ray.kill(seat)
                     return None
             if (problem := ray.get(there)) is not None:
                 raise ClusterError(problem)
-        except (ReslabError, RayError):
+        except (ReslabError, RayError) as error:
             ray.kill(seat)
+            if was_idle and isinstance(error, RayError):  # lost with its node meanwhile: no fault of this run
+                return None
             raise
         return seat
+
+    def _is_changed(self, waiting: Waiting) -> bool:
+        """Whether another entry is the next one by now; a queue that cannot be read just now is read again."""
+        try:
+            return self._source.first() != waiting
+        except ReslabError as error:
+            _log.warning("the queue was not read: %s", error)
+            return False
 
     def _refuse(self, waiting: Waiting, error: str) -> None:
         """Record that it was not begun, so that it is not tried for ever, and the others come to their turn."""
         self._failures = 0
-        if not self._source.take(waiting.number):
-            return
+        if self._source.take(waiting.number):
+            self._fail(waiting.spec, error)
+
+    def _fail(self, spec: RunSpec, error: str) -> None:
         with Store(self._places.database) as store:
-            number = store.create_run(waiting.spec)
+            number = store.create_run(spec)
             store.record(RunEnded(number, "failed", None, None, 0.0, None, 0, safe_text(error)))
         self._started(number)
 
@@ -203,6 +228,10 @@ class Scheduler:
                     stream.tell(event)
         except Exception as error:
             write_report(self._places.log, error, f"{spec.model} on {spec.dataset} could not be carried on")
+            if stream is None:  # else it has a row, which says how it ended
+                with suppress(ReslabError):
+                    known = isinstance(error, ReslabError)
+                    self._fail(spec, str(error) if known else f"{type(error).__name__}; see {self._places.log}")
         finally:
             if stream is not None:
                 stream.close()

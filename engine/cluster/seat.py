@@ -14,7 +14,7 @@ import torch
 from ray.exceptions import RayActorError
 
 from engine.cluster import versions_differ
-from engine.cluster.nodes import gpu_bytes, most_cpus, most_memory
+from engine.cluster.nodes import gpu_bytes, largest_node
 from engine.cluster.request import Request, request_for
 from engine.cluster.task import Task, sentences_told, train_task
 from engine.control import Control
@@ -58,11 +58,12 @@ def train_in_seat(task: Task, seat: Any, use_gpu: bool, control: Control) -> boo
         ClusterError: it was lost too often, or the node has other versions.
         RayError: the worker failed.
     """
-    given = seat
-    cpus = 1.0 if given is not None else most_cpus()  # a run that came to a seat is one of several side by side
+    given, shares = seat, seat is not None  # a run that came to a seat is one of several side by side
     for _ in range(MAX_LOSSES + 1):
         if seat is None:
-            seat = take_seat(request_for(task.spec, gpu_bytes() if use_gpu else None, most_memory(), cpus))
+            cores, memory = largest_node(use_gpu)
+            request = request_for(task.spec, gpu_bytes() if use_gpu else None, memory, 1.0 if shares else cores)
+            seat = take_seat(request)
         try:
             there = seat.check.remote(versions())
             while not ray.wait([there], timeout=_LISTEN_S)[0]:

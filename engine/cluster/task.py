@@ -10,7 +10,7 @@ import platform
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,7 +77,9 @@ def train_task(task: Task, crew: Crew | None) -> None:
     ticket, newest = ray.get(task.exchange.enter.remote(task.run))
     control = RunControl()
     known = Known() if crew is not None else Known(tunings=task.tunings, workers=f"1 worker on {platform.node()}")
-    events = train(task.run, task.spec, task.places, Ledger(), control, known, _resume(task, newest), crew)
+    with nullcontext() if crew is None else crew.on_the_way():
+        resume = _resume(task, newest)
+    events = train(task.run, task.spec, task.places, Ledger(), control, known, resume, crew)
     teller = Teller(task, ticket, control)
     try:
         while True:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+import threading
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import ray
@@ -11,17 +13,21 @@ import ray.train
 import ray.train.torch
 import torch
 import torch.distributed as dist
+from ray.exceptions import RayError
 
+from engine.carried.stream import Asked
 from engine.cluster import versions_differ
 from engine.cluster.task import Task, newest_of, sentences_told, train_task
 from engine.control import RunControl
 from engine.device import choose_placement, versions
 from engine.errors import ClusterError
 from engine.memory.ledger import Ledger
+from engine.progress import LoadingStopped
 from engine.training.crew import Crew, follow
 from engine.training.setup import Known, set_up
 
 T = TypeVar("T")
+_HEAR_EVERY_S = 0.5
 
 
 def work(config: dict[str, Any]) -> None:
@@ -33,9 +39,13 @@ def work(config: dict[str, Any]) -> None:
             train_task(task, crew)
             return
         placement = crew.placed(choose_placement(task.spec))
-        resume, control = newest_of(task), RunControl()
-        ready = set_up(task.run, task.spec, task.places, Ledger(), control, placement, Known(), resume, crew)
-        follow(_drained(ready), crew)
+        with crew.on_the_way():
+            resume = newest_of(task)
+        with suppress(LoadingStopped):
+            with _hearing(task) as control:
+                ready = set_up(task.run, task.spec, task.places, Ledger(), control, placement, Known(), resume, crew)
+                setup = _drained(ready)
+            follow(setup, crew)
 
 
 def _assemble(task: Task) -> Crew:
@@ -50,6 +60,27 @@ def _assemble(task: Task) -> Crew:
             raise ClusterError(problem)
     device = ray.train.torch.get_device()
     return Crew.assemble(len(nodes), task.sync_batchnorm, device if device.type == "cuda" else None)
+
+
+@contextmanager
+def _hearing(task: Task) -> Iterator[RunControl]:
+    """A control that hears of a stop while images are loaded; later the first worker hears for all."""
+    control, over = RunControl(), threading.Event()
+
+    def listen() -> None:
+        while not over.wait(_HEAR_EVERY_S):
+            with suppress(RayError):
+                asked: Asked = ray.get(task.exchange.asked.remote(task.run))
+                if asked.stop:
+                    control.stop(asked.reason)
+
+    thread = threading.Thread(target=listen, name="asked", daemon=True)
+    thread.start()
+    try:
+        yield control
+    finally:
+        over.set()
+        thread.join()
 
 
 def _drained(work: Generator[Any, None, T]) -> T:

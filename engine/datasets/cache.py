@@ -8,16 +8,14 @@ entries go when all together are larger than the bound.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,11 +23,11 @@ from numpy.typing import NDArray
 from engine.control import Control
 from engine.datasets.decoding import FileFacts, Pixels, decode_files
 from engine.errors import DatasetError
+from engine.locking import lock_of, try_to_lock, wait_for_lock
 from engine.progress import LoadingStopped, Progress
 
 _VERSION = 2
 _BLOCK = 1 << 24
-_LOOK_EVERY_S = 0.1
 DEFAULT_BOUND_GIB = 20.0
 
 
@@ -64,8 +62,8 @@ def decoded(
     """
     entry = cache / _key(paths, size, channels)
     cache.mkdir(parents=True, exist_ok=True)
-    with _lock_of(entry).open("a") as lock:
-        yield from _locked(lock, control)
+    with lock_of(entry).open("a") as lock:
+        yield from wait_for_lock(lock, "decode", control)
         if (entry / "index.json").is_file():
             found = yield from _read(entry, control)
             if found is not None:
@@ -77,29 +75,6 @@ def decoded(
     if found is None:
         raise DatasetError(f"the images decoded to {entry} are not there any more; start again")
     return found
-
-
-def _lock_of(entry: Path) -> Path:
-    return entry.with_name(f".{entry.name}.lock")
-
-
-def _locked(lock: IO[str], control: Control) -> Generator[Progress, None, None]:
-    """Wait until no other process, and no other thread of this one, is at the same entry; closing ends the lock."""
-    while not _try_to_lock(lock):
-        if control.stop_requested:
-            raise LoadingStopped
-        yield Progress("wait for another process to decode", 0, 0, "")
-        time.sleep(_LOOK_EVERY_S)
-
-
-def _try_to_lock(lock: IO[str]) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        return True
-    return True
 
 
 def _key(paths: Sequence[Path], size: int | None, channels: int) -> str:
@@ -207,8 +182,8 @@ def keep_within_bound(cache: Path, newest: str) -> None:
     """Delete the least recently used entries, never `newest`, until all fit into RESLAB_CACHE_GIB (20 by default)."""
     bound = float(os.environ.get("RESLAB_CACHE_GIB", DEFAULT_BOUND_GIB)) * 2**30
     for part in cache.glob(".*.part"):  # of a process that was killed at it
-        with _lock_of(cache / part.stem.removeprefix(".")).open("a") as lock:
-            if _try_to_lock(lock):
+        with lock_of(cache / part.stem.removeprefix(".")).open("a") as lock:
+            if try_to_lock(lock):
                 shutil.rmtree(part, ignore_errors=True)
     found = entries(cache)
     total = sum(entry.num_bytes for entry in found)

@@ -18,6 +18,7 @@ from engine.datasets.files import ImageFile, Source, load_files
 from engine.datasets.images import RawImages
 from engine.errors import DatasetError, FetchError
 from engine.fetching import fetch
+from engine.locking import lock_of, wait_for_lock
 from engine.paths import Places
 from engine.progress import LoadingStopped, Progress
 from engine.spec import RunSpec
@@ -69,16 +70,20 @@ def find_files(data_dir: Path) -> tuple[Path, list[ImageFile]] | None:
 
 
 def _get_archive(data_dir: Path, control: Control) -> Generator[Progress, None, None]:
-    archive = data_dir / ARCHIVE
+    archive, folder = data_dir / ARCHIVE, data_dir / "cats-dogs"
     try:
         yield from fetch([URL], archive, SHA256, control, "sha256")
+        lock = lock_of(folder).open("a")
     except (FetchError, OSError) as error:
         raise DatasetError(
             f"cats-dogs is not here and {error}; expected {data_dir / 'PetImages'}, {data_dir / 'train'} with "
             f"cat.0.jpg and so on, or {archive}: connect to the network, put one of them there, or name their folder "
             "with --data-dir"
         ) from None
-    yield from unpack(archive, data_dir / "cats-dogs", control)
+    with lock:
+        yield from wait_for_lock(lock, "unpack", control)
+        if find_files(data_dir) is None:
+            yield from unpack(archive, folder, control)
 
 
 def unpack(archive: Path, folder: Path, control: Control) -> Generator[Progress, None, None]:

@@ -17,6 +17,7 @@ from engine.control import Control
 from engine.datasets.images import RawImages, Split
 from engine.errors import DatasetError, FetchError
 from engine.fetching import fetch
+from engine.locking import lock_of, wait_for_lock
 from engine.paths import Places
 from engine.progress import Progress
 from engine.spec import RunSpec
@@ -37,7 +38,11 @@ def load(spec: RunSpec, places: Places, control: Control) -> Generator[Progress,
     expected = data_dir / source.__name__ / "raw" if idx_format else data_dir / source.base_folder
     if not _is_there(source, data_dir):
         try:
-            yield from (_fetch_idx if idx_format else _fetch_archive)(source, data_dir, control)
+            expected.parent.mkdir(parents=True, exist_ok=True)
+            with lock_of(expected).open("a") as lock:
+                yield from wait_for_lock(lock, f"download {spec.dataset}", control)
+                if not _is_there(source, data_dir):
+                    yield from (_fetch_idx if idx_format else _fetch_archive)(source, data_dir, control)
         except (FetchError, OSError) as error:
             raise DatasetError(
                 f"{spec.dataset} is not here and {error}; expected its files in {expected}: "

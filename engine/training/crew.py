@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from typing import Any
@@ -25,12 +25,16 @@ from torch.nn.parallel import DistributedDataParallel
 from engine.datasets.batches import epoch_order, step_seed
 from engine.datasets.feeding import Batch, feed
 from engine.device import Placement
+from engine.errors import ClusterError, MemoryShortageError, ReslabError
+from engine.memory.shortage import ran_out
+from engine.progress import LoadingStopped
 from engine.training.batchnorm import SharedBatchNorm, shared_norms
 from engine.training.learner import LEAST_PART, Learner
 from engine.training.optim import set_learning_rate
 from engine.training.setup import Setup
 
 _PATIENCE = timedelta(days=30)  # a person may pause a run for long, and the others wait in the middle of an order
+_PARTING = timedelta(seconds=10)
 _LEAVE = -1.0  # in place of an epoch
 
 
@@ -68,7 +72,7 @@ class Crew:
         sees = ""
         if any(isinstance(module, _BatchNorm) for module in model.modules()):
             sees = f", batch-norm {'over all of them' if self.sync_batchnorm else 'per worker'}"
-        return f"{self.size} workers on {nodes}{sees}"
+        return f"{self.size} worker{'' if self.size == 1 else 's'} on {nodes}{sees}"
 
     def join(self, learner: Learner) -> Learner:
         """The learner that computes this process's part of each gradient."""
@@ -93,14 +97,39 @@ class Crew:
         dist.all_reduce(values)
         return values
 
+    def meet(self, error: ReslabError | LoadingStopped | None = None) -> None:
+        """Wait until all are here, before their first step together, or say with `error` that this one will not be.
+
+        Raises:
+            ClusterError, LoadingStopped: another one will not, for that reason.
+        """
+        problem = None if error is None else "" if isinstance(error, LoadingStopped) else str(error)
+        found: list[str | None] = [None] * self.size
+        dist.all_gather_object(found, problem, self.orders)
+        problem = next((said for said in found if said is not None), None)
+        if error is None and problem is not None:
+            raise ClusterError(problem) if problem else LoadingStopped
+
+    @contextmanager
+    def on_the_way(self) -> Iterator[None]:
+        """What is done before they meet: where it fails, the others hear of it."""
+        try:
+            yield
+        except (ReslabError, LoadingStopped) as error:
+            self.meet(error)
+            raise
+
     def order(self, epoch: int, number: int, rate: float) -> None:
         """Let everybody make step `number` (from 0) of `epoch` at this learning rate."""
         dist.broadcast(torch.tensor((float(epoch), float(number), rate), dtype=torch.float64), 0, self.orders)
 
     def dismiss(self) -> None:
-        """The run is over, however it ended."""
-        with suppress(RuntimeError):  # the others are gone
-            self.order(int(_LEAVE), 0, 0.0)
+        """The run is over, however it ended. In vain where the others wait in the middle of a step that broke off."""
+        order = torch.tensor((_LEAVE, 0.0, 0.0), dtype=torch.float64)
+        with suppress(RuntimeError):  # the others are gone, or do not listen
+            told = dist.broadcast(order, 0, self.orders, async_op=True)
+            assert told is not None  # it is, to whoever is not in the group
+            told.wait(_PARTING)
 
     def heard(self) -> Iterator[tuple[int, int, float]]:
         """The orders as they come, until the last."""
@@ -126,7 +155,21 @@ class CrewLearner(Learner):
 
         Each process augments the whole batch and takes its part, so that it sees the pixels that it would see alone.
         One that gets no part computes on two images for nothing, for the others wait for it.
+
+        Raises:
+            MemoryShortageError: it does not fit; nobody can try a step again that the others have gone on with.
         """
+        try:
+            return self._compute_part(batch, epoch, number)
+        except Exception as error:
+            if not ran_out(error):
+                raise
+            raise MemoryShortageError(
+                f"memory ran out on worker {self.crew.rank + 1} of {self.crew.size} with its part of a batch of "
+                f"{len(batch[1])} images; take more workers, a smaller batch size, image size or network"
+            ) from error
+
+    def _compute_part(self, batch: Batch, epoch: int, number: int) -> tuple[Tensor, Tensor]:
         pixels, labels = batch
         if self.draws:
             torch.manual_seed(step_seed(self.spec.seed, epoch, number, self.crew.rank))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -137,6 +138,29 @@ def set_up(
         MemoryShortageError: the network alone does not fit, or on a host whatever is tried.
         LoadingStopped: `control` asked for a stop.
     """
+    with nullcontext() if crew is None else crew.on_the_way():
+        prepared = _prepare(run, spec, places, ledger, control, placement, known, resume, crew)
+        data, plan, placement, learner = yield from prepared
+    if crew is not None:
+        crew.meet()
+        learner = crew.join(learner)
+    ledger.hold(("model", run), learner.model, Holding("model", spec.model, run, _parts(learner), live=True))
+    recovery = _recovery(run, learner, plan, ledger, resume)
+    bounds = batch_bounds(len(data.train), spec.batch_size)
+    if spec.compile and plan.is_whole and crew is None:
+        yield from _told(compile_network(learner, data.shape, *_sizes(data, spec, bounds), control), run, "network")
+    return Setup(
+        run=run, spec=spec, placement=placement, data=data, learner=learner, recovery=recovery, bounds=bounds,
+        forecast=plan.forecast, room_bytes=plan.room_bytes, dropped_bytes=plan.dropped_bytes, crew=crew,
+        workers=crew.words(learner.model) if crew else known.workers,
+    )  # fmt: skip
+
+
+def _prepare(
+    run: int, spec: RunSpec, places: Places, ledger: Ledger, control: Control, placement: Placement, known: Known,
+    resume: Resume | None, crew: Crew | None,
+) -> Generator[DatasetProgressed | SettingsTuned, None, tuple[ImageData, Plan, Placement, Learner]]:  # fmt: skip
+    """Images, how the run fits, where and in what it computes, and what learns: all that one process does alone."""
     bound_gpu(placement.device)
     data = yield from _images(run, spec, places, control, placement, ledger)
     if resume is not None:
@@ -151,17 +175,7 @@ def set_up(
         placement = resume.placed(placement)
     elif crew is None and plan.is_whole and is_tunable(spec, placement):
         placement, plan = yield from _tuned(run, spec, data, placement, plan, ledger, control, known)
-    learner = _build(spec, data, placement, ledger, crew, weighted)
-    ledger.hold(("model", run), learner.model, Holding("model", spec.model, run, _parts(learner), live=True))
-    recovery = _recovery(run, learner, plan, ledger, resume)
-    bounds = batch_bounds(len(data.train), spec.batch_size)
-    if spec.compile and plan.is_whole and crew is None:
-        yield from _told(compile_network(learner, data.shape, *_sizes(data, spec, bounds), control), run, "network")
-    return Setup(
-        run=run, spec=spec, placement=placement, data=data, learner=learner, recovery=recovery, bounds=bounds,
-        forecast=plan.forecast, room_bytes=plan.room_bytes, dropped_bytes=plan.dropped_bytes, crew=crew,
-        workers=crew.words(learner.model) if crew else known.workers,
-    )  # fmt: skip
+    return data, plan, placement, _build(spec, data, placement, ledger, crew, weighted)
 
 
 def _planned(
@@ -239,11 +253,8 @@ def _build(
     moments = (data.mean, data.std)
 
     def built() -> Learner:
-        if crew is None:
-            return build_learner(spec, data.shape, moments, placement, weighted=weighted)
-        return crew.join(
-            build_learner(spec, data.shape, moments, placement, sync_batchnorm=crew.sync_batchnorm, weighted=weighted)
-        )
+        sync = crew is not None and crew.sync_batchnorm
+        return build_learner(spec, data.shape, moments, placement, sync_batchnorm=sync, weighted=weighted)
 
     try:
         return built()

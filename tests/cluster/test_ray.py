@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -37,9 +39,10 @@ import ray  # noqa: E402
 from ray.exceptions import RayError  # noqa: E402
 
 from engine.cluster.driver import connected  # noqa: E402  # they import Ray
-from engine.cluster.nodes import NodeWatch  # noqa: E402
+from engine.cluster.nodes import NodeWatch, largest_node  # noqa: E402
 from engine.cluster.queue import Given, Recorded, Scheduler  # noqa: E402
 from engine.cluster.request import Request, request_for  # noqa: E402
+from engine.cluster.seat import take_seat  # noqa: E402
 from engine.cluster.task import Task, Teller  # noqa: E402
 from tests.cluster.nodes import nodes, watched  # noqa: E402
 from tests.fakes import events_of  # noqa: E402
@@ -58,7 +61,7 @@ def places_in(folder: Path) -> Places:
 @pytest.fixture(scope="module")
 def machine() -> Iterator[None]:
     """Ray on this machine, started once for the tests of this file that need no more."""
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 
@@ -208,6 +211,37 @@ def test_what_no_node_can_carry_is_tried_three_times_and_recorded(
     assert begun == [1, 2]
 
 
+def test_a_queue_that_cannot_be_carried_is_recorded_run_by_run(
+    machine: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No GPU in the cluster; weights that are not there, found only once it has its seat; the next one trains."""
+    monkeypatch.setattr("engine.cluster.queue._RETURN_S", 0.3)
+    places = places_in(tmp_path)
+    specs = [SPEC.replace(device="cuda"), SPEC.replace(weights=str(tmp_path / "none.pth")), SPEC]
+    Scheduler(Given(specs), places, Cluster("the test's"), RunControl(), lambda run: None).carry()
+    with Store(places.database) as store:
+        last, second, first = store.runs()
+    assert (first.status, first.error) == (
+        "failed", "the run wants a GPU, the cluster has none; choose device=auto or cpu"
+    )  # fmt: skip
+    assert second.status == "failed"
+    assert "none.pth" in str(second.error)
+    assert last.status == "completed", last.error
+
+
+def test_a_seat_that_was_lost_while_it_was_idle_is_no_fault_of_the_next_run(machine: None, tmp_path: Path) -> None:
+    places = places_in(tmp_path)
+    scheduler = Scheduler(Given([SPEC]), places, Cluster("the test's"), RunControl(), lambda run: None)
+    request = request_for(SPEC, None, largest_node(False)[1])
+    lost = take_seat(request)
+    ray.kill(lost)
+    scheduler._idle = [(request, lost)] * 3
+    scheduler.carry()
+    with Store(places.database) as store:
+        (record,) = store.runs()
+    assert record.status == "completed", record.error
+
+
 @pytest.fixture
 def two_nodes() -> Iterator[Any]:
     """A head that trains nothing, and two nodes with a core each; `nodes` are the two."""
@@ -332,9 +366,10 @@ def running_cluster(**environment: str) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    folder = tempfile.mkdtemp(prefix="ray")  # of a short name, for Ray's sockets
     command = (str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", f"--port={port}")
     head = subprocess.Popen(
-        (*command, "--num-cpus=2", "--include-dashboard=false"), env=os.environ | environment,
+        (*command, "--num-cpus=2", "--include-dashboard=false", f"--temp-dir={folder}"), env=os.environ | environment,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     try:
@@ -348,6 +383,7 @@ def running_cluster(**environment: str) -> Iterator[str]:
     finally:
         head.send_signal(signal.SIGINT)
         head.wait(60)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_a_cluster_that_runs_already_is_reached_by_its_address(tmp_path: Path) -> None:

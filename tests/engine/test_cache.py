@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from engine.control import RunControl
-from engine.datasets import cache
 from engine.datasets.cache import Decoded, decoded
+from engine.locking import lock_of, try_to_lock
 from engine.progress import LoadingStopped
 from tests.fakes import drain
 
@@ -68,8 +68,8 @@ def test_what_a_killed_process_left_goes(paths: list[Path], tmp_path: Path) -> N
     for name in (".0123456789abcdef.part", ".fedcba9876543210.part"):
         (folder / name).mkdir(parents=True)
         (folder / name / "images.u8").write_bytes(bytes(1000))
-    with cache._lock_of(folder / "fedcba9876543210").open("a") as lock:
-        assert cache._try_to_lock(lock)  # somebody is still at this one
+    with lock_of(folder / "fedcba9876543210").open("a") as lock:
+        assert try_to_lock(lock)  # somebody is still at this one
         drain(decoded(paths, "a", 8, 3, folder, RunControl()))
     assert [path.name for path in folder.glob("*.part")] == [".fedcba9876543210.part"]
 

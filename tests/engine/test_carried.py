@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import threading
 import time
@@ -303,6 +304,28 @@ def test_a_process_of_its_own_carries_a_run_through_the_loss_of_whoever_began_it
 def test_what_keeps_a_run_from_being_begun_is_told_by_its_process(places: Places) -> None:
     with pytest.raises(ReslabError, match=r"no weights file /nowhere\.pth"):
         next(carried(Job(places, (SPEC.replace(weights="/nowhere.pth"),)), RunControl()))
+
+
+@pytest.mark.parametrize(
+    ("number", "says"), [(signal.SIGKILL, "was lost (exit code -9); "), (signal.SIGTERM, "was asked to stop; ")]
+)
+def test_a_process_that_ends_before_its_time_is_no_good_end(places: Places, number: int, says: str) -> None:
+    """Else the app would begin it again, and whoever waits for the queue take it for done."""
+    carrier = Carrier(Job(places, (SPEC.replace(epochs=1000),)))
+    runs = carrier.runs(least=0)
+    assert next(runs) == 1
+    carrier._process.send_signal(number)
+    with pytest.raises(ReslabError, match=re.escape(says)) as caught:
+        next(runs)
+    assert "what waited for its turn still does" in str(caught.value)
+
+
+def test_whoever_asks_it_to_stop_is_told_of_no_fault(places: Places) -> None:
+    carrier = Carrier(Job(places, (SPEC.replace(epochs=1000),)))
+    runs = carrier.runs()
+    assert next(runs) == 1
+    carrier.stop()
+    assert list(runs) == []
 
 
 def test_a_job_comes_through_as_it_was(places: Places) -> None:

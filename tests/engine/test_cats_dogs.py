@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import http.server
+import io
 import json
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ from engine.datasets.loading import load_dataset
 from engine.datasets.splits import stratified_groups
 from engine.errors import DatasetError
 from engine.fetching import fetch
+from engine.locking import try_to_lock
 from engine.paths import Places
 from engine.progress import LoadingStopped, Progress
 from engine.spec import RunSpec
@@ -263,8 +267,6 @@ def server() -> Iterator[str]:
 
 
 def test_a_download_that_broke_off_goes_on_where_it_stopped(server: str, tmp_path: Path) -> None:
-    import hashlib
-
     from engine.errors import FetchError
 
     sha256 = hashlib.sha256(_Ranges.content).hexdigest()
@@ -276,6 +278,58 @@ def test_a_download_that_broke_off_goes_on_where_it_stopped(server: str, tmp_pat
     assert target.read_bytes() == _Ranges.content
     assert seen[-1].done == seen[-1].total == len(_Ranges.content)
     assert list(tmp_path.iterdir()) == [target]
+
+
+def at_once(number: int, work: Callable[[], object]) -> None:
+    """Do it in so many threads, and fail as any of them did."""
+    with ThreadPoolExecutor(number) as pool:
+        for done in [pool.submit(work) for _ in range(number)]:
+            done.result(timeout=30)
+
+
+def test_several_that_want_the_same_file_download_it_once(server: str, tmp_path: Path) -> None:
+    _Ranges.asked.append(None)  # only a first answer breaks off
+    sha256 = hashlib.sha256(_Ranges.content).hexdigest()
+    target = tmp_path / "file.zip"
+    at_once(6, lambda: drain(fetch([server], target, sha256, RunControl(), "sha256")))
+    assert _Ranges.asked == [None, None]
+    assert target.read_bytes() == _Ranges.content
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_several_that_want_the_photographs_download_and_unpack_them_once(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the workers of a run do that is the first on its machine."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for number in range(200):
+            archive.writestr(f"PetImages/{('Cat', 'Dog')[number % 2]}/{number}.jpg", b"x" * 1000)
+    monkeypatch.setattr(_Ranges, "content", packed.getvalue())
+    monkeypatch.setattr(cats_dogs, "URL", server)
+    monkeypatch.setattr(cats_dogs, "SHA256", hashlib.sha256(packed.getvalue()).hexdigest())
+    _Ranges.asked.append(None)
+    found = []
+
+    def look() -> None:
+        drain(cats_dogs._get_archive(tmp_path, RunControl()))
+        there = cats_dogs.find_files(tmp_path)
+        found.append(len(there[1]) if there else 0)
+
+    at_once(4, look)
+    assert found == [200] * 4
+    assert len(_Ranges.asked) == 2
+
+
+def test_whoever_waits_for_a_download_hears_of_a_stop(tmp_path: Path) -> None:
+    control = RunControl()
+    with (tmp_path / "file.zip.part").open("ab") as held:
+        assert try_to_lock(held)
+        waiting = fetch(["http://127.0.0.1:1/"], tmp_path / "file.zip", "", control)
+        assert next(waiting).stage == "wait for another process to download file.zip"
+        control.stop()
+        with pytest.raises(LoadingStopped):
+            drain(waiting)
 
 
 def test_oxford_pets_keeps_its_published_split(places: Places) -> None:

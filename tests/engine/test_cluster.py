@@ -72,9 +72,9 @@ async def test_what_is_asked_comes_back_until_the_run_is_closed() -> None:
     exchange = await opened()
     ticket, _ = await exchange.enter(1)
     await exchange.ask(1, Asked(pause=True))
-    assert await exchange.tell(1, ticket, 1, []) == Asked(pause=True)
+    assert await exchange.tell(1, ticket, 1, []) == await exchange.asked(1) == Asked(pause=True)
     await exchange.close(1)
-    assert await exchange.tell(1, ticket, 2, [STEPS[0]]) == Asked(stop=True)
+    assert await exchange.tell(1, ticket, 2, [STEPS[0]]) == await exchange.asked(1) == Asked(stop=True)
     await exchange.fail(1, STEPS[0])  # nobody is there to hear of it
 
 
