@@ -8,8 +8,9 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Generator, Sequence
+from http import HTTPStatus
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from engine.control import Control
 from engine.errors import FetchError
@@ -43,6 +44,9 @@ def fetch(
         if path.is_file() and _hash(path, algorithm).startswith(hash_start):  # by whom this one has waited for
             part.unlink()
             return
+        if part.stat().st_size and _hash(part, algorithm).startswith(hash_start):  # all had come before an end
+            os.replace(part, path)
+            return
         for url in urls:
             try:
                 yield from _fetch_rest(url, file, control)
@@ -62,7 +66,7 @@ def fetch(
 def _fetch_rest(url: str, file: IO[bytes], control: Control) -> Generator[Progress, None, None]:
     done = os.fstat(file.fileno()).st_size
     request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
-    with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
+    with _opened(request, file) as response:
         if getattr(response, "status", None) != 206:  # not the rest, but all of it
             file.truncate(0)
             done = 0
@@ -80,6 +84,17 @@ def _fetch_rest(url: str, file: IO[bytes], control: Control) -> Generator[Progre
         if total and done != total:
             raise OSError(f"broke off after {done:,} of {total:,} bytes")
         yield Progress("download", done, total, "bytes")
+
+
+def _opened(request: urllib.request.Request, file: IO[bytes]) -> Any:
+    """The answer; where the file is already as long as what is there, or longer, that to a request for all of it."""
+    try:
+        return urllib.request.urlopen(request, timeout=_TIMEOUT_S)
+    except urllib.error.HTTPError as error:
+        if error.code != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            raise
+        file.truncate(0)
+        return urllib.request.urlopen(urllib.request.Request(request.full_url), timeout=_TIMEOUT_S)
 
 
 def _hash(path: Path, algorithm: str) -> str:

@@ -44,10 +44,15 @@ def find_places(home: str | None = None, data_dir: str | None = None) -> Places:
     chosen_data = data_dir or os.environ.get("RESLAB_DATA")
     chosen_cache = os.environ.get("RESLAB_CACHE")
     return Places(
-        home=Path(chosen_home).expanduser().absolute() if chosen_home else _default_home(),
-        data=Path(chosen_data).expanduser().absolute() if chosen_data else _user_folder("cache") / "data",
-        cache=Path(chosen_cache).expanduser().absolute() if chosen_cache else _user_folder("cache") / "decoded",
+        home=expand(chosen_home).absolute() if chosen_home else _default_home(),
+        data=expand(chosen_data).absolute() if chosen_data else _user_folder("cache") / "data",
+        cache=expand(chosen_cache).absolute() if chosen_cache else _user_folder("cache") / "decoded",
     )
+
+
+def expand(path: str | Path) -> Path:
+    """With `~` and `~user` written out; as it is where there is no such user."""
+    return Path(os.path.expanduser(path))
 
 
 def _default_home() -> Path:

@@ -16,7 +16,7 @@ from engine.errors import CheckpointError, DatasetError
 from engine.memory.ledger import Ledger
 from engine.memory.shortage import unless_memory_runs_out
 from engine.models.building import build_model
-from engine.paths import Places
+from engine.paths import Places, expand
 from engine.results.records import RunDetails
 from engine.shape import DataShape
 from engine.spec import RunSpec
@@ -92,7 +92,7 @@ def _from_disk(details: RunDetails, places: Places, shape: DataShape) -> nn.Modu
 
 def _read(file: Path, channels: int, height: int, width: int) -> Tensor:
     try:
-        data = file.expanduser().read_bytes()
+        data = expand(file).read_bytes()
     except (OSError, RuntimeError) as error:  # RuntimeError: ~ of a person that there is not
         raise DatasetError(f"cannot read {file} ({error}); expected an image") from None
     found = decode(data, height if height == width else None, channels)

@@ -201,7 +201,10 @@ class RunSpec:
 
     @classmethod
     def from_json(cls, text: str) -> RunSpec:
-        return cls.from_mapping(json.loads(text))
+        try:
+            return cls.from_mapping(json.loads(text))
+        except ValueError as error:
+            raise SpecError(f"not JSON: {error}") from None
 
     @classmethod
     def from_toml(cls, text: str) -> RunSpec:

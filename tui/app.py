@@ -7,6 +7,7 @@ import gc
 import signal
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -82,7 +83,7 @@ class ReslabApp(App[None]):
         self.torch_loaded = False
         self.forecasts: dict[RunSpec, str] = {}
         self.first_spec = specs[0] if specs and not (self.session.side_by_side and len(specs) > 1) else None
-        self._attached = attached
+        self.attached = attached
         self.queue = Queue(self, list(specs))
         self.watcher = Watcher(self)
         self._exit_when_done = exit_when_done
@@ -115,10 +116,9 @@ class ReslabApp(App[None]):
         self._read_records()
         if self.first_spec is not None:
             self.start_run(self.first_spec)
-        elif self._attached is not None:
-            self.watcher.watch(self._attached)
-        else:
-            self.session.load_torch()
+        elif self.attached is not None:
+            self.watcher.watch(self.attached)
+        self.session.load_torch()
         self.queue.open()
 
     @work
@@ -129,8 +129,8 @@ class ReslabApp(App[None]):
         try:
             first = self.listing is None
             await self.read_listing()
-            self._show_estimate()
-            if first and self.first_spec is None and self._attached is None:
+            self._show_records()
+            if first and self.first_spec is None and self.attached is None:
                 self._offer_to_resume()
         except StoreError as error:
             self.tell(str(error), "warning")
@@ -149,6 +149,8 @@ class ReslabApp(App[None]):
 
     def resume_run(self, record: RunRecord) -> None:
         """Go on with a run from its last checkpoint, or say why it cannot."""
+        if record.status in ("completed", "running"):
+            return self.tell(f"run {record.run} is {record.status}: there is nothing to go on with", "warning")
         try:
             self.start_run(RunSpec.from_mapping(record.spec), resumed=record.run)
         except SpecError as error:  # of a dataset or a network that there is no more
@@ -171,11 +173,13 @@ class ReslabApp(App[None]):
             self.listing = await asyncio.to_thread(read)
         return self.listing
 
-    def _show_estimate(self) -> None:
-        from tui.screens.setup import SetupScreen
-
-        if self.screen_stack and isinstance(self.screen, SetupScreen):  # none while the app is being left
-            self.screen.show_plan()
+    def _show_records(self) -> None:
+        """In what is shown of them: the estimate on Set up, the list, an opened run."""
+        screen: Any = self.screen_stack[-1] if self.screen_stack else None  # none while the app is being left
+        if self.current_mode == "setup" and hasattr(screen, "show_plan"):
+            screen.show_plan()
+        elif self.current_mode == "results" and hasattr(screen, "load"):
+            screen.load()
 
     def estimate(self, spec: RunSpec) -> str:
         """How long a run will take here, as text for Set up."""
@@ -185,17 +189,18 @@ class ReslabApp(App[None]):
 
     # --- the live run ------------------------------------------------------------------------------------------------
 
-    def start_run(self, spec: RunSpec, show: bool = True, resumed: int | None = None) -> None:
-        """Start a run now, or go on with run `resumed`, or say why not; `show` goes to its live screen."""
+    def start_run(self, spec: RunSpec, show: bool = True, resumed: int | None = None) -> bool:
+        """Start a run now, or go on with run `resumed`; `show` goes to its live screen. Or say why not, and False."""
         from tui.live import LiveRun  # numpy: 0.17 s that the first paint need not wait for
 
         if not self.session.start(spec, resumed):
             self.tell("a run is live: wait for it, or stop it with s on Train", "warning")
-            return
+            return False
         self.forecasts.clear()
         self.live = LiveRun(spec, None if resumed else self.live)
         if show:
             self.switch_mode("train")
+        return True
 
     @on(RunCarried)
     def _run_carried(self, message: RunCarried) -> None:
@@ -278,15 +283,16 @@ class ReslabApp(App[None]):
     def _pass_on(self, message: GaugesRead | MemoryFreed) -> None:
         if isinstance(message, MemoryFreed):
             self.forecasts.clear()
-        if self.current_mode == "train" and self.screen_stack:  # none while the app is being left
-            self.screen_stack[0].post_message(message)
+        with suppress(KeyError):  # Train was not opened yet
+            for screen in self.get_screen_stack("train")[:1]:
+                screen.post_message(message)
 
     @on(TorchLoaded)
     def _torch_loaded(self, message: TorchLoaded) -> None:
         self.torch_loaded = message.error is None
         if message.error is not None:
             self.tell(message.error, "error")
-        self._show_estimate()
+        self._show_records()
 
     def delay_update(self, delay: float = 0.001) -> None:
         """Textual holds all drawing for 50 ms at each change of mode; this app's screens stand at once."""
@@ -376,7 +382,7 @@ class ReslabApp(App[None]):
         self.stop_run({signal.SIGHUP: HUNG_UP, signal.SIGTERM: TERMINATED}.get(number) if number else None)
         if self.live is None or self.live.over:
             self.exit()
-        elif self.live.run is None:  # torch is still being loaded, which nothing can stop; no row, nothing to lose
+        elif self.live.run is None and not self.torch_loaded:  # which nothing can stop; no row yet, nothing to lose
             self.abandoned = True
             self.exit()
 

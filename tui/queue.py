@@ -32,6 +32,7 @@ class Queue:
         self._app = app
         self._first = specs[1:] if app.first_spec is not None else specs
         self._taken_in = asyncio.Event()  # what was asked for at the start is in the record
+        self._turn = asyncio.Lock()  # whoever takes the next entry
 
     def open(self) -> None:
         """At the start: take in what was asked for on the command line, or offer what waits from the last time."""
@@ -44,7 +45,7 @@ class Queue:
         await self.read()
         if self._app.session.side_by_side and self._first:
             await self._next()
-        if self.waiting and not self.going:
+        if self.waiting and not self.going and self._app.attached is None:
             from tui.screens.dialogs import Question
 
             number = len(self.waiting)
@@ -124,14 +125,17 @@ class Queue:
             elif not self._app.session.carries_queue:
                 self._app.queue_is_empty()
             return
-        while self._app.session.live:  # its thread is closing the record
-            await asyncio.sleep(0.05)
-        spec = await self._with_store(lambda store: store.take_next())
-        await self.read()
+        async with self._turn:
+            if self._app.live and not self._app.live.over:  # another one was quicker; when it ends, it is the next turn
+                return
+            while self._app.session.live:  # its thread is closing the record
+                await asyncio.sleep(0.05)
+            spec = await self._with_store(lambda store: store.take_next())
+            if spec is not None and not self._app.start_run(spec, show=False):  # one was begun by hand meanwhile
+                await self._with_store(lambda store: store.enqueue([spec]))
+            await self.read()
         if spec is None:
             self._app.queue_is_empty()
-            return
-        self._app.start_run(spec, show=False)
 
     def change(self, work: Callable[[Store], None]) -> None:
         """Change what waits: move, or remove."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.device import import_torch
-from engine.paths import Places
+from engine.paths import Places, expand
 from engine.results.export import export_run
 from engine.results.records import RunDetails
 from engine.results.store import Store
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from engine.control import Control
     from engine.datasets.manifest import FileRecord
     from engine.memory.ledger import Ledger
     from engine.predicting import Guess
@@ -40,31 +40,33 @@ def read_listing(places: Places, known: Listing = EMPTY) -> Listing:
 
 
 def read_mistakes(
-    places: Places, details: RunDetails, cell: tuple[int, int] | None, tell: Callable[[Progress], None]
+    places: Places,
+    details: RunDetails,
+    cell: tuple[int, int] | None,
+    tell: Callable[[Progress], None],
+    control: Control,
 ) -> tuple[list[Mistake], NDArray[np.uint8]]:
     """A run's mistakes, the surest first, and their images (N, C, H, W); or the test images of one cell of the
     confusion matrix, given as true and predicted class. Loads torch.
     """
     import_torch()
-    from engine.control import RunControl
     from engine.results.mistakes import find_mistakes, load_test_images
 
     with Store(places.database) as store:
         mistakes = find_mistakes(store.predictions(details.record.run), *(cell or ()))
-    return mistakes, load_test_images(details, places, RunControl(), tell, [item.index for item in mistakes])
+    return mistakes, load_test_images(details, places, control, tell, [item.index for item in mistakes])
 
 
 def read_differences(
-    places: Places, a: RunDetails, b: RunDetails, tell: Callable[[Progress], None]
+    places: Places, a: RunDetails, b: RunDetails, tell: Callable[[Progress], None], control: Control
 ) -> tuple[list[tuple[Mistake, Mistake]], NDArray[np.uint8]]:
     """The test images that exactly one of two runs gets right, with both answers, and those images. Loads torch."""
     import_torch()
-    from engine.control import RunControl
     from engine.results.mistakes import find_differences, load_test_images
 
     with Store(places.database) as store:
         found = find_differences(store.predictions(a.record.run), store.predictions(b.record.run))
-    return found, load_test_images(a, places, RunControl(), tell, [one.index for one, _ in found])
+    return found, load_test_images(a, places, control, tell, [one.index for one, _ in found])
 
 
 def read_opened(places: Places, run: int) -> tuple[RunDetails, list[FileRecord] | None]:
@@ -85,7 +87,7 @@ def read_guesses(
     from engine.predicting import predict
 
     guesses = predict(details, places, [file], ledger)[0].guesses
-    pixels = decode(file.expanduser().read_bytes(), 64, 3)
+    pixels = decode(expand(file).read_bytes(), 64, 3)
     assert not isinstance(pixels, str)  # or `predict` had raised
     return guesses, pixels
 
@@ -114,16 +116,19 @@ def read_comparison(
     with Store(places.database) as store:
         compared = store.compared(runs)
     details = [item for item, _ in compared]
-    groups = [group for group in group_by_seed([item.record for item in details]) if len(group.runs) > 1]
-    return details, compare(compared), groups, [compare_groups(a, b) for a, b in combinations(groups, 2)]
+    found, caveats = compare(compared), {item.record.run: item.caveat for item in details}
+    groups = [group for group in group_by_seed([item.record for item in details], caveats) if len(group.runs) > 1]
+    return details, found, groups, compare_groups(groups) if found.no_verdict is None else []
 
 
-def read_spec(places: Places, run: int) -> RunSpec:
-    """What a run was asked to be."""
+def read_run(places: Places, run: int) -> tuple[RunSpec, str]:
+    """What a run was asked to be, and its status."""
     from engine.spec import RunSpec
 
     with Store(places.database) as store:
-        return RunSpec.from_mapping(store.run(run).spec)
+        store.settle_lost_runs()
+        record = store.run(run)
+    return RunSpec.from_mapping(record.spec), record.status
 
 
 def delete_run(places: Places, run: int) -> None:

@@ -31,7 +31,7 @@ class Watcher:
 
     async def _watch(self, run: int, show: bool, begun: bool) -> None:
         from tui.live import LiveRun
-        from tui.record import read_spec
+        from tui.record import read_run
 
         app = self._app
         if self._is_taken():
@@ -39,9 +39,12 @@ class Watcher:
             return
         if app.live is None or app.live.run != run or app.live.over:
             try:
-                spec = await asyncio.to_thread(read_spec, app.places, run)
+                spec, status = await asyncio.to_thread(read_run, app.places, run)
             except ReslabError as error:
                 app.tell(str(error), "error")
+                return
+            if status != "running" and not begun:
+                app.tell(f"run {run} is {status}; enter in Results opens it", "warning")
                 return
             if self._is_taken():  # begun meanwhile
                 return

@@ -7,7 +7,6 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from itertools import combinations
 from typing import Any
 
 from engine.cli.parser import columns
@@ -114,8 +113,9 @@ def compare_runs(
     found = compare(compared, pairs)
     records = [details.record for details, _ in compared]
     parts = [details.memory.micro_batch for details, _ in compared]
-    groups = [group for group in group_by_seed(records) if len(group.runs) > 1]
-    between = [compare_groups(a, b) for a, b in combinations(groups, 2)]
+    caveats = {details.record.run: details.caveat for details, _ in compared}
+    groups = [group for group in group_by_seed(records, caveats) if len(group.runs) > 1]
+    between = compare_groups(groups) if found.no_verdict is None else []
     if as_json:
         first: dict[str, Any] = plain(found.verdicts[0]) if len(found.verdicts) == 1 else {"verdict": found.no_verdict}
         print_json({**first, **plain(found), "groups": plain(groups), "group_verdicts": plain(between)})

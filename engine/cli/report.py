@@ -20,20 +20,18 @@ from engine.text import percent, safe_text
 
 def report_command(preset: Preset, places: Places, as_json: bool) -> int:
     """Train every run of `preset`, then print the tables; stops at the first run that does not complete."""
-    runs = []
+    runs: list[int] = []
     for number, spec in enumerate(preset.specs, start=1):
         if not as_json:
             print(
                 f"{preset.name} {number}/{len(preset.specs)}: {spec.model} on {safe_text(spec.dataset)}",
                 file=sys.stderr,
             )
-        code = train_command(spec, places, as_json, quiet=True)
+        code = train_command(spec, places, as_json, quiet=True, begun=runs.append)
         if code:
             if spec.weights == "imagenet" and not as_json:
                 print("reslab: without the ImageNet weights, use --weights random or --weights FILE", file=sys.stderr)
             return code
-        with Store(places.database) as store:
-            runs.append(store.runs()[0].run)
     with Store(places.database) as store:
         records = [store.details(run).record for run in runs]
     if as_json:

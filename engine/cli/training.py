@@ -56,9 +56,12 @@ class View(Protocol):
 
 
 def train_command(
-    spec: RunSpec, places: Places, as_json: bool, quiet: bool = False, cluster: Cluster | None = None
-) -> int:
-    """Train `spec` to its end and return the exit code that its status means; `quiet` leaves the final table out."""
+    spec: RunSpec, places: Places, as_json: bool, quiet: bool = False, cluster: Cluster | None = None,
+    begun: Callable[[int], None] = lambda run: None,
+) -> int:  # fmt: skip
+    """Train `spec` to its end and return the exit code that its status means; `quiet` leaves the final table out, and
+    `begun` hears of its run's number.
+    """
     if cluster is not None:
         return _follow(partial(carried, Job(places, (spec,), cluster=cluster)), spec, as_json, quiet, elsewhere=True)
 
@@ -67,7 +70,7 @@ def train_command(
 
         return run(spec, Lab(places), control)
 
-    return _follow(start, spec, as_json, quiet)
+    return _follow(start, spec, as_json, quiet, begun=begun)
 
 
 def resume_command(
@@ -116,7 +119,7 @@ def _detach(job: Job, as_json: bool) -> int:
 
 def _follow(
     start: Callable[[RunControl], Generator[Event, None, None]], spec: RunSpec, as_json: bool, quiet: bool = False,
-    elsewhere: bool = False, only_looks: bool = False,
+    elsewhere: bool = False, only_looks: bool = False, begun: Callable[[int], None] = lambda run: None,
 ) -> int:  # fmt: skip
     """Show a run's events to its end. One that is carried `elsewhere` goes on when this terminal goes; who `only_looks`
     leaves it with ctrl+c, too.
@@ -134,6 +137,8 @@ def _follow(
                     view = _Nothing()
                     control.leave() if elsewhere else control.stop(HUNG_UP)
                     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                if isinstance(event, RunStarted):
+                    begun(event.run)
                 if isinstance(event, RunEnded):
                     code = EXIT_CODES[event.status]
     if code is None:  # it was not begun

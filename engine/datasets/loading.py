@@ -6,9 +6,12 @@ Every dataset passes through here, so that size, validation share and normalisat
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Generator
+from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +19,7 @@ import torch.nn.functional as F
 from engine.control import Control
 from engine.datasets.images import ImageData, Loader, Split
 from engine.datasets.manifest import FileRecord
-from engine.datasets.registry import FOLDER, find_dataset
+from engine.datasets.registry import FOLDER, find_dataset, folder_path
 from engine.datasets.splits import stratified
 from engine.errors import DatasetError
 from engine.paths import Places
@@ -37,9 +40,22 @@ def check_dataset(spec: RunSpec) -> None:
 
 
 def data_key(spec: RunSpec) -> tuple[object, ...]:
-    """Two specs with the same key load the same images."""
+    """Two specs with the same key load the same images, as a person's folder is now."""
     imagenet = spec.weights != "random"
-    return (spec.dataset, spec.image_size, spec.test_share, spec.val_share, spec.split_seed, imagenet)
+    files = _files_now(folder_path(spec.dataset)) if find_dataset(spec.dataset) is FOLDER else ""
+    return (spec.dataset, spec.image_size, spec.test_share, spec.val_share, spec.split_seed, imagenet, files)
+
+
+def _files_now(root: Path) -> str:
+    """A hash of the names, sizes and times of all files in `root`."""
+    digest = hashlib.sha256()
+    for folder, _, names in sorted(os.walk(root)):
+        for name in sorted(names):
+            path = os.path.join(folder, name)
+            with suppress(OSError):  # gone meanwhile; to load it will say so
+                found = os.stat(path)
+                digest.update(f"{path}\0{found.st_size}\0{found.st_mtime_ns}\0".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
 
 
 def load_dataset(spec: RunSpec, places: Places, control: Control) -> Generator[Progress, None, ImageData]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import SpecError, unknown_name
+from engine.paths import expand
 from engine.shape import DataShape
 
 FOLDER_PREFIX = "folder:"
@@ -82,4 +83,4 @@ def find_dataset(name: str) -> DatasetInfo:
 
 def folder_path(name: str) -> Path:
     """The folder that a `folder:PATH` name means, with `~` expanded."""
-    return Path(name.removeprefix(FOLDER_PREFIX)).expanduser().absolute()
+    return expand(name.removeprefix(FOLDER_PREFIX)).absolute()

@@ -55,7 +55,11 @@ def stratified_groups(
     for label in np.unique(label_of):
         order = draws.permutation(np.flatnonzero(label_of == label))
         total = int(sizes[order].sum())
-        chosen[order[sizes[order].cumsum() <= round(share * total)]] = True
+        left = round(share * total)
+        for group in order:  # one that is too large for what is left is passed over
+            if sizes[group] <= left:
+                left -= int(sizes[group])
+                chosen[group] = True
     in_test: NDArray[np.bool_] = chosen[group_of]
     for label in np.unique(labels):
         sides = in_test[labels == label]

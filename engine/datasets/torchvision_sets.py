@@ -22,6 +22,8 @@ from engine.paths import Places
 from engine.progress import Progress
 from engine.spec import RunSpec
 
+_DAMAGED = (RuntimeError, ValueError, OSError, EOFError, AssertionError, KeyError, TypeError)  # what torchvision says
+
 
 def load(spec: RunSpec, places: Places, control: Control) -> Generator[Progress, None, RawImages]:
     """Read the dataset under `places.data`, downloading it first where it is not there."""
@@ -51,8 +53,9 @@ def load(spec: RunSpec, places: Places, control: Control) -> Generator[Progress,
     yield Progress("read", 0, 0, "images")
     try:
         parts = [source(data_dir, train=train, download=False) for train in (True, False)]
-    except (RuntimeError, ValueError, OSError, EOFError) as error:
-        raise DatasetError(f"{spec.dataset} cannot be read in {expected} ({error}); delete that folder") from None
+    except _DAMAGED as error:
+        said = str(error) or type(error).__name__
+        raise DatasetError(f"{spec.dataset} cannot be read in {expected} ({said}); delete that folder") from None
     train, test = (_as_split(part) for part in parts)
     return RawImages(train, test, tuple(str(name).split(" - ")[0] for name in parts[0].classes))
 
@@ -63,7 +66,7 @@ def _is_there(source: Any, data_dir: Path) -> bool:
             source(data_dir, train=train, download=False)
     except RuntimeError:  # torchvision's own word for "not found or corrupted"
         return False
-    except (ValueError, OSError, EOFError, AssertionError):
+    except _DAMAGED:
         return True  # there but damaged: reading it again will say so
     return True
 

@@ -60,16 +60,31 @@ def free_bytes(device: torch.device) -> int:
         return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     import psutil
 
-    return min(int(psutil.virtual_memory().available), _container_room())
+    return min(int(psutil.virtual_memory().available), container_room())
 
 
-def _container_room() -> int:
-    """What the control group of this process leaves (version 2, as containers have it); a lot where there is none."""
-    group = Path("/sys/fs/cgroup")
+_GROUPS, _OWN_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+
+
+def container_room() -> int:
+    """What the control groups of this process leave (version 2), its own and all above it; a lot where there are none.
+
+    Files that the system keeps in memory count for a group, but it lets them go where memory is asked for.
+    """
     try:
-        most = (group / "memory.max").read_text(encoding="ascii").strip()
-        used = (group / "memory.current").read_text(encoding="ascii").strip()
-        return max(int(most) - int(used), 0)
+        own = next(line for line in _OWN_GROUP.read_text().splitlines() if line.startswith("0::"))
+    except (OSError, StopIteration):
+        own = "0::/"
+    inside = Path(own.removeprefix("0::").strip("/"))
+    return min(_group_room(_GROUPS / part) for part in (inside, *inside.parents))
+
+
+def _group_room(group: Path) -> int:
+    try:
+        most = int((group / "memory.max").read_text())
+        used = int((group / "memory.current").read_text())
+        kept = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        return max(most - used + int(kept.get("inactive_file", 0)), 0)
     except (OSError, ValueError):  # "max" is no number: no limit
         return 2**62
 

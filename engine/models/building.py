@@ -18,6 +18,7 @@ from engine.models.first_last import fit_first_last
 from engine.models.one_pixel import fold_one_pixel
 from engine.models.registry import ModelInfo, choose_stem, find_model, misfit
 from engine.models.weights import check_fit, read_state
+from engine.paths import expand
 from engine.progress import Progress
 from engine.shape import DataShape
 from engine.spec import RunSpec
@@ -120,7 +121,7 @@ def _load_imagenet_form(network: nn.Module, spec: RunSpec) -> None:
     """Put weights of 3 channels and 1000 classes into `network`, strictly."""
     if spec.norm != "batch":
         raise ModelError("weights trained with batch-norm do not fit norm=group; choose norm=batch or weights=random")
-    path = _imagenet_file(spec.model)[1] if spec.weights == "imagenet" else Path(spec.weights).expanduser()
+    path = _imagenet_file(spec.model)[1] if spec.weights == "imagenet" else expand(spec.weights)
     own = sum(values.nbytes for values in network.state_dict().values())
     state = read_state(path, own)
     # DenseNet's published files still say norm.1 where torchvision's modules say norm1.
@@ -167,5 +168,5 @@ def check_weights(spec: RunSpec) -> None:
     """Raise ModelError at once where a weights file is not there, before a run is recorded."""
     if spec.weights == "imagenet" and not find_model(spec.model).pretrained:
         raise ModelError(f"there are no ImageNet weights of {spec.model}; expected random or the path of a state dict")
-    if spec.weights not in ("random", "imagenet") and not Path(spec.weights).expanduser().is_file():
+    if spec.weights not in ("random", "imagenet") and not expand(spec.weights).is_file():
         raise ModelError(f"no weights file {spec.weights}; expected random, imagenet or the path of a state dict")

@@ -158,7 +158,17 @@ def differing_settings(specs: Sequence[dict[str, Any]]) -> dict[str, tuple[Any, 
 def _side(details: RunDetails, predictions: Predictions) -> Side:
     right, total = int(_right(predictions).sum()), len(predictions.labels)
     name = f"{details.record.model} #{details.record.run}"
-    return Side(details.record.run, name, total, right, wilson_interval(right, total), details.caveat)
+    said = [text for text in (_unfinished(details), details.caveat) if text]
+    return Side(details.record.run, name, total, right, wilson_interval(right, total), "; ".join(said) or None)
+
+
+def _unfinished(details: RunDetails) -> str | None:
+    """How far a run is, or came, that has not completed: what is compared is its last evaluation."""
+    status, epochs = details.record.status, details.record.spec.get("epochs", "?")
+    if status == "completed":
+        return None
+    words = {"running": "still running", "failed": "cut off"}.get(status, status)
+    return f"{words} after epoch {len(details.epochs)} of {epochs}"
 
 
 def _right(predictions: Predictions) -> NDArray[np.bool_]:

@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from types import MappingProxyType
 
-from engine.results.comparison import ALPHA, points
+from engine.results.comparison import ALPHA, differing_settings, holm, points
 from engine.results.records import RunRecord
 from engine.spec import RunSpec
 
 ENOUGH_SEEDS = 3  # under this a standard deviation says next to nothing
+_MOST_NAMED = 3  # settings in a group's name
+_NONE: Mapping[int, str | None] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
 class SeedGroup:
-    """Finished runs that differ in their seed alone. `std` (with n - 1) is None for a single run."""
+    """Finished runs that differ in their seed alone. `std` (with n - 1) is None for a single run; `caveats` are what
+    sets single runs' training apart from what their spec says.
+    """
 
     name: str
     runs: tuple[int, ...]
     seeds: tuple[int, ...]
     accuracies: tuple[float, ...]
+    caveats: tuple[str, ...] = ()
 
     @property
     def mean(self) -> float:
@@ -38,49 +45,83 @@ class SeedGroup:
 
 @dataclass(frozen=True, slots=True)
 class GroupVerdict:
-    """Two groups of seeds. `test` is "paired t" where both have the same seeds, else "Welch t"; None: too few seeds."""
+    """Two groups of seeds. `test` is "paired t" where both have the same seeds, else "Welch t"; None: too few seeds.
+    `holm_p` is `p` after Holm's correction for all pairs that were compared together.
+    """
 
     a: str
     b: str
     difference: float
     test: str | None
     p: float | None
+    holm_p: float | None
     interval_95: tuple[float, float] | None
     verdict: str
 
 
-def group_by_seed(records: Sequence[RunRecord]) -> list[SeedGroup]:
+def group_by_seed(records: Sequence[RunRecord], caveats: Mapping[int, str | None] = _NONE) -> list[SeedGroup]:
     """Completed runs, grouped by all that is not their seed, in the order in which the groups first occur.
 
-    Of two runs with the same seed the first one given counts.
+    Of two runs with the same seed the first one given counts. `caveats` are by the runs' numbers. Groups of one network
+    on one dataset are named by the settings in which they differ, too.
     """
     groups: dict[str, dict[int, RunRecord]] = {}
     for record in records:
         if record.status == "completed" and record.final is not None:
             spec = RunSpec.from_mapping(record.spec)
             groups.setdefault(spec.seed_group(), {}).setdefault(spec.seed, record)
-    return [_group(list(found.values())) for found in groups.values()]
+    found = [sorted(group.values(), key=lambda record: record.spec["seed"]) for group in groups.values()]
+    return [_group(name, runs, caveats) for name, runs in zip(_names(found), found, strict=True)]
 
 
-def _group(records: Sequence[RunRecord]) -> SeedGroup:
-    ordered = sorted(records, key=lambda record: record.spec["seed"])
+def _names(groups: Sequence[Sequence[RunRecord]]) -> list[str]:
+    plain = [f"{group[0].model} on {group[0].dataset}" for group in groups]
+    names = []
+    for name, group in zip(plain, groups, strict=True):
+        alike = [other[0].spec for other, its in zip(groups, plain, strict=True) if its == name]
+        differing = [key for key in differing_settings(alike) if key != "seed"]
+        settings = [f"{key}={group[0].spec.get(key)}" for key in differing[:_MOST_NAMED]]
+        names.append(", ".join([name, *settings, *(["…"] if len(differing) > _MOST_NAMED else [])]))
+    return names
+
+
+def _group(name: str, ordered: Sequence[RunRecord], caveats: Mapping[int, str | None]) -> SeedGroup:
     return SeedGroup(
-        name=f"{ordered[0].model} on {ordered[0].dataset}",
+        name=name,
         runs=tuple(record.run for record in ordered),
         seeds=tuple(record.spec["seed"] for record in ordered),
         accuracies=tuple(record.final.accuracy for record in ordered if record.final),
+        caveats=tuple(f"run {record.run} was {said}" for record in ordered if (said := caveats.get(record.run))),
     )
 
 
-def compare_groups(a: SeedGroup, b: SeedGroup) -> GroupVerdict:
-    """B's mean accuracy against A's: a t test paired by seed, or Welch's (1947) where the seeds differ."""
+def compare_groups(groups: Sequence[SeedGroup]) -> list[GroupVerdict]:
+    """Every pair of groups: the second one's mean accuracy against the first one's, by a t test paired by seed, or
+    Welch's (1947) where the seeds differ; the p values corrected for the number of pairs that could be tested.
+
+    All runs must have been tested on the same images.
+    """
+    tested = [_tested(a, b) for a, b in combinations(groups, 2)]
+    corrected = iter(holm([found.p for found in tested if found.p is not None]))
+    num_tests = sum(found.p is not None for found in tested)
+    told = []
+    for found, (a, b) in zip(tested, combinations(groups, 2), strict=True):
+        if found.p is not None:
+            found = replace(found, holm_p=next(corrected))
+            found = replace(found, verdict=_sentence(found, a, b, num_tests))
+        marks = "".join(f" {caveat[0].upper()}{caveat[1:]}." for caveat in (*a.caveats, *b.caveats))
+        told.append(replace(found, verdict=found.verdict + marks))
+    return told
+
+
+def _tested(a: SeedGroup, b: SeedGroup) -> GroupVerdict:
+    """Without its sentence, unless there are too few seeds for more than that."""
     difference = b.mean - a.mean
     fewest = min(len(a.seeds), len(b.seeds))
     if fewest < ENOUGH_SEEDS:
         few = f"{fewest} seed{'' if fewest == 1 else 's'} of one of them: too few to tell a network from its luck"
-        return GroupVerdict(
-            a.name, b.name, difference, None, None, None, f"{few}; train at least {ENOUGH_SEEDS} of each."
-        )
+        words = f"{few}; train at least {ENOUGH_SEEDS} of each."
+        return GroupVerdict(a.name, b.name, difference, None, None, None, None, words)
     from scipy import stats
 
     paired = a.seeds == b.seeds
@@ -90,11 +131,18 @@ def compare_groups(a: SeedGroup, b: SeedGroup) -> GroupVerdict:
     if math.isnan(p):  # no spread at all
         p = 1.0 if difference == 0 else 0.0
     interval = result.confidence_interval(0.95)
-    low, high = float(interval.low), float(interval.high)
+    return GroupVerdict(a.name, b.name, difference, name, p, p, (float(interval.low), float(interval.high)), "")
+
+
+def _sentence(found: GroupVerdict, a: SeedGroup, b: SeedGroup, num_tests: int) -> str:
+    assert found.interval_95 is not None
+    assert found.holm_p is not None
+    low, high = found.interval_95
+    corrected = f", {found.holm_p:.2g} after Holm's correction for {num_tests} pairs" if num_tests > 1 else ""
     facts = (
-        f"{b.name} minus {a.name}: {points(difference)} points over {len(b.seeds)} and {len(a.seeds)} seeds "
-        f"(95 % interval {points(low)} to {points(high)}, {name} test p = {p:.2g})"
+        f"{b.name} minus {a.name}: {points(found.difference)} points over {len(b.seeds)} and {len(a.seeds)} seeds "
+        f"(95 % interval {points(low)} to {points(high)}, {found.test} test p = {found.p:.2g}{corrected})"
     )
-    better = b.name if difference > 0 else a.name
-    end = f"{better} is better with this recipe" if p < ALPHA else "no evidence that either is better"
-    return GroupVerdict(a.name, b.name, difference, name, p, (low, high), f"{facts}: {end}.")
+    better = b.name if found.difference > 0 else a.name
+    end = f"{better} is better with this recipe" if found.holm_p < ALPHA else "no evidence that either is better"
+    return f"{facts}: {end}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -200,4 +201,6 @@ def _figure(metrics: Metrics | None, name: str) -> str:
 
 
 def _loss(metrics: Metrics | None) -> str:
-    return f"{metrics.loss:.4f}" if metrics else "–"
+    """The record has none where it was not finite."""
+    known = metrics is not None and metrics.loss is not None and math.isfinite(metrics.loss)
+    return f"{metrics.loss:.4f}" if metrics and known else "–"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections.abc import Sequence
 
+from engine.errors import SpecError
 from engine.results.queue import Waiting
 from engine.spec import RunSpec
+
+_log = logging.getLogger("reslab")
 
 
 def append(db: sqlite3.Connection, specs: Sequence[RunSpec]) -> None:
@@ -16,17 +20,23 @@ def append(db: sqlite3.Connection, specs: Sequence[RunSpec]) -> None:
 
 
 def read(db: sqlite3.Connection) -> list[Waiting]:
-    rows = db.execute("SELECT number, spec FROM queue ORDER BY place").fetchall()
-    return [Waiting(number, RunSpec.from_json(spec)) for number, spec in rows]
+    """All that can be read; what cannot, of a later version or damaged, stays where it is and is passed over."""
+    found = []
+    for number, text in db.execute("SELECT number, spec FROM queue ORDER BY place").fetchall():
+        try:
+            found.append(Waiting(number, RunSpec.from_json(text)))
+        except SpecError as error:
+            _log.warning("entry %d of the queue cannot be read: %s", number, error)
+    return found
 
 
 def take_first(db: sqlite3.Connection, number: int | None = None) -> RunSpec | None:
     """The first one, if there is one, and if it is entry `number` where that is given."""
-    row = db.execute("SELECT number, spec FROM queue ORDER BY place LIMIT 1").fetchone()
-    if row is None or number not in (None, row[0]):
+    first = next(iter(read(db)), None)
+    if first is None or number not in (None, first.number):
         return None
-    db.execute("DELETE FROM queue WHERE number = ?", (row[0],))
-    return RunSpec.from_json(row[1])
+    remove(db, first.number)
+    return first.spec
 
 
 def remove(db: sqlite3.Connection, number: int) -> None:

@@ -51,10 +51,11 @@ def is_tunable(spec: RunSpec, placement: Placement) -> bool:
 
 
 def tuning_key(spec: RunSpec, shape: DataShape) -> str:
-    """What a choice holds for: processor, version of torch, network, images and batch."""
+    """What a choice holds for: processor, threads that may be had, version of torch, network, images and batch."""
     stem = choose_stem(find_model(spec.model), spec.stem, shape)
     images = (shape.channels, shape.height, shape.width, shape.num_classes, spec.batch_size)
-    return json.dumps([cpu_name(), torch.__version__, spec.model, stem, spec.norm, spec.optimizer, *images])
+    machine = (cpu_name(), torch.get_num_threads(), torch.__version__)
+    return json.dumps([*machine, spec.model, stem, spec.norm, spec.optimizer, *images])
 
 
 def tune(

@@ -70,12 +70,15 @@ def test_the_interval_covers_the_truth_nineteen_times_in_twenty(p_a: float, p_b:
 
 def run_of(
     number: int, right: list[bool], dataset: str = "digits", sha: str = "x", caveat: str | None = None,
-    dtype: str = "float32", **spec: Any,
+    dtype: str = "float32", status: str = "completed", **spec: Any,
 ) -> Any:  # fmt: skip
     """A run whose images of class 0 are taken for 0 where right, else for 1."""
-    record = SimpleNamespace(run=number, model=f"net{number}", dataset=dataset, spec={"dataset": dataset, **spec})
+    record = SimpleNamespace(
+        run=number, model=f"net{number}", dataset=dataset, spec={"dataset": dataset, **spec}, status=status
+    )
     resolved = {"dtype": dtype, "memory_format": "channels_last" if dtype == "bfloat16" else "contiguous_format"}
-    details = SimpleNamespace(record=record, started={"test_sha256": sha, "resolved": resolved}, caveat=caveat)
+    started = {"test_sha256": sha, "resolved": resolved}
+    details = SimpleNamespace(record=record, started=started, caveat=caveat, epochs=(1, 2))
     predicted = array("H", [0 if item else 1 for item in right])
     return details, Predictions(array("H", [0] * len(right)), predicted, array("f", [1.0] * len(right)))
 
@@ -166,7 +169,7 @@ spread = st.lists(st.floats(0.5, 0.99), min_size=3, max_size=8, unique=True)
 
 @given(spread, spread)
 def test_groups_of_other_seeds_are_compared_by_welch(a: list[float], b: list[float]) -> None:
-    found = compare_groups(group("a", a), group("b", b, list(range(100, 100 + len(b)))))
+    (found,) = compare_groups([group("a", a), group("b", b, list(range(100, 100 + len(b))))])
     expected = stats.ttest_ind(b, a, equal_var=False)
     assert found.test == "Welch t"
     assert found.p == pytest.approx(expected.pvalue)
@@ -174,7 +177,7 @@ def test_groups_of_other_seeds_are_compared_by_welch(a: list[float], b: list[flo
 
 def test_groups_of_the_same_seeds_are_compared_in_pairs() -> None:
     a, b = [0.90, 0.92, 0.91, 0.95], [0.91, 0.935, 0.92, 0.96]
-    found = compare_groups(group("a", a), group("b", b))
+    (found,) = compare_groups([group("a", a), group("b", b)])
     assert found.test == "paired t"
     assert found.p == pytest.approx(stats.ttest_1samp(np.array(b) - a, 0).pvalue)
     assert found.interval_95 is not None
@@ -182,7 +185,7 @@ def test_groups_of_the_same_seeds_are_compared_in_pairs() -> None:
 
 
 def test_too_few_seeds_are_said_to_be() -> None:
-    found = compare_groups(group("a", [0.9, 0.91]), group("b", [0.95, 0.96, 0.97]))
+    (found,) = compare_groups([group("a", [0.9, 0.91]), group("b", [0.95, 0.96, 0.97])])
     assert found.p is None
     assert "2 seeds of one of them: too few" in found.verdict
 

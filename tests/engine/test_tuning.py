@@ -129,7 +129,7 @@ def test_a_real_trial_leaves_threads_weights_and_random_numbers_as_they_were(
     assert torch.get_num_threads() == threads
     assert torch.random.get_rng_state().equal(state)
     (found,) = tuned(measured)
-    assert json.loads(found.key)[2] == "resnet20"
+    assert json.loads(found.key)[3] == "resnet20"
     losses = [[event.losses for event in events if isinstance(event, StepsCompleted)] for events in (plain, measured)]
     assert sum(losses[0], ()) == sum(losses[1], ())
 

@@ -17,6 +17,7 @@ from textual.widgets import Input, Static
 from engine.errors import DatasetError, SpecError
 from engine.memory.ledger import Holding
 from engine.models.registry import ModelInfo
+from engine.paths import expand
 from engine.text import memory_size, safe_text
 from tui.text import millions, plain_content
 from tui.widgets.menu import Menu, Row
@@ -211,7 +212,7 @@ def find_class_folder(text: str) -> Path:
     if not text.strip():
         raise SpecError("type the path of a folder")
     try:
-        folder = Path(text.strip()).expanduser().absolute()
+        folder = expand(text.strip()).absolute()
     except RuntimeError as error:  # ~ of a person that there is not
         raise DatasetError(f"no folder {text.strip()} ({error})") from None
     if not folder.is_dir():

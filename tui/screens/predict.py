@@ -16,6 +16,7 @@ from textual.suggester import Suggester
 from textual.widgets import Input, Static
 
 from engine.errors import ReslabError
+from engine.paths import expand
 from engine.results.records import RunDetails
 from engine.text import percent, safe_text
 from tui.record import read_guesses
@@ -44,7 +45,7 @@ def complete_path(typed: str) -> str | None:
     """`typed` made longer to the first name, in the order of the alphabet, that it is the beginning of."""
     folder, _, start = typed.rpartition("/")
     try:
-        root = Path(f"{folder}/" if folder or typed.startswith("/") else ".").expanduser()
+        root = expand(f"{folder}/" if folder or typed.startswith("/") else ".")
         names = sorted(path.name + ("/" if path.is_dir() else "") for path in root.iterdir())
     except (OSError, RuntimeError):  # no such folder, no such home
         return None

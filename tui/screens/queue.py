@@ -68,11 +68,17 @@ class QueueScreen(ModalScreen[None]):
         self.refresh_bindings()
 
     def action_move(self, by: int) -> None:
-        number = int(self.query_one(Menu).chosen)
+        menu = self.query_one(Menu)
+        if not menu.ids:  # they are still being read
+            return
+        number = int(menu.chosen)
         self.app.queue.change(lambda store: store.move_waiting(number, by))
 
     def action_remove(self) -> None:
-        number = int(self.query_one(Menu).chosen)
+        menu = self.query_one(Menu)
+        if not menu.ids:
+            return
+        number = int(menu.chosen)
         self.app.queue.change(lambda store: store.remove_waiting(number))
 
     def action_start(self) -> None:

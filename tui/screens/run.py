@@ -33,6 +33,7 @@ from tui.widgets.key_bar import KeyBar
 from tui.widgets.mode_bar import ModeBar
 
 if TYPE_CHECKING:
+    from engine.control import Control
     from tui.app import ReslabApp
 
 
@@ -97,7 +98,8 @@ class RunScreen(Screen[None]):
             details, left_out = await asyncio.to_thread(read_opened, self.app.places, self.run)
         except ReslabError as error:
             self.app.tell(str(error), "error")
-            self.app.pop_screen()
+            if self.is_current:
+                self.app.pop_screen()
             return
         if self.is_attached and self.query("#title"):  # not left while it was read, nor half taken down
             self._show(details)
@@ -195,7 +197,7 @@ class RunScreen(Screen[None]):
             text = f"{names[cell[0]]} " + ("got right" if cell[0] == cell[1] else f"taken for {names[cell[1]]}")
             text += ", the surest first · m shows all mistakes"
         self.query_one("#which", Static).update(plain_content(text))
-        found = await load_into(gallery, lambda tell: read_mistakes(self.app.places, details, cell, tell))
+        found = await load_into(gallery, lambda *way: read_mistakes(self.app.places, details, cell, *way))
         if found is not None:
             mistakes, images = found
             captions = [(f"{names[m.predicted]} {percent(m.confidence, 1)}", f"is {names[m.label]}") for m in mistakes]
@@ -250,11 +252,14 @@ class RunScreen(Screen[None]):
 T = TypeVar("T")
 
 
-async def load_into(gallery: Gallery, read: Callable[[Callable[[Progress], None]], T]) -> T | None:
+async def load_into(gallery: Gallery, read: Callable[[Callable[[Progress], None], Control], T]) -> T | None:
     """Call `read` in another thread, for images may have to be decoded first, with its progress in the gallery's place.
 
-    None where it raised: then the gallery says why.
+    None where it raised: then the gallery says why. It is asked to stop where nobody waits for it any more.
     """
+    from engine.control import RunControl
+
+    control = RunControl()
     gallery.show((), "loading torch and the test images …")
     loading = True
 
@@ -265,12 +270,13 @@ async def load_into(gallery: Gallery, read: Callable[[Callable[[Progress], None]
         gallery.app.call_later(lambda: gallery.show((), text) if loading else None)
 
     try:
-        return await asyncio.to_thread(read, tell)
+        return await asyncio.to_thread(read, tell, control)
     except ReslabError as error:
         gallery.call_later(gallery.show, (), safe_text(error))
         return None
     finally:
         loading = False
+        control.stop()
 
 
 def _reading_help(details: RunDetails) -> str:

@@ -174,7 +174,7 @@ class TrainScreen(Screen[None]):
     def _keep_gauges(self, message: GaugesRead) -> None:
         """Remember them for the history; where a run is live they are drawn with the rest."""
         self.query_one(MemoryStrip).remember(message.reading, message.nodes)
-        if self.live is None or self.live.over:
+        if self.is_current and (self.live is None or self.live.over):
             self.redraw()
 
     @on(MemoryFreed)
@@ -226,7 +226,9 @@ class TrainScreen(Screen[None]):
     async def action_stop(self) -> None:
         from tui.screens.dialogs import Question
 
-        if await self.app.push_screen_wait(Question("Stop this run? It keeps its figures and its weights.")):
+        asked = self.live
+        stop = await self.app.push_screen_wait(Question("Stop this run? It keeps its figures and its weights."))
+        if stop and asked is self.live:  # else it has ended meanwhile, and another one has begun
             self.app.stop_run()
 
     def action_open_run(self) -> None:

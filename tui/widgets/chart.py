@@ -7,7 +7,7 @@ Made for a screen beside a training run on few cores: at 100×16 cells a drawing
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,10 +62,12 @@ class Chart(Widget, can_focus=False):
         self._shown: object = None
 
     def draw(self, lines: Sequence[Line], x_max: float, x_ticks: dict[float, str], x_name: str = "epoch") -> None:
-        """Show these curves from now on; `x_ticks` are places on the x axis and their texts.
+        """Show these curves from now on; `x_ticks` are places on the x axis and their texts. Points that are not finite
+        are left out.
 
         A curve only ever grows: where none has, nothing is drawn; where one has, only the cells that it changed.
         """
+        lines = [_finite(line) for line in lines]
         shown = [(line.name, line.colour, len(line.y), line.y[-1:].tolist(), line.y[:1].tolist()) for line in lines]
         if self._shown == (key := (shown, x_max, x_ticks, x_name)):
             return
@@ -188,3 +190,8 @@ def _segments(cells: NDArray[np.uint16], colours: NDArray[np.uint8], styles: Seq
     ends = [*changes[1:], len(colours)]
     text = "".join(chr(code) if code else " " for code in cells.tolist())
     return [Segment(text[start:end], styles[colours[start]]) for start, end in zip(changes.tolist(), ends, strict=True)]
+
+
+def _finite(line: Line) -> Line:
+    kept = np.isfinite(line.y)
+    return line if kept.all() else replace(line, x=line.x[kept], y=line.y[kept])

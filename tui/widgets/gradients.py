@@ -41,6 +41,6 @@ class GradientBars(Static):
 def _line(stage: str, norm: float, ratio: float, greatest: float, width: int, cell: str, colour: str) -> Content:
     figures = f" {norm:.1e} {ratio:.0e}"
     room = max(width - 7 - len(figures), 1)
-    share = 1 + math.log10(max(norm, 1e-30) / greatest) / _DECADES
+    share = 1 + math.log10(max(norm, 1e-30) / greatest) / _DECADES if math.isfinite(norm) else 1.0
     filled = round(room * min(max(share, 0.0), 1.0))
     return Content.assemble(f"{stage:<7}", (cell * filled, colour), " " * (room - filled), figures)
