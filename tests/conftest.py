@@ -8,8 +8,12 @@ from pathlib import Path
 
 import pynvml
 import pytest
+from hypothesis import settings
 
 from engine.paths import Places
+
+settings.register_profile("reslab", deadline=None)  # how long an example takes is no test of anything
+settings.load_profile("reslab")
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: two threads in each would only wait
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -248,6 +248,9 @@ class _Ranges(http.server.BaseHTTPRequestHandler):
         self.asked.append(wanted)
         start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0
         body = self.content[start:]
+        if start >= len(self.content):
+            self.send_error(416)
+            return
         self.send_response(206 if wanted else 200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -280,11 +283,37 @@ def test_a_download_that_broke_off_goes_on_where_it_stopped(server: str, tmp_pat
     assert list(tmp_path.iterdir()) == [target]
 
 
+def test_a_download_that_had_all_come_is_only_named_anew(server: str, tmp_path: Path) -> None:
+    """Its process ended between the last byte and the name."""
+    sha256 = hashlib.sha256(_Ranges.content).hexdigest()
+    (tmp_path / "file.zip.part").write_bytes(_Ranges.content)
+    drain(fetch([server], tmp_path / "file.zip", sha256, RunControl(), "sha256"))
+    assert _Ranges.asked == []
+    assert [path.name for path in tmp_path.iterdir()] == ["file.zip"]
+
+
+def test_a_part_that_is_longer_than_the_file_is_fetched_anew(server: str, tmp_path: Path) -> None:
+    _Ranges.asked.append(None)
+    sha256 = hashlib.sha256(_Ranges.content).hexdigest()
+    (tmp_path / "file.zip.part").write_bytes(_Ranges.content + b"more")
+    drain(fetch([server], tmp_path / "file.zip", sha256, RunControl(), "sha256"))
+    assert _Ranges.asked[1:] == [f"bytes={len(_Ranges.content) + 4}-", None]
+    assert (tmp_path / "file.zip").read_bytes() == _Ranges.content
+
+
 def at_once(number: int, work: Callable[[], object]) -> None:
     """Do it in so many threads, and fail as any of them did."""
     with ThreadPoolExecutor(number) as pool:
         for done in [pool.submit(work) for _ in range(number)]:
             done.result(timeout=30)
+
+
+def test_duplicates_that_are_too_many_for_the_test_set_leave_it_to_others() -> None:
+    groups = np.r_[np.zeros(30, np.int64), np.arange(1, 71)]  # thirty images that are the same
+    for seed in range(50):
+        in_test = stratified_groups(np.zeros(100, np.int64), groups, 0.2, seed)
+        assert in_test.sum() == 20
+        assert not in_test[:30].any()
 
 
 def test_several_that_want_the_same_file_download_it_once(server: str, tmp_path: Path) -> None:

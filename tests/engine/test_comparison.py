@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -210,3 +211,32 @@ def test_runs_are_grouped_by_all_but_their_seed() -> None:
 
 def test_points_have_a_true_minus_and_a_sign() -> None:
     assert (points(-0.0004), points(0.0017)) == ("−0.04", "+0.17")
+
+
+def test_several_groups_are_corrected_by_holm_and_marked() -> None:
+    a, b, c = [0.90, 0.92, 0.91, 0.95], [0.912, 0.931, 0.925, 0.957], [0.93, 0.92, 0.94, 0.95]
+    marked = replace(group("c", c), caveats=("run 3 was trained in micro-batches of 32",))
+    found = compare_groups([group("a", a), group("b", b), marked])
+    raw = [float(stats.ttest_rel(y, x).pvalue) for x, y in ((a, b), (a, c), (b, c))]
+    assert [item.p for item in found] == pytest.approx(raw)
+    assert [item.holm_p for item in found] == pytest.approx(list(multipletests(raw, method="holm")[1]))
+    assert "after Holm's correction for 3 pairs" in found[0].verdict
+    assert [item.verdict.endswith("Run 3 was trained in micro-batches of 32.") for item in found] == [False, True, True]
+
+
+def test_groups_of_one_network_are_named_by_what_differs() -> None:
+    def record(run: int, seed: int, rate: float) -> Any:
+        spec = {"dataset": "digits", "model": "resnet18", "seed": seed, "learning_rate": rate}
+        final = SimpleNamespace(accuracy=0.9)
+        return SimpleNamespace(run=run, model="resnet18", dataset="digits", spec=spec, status="completed", final=final)
+
+    slow, fast = group_by_seed([record(1, 0, 0.1), record(2, 1, 0.1), record(3, 0, 0.5), record(4, 1, 0.5)], {3: "odd"})
+    assert (slow.name, fast.name) == ("resnet18 on digits, learning_rate=0.1", "resnet18 on digits, learning_rate=0.5")
+    assert (slow.caveats, fast.caveats) == ((), ("run 3 was odd",))
+
+
+def test_a_run_that_has_not_completed_is_marked_in_the_verdict() -> None:
+    (verdict,) = compare(
+        [run_of(1, [True] * 20, epochs=10), run_of(2, [False] * 20, epochs=10, status="stopped")]
+    ).verdicts
+    assert verdict.verdict.endswith(" net2 #2 was stopped after epoch 2 of 10.")

@@ -20,8 +20,10 @@ from engine.datasets.images import ImageData
 from engine.datasets.loading import IMAGENET_MEAN, check_dataset, load_dataset
 from engine.datasets.splits import stratified
 from engine.errors import DatasetError, FetchError
-from engine.paths import find_places
+from engine.events import RunStarted
+from engine.paths import Places, find_places
 from engine.progress import LoadingStopped
+from engine.runs import Lab, run
 from engine.spec import RunSpec
 from tests.fakes import drain
 
@@ -231,3 +233,20 @@ def test_real_mnist_is_found(real_data: Path) -> None:
     assert (len(data.train), len(data.test)) == (60_000, 10_000)
     assert data.mean[0] == pytest.approx(0.1307, abs=1e-4)  # torch's own MNIST example
     assert data.std[0] == pytest.approx(0.3081, abs=1e-4)
+
+
+def test_a_folder_that_has_changed_is_loaded_anew_in_the_same_session(tmp_path: Path, places: Places) -> None:
+    root = make_folder(tmp_path / "pets", {"cat": 20, "dog": 30}, size=(8, 8))
+    lab = Lab(places)
+    spec = RunSpec(f"folder:{root}", "resnet20", epochs=1, dtype="float32")
+    before = next(event for event in run(spec, lab, RunControl()) if isinstance(event, RunStarted))
+    make_folder(tmp_path / "more", {"cat": 40}, size=(8, 8))
+    for file in (tmp_path / "more" / "cat").iterdir():
+        file.replace(root / "cat" / f"new-{file.name}")
+    after = next(event for event in run(spec, lab, RunControl()) if isinstance(event, RunStarted))
+    assert (before.num_train + before.num_test, after.num_train + after.num_test) == (50, 90)
+
+
+def test_a_home_of_nobody_is_a_folder_that_is_not_there() -> None:
+    with pytest.raises(DatasetError, match=r"no folder .*~nosuchuser/pictures"):
+        check_dataset(RunSpec("folder:~nosuchuser/pictures", "resnet18"))

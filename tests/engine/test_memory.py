@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from engine.memory import room
 from engine.memory.freeing import free_memory
 from engine.memory.gauges import Gauges, process_bytes, read_host
 from engine.memory.ledger import Holding, Ledger
@@ -99,3 +101,24 @@ def test_what_a_live_run_needs_stays() -> None:
     ledger.hold("data", Thing(), Holding("dataset", "digits", 1, (("dataset", 10),), live=True))
     assert free_memory(ledger).dropped == ()
     assert ledger.get("data") is not None
+
+
+def test_a_container_leaves_what_the_tightest_of_its_groups_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files that the system keeps in memory are let go where memory is asked for; "max" is no bound."""
+    for group, most, used, kept in (
+        (tmp_path, "max", 900, 0), (tmp_path / "job", "800", 500, 100), (tmp_path / "job" / "step", "1000", 400, 0),
+    ):  # fmt: skip
+        group.mkdir(exist_ok=True)
+        (group / "memory.max").write_text(f"{most}\n")
+        (group / "memory.current").write_text(f"{used}\n")
+        (group / "memory.stat").write_text(f"anon 5\ninactive_file {kept}\n")
+    (tmp_path / "own").write_text("0::/job/step\n")
+    monkeypatch.setattr(room, "_GROUPS", tmp_path)
+    monkeypatch.setattr(room, "_OWN_GROUP", tmp_path / "own")
+    assert room.container_room() == 400
+    (tmp_path / "own").write_text("0::/\n")
+    assert room.container_room() == 2**62
+    (tmp_path / "own").unlink()
+    assert room.container_room() == 2**62

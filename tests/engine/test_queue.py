@@ -77,3 +77,15 @@ def test_several_specs_and_seeds_run_one_after_another(tmp_path, capsys) -> None
         ("resnet20", 0), ("resnet20", 1), ("plain20", 0), ("plain20", 1),
     ]  # fmt: skip
     assert reslab("train", "digits", "resnet18", "--seeds", "0") == 2
+
+
+def test_an_entry_that_cannot_be_read_is_passed_over(places: Places) -> None:
+    """Of another version, or damaged: it keeps neither the others from their turn nor the app from opening."""
+    with Store(places.database) as store:
+        store.enqueue(SPECS)
+        first, second, third = (item.number for item in store.waiting())
+        store._db.execute("UPDATE queue SET spec = ? WHERE number = ?", ('{"model": "resnet9000"}', first))
+        store._db.execute("UPDATE queue SET spec = ? WHERE number = ?", ("{rubbish", second))
+        assert [item.number for item in store.waiting()] == [third]
+        assert store.take_next(third) == SPECS[2]
+        assert store.take_next() is None

@@ -72,6 +72,11 @@ def text_of(app: ReslabApp) -> str:
     return "\n".join("".join(segment.text for segment in line) for line in app.screen._compositor.render_strips())
 
 
+def told(app: ReslabApp) -> str:
+    """All passing notes, for on the screen they are broken into lines."""
+    return " ".join(str(note.message) for note in app._notifications)
+
+
 @pytest.fixture
 def compare_screen(request: pytest.FixtureRequest) -> Compare:
     """Compare the screen with the stored SVG; `--update-screens` stores it instead."""

@@ -16,10 +16,11 @@ from engine.errors import ClusterError
 from engine.events import RunContinued, RunEnded, StepsCompleted
 from engine.memory.nodes import NodeReading
 from engine.paths import Places
+from engine.results.records import RunRecord
 from engine.results.store import Store
 from engine.spec import RunSpec
 from tests.fakes import GPU_READING, HOST_READING, Carried, ScriptedRun, events_of, metrics
-from tests.tui.conftest import SIZES, Compare, MakeApp, drawn, text_of, until
+from tests.tui.conftest import SIZES, Compare, MakeApp, drawn, text_of, told, until
 from tui.app import ReslabApp
 from tui.live import LiveRun
 from tui.messages import GaugesRead
@@ -96,6 +97,29 @@ async def test_what_cannot_be_watched_is_said(make_app: MakeApp, places: Places)
         async with app.run_test(size=(120, 36)) as pilot:
             app.watcher.watch(number)
             await until(pilot, lambda: "belongs to the terminal" in text_of(app))
+
+
+async def test_a_run_that_has_ended_takes_nobody_away(make_app: MakeApp, carried: Carried, places: Places) -> None:
+    carried.tell(*events_of(SPEC, carried.run)[:6])
+    with Store(places.database) as store:
+        done = store.create_run(SPEC)
+        for event in events_of(SPEC, done):
+            store.record(event)
+    app = make_app(attached=carried.run)
+    async with app.run_test(size=(120, 36)) as pilot:
+        await until(pilot, lambda: app.live and app.live.version == 6)
+        app.watcher.watch(done)
+        await until(pilot, lambda: f"run {done} is completed" in told(app))
+        assert app.live is not None
+        assert (app.live.run, app.live.over) == (carried.run, False)
+        app.resume_run(store_run(places, done))
+        await until(pilot, lambda: "there is nothing to go on with" in told(app))
+        assert app.live.run == carried.run
+
+
+def store_run(places: Places, number: int) -> RunRecord:
+    with Store(places.database) as store:
+        return store.run(number)
 
 
 async def test_while_a_run_is_live_here_none_is_watched(make_app: MakeApp, carried: Carried) -> None:

@@ -12,7 +12,7 @@ from engine.paths import Places
 from engine.results.store import Store
 from engine.spec import RunSpec
 from tests.fakes import ScriptedRun
-from tests.tui.conftest import SIZES, Compare, MakeApp, drawn, text_of, until
+from tests.tui.conftest import SIZES, Compare, MakeApp, drawn, text_of, told, until
 from tui.screens.queue import QueueScreen
 from tui.widgets.menu import Menu
 
@@ -184,3 +184,38 @@ async def test_the_queue_as_a_picture(size: tuple[int, int], make_app: MakeApp, 
         await until(pilot, lambda: app.focused is not None and app.focused.id == "waiting")
         await drawn(pilot)
         compare_screen(app, "queue")
+
+
+async def test_entries_that_are_added_at_once_are_all_trained(make_app: MakeApp, places: Places) -> None:
+    script = ScriptedRun()
+    app = make_app(script)
+    async with app.run_test(size=(100, 30)) as pilot:
+        for spec in WAITING:
+            app.queue.add([spec])
+        await until(pilot, lambda: len(script.specs) == 3 and app.live and app.live.over)
+        await drawn(pilot)
+    assert sorted(spec.model for spec in script.specs) == sorted(spec.model for spec in WAITING)
+    with Store(places.database) as store:
+        assert store.waiting() == []
+
+
+async def test_keys_on_a_queue_that_is_still_being_read_do_nothing(make_app: MakeApp) -> None:
+    app = make_app()
+    async with app.run_test(size=(100, 30)) as pilot:
+        await pilot.press("u")
+        await until(pilot, lambda: isinstance(app.screen, QueueScreen))
+        assert isinstance(app.screen, QueueScreen)
+        app.screen.action_remove()
+        app.screen.action_move(1)
+        await drawn(pilot)
+
+
+async def test_whoever_looks_at_a_run_is_not_offered_the_queue(make_app: MakeApp, places: Places) -> None:
+    """It may be carried on a cluster at that moment."""
+    with Store(places.database) as store:
+        store.enqueue(WAITING)
+        app = make_app(attached=store.create_run(WAITING[0]))
+        async with app.run_test(size=(100, 30)) as pilot:
+            await until(pilot, lambda: "belongs to the terminal" in told(app))
+            await drawn(pilot)
+            assert not app.screen.is_modal

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from textual.app import App, ComposeResult
 
 from engine.errors import DatasetError
-from engine.events import GradientsMeasured, MemoryRecovered, RunEnded
+from engine.events import Evaluated, GradientsMeasured, MemoryRecovered, RunEnded
 from engine.memory.allocator import AllocatorReading
 from engine.memory.gauges import MemoryReading
 from engine.memory.ledger import Holding, Part
+from engine.results.tables import _loss
 from engine.spec import RunSpec
 from tests.fakes import GPU_READING, HOST_READING, ScriptedRun, events_of, metrics
 from tests.tui.conftest import MakeApp, drawn, text_of, until
 from tui.app import ReslabApp
-from tui.widgets.chart import Chart
+from tui.widgets.chart import Chart, Line
+from tui.widgets.gradients import GradientBars
 from tui.widgets.memory import MemoryStrip
 
 
@@ -129,6 +133,48 @@ async def test_what_a_run_says_while_the_app_is_left_does_no_harm(make_app: Make
     app.show_status()
     assert app.live
     assert app.live.over
+
+
+async def test_a_question_about_one_run_does_not_stop_the_next(make_app: MakeApp) -> None:
+    script = hold()
+    app = make_app(script)
+    async with app.run_test() as pilot:
+        await start(pilot, app)
+        await pilot.press("s")
+        await until(pilot, lambda: app.screen.is_modal)
+        first = app.live
+        script.release.set()
+        await until(pilot, lambda: first and first.over and not app.session.live)
+        script.release.clear()
+        assert app.start_run(RunSpec("digits", "resnet34"), show=False)
+        await pilot.press("y")
+        await pilot.pause(0.2)
+        assert app.live is not first
+        assert app.live is not None
+        assert not app.live.stopping
+        script.release.set()
+
+
+async def test_an_evaluation_that_is_not_finite_is_shown(make_app: MakeApp) -> None:
+    """A network can blow up between its last step and the evaluation."""
+    events = [
+        replace(event, metrics=replace(event.metrics, loss=float(worst))) if isinstance(event, Evaluated) else event
+        for worst, event in zip(
+            itertools.cycle(("nan", "inf")), events_of(RunSpec("digits", "resnet18", epochs=3)), strict=False
+        )
+    ]
+    app = make_app(ScriptedRun(events=events))
+    async with app.run_test(size=(120, 36)) as pilot:
+        await pilot.press("enter", "enter")
+        await until(pilot, lambda: app.live and app.live.over)
+        await drawn(pilot)
+        assert "completed" in text_of(app)
+        chart = app.screen.query(Chart).first()
+        chart.draw([Line("test", "red", np.arange(3.0), np.array([1.0, float("nan"), float("inf")]), "●")], 3.0, {})
+        gradients = app.screen.query_one(GradientBars)
+        gradients.show("a", GradientsMeasured(1, 1, ("stem", "fc"), (1.0, float("inf")), (0.1, float("nan"))), "", None)
+    assert _loss(metrics(0.5)) == "1.1500"
+    assert _loss(replace(metrics(0.5), loss=float("nan"))) == _loss(None) == "–"
 
 
 async def test_validation_figures_are_called_so(make_app: MakeApp) -> None:

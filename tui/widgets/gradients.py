@@ -27,7 +27,7 @@ class GradientBars(Static):
         if now is None or self._shown == (key := (now, twin, width)):
             return
         self._shown = key
-        greatest = max([*now.norms, *(twin.norms if twin else ()), 1e-30])
+        greatest = max([*filter(math.isfinite, (*now.norms, *(twin.norms if twin else ()))), 1e-30])
         lines = [plain_content("gradient norm, update / weight", "dim")]
         for index, stage in enumerate(now.stages):
             lines.append(_line(stage, now.norms[index], now.ratios[index], greatest, width, "█", "$primary"))
