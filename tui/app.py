@@ -116,9 +116,10 @@ class ReslabApp(App[None]):
         self._read_records()
         if self.first_spec is not None:
             self.start_run(self.first_spec)
-        elif self.attached is not None:
+        if self.attached is not None:
             self.watcher.watch(self.attached)
-        self.session.load_torch()
+        else:
+            self.session.load_torch()
         self.queue.open()
 
     @work

@@ -6,6 +6,7 @@ One run at a time: a new one is refused until the thread of the old one has post
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
@@ -193,6 +194,7 @@ class Session:
             write_report(self.places.log, error, "the run could not be carried on")
             refusal = f"{type(error).__name__}; the full report is in {self.places.log}"
         if refusal is not None and not control.left:
+            logging.getLogger("reslab").warning("a run was refused: %s", refusal)
             self._post(RunRefused(refusal))
 
     def load_torch(self) -> None:
