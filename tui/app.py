@@ -395,7 +395,6 @@ class ReslabApp(App[None]):
         """A defect of the app's own: the full report to the log, one sentence to the person."""
         written = write_report(self.places.log, error, "the app broke off")
         if self.is_headless:
-            super()._handle_exception(error)
-            return
+            return super()._handle_exception(error)
         where = f"; the full report is in {self.places.log}" if written else ""
         self.exit(return_code=1, message=f"reslab broke off: {type(error).__name__}{where}")
