@@ -188,8 +188,6 @@ class ReslabApp(App[None]):
 
         return estimate_text(spec, [listed.record for listed in self.listing.runs] if self.listing else ())
 
-    # --- the live run ------------------------------------------------------------------------------------------------
-
     def start_run(self, spec: RunSpec, show: bool = True, resumed: int | None = None) -> bool:
         """Start a run now, or go on with run `resumed`; `show` goes to its live screen. Or say why not, and False."""
         from tui.live import LiveRun  # numpy: 0.17 s that the first paint need not wait for
@@ -299,8 +297,6 @@ class ReslabApp(App[None]):
         """Textual holds all drawing for 50 ms at each change of mode; this app's screens stand at once."""
         super().delay_update(delay)
 
-    # --- keys --------------------------------------------------------------------------------------------------------
-
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """The palette: reslab's own keys first, then Textual's commands, less its own list of keys."""
         for active in screen.active_bindings.values():
@@ -395,6 +391,7 @@ class ReslabApp(App[None]):
         """A defect of the app's own: the full report to the log, one sentence to the person."""
         written = write_report(self.places.log, error, "the app broke off")
         if self.is_headless:
-            return super()._handle_exception(error)
+            super()._handle_exception(error)
+            return
         where = f"; the full report is in {self.places.log}" if written else ""
         self.exit(return_code=1, message=f"reslab broke off: {type(error).__name__}{where}")
