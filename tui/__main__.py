@@ -34,9 +34,7 @@ def open_app(opening: Opening) -> int:
     from tui.widgets.sharp import find_image_widget
 
     keep_one_heap()  # before the first thread: a run will live in one
-    log_to(
-        opening.places.log
-    )  # a warning of torch's, or a curve that waits for a locked record, is nothing for the screen
+    log_to(opening.places.log)  # a warning of torch's, or a curve that waits for a locked record: not on the screen
     if (widget := find_image_widget()) is not None:
         from tui.widgets.gallery import Gallery
 
@@ -46,7 +44,7 @@ def open_app(opening: Opening) -> int:
     code = app.return_code or 0
     if not app.abandoned:
         app.session.wait()
-    if app.abandoned or app.session.loading:  # an interpreter that ends while a thread imports torch may crash
+    if app.abandoned or app.session.busy:  # an interpreter that ends while a thread is inside torch may crash
         sys.stdout.flush()
         os._exit(code)
     return code

@@ -7,6 +7,7 @@ import gc
 import signal
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -115,7 +116,7 @@ class ReslabApp(App[None]):
         self._read_records()
         if self.first_spec is not None:
             self.start_run(self.first_spec)
-        elif self.attached is not None:
+        if self.attached is not None:
             self.watcher.watch(self.attached)
         else:
             self.session.load_torch()
@@ -281,8 +282,9 @@ class ReslabApp(App[None]):
     def _pass_on(self, message: GaugesRead | MemoryFreed) -> None:
         if isinstance(message, MemoryFreed):
             self.forecasts.clear()
-        if self.current_mode == "train" and self.screen_stack:  # none while the app is being left
-            self.screen_stack[0].post_message(message)
+        with suppress(KeyError):  # Train was not opened yet
+            for screen in self.get_screen_stack("train")[:1]:
+                screen.post_message(message)
 
     @on(TorchLoaded)
     def _torch_loaded(self, message: TorchLoaded) -> None:

@@ -6,6 +6,7 @@ One run at a time: a new one is refused until the thread of the old one has post
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import sys
@@ -14,7 +15,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
-from typing import TYPE_CHECKING, Protocol
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from textual.message import Message
 
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from engine.events import Event
     from engine.memory.gauges import Gauges
 
+T = TypeVar("T")
 _GAUGES_EVERY_S = 1.0
 _NICENESS = 5
 _TELL_EVERY_S = 1.0  # steps come ten times a second; each message wakes the thread that draws, for 0.3 ms and a core
@@ -99,6 +102,7 @@ class Session:
         self._gauges: Gauges | None = None
         self._closing = threading.Event()
         self._carrier: threading.Thread | None = None
+        self._aside: list[threading.Thread] = []
 
     @property
     def live(self) -> bool:
@@ -106,8 +110,34 @@ class Session:
         return self._runner is not None and self._runner.is_alive()
 
     @property
-    def loading(self) -> bool:
-        return self._importer is not None and self._importer.is_alive()
+    def busy(self) -> bool:
+        """Whether a thread is at work that is not waited for: it imports torch, or computes with it."""
+        importers = [self._importer] if self._importer is not None else []
+        return any(thread.is_alive() for thread in (*importers, *self._aside))
+
+    async def aside(self, work: Callable[[], T]) -> T:
+        """What `work` returns, called in a thread that nobody waits for when the app is left; it may take seconds."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[T] = loop.create_future()
+        context = copy_context()  # Textual's widgets know their app by it
+
+        def tell(tell_it: Callable[[Any], None], value: object) -> None:
+            if not done.done():  # nor cancelled
+                tell_it(value)
+
+        def call() -> None:
+            told: tuple[Callable[[Any], None], object]
+            try:
+                told = done.set_result, context.run(work)
+            except BaseException as error:
+                told = done.set_exception, error
+            with suppress(RuntimeError):  # the loop is closed: the app was left
+                loop.call_soon_threadsafe(tell, *told)
+
+        thread = threading.Thread(target=call, name="aside", daemon=True)
+        self._aside = [thread, *(other for other in self._aside if other.is_alive())]
+        thread.start()
+        return await done
 
     def start(self, spec: RunSpec, resumed: int | None = None) -> bool:
         """Start a run, or go on with one; False, and nothing happens, while another one is live."""

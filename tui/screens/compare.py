@@ -139,7 +139,7 @@ class CompareScreen(Screen[None]):
     @work(exclusive=True, group="images")
     async def load_images(self, a: RunDetails, b: RunDetails) -> None:
         gallery, names = self.query_one(Gallery), a.class_names
-        found = await load_into(gallery, lambda *way: read_differences(self.app.places, a, b, *way))
+        found = await load_into(gallery, self.app.session, lambda *way: read_differences(self.app.places, a, b, *way))
         if found is None:
             return
         pairs, images = found

@@ -84,8 +84,9 @@ class PredictScreen(ModalScreen[None]):
         verdict.remove_class("wrong")
         verdict.update("looking …")
         try:
-            ledger = self.app.session.ledger
-            guesses, pixels = await asyncio.to_thread(read_guesses, self.app.places, self._details, file, ledger)
+            session, details = self.app.session, self._details
+            read = session.aside(lambda: read_guesses(session.places, details, file, session.ledger))
+            guesses, pixels = await read
         except ReslabError as error:
             verdict.update(plain_content(f"✗ {error}"))
             verdict.add_class("wrong")

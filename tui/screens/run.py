@@ -35,6 +35,7 @@ from tui.widgets.mode_bar import ModeBar
 if TYPE_CHECKING:
     from engine.control import Control
     from tui.app import ReslabApp
+    from tui.session import Session
 
 
 class RunScreen(Screen[None]):
@@ -197,7 +198,9 @@ class RunScreen(Screen[None]):
             text = f"{names[cell[0]]} " + ("got right" if cell[0] == cell[1] else f"taken for {names[cell[1]]}")
             text += ", the surest first · m shows all mistakes"
         self.query_one("#which", Static).update(plain_content(text))
-        found = await load_into(gallery, lambda *way: read_mistakes(self.app.places, details, cell, *way))
+        found = await load_into(
+            gallery, self.app.session, lambda *way: read_mistakes(self.app.places, details, cell, *way)
+        )
         if found is not None:
             mistakes, images = found
             captions = [(f"{names[m.predicted]} {percent(m.confidence, 1)}", f"is {names[m.label]}") for m in mistakes]
@@ -252,7 +255,9 @@ class RunScreen(Screen[None]):
 T = TypeVar("T")
 
 
-async def load_into(gallery: Gallery, read: Callable[[Callable[[Progress], None], Control], T]) -> T | None:
+async def load_into(
+    gallery: Gallery, session: Session, read: Callable[[Callable[[Progress], None], Control], T]
+) -> T | None:
     """Call `read` in another thread, for images may have to be decoded first, with its progress in the gallery's place.
 
     None where it raised: then the gallery says why. It is asked to stop where nobody waits for it any more.
@@ -270,7 +275,7 @@ async def load_into(gallery: Gallery, read: Callable[[Callable[[Progress], None]
         gallery.app.call_later(lambda: gallery.show((), text) if loading else None)
 
     try:
-        return await asyncio.to_thread(read, tell, control)
+        return await session.aside(lambda: read(tell, control))
     except ReslabError as error:
         gallery.call_later(gallery.show, (), safe_text(error))
         return None

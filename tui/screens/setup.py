@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -316,9 +315,8 @@ class SetupScreen(Screen[None]):
     async def _forecast(self, spec: RunSpec) -> None:
         from tui.record import read_forecast  # SQLite: the first paint need not wait for it
 
-        self.app.forecasts[spec] = await asyncio.to_thread(
-            read_forecast, self.app.places, self.app.session.ledger, spec
-        )
+        session = self.app.session
+        self.app.forecasts[spec] = await session.aside(lambda: read_forecast(session.places, session.ledger, spec))
         self.show_plan()
 
 
