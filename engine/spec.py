@@ -202,9 +202,12 @@ class RunSpec:
     @classmethod
     def from_json(cls, text: str) -> RunSpec:
         try:
-            return cls.from_mapping(json.loads(text))
-        except ValueError as error:
+            values = json.loads(text)
+        except (ValueError, TypeError) as error:
             raise SpecError(f"not JSON: {error}") from None
+        if not isinstance(values, dict):
+            raise SpecError(f"not a JSON object: {text[:40]}; expected settings and their values")
+        return cls.from_mapping(values)
 
     @classmethod
     def from_toml(cls, text: str) -> RunSpec:

@@ -250,7 +250,7 @@ class Store:
     def waiting(self) -> list[Waiting]:
         """What waits, the next one first."""
         with _explained(self._path):
-            return waiting.read(self._db)
+            return list(waiting.read(self._db))
 
     def take_next(self, number: int | None = None) -> RunSpec | None:
         """Take the first entry out of the queue, only if it is entry `number` where that is given; no other process

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import cache
 
 from engine.errors import SpecError
 from engine.results.queue import Waiting
@@ -19,20 +20,24 @@ def append(db: sqlite3.Connection, specs: Sequence[RunSpec]) -> None:
     db.executemany("INSERT INTO queue (place, spec) VALUES (?, ?)", rows)
 
 
-def read(db: sqlite3.Connection) -> list[Waiting]:
+def read(db: sqlite3.Connection) -> Iterator[Waiting]:
     """All that can be read; what cannot, of a later version or damaged, stays where it is and is passed over."""
-    found = []
     for number, text in db.execute("SELECT number, spec FROM queue ORDER BY place").fetchall():
         try:
-            found.append(Waiting(number, RunSpec.from_json(text)))
+            yield Waiting(number, RunSpec.from_json(text))
         except SpecError as error:
-            _log.warning("entry %d of the queue cannot be read: %s", number, error)
-    return found
+            _warn(number, str(error))
+
+
+@cache
+def _warn(number: int, said: str) -> None:
+    """Once: the queue is read again and again."""
+    _log.warning("entry %d of the queue cannot be read: %s", number, said)
 
 
 def take_first(db: sqlite3.Connection, number: int | None = None) -> RunSpec | None:
     """The first one, if there is one, and if it is entry `number` where that is given."""
-    first = next(iter(read(db)), None)
+    first = next(read(db), None)
     if first is None or number not in (None, first.number):
         return None
     remove(db, first.number)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,22 +117,27 @@ def spoilt(step: int) -> Iterator[None]:
         yield
 
 
-def together(trial: Trial) -> tuple[list[Event], Ending]:
+def in_processes(size: int, target: Callable[..., None], *arguments: Any) -> list[Any]:
+    """What `target(rank, port, *arguments, results)` puts into `results` as (rank, it), in so many processes at once."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["tests.engine.test_crew"])
+    processes.set_forkserver_preload([target.__module__])
     results = processes.Queue()
-    crew = [processes.Process(target=work, args=(rank, port, trial, results)) for rank in range(trial.size)]
-    for process in crew:
+    started = [processes.Process(target=target, args=(rank, port, *arguments, results)) for rank in range(size)]
+    for process in started:
         process.start()
-    found = dict(results.get(timeout=100) for _ in crew)
-    for process in crew:
+    found = dict(results.get(timeout=100) for _ in started)
+    for process in started:
         process.join(20)
         assert process.exitcode == 0
-    assert [found[rank] for rank in range(1, trial.size)] == ["left"] * (trial.size - 1)
-    events, ending = found[0]
+    return [found[rank] for rank in range(size)]
+
+
+def together(trial: Trial) -> tuple[list[Event], Ending]:
+    (events, ending), *others = in_processes(trial.size, work, trial)
+    assert others == ["left"] * (trial.size - 1)
     return events, ending
 
 

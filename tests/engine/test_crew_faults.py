@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import socket
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -22,7 +20,7 @@ from engine.progress import LoadingStopped
 from engine.training.crew import Crew, follow
 from engine.training.setup import Known, set_up
 from engine.training.train import train
-from tests.engine.test_crew import SPEC, places_in
+from tests.engine.test_crew import SPEC, in_processes, places_in
 from tests.fakes import drain
 
 
@@ -64,32 +62,15 @@ def carry_out(crew: Crew, control: RunControl, folder: Path) -> tuple[str, str]:
     return "left", ""
 
 
-def outcome(who: int, what: str, folder: Path) -> list[tuple[str, str]]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["tests.engine.test_crew_faults"])
-    results = processes.Queue()
-    crew = [processes.Process(target=work, args=(rank, port, who, what, folder, results)) for rank in range(2)]
-    for process in crew:
-        process.start()
-    found = dict(results.get(timeout=60) for _ in crew)
-    for process in crew:
-        process.join(20)
-        assert process.exitcode == 0
-    return [found[rank] for rank in range(2)]
-
-
 @pytest.mark.parametrize("who", [0, 1])
 def test_what_keeps_one_from_beginning_is_heard_by_the_other(who: int, tmp_path: Path) -> None:
-    found = outcome(who, "images", tmp_path)
+    found = in_processes(2, work, who, "images", tmp_path)
     assert found[who] == ("DatasetError", "the disk is gone")
     assert found[1 - who] == ("ClusterError", "the disk is gone")
 
 
 def test_a_stop_while_images_are_loaded_ends_both(tmp_path: Path) -> None:
-    first, second = outcome(0, "stop", tmp_path)
+    first, second = in_processes(2, work, 0, "stop", tmp_path)
     assert first == ("stopped", "the battery is empty")
     assert second[0] == "LoadingStopped"
 
@@ -97,7 +78,7 @@ def test_a_stop_while_images_are_loaded_ends_both(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("who", [0, 1])
 def test_a_step_that_does_not_fit_is_a_sentence_and_not_tried_alone(who: int, tmp_path: Path) -> None:
-    found = outcome(who, "memory", tmp_path)
+    found = in_processes(2, work, who, "memory", tmp_path)
     assert found[who][0] == "MemoryShortageError"
     assert found[who][1].startswith(f"memory ran out on worker {who + 1} of 2 with its part of a batch of 128 images;")
     assert found[1 - who][0] != "completed"

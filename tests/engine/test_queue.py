@@ -8,6 +8,7 @@ import pytest
 
 from engine.errors import SpecError
 from engine.paths import Places
+from engine.results import waiting
 from engine.results.queue import are_twins, combine, with_twin
 from engine.results.store import Store
 from engine.spec import RunSpec
@@ -79,13 +80,19 @@ def test_several_specs_and_seeds_run_one_after_another(tmp_path, capsys) -> None
     assert reslab("train", "digits", "resnet18", "--seeds", "0") == 2
 
 
-def test_an_entry_that_cannot_be_read_is_passed_over(places: Places) -> None:
+def test_an_entry_that_cannot_be_read_is_passed_over(places: Places, caplog: pytest.LogCaptureFixture) -> None:
     """Of another version, or damaged: it keeps neither the others from their turn nor the app from opening."""
+    waiting._warn.cache_clear()
     with Store(places.database) as store:
         store.enqueue(SPECS)
         first, second, third = (item.number for item in store.waiting())
-        store._db.execute("UPDATE queue SET spec = ? WHERE number = ?", ('{"model": "resnet9000"}', first))
-        store._db.execute("UPDATE queue SET spec = ? WHERE number = ?", ("{rubbish", second))
-        assert [item.number for item in store.waiting()] == [third]
+        store.enqueue(SPECS)
+        *more, last = (item.number for item in store.waiting()[3:])
+        rubbish = ('{"model": "resnet9000"}', "{rubbish", "[]", 5)
+        for number, text in zip((first, second, *more), rubbish, strict=True):
+            store._db.execute("UPDATE queue SET spec = ? WHERE number = ?", (text, number))
+        assert [item.number for item in store.waiting()] == [item.number for item in store.waiting()] == [third, last]
         assert store.take_next(third) == SPECS[2]
+        assert store.take_next() == SPECS[2]
         assert store.take_next() is None
+    assert len(caplog.records) == len(rubbish)  # said once each

@@ -63,8 +63,9 @@ def killed(count: int, folder: Path) -> Outcome:
         if not alive or not places_in(home).database.exists():
             continue  # it was quicker, or had not begun: no try
         problems = check_cut_off(places_in(home))
-        if finish(start(children.go_on, home)) != 0:
-            problems.append("it could not go on")
+        code = finish(start(children.go_on, home))
+        if code != 0:
+            problems.append(f"it could not go on (exit code {code})")
         else:
             problems += check_resumed(places_in(home), untroubled)
             with Store(places_in(home).database) as store:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,11 +19,13 @@ from engine.events import Evaluated, GradientsMeasured, MemoryRecovered, RunEnde
 from engine.memory.allocator import AllocatorReading
 from engine.memory.gauges import MemoryReading
 from engine.memory.ledger import Holding, Part
+from engine.paths import Places
 from engine.results.tables import _loss
 from engine.spec import RunSpec
 from tests.fakes import GPU_READING, HOST_READING, ScriptedRun, events_of, metrics
 from tests.tui.conftest import MakeApp, drawn, text_of, until
 from tui.app import ReslabApp
+from tui.session import Session
 from tui.widgets.chart import Chart, Line
 from tui.widgets.gradients import GradientBars
 from tui.widgets.memory import MemoryStrip
@@ -135,6 +139,30 @@ async def test_what_a_run_says_while_the_app_is_left_does_no_harm(make_app: Make
     assert app.live.over
 
 
+def test_leaving_waits_for_nothing_that_is_made_aside(places: Places) -> None:
+    """A forecast takes seconds, and the event loop's own threads would be waited for."""
+    session, over = Session(places, print), threading.Event()
+
+    async def leave() -> None:
+        task = asyncio.create_task(session.aside(lambda: over.wait(20)))
+        await asyncio.sleep(0)
+        task.cancel()
+
+    asyncio.run(leave())
+    assert session.busy
+    over.set()
+    for thread in session._aside:
+        thread.join()
+    assert not session.busy
+
+
+async def test_what_is_made_aside_comes_back_or_fails_as_it_would(places: Places) -> None:
+    session = Session(places, print)
+    assert await session.aside(lambda: 7) == 7
+    with pytest.raises(DatasetError, match="no images"):
+        await session.aside(lambda: (_ for _ in ()).throw(DatasetError("no images")))
+
+
 async def test_a_question_about_one_run_does_not_stop_the_next(make_app: MakeApp) -> None:
     script = hold()
     app = make_app(script)
@@ -148,7 +176,8 @@ async def test_a_question_about_one_run_does_not_stop_the_next(make_app: MakeApp
         script.release.clear()
         assert app.start_run(RunSpec("digits", "resnet34"), show=False)
         await pilot.press("y")
-        await pilot.pause(0.2)
+        await until(pilot, lambda: not app.screen.is_modal)
+        await drawn(pilot)
         assert app.live is not first
         assert app.live is not None
         assert not app.live.stopping
