@@ -13,6 +13,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from engine.cores import bound_spinning
+
+bound_spinning()  # libgomp reads its settings once, when torch is loaded
+
 _HOMES = {
     "Lab": "engine.runs",
     "RunControl": "engine.control",

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
+from engine.cores import OthersMeter, chose_threads_themselves, fair_num_threads, usable_cores
 from engine.errors import DeviceError, TorchError
 from engine.events import Resolved
 from engine.spec import RunSpec
@@ -27,7 +28,7 @@ _MEND = (
 class Placement:
     """Where a run's tensors live and how they are laid out.
 
-    `reason` says why this device, `gain` is as in `Resolved`.
+    `reason` says why this device; `gain` and `threads_reason` are as in `Resolved`.
     """
 
     device: torch.device
@@ -35,6 +36,7 @@ class Placement:
     memory_format: torch.memory_format
     reason: str
     gain: float = 1.0
+    threads_reason: str = ""
 
     @property
     def autocast(self) -> bool:
@@ -79,6 +81,28 @@ def choose_placement(spec: RunSpec) -> Placement:
         dtype = getattr(torch, spec.dtype)
     on_gpu = device.type == "cuda"
     return Placement(device, dtype, torch.channels_last if on_gpu else torch.contiguous_format, reason)
+
+
+def share_cores(placement: Placement, others: OthersMeter) -> Placement:
+    """Set this thread's number of threads to those for which there are cores now, and say so where they are fewer.
+
+    Left alone where a GPU computes, or where the person says how many there are to be.
+    """
+    import torch
+
+    most = torch.get_num_threads()
+    if placement.device.type != "cpu" or most == 1 or chose_threads_themselves():
+        return placement
+    busy = others.read()
+    threads = fair_num_threads(most, busy)
+    if threads == most:
+        return placement
+    torch.set_num_threads(threads)
+    cores = usable_cores()
+    reason = (
+        f"{cores} cores may be used" if busy is None or threads == cores else f"others use {busy:.1f} of {cores} cores"
+    )
+    return replace(placement, threads_reason=reason)
 
 
 def _choose_device(asked: str) -> tuple[torch.device, str]:
@@ -149,4 +173,5 @@ def describe(placement: Placement, stem: str, resident: bool, workers: str = "")
         versions=versions(),
         gain=placement.gain,
         workers=workers,
+        threads_reason=placement.threads_reason,
     )

@@ -48,7 +48,8 @@ class Resolved:
 
     `gain` is how many times as fast dtype, layout and threads were measured to be as plain float32; 1: not tuned.
     `images` is `resident` where the dataset lies in the memory of the device, `streamed` where a thread reads it ahead.
-    `workers` says how many processes make each step together, and where; empty: one.
+    `workers` says how many processes make each step together, and where; empty: one. `threads_reason` says why
+    there are fewer threads than cores; empty: there are not.
     """
 
     device: str
@@ -62,6 +63,7 @@ class Resolved:
     versions: dict[str, str]
     gain: float = 1.0
     workers: str = ""
+    threads_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

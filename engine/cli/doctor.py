@@ -58,17 +58,19 @@ def _versions() -> Iterator[Finding]:
 
 
 def _torch() -> Iterator[Finding]:
+    from engine.cores import threads_text
     from engine.device import choose_placement, device_name, import_torch
     from engine.spec import RunSpec
 
     try:
-        import_torch()
+        torch = import_torch()
         placement = choose_placement(RunSpec("digits", "resnet18"))
     except ReslabError as error:
         yield Finding("torch works", False, str(error))
         return
     yield Finding("torch works", True, "torch and torchvision belong together")
     dtype = str(placement.dtype).removeprefix("torch.")
+    yield Finding("threads", None, threads_text(torch.get_num_threads()))
     yield Finding("device", True, f"{placement.device}, {device_name(placement.device)}: {placement.reason}; {dtype}")
 
 

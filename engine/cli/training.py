@@ -42,7 +42,7 @@ from engine.events import (
 from engine.memory.heap import keep_one_heap
 from engine.paths import Places
 from engine.results.records import HUNG_UP, TERMINATED
-from engine.results.tables import continued_text, duration, metric_rows, tuning_text
+from engine.results.tables import continued_text, duration, fewer_threads, metric_rows, tuning_text
 from engine.spec import RunSpec
 from engine.text import escaped, percent, safe_text
 
@@ -251,6 +251,7 @@ class _Bar:
                     f"run {event.run}: {self._spec.model} on {self._spec.dataset}, {event.num_train:,} training and "
                     f"{event.num_test:,} test images\n{changes}, {event.num_parameters:,} parameters, "
                     f"{event.resolved.device} ({event.resolved.device_reason}), {event.resolved.dtype}"
+                    f"{fewer_threads(event.resolved.num_threads, event.resolved.threads_reason)}"
                 )
             case StepsCompleted():
                 figures = f"loss {event.losses[-1]:.4f}  {event.images / event.train_s:,.0f} img/s"

@@ -150,7 +150,13 @@ def _arithmetic(resolved: Mapping[str, Any]) -> str:
     """Type, layout and threads, and what they gain where that was measured."""
     dtype, layout, threads = (str(resolved[name]) for name in ("dtype", "memory_format", "num_threads"))
     gain = float(resolved.get("gain", 1.0))
-    return dtype if gain == 1 else tuning_text(SettingsTuned(0, "", dtype, layout, int(threads), gain))
+    fewer = fewer_threads(int(threads), resolved.get("threads_reason", ""))
+    return (dtype if gain == 1 else tuning_text(SettingsTuned(0, "", dtype, layout, int(threads), gain))) + fewer
+
+
+def fewer_threads(num_threads: int, reason: str) -> str:
+    """What follows the arithmetic where there were fewer threads than cores, and why."""
+    return f", {num_threads} thread{'' if num_threads == 1 else 's'} because {reason}" if reason else ""
 
 
 def tuning_text(tuned: SettingsTuned) -> str:

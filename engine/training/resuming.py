@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from engine.cores import usable_cores
 from engine.datasets.images import ImageData
 from engine.device import Placement
 from engine.errors import CheckpointError
@@ -47,7 +47,7 @@ class Resume:
         recorded = self.recorded
         if not recorded or torch.device(recorded["device"]).type != placement.device.type:
             return placement
-        if recorded["num_threads"] <= (os.cpu_count() or 1):
+        if recorded["num_threads"] <= usable_cores():
             torch.set_num_threads(recorded["num_threads"])
         return replace(
             placement,

@@ -12,11 +12,12 @@ import torch
 from torch import nn
 
 from engine.control import Control
+from engine.cores import OthersMeter
 from engine.datasets.batches import batch_bounds
 from engine.datasets.images import ImageData
 from engine.datasets.loading import data_key, load_dataset
 from engine.datasets.manifest import MANIFEST_NAME, write_manifest
-from engine.device import Placement, describe
+from engine.device import Placement, describe, share_cores
 from engine.errors import MemoryShortageError
 from engine.events import DatasetProgressed, MemoryForecasted, RunStarted, SettingsTuned
 from engine.memory.calibration import Calibration
@@ -162,6 +163,7 @@ def _prepare(
 ) -> Generator[DatasetProgressed | SettingsTuned, None, tuple[ImageData, Plan, Placement, Learner]]:  # fmt: skip
     """Images, how the run fits, where and in what it computes, and what learns: all that one process does alone."""
     bound_gpu(placement.device)
+    others = OthersMeter()
     data = yield from _images(run, spec, places, control, placement, ledger)
     if resume is not None:
         resume.check_images(data)
@@ -173,7 +175,9 @@ def _prepare(
     plan = _planned(spec, data, placement, ledger, known, crew)
     if resume is not None and resume.recorded:
         placement = resume.placed(placement)
-    elif crew is None and plan.is_whole and is_tunable(spec, placement):
+    elif crew is None:
+        placement = share_cores(placement, others)
+    if (resume is None or not resume.recorded) and crew is None and plan.is_whole and is_tunable(spec, placement):
         placement, plan = yield from _tuned(run, spec, data, placement, plan, ledger, control, known)
     return data, plan, placement, _build(spec, data, placement, ledger, crew, weighted)
 

@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 from engine.control import Control
+from engine.cores import considerate
 from engine.datasets.batches import epoch_order
 from engine.datasets.feeding import Batch, feed
 from engine.device import choose_placement
@@ -101,7 +102,8 @@ def train(
             yield from setup.forecasted()
             yield from setup.recovery.told()
             loop = _Loop(setup, places.run_folder(run), control, resume.position if resume else START)
-            ending = yield from loop.all_epochs()
+            with considerate(torch.get_num_threads() if placement.device.type == "cpu" else 1):
+                ending = yield from loop.all_epochs()
             return replace(ending, peak_bytes=peak.read(ledger.bytes_of_others(run)), context_bytes=peak.context())
         except LoadingStopped:
             return Ending("stopped", control.stop_reason)

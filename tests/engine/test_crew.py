@@ -118,7 +118,7 @@ def spoilt(step: int) -> Iterator[None]:
 
 
 def in_processes(size: int, target: Callable[..., None], *arguments: Any) -> list[Any]:
-    """What `target(rank, port, *arguments, results)` puts into `results` as (rank, it), in so many processes at once."""
+    """What `target(rank, port, *arguments, results)` puts into `results` as (rank, value), in `size` processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
