@@ -61,8 +61,8 @@ def load(spec: RunSpec, places: Places, control: Control) -> Generator[Progress,
         found = find_files(data_dir)
     if found is None:
         raise DatasetError(f"{data_dir / ARCHIVE} holds no PetImages/Cat and PetImages/Dog; delete it")
-    size, notes = spec.image_size or DEFAULT_SIZE, (f"{len(found.files):,} files in {found.root}",)
-    source = Source("cats-dogs", found.root, found.files, CLASSES, size, 3, found.left_out, notes)
+    size = spec.image_size or DEFAULT_SIZE
+    source = Source("cats-dogs", found.root, found.files, CLASSES, size, 3, found.left_out)
     return (yield from load_files(source, TEST_SHARE, spec.split_seed, places.cache, control))
 
 

@@ -75,7 +75,9 @@ def load_files(
     parts = _choose_parts(source, usable, labels, groups_of(hashes), test_share, split_seed)
     remaining = iter(parts.tolist())
     listed = [record if record.problem else replace(record, split=next(remaining)) for record in manifest]
-    splits: dict[str, Split] = {part: _take(found.images, labels, np.flatnonzero(parts == part)) for part in _WORDS if part in parts}
+    splits: dict[str, Split] = {
+        part: _take(found.images, labels, np.flatnonzero(parts == part)) for part in _WORDS if part in parts
+    }
     keys = {part: hashes[parts == part] for part in splits}
     shared = count_shared(keys)
     notes = (*source.notes, *shared_notes(shared), *_notes(source, labels, hashes, parts))

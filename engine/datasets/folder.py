@@ -42,7 +42,14 @@ def load(spec: RunSpec, places: Places, control: Control) -> Generator[Progress,
         raise DatasetError(f"no image in {layout.root} can be read; {ASK_FOR}")
     notes = (*layout.notes, *([sizing.note] if sizing.note else []))
     source = Source(
-        spec.dataset, layout.root, folder.files, layout.class_names, sizing.size, sizing.channels, folder.left_out, notes
+        spec.dataset,
+        layout.root,
+        folder.files,
+        layout.class_names,
+        sizing.size,
+        sizing.channels,
+        folder.left_out,
+        notes,
     )
     return (yield from load_files(source, spec.test_share, spec.split_seed, places.cache, control))
 

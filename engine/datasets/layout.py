@@ -153,7 +153,9 @@ def _unwrapped(folder: Path) -> Path:
 
 def _child(path: Path) -> _Child:
     inner = _unwrapped(path)
-    return _Child(path, frozenset(sub.name for sub in folders_in(inner) if holds_files(sub)), bool(images_directly_in(inner)))
+    return _Child(
+        path, frozenset(sub.name for sub in folders_in(inner) if holds_files(sub)), bool(images_directly_in(inner))
+    )
 
 
 def _part_folder(root: Path, child: _Child, part: Part | None, empty: list[str]) -> PartFolder:
@@ -249,7 +251,9 @@ def _ambiguous(root: Path, children: Sequence[_Child], what: str) -> DatasetErro
 def _check_number(folder: Path, names: Sequence[str], empty: Sequence[str]) -> None:
     if len(names) < 2:
         without = f" ({some_of(empty)} without a file)" if empty else ""
-        raise DatasetError(f"{folder} has {len(names)} class folder{'' if len(names) == 1 else 's'}{without}; {ASK_FOR}")
+        raise DatasetError(
+            f"{folder} has {len(names)} class folder{'' if len(names) == 1 else 's'}{without}; {ASK_FOR}"
+        )
 
 
 def _check_known(train: PartFolder, part: PartFolder) -> None:

@@ -13,7 +13,6 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
