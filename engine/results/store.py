@@ -198,8 +198,8 @@ class Store:
     def reopen(self, run: int, step: int, epochs: int, evaluated: bool, spec: RunSpec | None = None) -> None:
         """Let a run that was cut off run again in this process, from its checkpoint at `step` on.
 
-        What was recorded after that is taken back. `epochs` are whole ones, `evaluated` says whether the last was, `spec`
-        where the images lie now. Raises StoreError where it runs already.
+        What was recorded after that is taken back. `epochs` are whole ones, `evaluated` says whether the last was,
+        `spec` where the images lie now. Raises StoreError where it runs already.
         """
         with self._transaction():
             if not resumes.rewind(self._db, run, step, epochs, evaluated, spec):
