@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from engine.control import RunControl
-from engine.datasets import sizing
+from engine.datasets import decoding, sizing
 from engine.datasets.loading import load_dataset
 from engine.datasets.survey import Survey, survey_now
 from engine.errors import DatasetError
@@ -95,7 +95,7 @@ def test_headers_are_read_until_they_have_decided_and_not_twice(
 ) -> None:
     root = pictures(tmp_path / "images", {"a": 40, "b": 40})
     read: list[Path] = []
-    real = sizing.read_header
+    real = decoding.read_header
     monkeypatch.setattr(sizing, "read_header", lambda path: read.append(path) or real(path))  # type: ignore[func-returns-value]
     spec = RunSpec(f"folder:{root}", "resnet20")
     survey_now(spec, places)
@@ -112,7 +112,7 @@ def test_of_very_many_files_some_headers_are_read_from_all_over(
 ) -> None:
     monkeypatch.setattr("engine.datasets.survey.MOST_HEADERS", 10)
     read: list[Path] = []
-    real = sizing.read_header
+    real = decoding.read_header
     monkeypatch.setattr(sizing, "read_header", lambda path: read.append(path) or real(path))  # type: ignore[func-returns-value]
     survey_now(RunSpec(f"folder:{pictures(tmp_path / 'images', {'a': 30, 'b': 30})}", "resnet20"), places)
     assert (len(read), {path.parent.name for path in read}) == (10, {"a", "b"})
