@@ -1,8 +1,8 @@
 """Sharing the processor's cores with whoever else is at work on them. Loads no torch.
 
-torch splits each operation over a team of threads that meet at a barrier. The first to arrive spins, which costs nothing on
-a quiet machine and everything on a shared one: the spinning thread uses up the share of the processor that the late one
-is waiting for. Three things keep a run's share, and none of them changes a figure but the first:
+torch splits each operation over a team of threads that meet at a barrier. The first to arrive spins: free on a quiet
+machine, ruinous on a shared one, where the spinning thread uses up the share of the processor that the late one is
+waiting for. Three things keep a run's share, and only the first of them changes a figure:
 
 - how many threads a run starts with: those for which there are cores, given what others use at that moment;
 - how long a thread spins at most (`GOMP_SPINCOUNT`, read by libgomp when it is loaded);

@@ -21,7 +21,8 @@ class Metrics:
     """The figures of one evaluation, as fractions from 0 to 1 (`loss`: mean cross-entropy in nats).
 
     `accuracy` is the share of images that are right (the report's "match"); `balanced_accuracy` is the mean of the
-    classes' recalls; `precision`, `recall` and `f1` are macro averages over all classes.
+    classes' recalls; `precision`, `recall` and `f1` are macro averages. A class without an image in the split counts
+    for no recall, and one that was not predicted there either for nothing.
     """
 
     accuracy: float
@@ -34,11 +35,14 @@ class Metrics:
 
 @dataclass(frozen=True, slots=True)
 class ClassMetrics:
-    """One class's figures, as fractions, and its `support`, the number of its test images."""
+    """One class's figures, as fractions, and its `support`, the number of its test images.
 
-    precision: float
-    recall: float
-    f1: float
+    Without any there is no recall and no F1; without a prediction either, no precision: they are None.
+    """
+
+    precision: float | None
+    recall: float | None
+    f1: float | None
     support: int
 
 
@@ -87,7 +91,10 @@ class RunStarted:
 
     `mean` and `std` are those of the normalisation, for pixels from 0 to 1; `test_sha256` is of the test images and
     their labels, so that two runs know whether they saw the same ones, `train_sha256` of those for training and
-    validation, in their order, or of their files.
+    validation, in their order, or of their files. `left_out` counts the files that were not used, by the kind of reason
+    ({"no image": 2, "damaged": 1}), `shared` the images that two parts have in common ({"train and test": 12}); `notes`
+    are sentences about the images that a person should read, such as what became of each sub-folder of a folder.
+    `data_rules` says how they were laid out, sized and split (`engine.datasets.images`); earlier runs had the first.
     """
 
     run: int
@@ -106,6 +113,10 @@ class RunStarted:
     changes: tuple[str, ...]
     num_steps: int
     train_sha256: str = ""
+    notes: tuple[str, ...] = ()
+    left_out: dict[str, int] = field(default_factory=dict)
+    shared: dict[str, int] = field(default_factory=dict)
+    data_rules: int = 1
 
 
 @dataclass(frozen=True, slots=True)

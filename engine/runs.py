@@ -17,9 +17,9 @@ from engine.carried.stream import remove_stream
 from engine.cluster import Cluster, require_ray
 from engine.control import Control
 from engine.datasets.loading import check_dataset
-from engine.datasets.registry import find_dataset
+from engine.datasets.registry import FOLDER, absolute_dataset, find_dataset
 from engine.device import choose_placement, device_name, import_torch
-from engine.errors import CheckpointError, ModelError, ReslabError, StoreError
+from engine.errors import CheckpointError, DatasetError, ModelError, ReslabError, StoreError
 from engine.events import CheckpointSaved, Evaluated, Event, Metrics, RunEnded, RunStarted, StepsCompleted
 from engine.log import write_report
 from engine.memory.calibration import uncalibrated
@@ -75,16 +75,18 @@ def run(spec: RunSpec, lab: Lab, control: Control) -> Generator[Event, None, Non
         ReslabError: at the first step, before anything is recorded, where `check` finds something wrong or the record
             cannot be opened. Later failures end in RunEnded with the status `failed`.
     """
+    spec = spec.replace(dataset=absolute_dataset(spec.dataset))
     check(spec, here=lab.cluster is None)
     with Store(lab.places.database) as store:
         yield from _carry(store, _Tally(store.create_run(spec)), spec, lab, control)
 
 
-def resume(number: int, lab: Lab, control: Control) -> Generator[Event, None, None]:
+def resume(number: int, lab: Lab, control: Control, dataset: str | None = None) -> Generator[Event, None, None]:
     """Go on with run `number` from its newest checkpoint that is whole; without any it begins anew.
 
     After RunStarted what was recorded up to there is told again, then RunContinued, then the rest as by `run`. On the
-    same machine, versions and number of threads it ends as if it had never been cut off, to the last bit.
+    same machine, versions and number of threads it ends as if it had never been cut off, to the last bit. `dataset` is
+    where its images lie now, if they have moved: only the very same ones will do.
 
     Raises:
         ReslabError: before RunStarted, and with nothing changed: there is no such run, it is complete, diverged,
@@ -96,14 +98,35 @@ def resume(number: int, lab: Lab, control: Control) -> Generator[Event, None, No
         why_not = not_resumable(details)
         if why_not is not None:
             raise StoreError(why_not)
-        spec = RunSpec.from_mapping(details.record.spec)
+        spec = _moved(RunSpec.from_mapping(details.record.spec), details, dataset)
         found = _from_newest(details.started, store.checkpoints(number), lab.places.run_folder(number))
-        check(spec, weighted=found.checkpoint is None, here=lab.cluster is None)
+        _check_again(number, spec, weighted=found.checkpoint is None, here=lab.cluster is None)
         position = found.position
         tally = _Tally(
             number, position.elapsed_s, images=position.images, steps=position.step, train_s=position.train_s
         )
         yield from _carry(store, tally, spec, lab, control, found)
+
+
+def _moved(spec: RunSpec, details: RunDetails, dataset: str | None) -> RunSpec:
+    """The run's spec, with its images where they lie now."""
+    if dataset is None:
+        return spec
+    if details.started is None:
+        raise StoreError(
+            f"run {details.record.run} ended before it had seen its images, so those of {dataset} cannot be checked; "
+            "train a new run on them"
+        )
+    return spec.replace(dataset=absolute_dataset(dataset))
+
+
+def _check_again(number: int, spec: RunSpec, weighted: bool, here: bool) -> None:
+    try:
+        check(spec, weighted, here)
+    except DatasetError as error:
+        if find_dataset(spec.dataset) is not FOLDER:
+            raise
+        raise DatasetError(f"{error}; if it has moved, reslab resume {number} --dataset folder:PATH") from None
 
 
 def not_resumable(details: RunDetails) -> str | None:
@@ -158,7 +181,7 @@ def _carry(
             if isinstance(event, RunStarted) and started:
                 continue  # workers on a cluster that begin again
             if isinstance(event, RunStarted) and resume is not None:
-                _take_up(store, tally.run, lab.places, resume)
+                _take_up(store, spec, tally.run, lab.places, resume)
                 taken = True
             started = started or isinstance(event, RunStarted)
             tally.add(event)
@@ -201,10 +224,10 @@ def _events(
     return train(run, spec, lab.places, lab.ledger, control, known, resume)
 
 
-def _take_up(store: Store, run: int, places: Places, resume: Resume) -> None:
+def _take_up(store: Store, spec: RunSpec, run: int, places: Places, resume: Resume) -> None:
     """The run is running again, in this process, and what was recorded after its checkpoint is taken back."""
     position = resume.position
-    store.reopen(run, position.step, position.epochs_done, position.evaluated)
+    store.reopen(run, position.step, position.epochs_done, position.evaluated, spec)
     remove_stream(places.run_folder(run))
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from engine.datasets.registry import find_dataset
+from engine.datasets.registry import FOLDER_PREFIX, find_dataset
 from engine.errors import SpecError
 from engine.models.registry import find_model
 from engine.settings import Setting, Value, setting, settings_of
@@ -175,9 +175,13 @@ class RunSpec:
         lines = (f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in self.to_dict().items())
         return escaped("".join(lines), toml=True)
 
-    def seed_group(self) -> str:
-        """The key of the group of runs that differ in their seed alone: the canonical JSON without it."""
+    def seed_group(self, with_folder: bool = True) -> str:
+        """The key of the group of runs that differ in their seed alone: the canonical JSON without it, and without the
+        path of a folder of images where those are known by their hash.
+        """
         rest = {name: value for name, value in self.to_dict().items() if name != "seed"}
+        if not with_folder and self.dataset.startswith(FOLDER_PREFIX):
+            rest["dataset"] = FOLDER_PREFIX
         return json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
     def replace(self, **changes: Any) -> RunSpec:

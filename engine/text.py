@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from collections.abc import Sequence
 
+_MOST_NAMED = 5
 _UNSAFE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
@@ -51,3 +53,9 @@ def memory_size(num_bytes: float | None) -> str:
     if num_bytes is None:
         return "–"
     return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.1f} MiB"
+
+
+def some_of(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are."""
+    rest = len(names) - _MOST_NAMED
+    return ", ".join(names[:_MOST_NAMED]) + (f" and {rest} more" if rest > 0 else "")

@@ -39,6 +39,7 @@ from tui.widgets.mode_bar import ModeBar
 
 if TYPE_CHECKING:
     from engine.cluster import Cluster
+    from engine.datasets.survey import Survey
     from engine.results.records import RunRecord
     from tui.listing import Listing
     from tui.live import LiveRun
@@ -82,6 +83,7 @@ class ReslabApp(App[None]):
         self.compared: tuple[int, ...] = ()
         self.torch_loaded = False
         self.forecasts: dict[RunSpec, str] = {}
+        self.surveys: dict[tuple[object, ...], Survey | str] = {}  # by what decides which images are loaded
         self.first_spec = specs[0] if specs and not (self.session.side_by_side and len(specs) > 1) else None
         self.attached = attached
         self.queue = Queue(self, list(specs))
@@ -196,6 +198,7 @@ class ReslabApp(App[None]):
             self.tell("a run is live: wait for it, or stop it with s on Train", "warning")
             return False
         self.forecasts.clear()
+        self.surveys.clear()
         self.live = LiveRun(spec, None if resumed else self.live)
         if show:
             self.switch_mode("train")

@@ -21,7 +21,7 @@ from engine.events import (
     StepsCompleted,
 )
 from engine.results.queue import are_twins
-from engine.results.tables import continued_text
+from engine.results.tables import continued_text, data_lines
 from engine.spec import RunSpec
 from tui.series import Series
 
@@ -130,6 +130,7 @@ class LiveRun:
                 self._do(f"{event.stage} {event.dataset}", event.done / event.total if event.total else None)
             case RunStarted():
                 self.started = event
+                self.note = " · ".join(data_lines(event.notes, event.left_out)) or None
             case EvaluationProgressed():
                 self._do(f"evaluating on {event.split}", event.done / event.total)
             case Evaluated():

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from engine.control import Control
     from engine.datasets.manifest import FileRecord
+    from engine.datasets.survey import Survey
     from engine.memory.ledger import Ledger
     from engine.predicting import Guess
     from engine.progress import Progress
@@ -106,18 +107,32 @@ def read_forecast(places: Places, ledger: Ledger, spec: RunSpec) -> str:
     return f"memory {peak} of {memory_size(plan.room_bytes)}: {plan.words} · batch size up to {plan.largest_batch:,}"
 
 
+def read_survey(places: Places, spec: RunSpec) -> Survey | str:
+    """What lies there of a dataset, by its files' names and headers; where that cannot be said, why."""
+    from engine.datasets.survey import survey_now
+    from engine.errors import ReslabError
+
+    try:
+        return survey_now(spec, places)
+    except ReslabError as error:
+        return str(error)
+
+
 def read_comparison(
     places: Places, runs: Sequence[int]
 ) -> tuple[list[RunDetails], Comparison, list[SeedGroup], list[GroupVerdict]]:
     """The runs' details, their comparison, their groups of seeds, and the comparison of those."""
     from engine.results.comparison import compare
-    from engine.results.seeds import compare_groups, group_by_seed
+    from engine.results.seeds import compare_groups, group_by_seed, images_of
 
     with Store(places.database) as store:
         compared = store.compared(runs)
     details = [item for item, _ in compared]
     found, caveats = compare(compared), {item.record.run: item.caveat for item in details}
-    groups = [group for group in group_by_seed([item.record for item in details], caveats) if len(group.runs) > 1]
+    images = {item.record.run: images_of(item) for item in details}
+    groups = [
+        group for group in group_by_seed([item.record for item in details], caveats, images) if len(group.runs) > 1
+    ]
     return details, found, groups, compare_groups(groups) if found.no_verdict is None else []
 
 

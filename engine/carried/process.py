@@ -38,13 +38,14 @@ _STOPPED = 3  # exit code
 @dataclass(frozen=True, slots=True)
 class Job:
     """What to carry: a new run, or the going on of an old one; or, on a cluster, several side by side, or all that
-    waits in the queue where none is given.
+    waits in the queue where none is given. `dataset` is where the images of the run to go on with lie now.
     """
 
     places: Places
     specs: tuple[RunSpec, ...] = ()
     resume: int | None = None
     cluster: Cluster | None = None
+    dataset: str | None = None
 
     @property
     def is_one_run(self) -> bool:
@@ -54,7 +55,8 @@ class Job:
         values = {name: str(getattr(self.places, name)) for name in ("home", "data", "cache")}
         specs = [spec.to_dict() for spec in self.specs]
         cluster = None if self.cluster is None else asdict(self.cluster)
-        return json.dumps({"places": values, "specs": specs, "resume": self.resume, "cluster": cluster})
+        job = {"places": values, "specs": specs, "resume": self.resume, "cluster": cluster, "dataset": self.dataset}
+        return json.dumps(job)
 
     @classmethod
     def from_json(cls, text: str) -> Job:
@@ -62,7 +64,7 @@ class Job:
         places = Places(**{name: Path(path) for name, path in values["places"].items()})
         specs = tuple(map(RunSpec.from_mapping, values["specs"]))
         cluster = None if values["cluster"] is None else Cluster(**values["cluster"])
-        return cls(places, specs, values["resume"], cluster)
+        return cls(places, specs, values["resume"], cluster, values["dataset"])
 
 
 class Carrier:
@@ -178,7 +180,8 @@ def _carry(job: Job, control: RunControl, report: Any) -> None:
     from engine.runs import Lab, resume, run
 
     lab = Lab(job.places, cluster=job.cluster)
-    events = run(job.specs[0], lab, control) if job.resume is None else resume(job.resume, lab, control)
+    again = job.resume
+    events = run(job.specs[0], lab, control) if again is None else resume(again, lab, control, job.dataset)
     stream = None
     with closing(events):
         try:

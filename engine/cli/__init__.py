@@ -98,7 +98,7 @@ def _train(arguments: argparse.Namespace, places: Places, open_app: OpenApp) -> 
     if arguments.command == "resume":
         from engine.cli.training import resume_command
 
-        return resume_command(arguments.run, places, arguments.json, cluster, detach)
+        return resume_command(arguments.run, places, arguments.json, cluster, detach, arguments.dataset)
     specs = specs_from(arguments)
     if arguments.exit and not arguments.tui:
         raise SpecError("--exit leaves the app when the run ends; it needs --tui")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from engine.cli.parser import columns
 from engine.cli.reading import print_json
+from engine.datasets.survey import Survey, survey
 from engine.device import import_torch
 from engine.memory.ledger import Ledger
 from engine.paths import Places
 from engine.spec import RunSpec
-from engine.text import memory_size
+from engine.text import memory_size, safe_text
 
 _TITLES = {
     "parameters_bytes": "parameters", "gradients_bytes": "gradients", "optimizer_bytes": "optimizer",
@@ -24,17 +26,36 @@ def forecast_command(spec: RunSpec, places: Places, as_json: bool) -> int:
     import_torch()
     from engine.memory.asking import ask_forecast
 
+    found = _looked_at(spec, places)
     plan = ask_forecast(spec, places, Ledger())
     assert plan.forecast is not None  # plan_run raises where there is none
     parts: dict[str, Any] = {name: getattr(plan.forecast, name) for name in _TITLES}
     if as_json:
-        found = {
+        values = {
             **parts, "room_bytes": plan.room_bytes, "fit": plan.fit, "verdict": plan.words,
             "micro_batch": plan.micro_batch, "largest_batch_size": plan.largest_batch, "during": plan.forecast.during,
+            "images": {"shape": found.shape, "num_train": found.num_train, "num_val": found.num_val,
+                       "num_test": found.num_test, "notes": found.notes},
         }  # fmt: skip
-        print_json(found)
+        print_json(values)
     else:
+        print(safe_text(f"images {found.shape}, {found.counts}"))
+        for note in found.notes:
+            print(safe_text(note))
         print(columns([(title, memory_size(parts[name])) for name, title in _TITLES.items()], right=(1,)))
         print(f"{plan.words}: {memory_size(plan.room_bytes)} can be had; the peak is in {plan.forecast.during}")
         print(f"largest batch size that fits: {plan.largest_batch:,}")
     return 1 if plan.fit == "not" else 0
+
+
+def _looked_at(spec: RunSpec, places: Places) -> Survey:
+    """What lies there of the dataset; on a terminal it is said how far the looking is."""
+    looking = survey(spec, places)
+    while True:
+        try:
+            progress = next(looking)
+        except StopIteration as end:
+            found: Survey = end.value
+            return found
+        if sys.stderr.isatty():
+            print(f"\rlooked at {progress.done:,} of {progress.total:,} images\x1b[K\r", end="", file=sys.stderr)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from engine.cluster import Cluster, find_cluster
+from engine.datasets.registry import absolute_dataset
 from engine.errors import SpecError
 from engine.recipes import RECIPE_HELP, RECIPES, find_recipe
 from engine.reports import PRESETS
@@ -57,6 +58,13 @@ def _add_training(add: Callable[..., argparse.ArgumentParser], settings: bool) -
         _add_run_options(train)
     resume = add("resume", "go on with a run that was cut off, from its last checkpoint")
     resume.add_argument("run", type=int, metavar="RUN")
+    resume.add_argument(
+        "--dataset",
+        metavar="folder:PATH",
+        type=absolute_dataset,
+        help="where the run's images lie now, if they have moved; they are checked by their SHA-256 (datasets that are "
+        "no folder: --data-dir)",
+    )
     _add_places_to_train(resume)
     attach = add("attach", "follow a run that goes on elsewhere: on Ray, or begun with --detach")
     attach.add_argument("run", type=int, metavar="RUN")
@@ -196,7 +204,7 @@ def _spec_from(values: dict[str, Any], command: str) -> RunSpec:
             f"{command} needs a dataset and a model, {' and '.join(missing)} missing; "
             f"for example reslab {command} digits resnet18"
         )
-    return RunSpec.from_mapping(values)
+    return RunSpec.from_mapping(_with_absolute_folder(values))
 
 
 def cluster_from(arguments: argparse.Namespace) -> Cluster | None:
@@ -226,7 +234,13 @@ def given_settings(arguments: argparse.Namespace) -> dict[str, Value]:
         given = getattr(arguments, name, None)
         if given is not None:
             values[name] = given if item.kind is bool else item.parse(given)
-    return values
+    return _with_absolute_folder(values)
+
+
+def _with_absolute_folder(values: dict[str, Any]) -> dict[str, Any]:
+    """A folder is meant from where the person is now; later, from elsewhere, it is still that one."""
+    dataset = values.get("dataset")
+    return {**values, "dataset": absolute_dataset(dataset)} if isinstance(dataset, str) else values
 
 
 def wants_settings(argv: Sequence[str]) -> bool:

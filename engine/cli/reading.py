@@ -106,7 +106,7 @@ def compare_runs(
 ) -> int:
     """Print runs side by side, the settings that differ, and the verdict of every pair (or of these, by position)."""
     from engine.results.comparison import compare
-    from engine.results.seeds import compare_groups, group_by_seed
+    from engine.results.seeds import compare_groups, group_by_seed, images_of
 
     with Store(places.database) as store:
         compared = store.compared(runs)
@@ -114,7 +114,8 @@ def compare_runs(
     records = [details.record for details, _ in compared]
     parts = [details.memory.micro_batch for details, _ in compared]
     caveats = {details.record.run: details.caveat for details, _ in compared}
-    groups = [group for group in group_by_seed(records, caveats) if len(group.runs) > 1]
+    images = {details.record.run: images_of(details) for details, _ in compared}
+    groups = [group for group in group_by_seed(records, caveats, images) if len(group.runs) > 1]
     between = compare_groups(groups) if found.no_verdict is None else []
     if as_json:
         first: dict[str, Any] = plain(found.verdicts[0]) if len(found.verdicts) == 1 else {"verdict": found.no_verdict}

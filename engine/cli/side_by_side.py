@@ -14,7 +14,7 @@ from engine.cli.training import EXIT_CODES, JsonLines, View, on_signals
 from engine.control import RunControl
 from engine.errors import ReslabError
 from engine.events import Evaluated, Event, MemoryRecovered, RunContinued, RunEnded, RunStarted
-from engine.results.tables import continued_text, duration
+from engine.results.tables import continued_text, data_lines, duration
 from engine.text import percent, safe_text
 
 _LISTEN_S = 0.2
@@ -98,6 +98,8 @@ class _Lines:
             case RunStarted():
                 self._started[event.run] = event
                 self._say(event, f"{_what(event)}, {event.resolved.workers}, {event.resolved.device}")
+                for line in data_lines(event.notes, event.left_out):
+                    self._say(event, line)
             case Evaluated():
                 epochs = started.spec.get("epochs", "?") if started else "?"
                 accuracy = percent(event.metrics.accuracy)

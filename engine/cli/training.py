@@ -42,7 +42,7 @@ from engine.events import (
 from engine.memory.heap import keep_one_heap
 from engine.paths import Places
 from engine.results.records import HUNG_UP, TERMINATED
-from engine.results.tables import continued_text, duration, fewer_threads, metric_rows, tuning_text
+from engine.results.tables import continued_text, data_lines, duration, fewer_threads, metric_rows, tuning_text
 from engine.spec import RunSpec
 from engine.text import escaped, percent, safe_text
 
@@ -74,9 +74,12 @@ def train_command(
 
 
 def resume_command(
-    number: int, places: Places, as_json: bool, cluster: Cluster | None = None, detach: bool = False
-) -> int:
-    """Go on with a run that was cut off; of one that is complete it says so."""
+    number: int, places: Places, as_json: bool, cluster: Cluster | None = None, detach: bool = False,
+    dataset: str | None = None,
+) -> int:  # fmt: skip
+    """Go on with a run that was cut off, with its images from `dataset` where they have moved; of one that is complete
+    it says so.
+    """
     from engine.results.store import Store
 
     with Store(places.database) as store:
@@ -84,7 +87,7 @@ def resume_command(
     if record.status == "completed":
         print(f"run {number} is complete; reslab show {number} has its figures", file=sys.stderr)
         return 0
-    spec, job = RunSpec.from_mapping(record.spec), Job(places, resume=number, cluster=cluster)
+    spec, job = RunSpec.from_mapping(record.spec), Job(places, resume=number, cluster=cluster, dataset=dataset)
     if detach:
         return _detach(job, as_json)
     if cluster is not None:
@@ -93,7 +96,7 @@ def resume_command(
     def start(control: RunControl) -> Generator[Event, None, None]:
         from engine.runs import Lab, resume
 
-        return resume(number, Lab(places), control)
+        return resume(number, Lab(places), control, dataset)
 
     return _follow(start, spec, as_json)
 
@@ -247,12 +250,15 @@ class _Bar:
             case RunStarted():
                 self._num_steps = event.num_steps
                 changes = ", ".join(event.changes) or "nothing changed"
+                val = f", {event.num_val:,} validation" if event.num_val else ""
                 self._say(
-                    f"run {event.run}: {self._spec.model} on {self._spec.dataset}, {event.num_train:,} training and "
-                    f"{event.num_test:,} test images\n{changes}, {event.num_parameters:,} parameters, "
+                    f"run {event.run}: {self._spec.model} on {self._spec.dataset}, {event.num_train:,} training{val} "
+                    f"and {event.num_test:,} test images\n{changes}, {event.num_parameters:,} parameters, "
                     f"{event.resolved.device} ({event.resolved.device_reason}), {event.resolved.dtype}"
                     f"{fewer_threads(event.resolved.num_threads, event.resolved.threads_reason)}"
                 )
+                for line in data_lines(event.notes, event.left_out):
+                    self._say(line)
             case StepsCompleted():
                 figures = f"loss {event.losses[-1]:.4f}  {event.images / event.train_s:,.0f} img/s"
                 title = f"epoch {event.epoch}/{self._spec.epochs}"

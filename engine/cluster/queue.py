@@ -138,7 +138,7 @@ class Scheduler:
             self._failed_try(waiting, str(error), _RETURN_S)
             return
         try:
-            request = request_for(spec, gpu_bytes() if use_gpu else None, largest_node(use_gpu)[1])
+            request = request_for(spec, gpu_bytes() if use_gpu else None, largest_node(use_gpu)[1], places=self._places)
             seat = self._seat(waiting, request)
         except ReslabError as error:
             self._refuse(waiting, str(error))

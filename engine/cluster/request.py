@@ -11,6 +11,7 @@ from engine.errors import ForecastError
 from engine.memory.asking import expected_images
 from engine.memory.calibration import Calibration, unseen_gpu
 from engine.memory.forecast import forecast, resident_bytes
+from engine.paths import Places
 from engine.spec import RunSpec
 
 _PROCESS = 950 * 2**20  # bytes: Python, torch and Ray in a process that trains (measured: 0.9 GiB, shared pages in)
@@ -43,28 +44,30 @@ class Request:
         return {**found, "num_gpus": self.gpus} if self.gpus else {**found, "memory": self.memory}
 
 
-def request_for(spec: RunSpec, gpu_bytes: int | None, most_bytes: int, cpus: float = 1) -> Request:
+def request_for(
+    spec: RunSpec, gpu_bytes: int | None, most_bytes: int, cpus: float = 1, places: Places | None = None
+) -> Request:
     """The share of a GPU of `gpu_bytes` that the forecast for `spec` says, or host memory where that is None.
 
     At most a whole GPU, or `most_bytes` of host memory: a run that needs more starts in smaller parts. Of a GPU that
-    does not tell its size (0), the whole.
+    does not tell its size (0), the whole. `places` say where the images lie.
 
     Raises:
         ReslabError: the folder of images is not there.
     """
     if gpu_bytes == 0:
         return Request(cpus, 1.0, 0)
-    needed = _peak_bytes(spec, on_gpu=gpu_bytes is not None)
+    needed = _peak_bytes(spec, places, on_gpu=gpu_bytes is not None)
     if gpu_bytes is not None:
         share = min(math.ceil(100 * _SPARE * needed / gpu_bytes) / 100, 1.0)
         return Request(cpus, share, int(share * gpu_bytes))
     return Request(cpus, 0.0, min(int(_SPARE * needed) + _PROCESS, most_bytes))
 
 
-def _peak_bytes(spec: RunSpec, on_gpu: bool) -> int:
+def _peak_bytes(spec: RunSpec, places: Places | None, on_gpu: bool) -> int:
     import torch
 
-    shape, num_images = expected_images(spec)
+    shape, num_images = expected_images(spec, places)
     device = torch.device("cuda" if on_gpu else "cpu")
     half = (on_gpu and spec.dtype == "auto") or spec.dtype == "bfloat16"
     layout = torch.channels_last if on_gpu else torch.contiguous_format

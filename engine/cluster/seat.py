@@ -62,7 +62,9 @@ def train_in_seat(task: Task, seat: Any, use_gpu: bool, control: Control) -> boo
     for _ in range(MAX_LOSSES + 1):
         if seat is None:
             cores, memory = largest_node(use_gpu)
-            request = request_for(task.spec, gpu_bytes() if use_gpu else None, memory, 1.0 if shares else cores)
+            request = request_for(
+                task.spec, gpu_bytes() if use_gpu else None, memory, 1.0 if shares else cores, task.places
+            )
             seat = take_seat(request)
         try:
             there = seat.check.remote(versions())

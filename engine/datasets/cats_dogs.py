@@ -11,17 +11,23 @@ import shutil
 import zipfile
 import zlib
 from collections.abc import Generator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from engine.control import Control
-from engine.datasets.files import ImageFile, Source, load_files
-from engine.datasets.images import RawImages
+from engine.datasets.layout import ImageFile
+from engine.datasets.listing import list_files
+from engine.datasets.manifest import FileRecord, unused
 from engine.errors import DatasetError, FetchError
 from engine.fetching import fetch
 from engine.locking import lock_of, wait_for_lock
 from engine.paths import Places
 from engine.progress import LoadingStopped, Progress
 from engine.spec import RunSpec
+
+if TYPE_CHECKING:
+    from engine.datasets.images import RawImages
 
 ARCHIVE = "kagglecatsanddogs_5340.zip"
 URL = f"https://download.microsoft.com/download/3/E/1/3E1C3F21-ECDB-4869-8368-6DEBA77B919F/{ARCHIVE}"
@@ -35,8 +41,19 @@ MAX_RATIO = 100  # of unpacked to packed bytes; photographs do not shrink
 _KAGGLE_NAME = re.compile(r"^(cat|dog)\.\d+\.", re.IGNORECASE)
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A copy of the photographs: those to decode, and the files of it that are left out unopened."""
+
+    root: Path
+    files: list[ImageFile]
+    left_out: list[FileRecord]
+
+
 def load(spec: RunSpec, places: Places, control: Control) -> Generator[Progress, None, RawImages]:
     """Read the photographs under `places.data`, downloading and unpacking the archive first where nothing is there."""
+    from engine.datasets.files import Source, load_files  # torch, which to look at a folder does not need
+
     data_dir = places.data
     found = find_files(data_dir)
     if found is None:
@@ -44,29 +61,37 @@ def load(spec: RunSpec, places: Places, control: Control) -> Generator[Progress,
         found = find_files(data_dir)
     if found is None:
         raise DatasetError(f"{data_dir / ARCHIVE} holds no PetImages/Cat and PetImages/Dog; delete it")
-    root, files = found
-    source = Source("cats-dogs", root, files, CLASSES, spec.image_size or DEFAULT_SIZE, channels=3)
+    size = spec.image_size or DEFAULT_SIZE
+    source = Source("cats-dogs", found.root, found.files, CLASSES, size, 3, found.left_out)
     return (yield from load_files(source, TEST_SHARE, spec.split_seed, places.cache, control))
 
 
-def find_files(data_dir: Path) -> tuple[Path, list[ImageFile]] | None:
-    """Root and files of the first layout that is there: PetImages/{Cat,Dog}, or Kaggle's flat train/cat.0.jpg."""
+def find_files(data_dir: Path) -> Found | None:
+    """The first layout that is there: PetImages/{Cat,Dog}, or Kaggle's flat train/cat.0.jpg. Raises DatasetError where
+    a folder of it cannot be read.
+    """
     for root in (data_dir / "PetImages", data_dir / "cats-dogs" / "PetImages"):
-        folders = [root / "Cat", root / "Dog"]
-        if all(folder.is_dir() for folder in folders):
-            return root, [
-                ImageFile(path, label)
-                for label, folder in enumerate(folders)
-                for path in sorted(folder.iterdir())
-                if path.is_file()
-            ]
+        if all((root / name).is_dir() for name in ("Cat", "Dog")):
+            return _class_folders(root)
     for root in (data_dir / "train", data_dir / "cats-dogs" / "train"):
         if root.is_dir():
             named = [(path, _KAGGLE_NAME.match(path.name)) for path in sorted(root.iterdir()) if path.is_file()]
             files = [ImageFile(path, CLASSES.index(match[1].lower())) for path, match in named if match]
             if {file.label for file in files} == {0, 1}:
-                return root, files
+                return Found(root, files, [])
     return None
+
+
+def _class_folders(root: Path) -> Found:
+    found = Found(root, [], [])
+    for label, name in enumerate(("Cat", "Dog")):
+        for listed in list_files(root / name):
+            if listed.problem is None:
+                found.files.append(ImageFile(listed.path, label))
+            else:
+                record = unused(str(listed.path.relative_to(root)), CLASSES[label], listed.problem)
+                found.left_out.append(record)
+    return found
 
 
 def _get_archive(data_dir: Path, control: Control) -> Generator[Progress, None, None]:

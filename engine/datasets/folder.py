@@ -1,93 +1,96 @@
-"""A person's own images: one folder a class, or `train/` and `test/` (or `val/`) folders of classes."""
+"""A person's own images: one folder a class, or folders of classes for training, validation and test."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine.control import Control
-from engine.datasets.decoding import read_header
-from engine.datasets.files import ImageFile, Part, Source, load_files
-from engine.datasets.images import RawImages
+from engine.datasets.layout import ASK_FOR, ImageFile, Layout, find_layout
+from engine.datasets.listing import OUTSIDE, images_directly_in, list_files
+from engine.datasets.manifest import FileRecord, unused
 from engine.datasets.registry import folder_path
+from engine.datasets.sizing import choose_sizing
 from engine.errors import DatasetError
 from engine.paths import Places
-from engine.progress import LoadingStopped, Progress
+from engine.progress import Progress
 from engine.spec import RunSpec
 
-DEFAULT_SIZE = 224  # pixels: where the images differ in size and none was asked for
-_ASK_FOR = "expected one folder a class with images in it, or train/ and test/ folders of classes"
+if TYPE_CHECKING:
+    from engine.datasets.images import RawImages
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A folder's layout and its files: those to decode, and those that are left out unopened."""
+
+    layout: Layout
+    files: list[ImageFile]
+    left_out: list[FileRecord]
 
 
 def load(spec: RunSpec, places: Places, control: Control) -> Generator[Progress, None, RawImages]:
     """Read the folder that `spec.dataset` names; files that do not decode are left out and counted."""
-    root = folder_path(spec.dataset)
-    parts = find_parts(root)
-    names = class_names(parts[0])
-    sides: tuple[Part | None, ...] = ("train", "test") if len(parts) == 2 else (None,)
-    files = []
-    for side, part in zip(sides, parts, strict=True):
-        if class_names(part) != names:
-            raise DatasetError(f"{parts[0]} and {part} hold different classes; expected the same folders in both")
-        for label, name in enumerate(names):
-            found = sorted(path for path in (part / name).iterdir() if path.is_file())
-            files += [ImageFile(path, label, side) for path in found]
-    size, channels = yield from _choose_shape(files, spec.image_size, root, control)
-    source = Source(spec.dataset, root, files, names, size, channels)
+    from engine.datasets.files import Source, load_files  # torch, which to look at a folder does not need
+
+    folder = read_folder(spec)
+    layout, paths = folder.layout, [file.path for file in folder.files]
+    sizing = yield from choose_sizing(paths, spec.image_size, control)
+    if sizing is None:
+        raise DatasetError(f"no image in {layout.root} can be read; {ASK_FOR}")
+    notes = (*layout.notes, *([sizing.note] if sizing.note else []))
+    source = Source(
+        spec.dataset,
+        layout.root,
+        folder.files,
+        layout.class_names,
+        sizing.size,
+        sizing.channels,
+        folder.left_out,
+        notes,
+    )
     return (yield from load_files(source, spec.test_share, spec.split_seed, places.cache, control))
 
 
 def check(spec: RunSpec) -> None:
     """Raise DatasetError at once where the folder cannot be a dataset, before a run is recorded."""
-    class_names(find_parts(folder_path(spec.dataset))[0])
+    _check_val(spec, find_layout(folder_path(spec.dataset)))
 
 
-def find_parts(root: Path) -> list[Path]:
-    """The folders of classes: the root alone, or its training part and its test part.
-
-    Raises:
-        DatasetError: there is no such folder.
-    """
-    if not root.is_dir():
-        raise DatasetError(f"no folder {root}; {_ASK_FOR}")
-    if not (root / "train").is_dir():
-        return [root]
-    for name in ("test", "val"):
-        if (root / name).is_dir():
-            return [root / "train", root / name]
-    return [root / "train"]
-
-
-def class_names(part: Path) -> tuple[str, ...]:
-    """The class folders of one part, sorted.
-
-    Raises:
-        DatasetError: there are fewer than two, or the folder cannot be read.
-    """
-    try:
-        found = [path.name for path in part.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    except OSError as error:
-        raise DatasetError(f"cannot read {part} ({error.strerror}); choose a folder that is readable") from None
-    if len(found) < 2:
-        raise DatasetError(f"{part} has {len(found)} class folder{'' if len(found) == 1 else 's'}; {_ASK_FOR}")
-    return tuple(sorted(found))
+def read_folder(spec: RunSpec) -> Folder:
+    """Every file of the folder that `spec.dataset` names, unopened. Raises DatasetError, as `find_layout`."""
+    layout = find_layout(folder_path(spec.dataset))
+    _check_val(spec, layout)
+    files, left_out = [], list(_outside(layout))
+    for part in layout.parts:
+        for name in part.class_names:
+            label = layout.class_names.index(name)
+            for listed in list_files(part.folder / name):
+                if listed.problem is None:
+                    files.append(ImageFile(listed.path, label, part.part))
+                else:
+                    left_out.append(unused(_name(listed.path, layout.root), name, listed.problem))
+    return Folder(layout, files, left_out)
 
 
-def _choose_shape(
-    files: Sequence[ImageFile], asked: int | None, root: Path, control: Control
-) -> Generator[Progress, None, tuple[int | None, int]]:
-    """The size to decode at (None: as they are, all alike) and the channels, from the files' headers."""
-    sizes, colours = set(), set()
-    for number, file in enumerate(files):
-        if number % 500 == 0:
-            if control.stop_requested:
-                raise LoadingStopped
-            yield Progress("look", number, len(files), "images")
-        if (header := read_header(file.path)) is not None:
-            colours.add(header.colour)
-            sizes.add(header.size)
-    if not colours:
-        raise DatasetError(f"no image in {root} can be read; {_ASK_FOR}")
-    native = next(iter(sizes)) if len(sizes) == 1 else None
-    size = asked or (None if native and min(native) >= 4 else DEFAULT_SIZE)
-    return size, 3 if True in colours else 1
+def _check_val(spec: RunSpec, layout: Layout) -> None:
+    """One validation set is enough, and to leave out either of them in silence would be wrong."""
+    if spec.val_share > 0 and layout.has_val:
+        name = next(part.folder.name for part in layout.parts if part.part == "val")
+        raise DatasetError(
+            f"{layout.root} has a validation part of its own, {name}; set val share to 0 to use it, or move it "
+            "elsewhere to hold out training images"
+        )
+
+
+def _outside(layout: Layout) -> Iterator[FileRecord]:
+    """Images beside the class folders belong to no class."""
+    for folder in dict.fromkeys((layout.root, *(part.folder for part in layout.parts))):
+        for path in images_directly_in(folder):
+            yield unused(_name(path, layout.root), "", OUTSIDE)
+
+
+def _name(path: Path, root: Path) -> str:
+    return str(path.relative_to(root))

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.control import Control
-from engine.datasets.manifest import FileRecord
+from engine.datasets.manifest import UNUSABLE, FileRecord
 from engine.paths import Places
 from engine.progress import Progress
 from engine.shape import DataShape
 from engine.spec import RunSpec
 
 _CHUNK = 1024
+FIRST_RULES, NEWEST_RULES = 1, 2
+"""How a dataset is laid out, sized and split; a run records by which rules, and goes on by them.
+
+1: `train/` and `test/` or `val/` alone, large images of one size as they are, validation split image by image.
+2: layouts as `engine.datasets.layout` has them, large images resized, exact duplicates on one side of every split.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +91,19 @@ class Split:
 class RawImages:
     """What a loader returns: the two parts as they lie on disk, perhaps already at the size asked for.
 
-    `manifest` names every file, in the order of the files; the usable ones of a part in the order of its images.
+    `manifest` names every file, in the order of the files; the usable ones of a part in the order of its images. `val`
+    is there where the dataset has a validation part of its own. `notes` and `shared` are as in `ImageData`.
+    `train_keys` (N,) are equal where training images are the same; None: compare their pixels.
     """
 
     train: Split
     test: Split
     class_names: tuple[str, ...]
     manifest: tuple[FileRecord, ...] = ()
+    val: Split | None = None
+    notes: tuple[str, ...] = ()
+    shared: Mapping[str, int] = field(default_factory=dict)
+    train_keys: NDArray[np.str_] | NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +111,8 @@ class ImageData:
     """A dataset ready to train on. `mean` and `std` per channel, of the training part, for pixels from 0 to 1.
 
     `train_sha256` is of the images for training and validation and of their labels, in their order; of their files,
-    where they are files.
+    where they are files. `notes` are sentences about the dataset that a person should read; `shared` counts the images
+    that two parts have in common ({"train and test": 12}); `rules` says by which it was read.
     """
 
     train: Split
@@ -109,10 +124,13 @@ class ImageData:
     test_sha256: str
     train_sha256: str
     manifest: tuple[FileRecord, ...] = ()
+    notes: tuple[str, ...] = ()
+    shared: Mapping[str, int] = field(default_factory=dict)
+    rules: int = NEWEST_RULES
 
     @property
     def num_unusable(self) -> int:
-        return sum(record.split == "unusable" for record in self.manifest)
+        return sum(record.split == UNUSABLE for record in self.manifest)
 
     @property
     def shape(self) -> DataShape:

@@ -17,10 +17,11 @@ import torch
 import torch.nn.functional as F
 
 from engine.control import Control
-from engine.datasets.images import ImageData, Loader, Split
+from engine.datasets.duplicates import count_shared, groups_of, pixel_groups, shared_notes
+from engine.datasets.images import FIRST_RULES, NEWEST_RULES, ImageData, Loader, RawImages, Split
 from engine.datasets.manifest import FileRecord
 from engine.datasets.registry import FOLDER, find_dataset, folder_path
-from engine.datasets.splits import stratified
+from engine.datasets.splits import Indices, split_off_val, stratified
 from engine.errors import DatasetError
 from engine.paths import Places
 from engine.progress import LoadingStopped, Progress
@@ -58,23 +59,26 @@ def _files_now(root: Path) -> str:
     return digest.hexdigest()
 
 
-def load_dataset(spec: RunSpec, places: Places, control: Control) -> Generator[Progress, None, ImageData]:
+def load_dataset(
+    spec: RunSpec, places: Places, control: Control, rules: int = NEWEST_RULES
+) -> Generator[Progress, None, ImageData]:
     """Yield progress and return the images, on the CPU; decoded files stay mapped (`Split.rows`).
+
+    `rules` are those by which an earlier run read them, as it recorded.
 
     Raises:
         DatasetError: they are missing, unreadable or too few.
         LoadingStopped: `control` asked for a stop.
     """
-    module, function = find_dataset(spec.dataset).loader.split(":")
-    loader: Loader = getattr(import_module(module), function)
-    raw = yield from loader(spec, places, control)
-    train, test, manifest = raw.train, raw.test, raw.manifest
+    raw = yield from _loader(spec, rules)(spec, places, control)
+    raw = _with_shared(raw)
+    train, val, test, manifest = raw.train, raw.val, raw.test, raw.manifest
     if spec.image_size is not None:
         train = yield from _resized(train, spec.image_size, control)
+        val = val and (yield from _resized(val, spec.image_size, control))
         test = yield from _resized(test, spec.image_size, control)
-    val = None
-    if spec.val_share > 0:
-        rest, held_out = stratified(train.labels.numpy(), spec.val_share, spec.split_seed, "val")
+    if spec.val_share > 0:  # a folder that has a validation part of its own was refused
+        rest, held_out = _held_out(raw, spec, rules)
         train, val = train.part(torch.from_numpy(rest)), train.part(torch.from_numpy(held_out))
         manifest = _with_val(manifest, set(held_out.tolist()))
     if len(train) < 2:
@@ -82,7 +86,36 @@ def load_dataset(spec: RunSpec, places: Places, control: Control) -> Generator[P
     pretrained = spec.weights != "random"
     mean, std = imagenet_moments(train.images.shape[1]) if pretrained else _moments(train)
     hashed = _sha256_of_files(manifest) if manifest else train.sha256() + (val.sha256() if val else "")
-    return ImageData(train, val, test, raw.class_names, mean, std, test.sha256(), hashed, manifest)
+    return ImageData(
+        train, val, test, raw.class_names, mean, std, test.sha256(), hashed, manifest, raw.notes, raw.shared, rules
+    )
+
+
+def _loader(spec: RunSpec, rules: int) -> Loader:
+    info = find_dataset(spec.dataset)
+    module, function = info.loader.split(":")
+    if info is FOLDER and rules == FIRST_RULES:
+        module = "engine.datasets.earlier"
+    loader: Loader = getattr(import_module(module), function)
+    return loader
+
+
+def _with_shared(raw: RawImages) -> RawImages:
+    """Images that are no files are compared by their pixels."""
+    if raw.train_keys is not None:
+        return raw
+    train, test = pixel_groups([raw.train, raw.test])
+    shared = count_shared({"train": train, "test": test})
+    return replace(raw, shared=shared, notes=(*raw.notes, *shared_notes(shared)), train_keys=train)
+
+
+def _held_out(raw: RawImages, spec: RunSpec, rules: int) -> tuple[Indices, Indices]:
+    """Positions of the training images that stay, and of those for validation."""
+    labels = raw.train.labels.numpy()
+    if rules == FIRST_RULES:
+        return stratified(labels, spec.val_share, spec.split_seed, "val", raw.class_names)
+    assert raw.train_keys is not None
+    return split_off_val(labels, groups_of(raw.train_keys), spec.val_share, spec.split_seed, raw.class_names)
 
 
 def _sha256_of_files(manifest: tuple[FileRecord, ...]) -> str:

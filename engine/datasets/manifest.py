@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from itertools import takewhile
 from pathlib import Path
@@ -16,6 +17,7 @@ from engine.errors import DatasetError
 from engine.text import safe_text
 
 MANIFEST_NAME = "manifest.csv"
+UNUSABLE = "unusable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +31,33 @@ class FileRecord:
     problem: str | None
 
 
+def unused(file: str, class_name: str, problem: str) -> FileRecord:
+    """The record of a file that was not opened."""
+    return FileRecord(file, "", class_name, UNUSABLE, problem)
+
+
+def left_out_by_kind(records: Iterable[FileRecord]) -> dict[str, int]:
+    """How many files were left out for which kind of reason, the most frequent first: {"no image": 2, "damaged": 1}."""
+    kinds = Counter(kind_of(record.problem or "") for record in records if record.split == UNUSABLE)
+    return dict(sorted(kinds.items(), key=lambda item: (-item[1], item[0])))
+
+
+def kind_of(problem: str) -> str:
+    """A reason without what is particular to the file: "damaged" of "damaged (image file is truncated)"."""
+    return problem.split(" (")[0]
+
+
+def left_out_text(kinds: Mapping[str, int]) -> str:
+    """One line: "3 files left out: 2 no image, 1 damaged"; empty where none was."""
+    total = sum(kinds.values())
+    if not total:
+        return ""
+    return f"{total:,} file{'' if total == 1 else 's'} left out: " + ", ".join(f"{n:,} {k}" for k, n in kinds.items())
+
+
 def write_manifest(path: Path, records: Sequence[FileRecord]) -> None:
     """Write one line a file, the unusable ones first; names are made harmless, for people print such files."""
-    ordered = sorted(records, key=lambda record: record.split != "unusable")
+    ordered = sorted(records, key=lambda record: record.split != UNUSABLE)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.part")
@@ -57,6 +83,6 @@ def read_unusable(path: Path) -> list[FileRecord] | None:
             rows = csv.reader(file)
             next(rows)
             records = (FileRecord(row[0], row[1], row[2], row[3], row[4] or None) for row in rows)
-            return list(takewhile(lambda record: record.split == "unusable", records))
+            return list(takewhile(lambda record: record.split == UNUSABLE, records))
     except (OSError, TypeError, IndexError, StopIteration, csv.Error) as error:
         raise DatasetError(f"cannot read {path} ({error})") from None

@@ -7,8 +7,9 @@ from collections.abc import Generator
 from pathlib import Path
 
 from engine.control import Control
-from engine.datasets.files import ImageFile, Part, Source, load_files
+from engine.datasets.files import Source, load_files
 from engine.datasets.images import RawImages
+from engine.datasets.layout import ImageFile, Part
 from engine.errors import DatasetError, FetchError
 from engine.fetching import fetch
 from engine.locking import lock_of, wait_for_lock

@@ -81,6 +81,14 @@ def find_dataset(name: str) -> DatasetInfo:
     raise unknown_name("dataset", name, [*(info.name for info in DATASETS), FOLDER.name], "dataset")
 
 
+def absolute_dataset(name: str) -> str:
+    """`name` with the path of a folder written out from the root, so that it means the same from everywhere."""
+    if not name.removeprefix(FOLDER_PREFIX).strip() or not name.startswith(FOLDER_PREFIX):
+        return name
+    path = folder_path(name)
+    return f"{FOLDER_PREFIX}{path.resolve() if '..' in path.parts else path}"
+
+
 def folder_path(name: str) -> Path:
     """The folder that a `folder:PATH` name means, with `~` expanded."""
     return expand(name.removeprefix(FOLDER_PREFIX)).absolute()

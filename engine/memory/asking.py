@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from engine.datasets.registry import FOLDER, find_dataset, folder_path
+from engine.datasets.survey import survey_now
 from engine.device import choose_placement, device_name
 from engine.errors import ModelError
 from engine.memory.calibration import Calibration, uncalibrated
@@ -25,7 +23,7 @@ def ask_forecast(spec: RunSpec, places: Places, ledger: Ledger) -> Plan:
     Raises:
         ReslabError: the network cannot take such images, the folder or the device is not there.
     """
-    shape, num_images = expected_images(spec)
+    shape, num_images = expected_images(spec, places)
     if problem := misfit(find_model(spec.model), shape):
         raise ModelError(problem)
     placement = choose_placement(spec)
@@ -36,27 +34,15 @@ def ask_forecast(spec: RunSpec, places: Places, ledger: Ledger) -> Plan:
     return plan_run(spec, shape, dataset_bytes, placement, ledger, calibration)
 
 
-def expected_images(spec: RunSpec) -> tuple[DataShape, int]:
-    """Shape and number of a dataset's images, without reading them: as published, or by the names in a folder.
+def expected_images(spec: RunSpec, places: Places | None = None) -> tuple[DataShape, int]:
+    """Shape and number of a dataset's images, without decoding them: of what lies there, by the files' headers; as
+    published where there is nothing yet, or no `places` to look in.
 
     Raises:
-        DatasetError: there is no such folder.
+        DatasetError: there is no such folder, or it is no dataset.
     """
-    info = find_dataset(spec.dataset)
-    shape = info.spec_shape(spec.image_size)
-    if info is not FOLDER and shape is not None and info.num_images is not None:
-        return shape, info.num_images
-    from engine.datasets.folder import DEFAULT_SIZE, class_names, find_parts
-
-    parts = find_parts(folder_path(spec.dataset))
-    names = class_names(parts[0])
-    number = sum(_num_files(part / name) for part in parts for name in names)
-    size = spec.image_size or DEFAULT_SIZE
-    return DataShape(3, size, size, len(names)), number
-
-
-def _num_files(folder: Path) -> int:
-    return sum(1 for path in folder.iterdir() if path.is_file()) if folder.is_dir() else 0
+    found = survey_now(spec, places)
+    return found.shape, found.num_images
 
 
 def _calibration(places: Places, name: str) -> Calibration | None:

@@ -1,4 +1,8 @@
-"""Final figures from scikit-learn, always with `labels=` given, so that an absent class cannot shift an average."""
+"""Final figures from scikit-learn. A class of which a split has no image has no recall, and shifts no average.
+
+The averages are scikit-learn's own: macro precision and F1 over the classes that are there or were predicted (its
+default), macro recall over those that are there, which makes it the balanced accuracy.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +29,7 @@ def compute_metrics(
 
     Returns:
         The averages, the figures of each class, and the confusion matrix with the true class as row. A class that was
-        never predicted has precision 0.
+        never predicted, though there were images of it, has precision 0.
     """
     from sklearn import metrics
 
@@ -38,6 +42,7 @@ def compute_metrics(
     precision, recall, f1, support = metrics.precision_recall_fscore_support(
         true, predicted, labels=classes, average=None, zero_division=0, sample_weight=counts
     )
+    appears = np.isin(classes, np.concatenate([true, predicted]))
     with warnings.catch_warnings():
         # Said of classes that are predicted but not among the true ones; they count for no recall, as they should.
         warnings.simplefilter("ignore", UserWarning)
@@ -45,13 +50,13 @@ def compute_metrics(
     averages = Metrics(
         accuracy=float(metrics.accuracy_score(true, predicted, sample_weight=counts)),
         balanced_accuracy=float(balanced),
-        precision=float(np.mean(precision)),
-        recall=float(np.mean(recall)),
-        f1=float(np.mean(f1)),
+        precision=float(np.mean(precision[appears])),
+        recall=float(np.mean(recall[support > 0])),
+        f1=float(np.mean(f1[appears])),
         loss=loss,
     )
     per_class = tuple(
-        ClassMetrics(float(p), float(r), float(f), int(n))
-        for p, r, f, n in zip(precision, recall, f1, support, strict=True)
+        ClassMetrics(float(p) if known else None, float(r) if n else None, float(f) if n else None, int(n))
+        for p, r, f, n, known in zip(precision, recall, f1, support, appears, strict=True)
     )
     return averages, per_class, tuple(map(tuple, pairs.reshape(num_classes, num_classes).tolist()))

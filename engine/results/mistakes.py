@@ -85,9 +85,11 @@ def load_test_images(
     """
     import torch
 
+    from engine.datasets.images import FIRST_RULES
     from engine.datasets.loading import load_dataset
 
-    loading = load_dataset(RunSpec.from_mapping(details.record.spec), places, control)
+    rules = int((details.started or {}).get("data_rules", FIRST_RULES))
+    loading = load_dataset(RunSpec.from_mapping(details.record.spec), places, control, rules)
     while True:
         try:
             tell(next(loading))

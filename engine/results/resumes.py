@@ -12,6 +12,7 @@ from engine.events import CheckpointSaved, EpochEnded, Evaluated, RunContinued, 
 from engine.results import carriers
 from engine.results.records import ResumeRecord, WeightsRecord
 from engine.results.rows import pack, read_evaluation, unpack
+from engine.spec import RunSpec
 
 _GENERATIONS = 2  # checkpoints kept of a run that has not come to its end: the newest may turn out to be damaged
 Past = Evaluated | StepsCompleted | EpochEnded
@@ -71,9 +72,12 @@ def forget_all_but_last_predictions(db: sqlite3.Connection, run: int) -> None:
     )
 
 
-def rewind(db: sqlite3.Connection, run: int, step: int, epochs: int, evaluated: bool) -> bool:
+def rewind(
+    db: sqlite3.Connection, run: int, step: int, epochs: int, evaluated: bool, spec: RunSpec | None = None
+) -> bool:
     """Take back what was recorded after a checkpoint at `step`, with `epochs` whole epochs done and, if `evaluated`,
     evaluated; the run is running again, in this process. False, and nothing is changed, where it runs already.
+    `spec` says where its images lie now.
     """
     taken = db.execute(
         "UPDATE runs SET status = 'running', pid = ?, pid_started = ?, place = ?, beat_at = ? "
@@ -83,6 +87,8 @@ def rewind(db: sqlite3.Connection, run: int, step: int, epochs: int, evaluated: 
     if taken.rowcount == 0:
         return False
     take_back(db, run, step, epochs, evaluated)
+    if spec is not None:
+        db.execute("UPDATE runs SET dataset = ?, spec = ? WHERE run = ?", (spec.dataset, spec.to_json(), run))
     untrained, final = (
         db.execute(
             f"SELECT metrics FROM evaluations WHERE run = ? AND split = 'test' AND moment {sign} 'untrained' "

@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from types import MappingProxyType
+from typing import NamedTuple
 
 from engine.results.comparison import ALPHA, differing_settings, holm, points
-from engine.results.records import RunRecord
+from engine.results.records import RunDetails, RunRecord
 from engine.spec import RunSpec
 
 ENOUGH_SEEDS = 3  # under this a standard deviation says next to nothing
 _MOST_NAMED = 3  # settings in a group's name
 _NONE: Mapping[int, str | None] = MappingProxyType({})
+Images = tuple[str, str]
+UNKNOWN: Images = ("", "")
+_NO_IMAGES: Mapping[int, Images] = MappingProxyType({})
+
+
+class _Key(NamedTuple):
+    """What the runs of a group have in common."""
+
+    settings: str
+    test_sha256: str
+    train_sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +71,47 @@ class GroupVerdict:
     verdict: str
 
 
-def group_by_seed(records: Sequence[RunRecord], caveats: Mapping[int, str | None] = _NONE) -> list[SeedGroup]:
-    """Completed runs, grouped by all that is not their seed, in the order in which the groups first occur.
+def group_by_seed(
+    records: Sequence[RunRecord],
+    caveats: Mapping[int, str | None] = _NONE,
+    images: Mapping[int, Images] = _NO_IMAGES,
+) -> list[SeedGroup]:
+    """Completed runs on the same images, grouped by all that is not their seed, in the order in which the groups first
+    occur.
 
-    Of two runs with the same seed the first one given counts. `caveats` are by the runs' numbers. Groups of one network
-    on one dataset are named by the settings in which they differ, too.
+    Of two runs with the same seed the first one given counts. `caveats` and `images` are by the runs' numbers. Groups
+    of one network on one dataset are named by the settings in which they differ, too, or by their images.
     """
-    groups: dict[str, dict[int, RunRecord]] = {}
+    groups: dict[_Key, dict[int, RunRecord]] = {}
     for record in records:
         if record.status == "completed" and record.final is not None:
             spec = RunSpec.from_mapping(record.spec)
-            groups.setdefault(spec.seed_group(), {}).setdefault(spec.seed, record)
+            key = _key(spec, images.get(record.run, UNKNOWN), groups)
+            groups.setdefault(key, {}).setdefault(spec.seed, record)
     found = [sorted(group.values(), key=lambda record: record.spec["seed"]) for group in groups.values()]
-    return [_group(name, runs, caveats) for name, runs in zip(_names(found), found, strict=True)]
+    names = _distinct(_names(found), [f"{key.test_sha256[:6]}/{key.train_sha256[:6]}" for key in groups])
+    return [_group(name, runs, caveats) for name, runs in zip(names, found, strict=True)]
+
+
+def images_of(details: RunDetails) -> Images:
+    """The hashes of what a run was tested and trained on; empty texts where an earlier version did not record them."""
+    started = details.started or {}
+    return started.get("test_sha256", ""), started.get("train_sha256", "")
+
+
+def _key(spec: RunSpec, images: Images, groups: Iterable[_Key]) -> _Key:
+    """Where the images are known it does not matter in which folder they lay, only which they were."""
+    key = _Key(spec.seed_group(with_folder=not images[0]), *images)
+    if key.train_sha256:
+        return key
+    return next((other for other in groups if other[:2] == key[:2]), key)  # an earlier run: by its test images
+
+
+def _distinct(names: Sequence[str], hashes: Sequence[str]) -> list[str]:
+    """The same spec on different images, as of a folder that has changed, is told apart by the images."""
+    return [
+        f"{name}, images {short}" if names.count(name) > 1 else name for name, short in zip(names, hashes, strict=True)
+    ]
 
 
 def _names(groups: Sequence[Sequence[RunRecord]]) -> list[str]:

@@ -195,14 +195,14 @@ class Store:
             resumes.forget_all_but_last_predictions(self._db, event.run)
         self._seal(event.run)
 
-    def reopen(self, run: int, step: int, epochs: int, evaluated: bool) -> None:
+    def reopen(self, run: int, step: int, epochs: int, evaluated: bool, spec: RunSpec | None = None) -> None:
         """Let a run that was cut off run again in this process, from its checkpoint at `step` on.
 
-        What was recorded after that is taken back. `epochs` are whole ones, `evaluated` says whether the last of them
-        was. Raises StoreError where it runs already.
+        What was recorded after that is taken back. `epochs` are whole ones, `evaluated` says whether the last was,
+        `spec` where the images lie now. Raises StoreError where it runs already.
         """
         with self._transaction():
-            if not resumes.rewind(self._db, run, step, epochs, evaluated):
+            if not resumes.rewind(self._db, run, step, epochs, evaluated, spec):
                 raise StoreError(f"run {run} is running, in another process or in this one; it needs no going on")
             self._carried.add(run)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from engine.datasets.manifest import left_out_text
 from engine.events import ClassMetrics, Metrics, RunContinued, SettingsTuned
 from engine.results.records import RunDetails, RunRecord
 from engine.settings import settings_of
@@ -105,9 +106,21 @@ def differing_rows(differing: Mapping[str, Sequence[Any]]) -> list[tuple[str, ..
 def class_rows(names: Sequence[str], per_class: Sequence[ClassMetrics]) -> list[tuple[str, str, str, str, str]]:
     """One row a class: its name, precision, recall, F1, number of images."""
     return [
-        (safe_text(name, 40), percent(item.precision), percent(item.recall), percent(item.f1), f"{item.support:,}")
+        (safe_text(name, 40), *_class_figures(item), f"{item.support:,}")
         for name, item in zip(names, per_class, strict=True)
     ]
+
+
+def _class_figures(item: ClassMetrics) -> tuple[str, str, str]:
+    """A class without images has no recall; earlier versions recorded 0 there."""
+    recall, f1 = (item.recall, item.f1) if item.support else (None, None)
+    return percent(item.precision), percent(recall), percent(f1)
+
+
+def data_lines(notes: Sequence[str], left_out: Mapping[str, int]) -> list[str]:
+    """What a person should know of a run's images, a sentence each; the last says how many files were left out."""
+    text = left_out_text(left_out)
+    return [*notes, *([text] if text else [])]
 
 
 def facts(details: RunDetails, folder: Path) -> list[tuple[str, str]]:
@@ -126,8 +139,8 @@ def facts(details: RunDetails, folder: Path) -> list[tuple[str, str]]:
             ),
             *([("where", resolved["workers"])] if resolved.get("workers") else []),
         ]
-        if started["num_unusable"]:
-            rows.append(("left out", f"{started['num_unusable']:,} files that are no usable image"))
+        kinds = started.get("left_out") or {"no usable image": started["num_unusable"]}
+        rows += [("note", line) for line in data_lines(started.get("notes", ()), kinds)]
     rows.append(("settings", describe_settings(record.spec)))
     speed = f", {record.train_images_per_s:,.0f} images/s" if record.train_images_per_s else ""
     rows.append(("time", f"{duration(record.elapsed_s)}{speed}"))

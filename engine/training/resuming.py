@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from engine.cores import usable_cores
-from engine.datasets.images import ImageData
+from engine.datasets.images import FIRST_RULES, NEWEST_RULES, ImageData
 from engine.device import Placement
 from engine.errors import CheckpointError
 from engine.events import Resolved
@@ -35,6 +35,11 @@ class Resume:
     def position(self) -> Position:
         """Raises CheckpointError where the checkpoint does not say."""
         return START if self.checkpoint is None else Position.from_dict(self.checkpoint.header)
+
+    @property
+    def data_rules(self) -> int:
+        """By which rules the run read its images; one that never came so far takes the newest."""
+        return NEWEST_RULES if self.started is None else int(self.started.get("data_rules", FIRST_RULES))
 
     @property
     def recorded(self) -> dict[str, Any]:

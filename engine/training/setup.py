@@ -14,9 +14,9 @@ from torch import nn
 from engine.control import Control
 from engine.cores import OthersMeter
 from engine.datasets.batches import batch_bounds
-from engine.datasets.images import ImageData
+from engine.datasets.images import NEWEST_RULES, ImageData
 from engine.datasets.loading import data_key, load_dataset
-from engine.datasets.manifest import MANIFEST_NAME, write_manifest
+from engine.datasets.manifest import MANIFEST_NAME, left_out_by_kind, write_manifest
 from engine.device import Placement, describe, share_cores
 from engine.errors import MemoryShortageError
 from engine.events import DatasetProgressed, MemoryForecasted, RunStarted, SettingsTuned
@@ -105,6 +105,10 @@ class Setup:
             num_parameters=sum(values.numel() for values in self.learner.model.parameters()),
             changes=describe_changes(info, shape, stem),
             num_steps=self.num_steps,
+            notes=self.data.notes,
+            left_out=left_out_by_kind(self.data.manifest),
+            shared=dict(self.data.shared),
+            data_rules=self.data.rules,
         )
 
     def forecasted(self) -> Iterator[MemoryForecasted]:
@@ -164,7 +168,8 @@ def _prepare(
     """Images, how the run fits, where and in what it computes, and what learns: all that one process does alone."""
     bound_gpu(placement.device)
     others = OthersMeter()
-    data = yield from _images(run, spec, places, control, placement, ledger)
+    rules = NEWEST_RULES if resume is None else resume.data_rules
+    data = yield from _images(run, spec, places, control, placement, ledger, rules)
     if resume is not None:
         resume.check_images(data)
     if data.manifest and (crew is None or crew.leads):
@@ -200,13 +205,13 @@ def _planned(
 
 
 def _images(
-    run: int, spec: RunSpec, places: Places, control: Control, placement: Placement, ledger: Ledger
+    run: int, spec: RunSpec, places: Places, control: Control, placement: Placement, ledger: Ledger, rules: int
 ) -> Generator[DatasetProgressed, None, ImageData]:
     """The images, those of an earlier run where they still lie in memory; the ledger holds them for this one."""
-    key = (*data_key(spec), str(places.data), str(placement.device))
+    key = (*data_key(spec), str(places.data), str(placement.device), rules)
     data: ImageData | None = ledger.get(key)
     if data is None:
-        data = yield from _load(run, spec, places, control, placement, ledger)
+        data = yield from _load(run, spec, places, control, placement, ledger, rules)
     ledger.hold(key, data, Holding("dataset", spec.dataset, run, (("dataset", data.resident_bytes),), live=True))
     return data
 
@@ -312,10 +317,10 @@ def _parts(learner: Learner) -> tuple[tuple[Part, int], ...]:
 
 
 def _load(
-    run: int, spec: RunSpec, places: Places, control: Control, placement: Placement, ledger: Ledger
+    run: int, spec: RunSpec, places: Places, control: Control, placement: Placement, ledger: Ledger, rules: int
 ) -> Generator[DatasetProgressed, None, ImageData]:
     """The images in the memory of the device, or left where they are if they would take more than half the room."""
-    data: ImageData = yield from _told(load_dataset(spec, places, control), run, spec.dataset)
+    data: ImageData = yield from _told(load_dataset(spec, places, control, rules), run, spec.dataset)
     device = placement.device
 
     def fits() -> bool:

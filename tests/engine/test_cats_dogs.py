@@ -343,7 +343,7 @@ def test_several_that_want_the_photographs_download_and_unpack_them_once(
     def look() -> None:
         drain(cats_dogs._get_archive(tmp_path, RunControl()))
         there = cats_dogs.find_files(tmp_path)
-        found.append(len(there[1]) if there else 0)
+        found.append(len(there.files) if there else 0)
 
     at_once(4, look)
     assert found == [200] * 4

@@ -216,7 +216,7 @@ def test_images_of_many_sizes_and_modes_become_one(tmp_path: Path) -> None:
 def test_a_folder_that_is_none_is_refused_before_a_run_is_recorded(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="no folder"):
         check_dataset(spec_of(f"folder:{tmp_path}/none"))
-    (tmp_path / "only").mkdir()
+    make_folder(tmp_path, {"only": 1})
     with pytest.raises(DatasetError, match="1 class folder; expected one folder a class"):
         check_dataset(spec_of(f"folder:{tmp_path}"))
 

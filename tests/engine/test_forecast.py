@@ -156,7 +156,7 @@ def test_what_is_asked_of_a_dataset_needs_no_images(places: Places, tmp_path: Pa
     assert expected_images(RunSpec("mnist", "resnet18", image_size=8)) == (DataShape(1, 8, 8, 10), 70_000)
     folder = make_folder(tmp_path / "mine", {"ant": 3, "bee": 4})
     shape, number = expected_images(RunSpec(f"folder:{folder}", "resnet18"))
-    assert (shape, number) == (DataShape(3, 224, 224, 2), 7)
+    assert (shape, number) == (DataShape(3, 10, 12, 2), 7)
     with pytest.raises(DatasetError):
         expected_images(RunSpec(f"folder:{tmp_path / 'nowhere'}", "resnet18"))
     with pytest.raises(ModelError, match="at least 63 pixels"):

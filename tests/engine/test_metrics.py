@@ -26,12 +26,15 @@ def test_figures_are_those_of_the_definitions(num_classes: int, pairs: list[tupl
     f1 = np.divide(2 * precision * recall, both, out=np.zeros(num_classes), where=both > 0)
     assert metrics.accuracy == pytest.approx(right.sum() / len(labels))
     assert metrics.balanced_accuracy == pytest.approx(recall[support > 0].mean())
-    assert metrics.precision == pytest.approx(precision.mean())
-    assert metrics.recall == pytest.approx(recall.mean())
-    assert metrics.f1 == pytest.approx(f1.mean())
+    appears = (support > 0) | (predicted > 0)
+    assert metrics.precision == pytest.approx(precision[appears].mean())
+    assert metrics.recall == metrics.balanced_accuracy == pytest.approx(recall[support > 0].mean())
+    assert metrics.f1 == pytest.approx(f1[appears].mean())
     assert metrics.loss == 1.5
     assert [item.support for item in per_class] == support.tolist()
-    assert [item.f1 for item in per_class] == pytest.approx(f1)
+    assert [item.f1 for item in per_class if item.f1 is not None] == pytest.approx(f1[support > 0])
+    assert [item.recall is None for item in per_class] == (support == 0).tolist()
+    assert [item.precision is None for item in per_class] == (~appears).tolist()
 
 
 def test_they_are_what_scikit_learn_says_image_by_image() -> None:

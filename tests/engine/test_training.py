@@ -371,6 +371,6 @@ def test_an_error_with_a_name_that_is_no_text_is_recorded(places: Places, tmp_pa
     Image.new("L", (8, 8)).save(tmp_path / "images" / os.fsdecode(b"a\xff") / "0.png")
     end = ended(collect(SPEC.replace(dataset=f"folder:{tmp_path / 'images'}"), places))
     assert end.status == "failed"
-    assert "class a\N{REPLACEMENT CHARACTER} of" in str(end.error)
+    assert "images: a\N{REPLACEMENT CHARACTER} (1), b (1)" in str(end.error)
     with Store(places.database) as store:
         assert store.details(1).record.error == end.error

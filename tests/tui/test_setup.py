@@ -203,3 +203,35 @@ async def test_r_takes_the_recipe_fast_and_the_defaults_again(make_app: MakeApp)
         assert form.values["seed"] == 7
         await pilot.press("r")
         assert form.values == {**before, "seed": 7}
+
+
+async def test_the_plan_says_what_lies_in_a_folder(make_app: MakeApp, tmp_path: Path) -> None:
+    from tests.engine.test_folders import pictures
+
+    root = pictures(
+        tmp_path / "images", {"train/a": 4, "train/b": 4, "valid/a": 2, "valid/b": 2, "test/a": 2, "test/b": 2}
+    )
+    app = make_app(specs=[RunSpec(f"folder:{root}", "resnet18")])
+    async with app.run_test(size=(120, 36)) as pilot:
+        await until(pilot, lambda: app.live and app.live.over)
+        await pilot.press("1")
+        await until(pilot, lambda: "train 8, validation 4, test 4" in text_of(app))
+        assert "images 8×8×3 · 2 classes" in text_of(app)
+        assert "train → training, valid → validation, test → test" in text_of(app)
+        (root / "test" / "extra").mkdir()
+        pictures(root, {"test/extra": 1}, first=90)
+        await pilot.press("2", "1")
+        await until(pilot, lambda: "no image of extra, which" in text_of(app))
+
+
+async def test_the_plan_says_how_many_cats_and_dogs_are_there(make_app: MakeApp) -> None:
+    from tests.engine.test_cats_dogs import pet_images
+
+    app = make_app()
+    pet_images(app.places.data / "PetImages", number=10)
+    async with app.run_test(size=(120, 36)) as pilot:
+        await drawn(pilot)
+        app.screen.query_one("#datasets", Menu).choose("cats-dogs")
+        await until(pilot, lambda: "train 14, test 6" in text_of(app))
+        assert "17,500" not in text_of(app)
+        assert f"20 files in {app.places.data / 'PetImages'}"[:60] in text_of(app)

@@ -15,7 +15,8 @@ from textual.screen import Screen
 from textual.timer import Timer
 from textual.widgets import Static
 
-from engine.datasets.registry import DATASETS, FOLDER_PREFIX, find_dataset
+from engine.datasets.registry import DATASETS, FOLDER_PREFIX, absolute_dataset, find_dataset
+from engine.datasets.survey import Survey, published
 from engine.errors import SpecError
 from engine.models.registry import (
     MODELS,
@@ -93,6 +94,7 @@ class SetupScreen(Screen[None]):
         self._folders: list[str] = []
         self._more: list[str] = []
         self._resting: Timer | None = None
+        self._looking: Timer | None = None
 
     def compose(self) -> ComposeResult:
         yield ModeBar("setup")
@@ -113,6 +115,7 @@ class SetupScreen(Screen[None]):
 
     def on_screen_resume(self) -> None:
         self.app.show_status()
+        self.app.surveys.clear()  # files may have come or gone meanwhile
         self.show_plan()
 
     @property
@@ -236,7 +239,7 @@ class SetupScreen(Screen[None]):
 
         folder: Path | None = await self.app.push_screen_wait(FolderQuestion())
         if folder is not None:
-            self._add_folder(f"{FOLDER_PREFIX}{folder}")
+            self._add_folder(absolute_dataset(f"{FOLDER_PREFIX}{folder}"))
             self.query_one("#models", Menu).focus()
 
     def _add_folder(self, name: str) -> None:
@@ -294,7 +297,12 @@ class SetupScreen(Screen[None]):
             spec = RunSpec(self.dataset, self.model, **self.recipe.values)  # type: ignore[arg-type]
         except SpecError as error:  # a recipe that another architecture took
             return [plain_content(str(error), "$warning")]
-        lines = plan_lines(spec, self.app.estimate(spec))
+        found = self.app.surveys.get(_survey_key(spec))
+        if isinstance(found, str):
+            return [plain_content(found, "$warning")]
+        if found is None and published(spec) is None:
+            self._ask_for_survey(spec)
+        lines = plan_lines(spec, self.app.estimate(spec), found)
         if self.app.session.cluster is not None and len(lines) > 1:
             lines.insert(2, plain_content(self.app.session.cluster.words))
         elif self.app.torch_loaded and len(lines) > 1:  # a single line says that the network cannot take such images
@@ -303,6 +311,20 @@ class SetupScreen(Screen[None]):
             if known is None:
                 self._ask_for_forecast(spec)
         return lines
+
+    def _ask_for_survey(self, spec: RunSpec) -> None:
+        """As a forecast: files are listed and headers read in another thread, once the cursor rests."""
+        if self._looking is not None:
+            self._looking.stop()
+        self._looking = self.set_timer(_REST_S, partial(self._survey, spec))
+
+    @work(exclusive=True, group="survey")
+    async def _survey(self, spec: RunSpec) -> None:
+        from tui.record import read_survey
+
+        session = self.app.session
+        self.app.surveys[_survey_key(spec)] = await session.aside(lambda: read_survey(session.places, spec))
+        self.show_plan()
 
     def _ask_for_forecast(self, spec: RunSpec) -> None:
         """After the cursor has rested for a moment, in another thread."""
@@ -320,11 +342,16 @@ class SetupScreen(Screen[None]):
         self.show_plan()
 
 
-def plan_lines(spec: RunSpec, estimate: str) -> list[Content]:
-    """What a spec will do, in two or three lines."""
-    info, dataset = find_model(spec.model), find_dataset(spec.dataset)
-    shape = dataset.spec_shape(spec.image_size)
-    if shape is None or dataset.num_train is None:
+def _survey_key(spec: RunSpec) -> tuple[object, ...]:
+    """What decides which images are loaded, and how they are divided."""
+    return spec.dataset, spec.image_size, spec.test_share, spec.val_share
+
+
+def plan_lines(spec: RunSpec, estimate: str, found: Survey | None = None) -> list[Content]:
+    """What a spec will do, in two to four lines; `found` is what lies there of a dataset that has to be looked at."""
+    info, found = find_model(spec.model), found or published(spec)
+    shape = found.shape if found else find_dataset(spec.dataset).spec_shape(spec.image_size)
+    if shape is None:
         size = (
             f"{spec.image_size}×{spec.image_size}" if spec.image_size else "as they are, or 224×224 where they differ"
         )
@@ -336,15 +363,15 @@ def plan_lines(spec: RunSpec, estimate: str) -> list[Content]:
         return [plain_content(problem, "$warning")]
     stem = choose_stem(info, spec.stem, shape)
     changes = " · ".join(describe_changes(info, shape, stem)) or "nothing to change"
-    num_train = dataset.num_train - round(dataset.num_train * spec.val_share)
-    val = f", validation {dataset.num_train - num_train:,}" if spec.val_share else ""
     lines = [
         plain_content(f"{changes} · {count_parameters(info, shape, stem):,} parameters"),
-        plain_content(f"images {shape} · train {num_train:,}{val}, test {dataset.num_test:,} · {estimate}"),
+        plain_content(f"images {shape} · {found.counts if found else 'looking at the files …'} · {estimate}"),
     ]
+    last = list(found.notes) if found else []
     if stem == "imagenet" and min(shape.height, shape.width) < SMALL_IMAGE:
-        hint = f"{shape.height}×{shape.width} is under {SMALL_IMAGE} pixels: the small stem keeps more of it (s)"
-        lines.append(plain_content(hint, "$warning"))
+        last.append(f"{shape.height}×{shape.width} is under {SMALL_IMAGE} pixels: the small stem keeps more of it (s)")
+    if last:
+        lines.append(plain_content(" · ".join(last), "$warning"))
     return lines
 
 
