@@ -85,7 +85,9 @@ class RunStarted:
 
     `mean` and `std` are those of the normalisation, for pixels from 0 to 1; `test_sha256` is of the test images and
     their labels, so that two runs know whether they saw the same ones, `train_sha256` of those for training and
-    validation, in their order, or of their files.
+    validation, in their order, or of their files. `pixel_range` is what became 255 in images of more than 8 bits a
+    sample, of integers and of floats, None where there were none; `resampler` says what brought the images to their
+    size: "tensor", "pillow", or "" in runs that were recorded before it was.
     """
 
     run: int
@@ -104,6 +106,8 @@ class RunStarted:
     changes: tuple[str, ...]
     num_steps: int
     train_sha256: str = ""
+    pixel_range: tuple[int | None, float | None] = (None, None)
+    resampler: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,7 +73,7 @@ def load_files(
         )
         for file, fact in zip(source.files, found.facts, strict=True)
     )
-    return RawImages(train, test, source.class_names, manifest)
+    return RawImages(train, test, source.class_names, manifest, found.pixel_range, resampler="pillow")
 
 
 def _take(images: NDArray[np.uint8], labels: NDArray[np.int64], chosen: NDArray[np.int64]) -> Split:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from engine.control import Control
+from engine.datasets.depth import PixelRange
 from engine.datasets.manifest import FileRecord
 from engine.paths import Places
 from engine.progress import Progress
@@ -18,6 +19,9 @@ from engine.shape import DataShape
 from engine.spec import RunSpec
 
 _CHUNK = 1024
+
+Resampler = Literal["tensor", "pillow"]
+"""What brings a dataset's images to the size of the network: see `engine.datasets.resizing`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,8 @@ class RawImages:
     test: Split
     class_names: tuple[str, ...]
     manifest: tuple[FileRecord, ...] = ()
+    pixel_range: PixelRange = PixelRange()  # noqa: RUF009
+    resampler: Resampler = "tensor"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +115,8 @@ class ImageData:
     test_sha256: str
     train_sha256: str
     manifest: tuple[FileRecord, ...] = ()
+    pixel_range: PixelRange = PixelRange()  # noqa: RUF009
+    resampler: Resampler = "tensor"
 
     @property
     def num_unusable(self) -> int:

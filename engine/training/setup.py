@@ -104,6 +104,8 @@ class Setup:
             num_parameters=sum(values.numel() for values in self.learner.model.parameters()),
             changes=describe_changes(info, shape, stem),
             num_steps=self.num_steps,
+            pixel_range=(self.data.pixel_range.integers, self.data.pixel_range.floats),
+            resampler=self.data.resampler,
         )
 
     def forecasted(self) -> Iterator[MemoryForecasted]:
