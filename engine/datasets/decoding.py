@@ -272,6 +272,21 @@ def _reading(path: Path) -> Iterator[None]:
         yield
 
 
+def read_bytes(path: Path) -> bytes:
+    """All of one file.
+
+    Raises:
+        UnusableImageError: it is not there, no regular file, unreadable or too large.
+    """
+    try:
+        if path.exists() and not path.is_file():  # a pipe would never end
+            raise UnusableImageError("no regular file")
+        with _reading(path):
+            return path.read_bytes()
+    except OSError as error:
+        raise UnusableImageError(f"cannot read it ({error.strerror})") from None
+
+
 def _num_threads() -> int:
     return min(8, os.cpu_count() or 1)
 

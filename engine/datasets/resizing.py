@@ -13,14 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.datasets.decoding import decode, read_header
+from engine.datasets.decoding import Pixels, decode, read_bytes, read_header
 from engine.datasets.depth import PixelRange
+from engine.datasets.formats import UnusableImageError
 from engine.datasets.images import Resampler
 
 _MOST_TENSOR_PIXELS = 2**20  # a photograph for a network of 28×28: as floats it would take a gigabyte, so Pillow fits it
@@ -57,8 +59,22 @@ class Reading:
         resampler = started.get("resampler") or ("pillow" if is_of_files else "tensor")
         return cls(channels, height, width, resampler, PixelRange(*started.get("pixel_range", (None, None))))
 
+    def read_file(self, path: Path) -> Tensor | str:
+        """One file as (C, H, W) uint8, or why it is not usable, in a few words."""
+        try:
+            return self.read(read_bytes(path))
+        except UnusableImageError as error:
+            return str(error)
+
+    def picture(self, path: Path, side: int) -> Pixels | str:
+        """One file in colour, (3, side, side), to be shown: brightness, background and upright as the network has it."""
+        try:
+            return decode(read_bytes(path), side, 3, self.pixel_range)
+        except UnusableImageError as error:
+            return str(error)
+
     def read(self, data: bytes) -> Tensor | str:
-        """One file's bytes as (C, H, W) uint8, or why it is not usable, in a few words."""
+        """One file's bytes as (C, H, W) uint8, or why they are not usable."""
         natively = self.resampler == "tensor" and self.height == self.width and _is_small(data)
         found = decode(data, None if natively else (self.height, self.width), self.channels, self.pixel_range)
         if isinstance(found, str):
