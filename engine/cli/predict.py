@@ -19,7 +19,7 @@ from engine.errors import DatasetError
 from engine.events import plain
 from engine.paths import Places
 from engine.results.store import Store
-from engine.text import escaped, percent, safe_text
+from engine.text import counted, escaped, percent, safe_text
 
 if TYPE_CHECKING:
     from engine.predicting import ImageGuesses
@@ -93,14 +93,15 @@ class _Counts:
             DatasetError: no file was usable.
         """
         if self.num_others:
-            print(f"reslab: {self.num_others:,} other files in these folders are no images", file=sys.stderr)
+            others = counted(self.num_others, "other file")
+            print(f"reslab: left out {others} in these folders: no image", file=sys.stderr)
         if self.num_shown == 0:
             raise DatasetError(f"no image in {', '.join(map(str, asked))}; {_EXPECTED}, or a folder with some")
         first = self.first_unusable
         if first is not None and self.num_unusable == self.num_shown == 1:
             raise DatasetError(f"{first.file} is not usable: {first.error}; {_EXPECTED}")
         if first is not None:
-            said = f"{self.num_unusable:,} of {self.num_shown:,} images are not usable; {first.file}: {first.error}"
+            said = f"not usable: {self.num_unusable:,} of {counted(self.num_shown, 'image')}; {first.file}: {first.error}"
             if self.num_unusable == self.num_shown:
                 raise DatasetError(f"{said}; {_EXPECTED}")
             print(f"reslab: {safe_text(said)}", file=sys.stderr)

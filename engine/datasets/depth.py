@@ -258,7 +258,8 @@ def _checked_high(samples: Samples, pixel_range: PixelRange) -> float:
         raise UnusableImageError(f"floats up to {greatest}; expected 0 to 1, 0 to 255 or a declared range")
     if high is None:
         raise UnusableImageError(
-            f"{samples.kind} up to {greatest}, where only 8-bit images were trained on; save it with 8 bits"
+            f"{samples.kind} up to {greatest}, and no range for more than 8 bits was recorded: the run saw 8-bit images "
+            "alone, or is older than such ranges; save the file with 8 bits, or train again"
         )
     above = int((visible > OVERSHOOT * high).sum())
     if above > SHARE_ABOVE * max(visible.size, 1):

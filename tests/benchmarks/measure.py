@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.benchmarks import app, cluster, training
+from tests.benchmarks import app, cluster, predicting, training
 from tests.benchmarks.reporting import report
 from tests.benchmarks.terminal import as_installed, run_in_terminal
 
@@ -184,6 +184,7 @@ BENCHMARKS: dict[str, Callable[..., None]] = {
     "evaluation": training.evaluating,
     "gpu": training.gpu,
     "checkpoints": checkpoints,
+    "predict-memory": predicting.memory,
     "feeding": feeding,
     "many-runs": app.many_runs,
     "keys": app.keys,
