@@ -95,6 +95,9 @@ class RunStarted:
     ({"no image": 2, "damaged": 1}), `shared` the images that two parts have in common ({"train and test": 12}); `notes`
     are sentences about the images that a person should read, such as what became of each sub-folder of a folder.
     `data_rules` says how they were laid out, sized and split (`engine.datasets.images`); earlier runs had the first.
+    `pixel_range` is what became 255 in images of more than 8 bits a sample, of integers and of floats, None where there
+    were none; `resampler` says what brought the images to their size: "tensor", "pillow", or "" in runs that were
+    recorded before it was.
     """
 
     run: int
@@ -117,6 +120,8 @@ class RunStarted:
     left_out: dict[str, int] = field(default_factory=dict)
     shared: dict[str, int] = field(default_factory=dict)
     data_rules: int = 1
+    pixel_range: tuple[int | None, float | None] = (None, None)
+    resampler: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,18 +1,19 @@
-"""What a trained run makes of a person's own images."""
+"""What a trained run makes of a person's own images: file by file, a few in memory at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.datasets.batches import Preparation
-from engine.datasets.decoding import decode
-from engine.errors import CheckpointError, DatasetError
+from engine.datasets.registry import find_dataset
+from engine.datasets.resizing import Reading
+from engine.errors import CheckpointError, DatasetError, SpecError
 from engine.memory.ledger import Ledger
 from engine.memory.shortage import unless_memory_runs_out
 from engine.models.building import build_model
@@ -23,6 +24,9 @@ from engine.spec import RunSpec
 from engine.training.checkpoint import load_checkpoint
 
 _TOP = 5
+_MOST_AT_ONCE = 16  # images in one pass
+_MOST_VALUES = 16 * 3 * 224 * 224  # and no more of their values, so that memory does not grow with the network's size
+_PASSED_OVER = ("__MACOSX",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,47 +39,129 @@ class Guess:
 
 @dataclass(frozen=True, slots=True)
 class ImageGuesses:
-    """One file's guesses, the most confident first, at most five."""
+    """One file's guesses, the most confident first, at most five; or none, and `error` says why it is not usable."""
 
     file: str
     guesses: tuple[Guess, ...]
+    error: str | None = None
 
 
-def predict(
-    details: RunDetails, places: Places, files: Sequence[Path], ledger: Ledger | None = None
-) -> list[ImageGuesses]:
-    """Classify `files`, prepared as the run's test images were, with its network: that which `ledger` still holds, or
-    its weights from disk, on the CPU.
+@dataclass(frozen=True, slots=True)
+class FoundFile:
+    """A file to look at: `named` by a person, or found in a folder that was."""
+
+    path: Path
+    named: bool
+
+
+def find_files(paths: Iterable[Path]) -> list[FoundFile]:
+    """The files that `paths` mean: those that are no folders themselves, and all in the folders, sorted, at any depth.
+
+    Hidden files and folders are passed over, and links to folders, which may lead round in circles.
+    """
+    found = []
+    for path in map(expand, paths):
+        found += [FoundFile(item, False) for item in _walk(path)] if path.is_dir() else [FoundFile(path, True)]
+    return found
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    for folder, inner, names in os.walk(root):
+        inner[:] = sorted(name for name in inner if not name.startswith(".") and name not in _PASSED_OVER)
+        yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
+
+
+def read_reading(details: RunDetails) -> Reading:
+    """How files become what the run's network takes.
 
     Raises:
-        CheckpointError: the run has no weights, or they are damaged.
-        DatasetError: a file is no image.
+        CheckpointError: the run has no weights.
     """
     if details.weights is None or details.started is None:
         raise CheckpointError(f"run {details.record.run} has no weights: it ended before any were saved")
-    started = details.started
-    channels, height, width = started["image_shape"]
-    images = torch.stack([_read(file, channels, height, width) for file in files])
-    names = details.class_names
-    model: nn.Module | None = ledger.idle(("model", details.record.run)) if ledger is not None else None
-    if model is None:
-        model = _from_disk(details, places, DataShape(channels, height, width, len(names)))
-    device = next(model.parameters()).device
-    prepare = Preparation.build(tuple(started["mean"]), tuple(started["std"]), device)
-    confidences = unless_memory_runs_out(lambda: _confidences(model, prepare, images.to(device)))
-    if confidences is None:
-        raise DatasetError(f"there is no memory for it on {device} now; free some, or wait for the live run")
-    values, classes = confidences.topk(min(_TOP, len(names)))
-    return [
-        ImageGuesses(str(file), tuple(Guess(names[c], v) for c, v in zip(chosen, shares, strict=True)))
-        for file, chosen, shares in zip(files, classes.tolist(), values.tolist(), strict=True)
-    ]
+    try:
+        is_of_files = find_dataset(details.record.dataset).is_of_files
+    except SpecError:  # a dataset that is known no more
+        is_of_files = True
+    return Reading.of(details.started, is_of_files)
 
 
-def _confidences(model: nn.Module, prepare: Preparation, images: Tensor) -> Tensor:
-    with torch.inference_mode():
-        confidences: Tensor = model.eval()(prepare(images)).float().softmax(dim=1).cpu()
-        return confidences
+def predict(
+    details: RunDetails, places: Places, files: Iterable[Path], ledger: Ledger | None = None
+) -> Iterator[ImageGuesses]:
+    """Classify `files`, in their order and a batch at a time, prepared as the run's test images were, with its network:
+    that which `ledger` still holds, or its weights from disk, on the CPU. A file that is not usable stops none.
+
+    Raises:
+        CheckpointError: the run has no weights, or they are damaged.
+        DatasetError: there is no memory for a single image.
+    """
+    network = _Network.opened(details, places, ledger)
+    most = max(min(_MOST_AT_ONCE, _MOST_VALUES // network.num_values), 1)
+    batch: list[tuple[Path, Tensor | str]] = []
+    for file in files:
+        batch.append((file, network.reading.read_file(expand(file))))
+        if len(batch) >= most:
+            yield from network.guesses(batch)
+            batch.clear()
+    yield from network.guesses(batch)
+
+
+@dataclass(frozen=True, slots=True)
+class _Network:
+    """A run's network and what it needs to look at files. `dtype` is that of the run, on the same kind of device."""
+
+    model: nn.Module
+    reading: Reading
+    prepare: Preparation
+    names: tuple[str, ...]
+    device: torch.device
+    dtype: torch.dtype
+
+    @classmethod
+    def opened(cls, details: RunDetails, places: Places, ledger: Ledger | None) -> _Network:
+        reading, started = read_reading(details), details.started
+        assert started is not None  # or read_reading had raised
+        names = details.class_names
+        model: nn.Module | None = ledger.idle(("model", details.record.run)) if ledger is not None else None
+        if model is None:
+            model = _from_disk(details, places, DataShape(reading.channels, reading.height, reading.width, len(names)))
+        device, resolved = next(model.parameters()).device, started["resolved"]
+        same_kind = torch.device(resolved["device"]).type == device.type
+        dtype = getattr(torch, resolved["dtype"]) if same_kind else torch.float32
+        prepare = Preparation.build(tuple(started["mean"]), tuple(started["std"]), device)
+        return cls(model, reading, prepare, names, device, dtype)
+
+    @property
+    def num_values(self) -> int:
+        """Of one image."""
+        return self.reading.channels * self.reading.height * self.reading.width
+
+    def guesses(self, batch: Sequence[tuple[Path, Tensor | str]]) -> Iterator[ImageGuesses]:
+        images = [found for _, found in batch if not isinstance(found, str)]
+        rows = iter(self._confidences(images) if images else ())
+        for file, found in batch:
+            if isinstance(found, str):
+                yield ImageGuesses(str(file), (), found)
+            else:
+                values, classes = next(rows).topk(min(_TOP, len(self.names)))
+                pairs = zip(classes.tolist(), values.tolist(), strict=True)
+                yield ImageGuesses(str(file), tuple(Guess(self.names[place], value) for place, value in pairs))
+
+    def _confidences(self, images: Sequence[Tensor]) -> Tensor:
+        """(N, classes), on the CPU; image by image where memory does not suffice for all."""
+        found = unless_memory_runs_out(lambda: self._forward(torch.stack(list(images)).to(self.device)))
+        if found is None and len(images) > 1:
+            return torch.cat([self._confidences([image]) for image in images])
+        if found is None:
+            raise DatasetError(f"there is no memory for it on {self.device} now; free some, or wait for the live run")
+        return found
+
+    def _forward(self, images: Tensor) -> Tensor:
+        autocast = torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not torch.float32)
+        with torch.inference_mode(), autocast:
+            confidences: Tensor = self.model.eval()(self.prepare(images)).float().softmax(dim=1).cpu()
+            return confidences
 
 
 def _from_disk(details: RunDetails, places: Places, shape: DataShape) -> nn.Module:
@@ -88,18 +174,3 @@ def _from_disk(details: RunDetails, places: Places, shape: DataShape) -> nn.Modu
     if hasattr(model, "transform_input"):  # GoogLeNet and Inception take pixels as their first weights did
         model.transform_input = details.record.spec.get("weights", "random") != "random" and shape.channels == 3  # type: ignore[assignment]
     return model
-
-
-def _read(file: Path, channels: int, height: int, width: int) -> Tensor:
-    try:
-        data = expand(file).read_bytes()
-    except (OSError, RuntimeError) as error:  # RuntimeError: ~ of a person that there is not
-        raise DatasetError(f"cannot read {file} ({error}); expected an image") from None
-    found = decode(data, height if height == width else None, channels)
-    if isinstance(found, str):
-        raise DatasetError(f"{file} is not usable: {found}; expected an image such as a JPEG or PNG")
-    pixels = torch.from_numpy(found.copy())
-    if pixels.shape[1:] == (height, width):
-        return pixels
-    resized = F.interpolate(pixels[None].float(), (height, width), mode="bilinear", antialias=True)
-    return resized[0].round().clamp(0, 255).to(torch.uint8)

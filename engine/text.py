@@ -48,6 +48,11 @@ def percent(fraction: float | None, digits: int = 3) -> str:
     return "–" if fraction is None else f"{100 * fraction:.{digits}f} %"
 
 
+def counted(number: int, singular: str, plural: str | None = None) -> str:
+    """A number and its noun: "1 file", "2,000 files"; `plural` where it is not made with an s."""
+    return f"{number:,} {singular if number == 1 else plural or f'{singular}s'}"
+
+
 def memory_size(num_bytes: float | None) -> str:
     """Bytes with the unit that suits them; None is a dash."""
     if num_bytes is None:

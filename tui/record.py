@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.device import import_torch
+from engine.errors import DatasetError
 from engine.paths import Places, expand
 from engine.results.export import export_run
 from engine.results.records import RunDetails
@@ -29,6 +31,19 @@ if TYPE_CHECKING:
     from engine.results.mistakes import Mistake
     from engine.results.seeds import GroupVerdict, SeedGroup
     from engine.spec import RunSpec
+
+
+_SIDE = 64  # pixels of a picture that is shown
+MOST_PICTURES = 500  # of one folder: 6 MB
+
+
+@dataclass(frozen=True, slots=True)
+class FolderGuesses:
+    """Name, guesses and small picture (3, H, W) of each image; how many files could not be used, and how many are left."""
+
+    images: tuple[tuple[str, tuple[Guess, ...], NDArray[np.uint8]], ...]
+    num_left_out: int
+    num_to_go: int
 
 
 def read_listing(places: Places, known: Listing = EMPTY) -> Listing:
@@ -82,15 +97,51 @@ def read_opened(places: Places, run: int) -> tuple[RunDetails, list[FileRecord] 
 def read_guesses(
     places: Places, details: RunDetails, file: Path, ledger: Ledger
 ) -> tuple[tuple[Guess, ...], NDArray[np.uint8]]:
-    """What a run makes of an image of one's own, and the image (3, H, W), small. Loads torch."""
-    import_torch()
-    from engine.datasets.decoding import decode
-    from engine.predicting import predict
+    """What a run predicts for an image of one's own, and the image (3, H, W), small. Loads torch.
 
-    guesses = predict(details, places, [file], ledger)[0].guesses
-    pixels = decode(expand(file).read_bytes(), 64, 3)
-    assert not isinstance(pixels, str)  # or `predict` had raised
-    return guesses, pixels
+    Raises:
+        ReslabError: the run has no weights, or the file is no image.
+    """
+    import_torch()
+    from engine.predicting import predict, read_reading
+
+    (found,) = predict(details, places, [file], ledger)
+    pixels = read_reading(details).picture(expand(file), _SIDE)
+    problem = found.error or (pixels if isinstance(pixels, str) else None)
+    if problem is not None or isinstance(pixels, str):
+        raise DatasetError(f"{file} is not usable: {problem}; expected an image such as a JPEG or PNG")
+    return found.guesses, pixels
+
+
+def read_folder_guesses(
+    places: Places,
+    details: RunDetails,
+    folder: Path,
+    ledger: Ledger,
+    tell: Callable[[int, int], None],
+    control: Control,
+) -> FolderGuesses:
+    """What a run predicts for the images in a folder of one's own, the first `MOST_PICTURES`; `tell` hears how many
+    files of how many are done. Loads torch.
+
+    Raises:
+        ReslabError: the run has no weights, or there is no image.
+    """
+    import_torch()
+    from engine.predicting import find_files, predict, read_reading
+
+    files = [found.path for found in find_files([folder])]
+    reading, images, done = read_reading(details), [], 0
+    for done, found in enumerate(predict(details, places, files, ledger), start=1):
+        tell(done, len(files))
+        pixels = reading.picture(Path(found.file), _SIDE) if found.error is None else found.error
+        if not isinstance(pixels, str):
+            images.append((Path(found.file).name, found.guesses, pixels))
+        if control.stop_requested or len(images) == MOST_PICTURES:
+            break
+    if not images:
+        raise DatasetError(f"no image in {folder} can be used; expected images such as JPEG or PNG")
+    return FolderGuesses(tuple(images), done - len(images), len(files) - done)
 
 
 def read_forecast(places: Places, ledger: Ledger, spec: RunSpec) -> str:

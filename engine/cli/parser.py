@@ -95,9 +95,15 @@ def _add_reading(add: Callable[..., argparse.ArgumentParser]) -> None:
     predictions.add_argument("run", type=int, metavar="RUN")
     compare = add("compare", "compare runs: metric tables side by side, and what the difference is worth")
     compare.add_argument("runs", type=int, nargs="+", metavar="RUN")
-    predict = add("predict", "classify images of your own with a run's weights: top five with confidence")
+    predict = add(
+        "predict",
+        "classify images of your own with a run's weights: top five with confidence",
+        epilog="Exit status: 0; 1 if a file named here could not be used; 2 if none could.",
+    )
     predict.add_argument("run", type=int, metavar="RUN")
-    predict.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
+    predict.add_argument(
+        "images", type=Path, nargs="+", metavar="IMAGE", help="files, and folders, of which all images are taken"
+    )
     delete = add("delete", "delete a run: its rows and its weights", json=False)
     delete.add_argument("run", type=int, metavar="RUN")
     datasets = add("datasets", "list the datasets, and the decoded images kept of them")

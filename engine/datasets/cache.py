@@ -2,8 +2,9 @@
 
 An entry is a folder with `images.u8` (the usable images, one after another) and `index.json` (which files, their
 hashes, what was wrong with the others, the SHA-256 of `images.u8`, and one of all that); every use checks both. An
-entry belongs to its files' names, sizes and times of change: touch one, and it is decoded anew. The least recently used
-entries go when all together are larger than the bound.
+entry belongs to its files' names, sizes and times of change, and to the rule by which files become pixels: touch one, and
+it is decoded anew, and so it is where a file was left out for want of memory. The least recently used entries go when all
+together are larger than the bound.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.control import Control
-from engine.datasets.decoding import FileFacts, Pixels, decode_files
+from engine.datasets.decoding import RULE, TOO_LITTLE_MEMORY, FileFacts, Pixels, decode_files, measure_range
+from engine.datasets.depth import PixelRange
 from engine.errors import DatasetError
 from engine.locking import lock_of, try_to_lock, wait_for_lock
 from engine.progress import LoadingStopped, Progress
 
-_VERSION = 2
+_VERSION = 3
 _BLOCK = 1 << 24
 DEFAULT_BOUND_GIB = 20.0
 
@@ -45,10 +47,18 @@ class CacheEntry:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """`images` (N, C, H, W) uint8, the usable files alone, mapped from disk; `facts` of every file, in order."""
+    """`images` (N, C, H, W) uint8, the usable files alone, mapped from disk; `facts` of every file, in order; and by
+    which range those of more than 8 bits became pixels.
+    """
 
     images: NDArray[np.uint8]
     facts: tuple[FileFacts, ...]
+    pixel_range: PixelRange
+
+    @property
+    def is_lasting(self) -> bool:
+        """Whether no file was left out for a reason that may have gone."""
+        return not any((fact.problem or "").startswith(TOO_LITTLE_MEMORY) for fact in self.facts)
 
 
 def decoded(
@@ -66,7 +76,7 @@ def decoded(
         yield from wait_for_lock(lock, "decode", control)
         if (entry / "index.json").is_file():
             found = yield from _read(entry, control)
-            if found is not None:
+            if found is not None and found.is_lasting:
                 return found
             shutil.rmtree(entry, ignore_errors=True)
         yield from _write(entry, paths, source, size, channels, control)
@@ -78,7 +88,7 @@ def decoded(
 
 
 def _key(paths: Sequence[Path], size: int | None, channels: int) -> str:
-    digest = hashlib.sha256(json.dumps([_VERSION, size, channels]).encode())
+    digest = hashlib.sha256(json.dumps([_VERSION, RULE, size, channels]).encode())
     for path in paths:
         stat = path.stat()
         digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode("utf-8", "surrogateescape"))
@@ -97,6 +107,7 @@ def _write(
     part.mkdir(parents=True)
     digest, shapes = hashlib.sha256(), []
     try:
+        pixel_range = yield from measure_range(paths, control)
         with (part / "images.u8").open("wb") as file:
 
             def keep(pixels: Pixels) -> None:
@@ -104,13 +115,14 @@ def _write(
                 file.write(pixels.data)
                 shapes.append(pixels.shape)
 
-            facts = yield from decode_files(paths, size, channels, control, keep)
+            facts = yield from decode_files(paths, size, channels, control, keep, pixel_range)
             file.flush()
             os.fsync(file.fileno())
         index = {
             "version": _VERSION, "source": source, "shape": [len(shapes), *(shapes[0] if shapes else (channels, 0, 0))],
             "sha256": digest.hexdigest(), "hashes": [fact.sha256 for fact in facts],
             "problems": [fact.problem for fact in facts],
+            "pixel_range": [pixel_range.integers, pixel_range.floats],
         }  # fmt: skip
         (part / "index.json").write_text(json.dumps({**index, "seal": _seal(index)}), encoding="utf-8")
         shutil.rmtree(entry, ignore_errors=True)
@@ -138,7 +150,7 @@ def _read(entry: Path, control: Control) -> Generator[Progress, None, Decoded | 
         shape = tuple(index["shape"])
         images = np.memmap(entry / "images.u8", np.uint8, "c", shape=shape) if total else np.empty(shape, np.uint8)
         facts = tuple(map(FileFacts, index["hashes"], index["problems"]))
-        return Decoded(images, facts)
+        return Decoded(images, facts, PixelRange(*index["pixel_range"]))
     except (OSError, ValueError, KeyError, AttributeError, TypeError):  # JSON, but not an index
         return None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.control import Control
+from engine.datasets.depth import PixelRange
 from engine.datasets.manifest import UNUSABLE, FileRecord
 from engine.paths import Places
 from engine.progress import Progress
@@ -26,6 +27,9 @@ FIRST_RULES, NEWEST_RULES = 1, 2
 1: `train/` and `test/` or `val/` alone, large images of one size as they are, validation split image by image.
 2: layouts as `engine.datasets.layout` has them, large images resized, exact duplicates on one side of every split.
 """
+
+Resampler = Literal["tensor", "pillow"]
+"""What brings a dataset's images to the size of the network: see `engine.datasets.resizing`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +108,8 @@ class RawImages:
     notes: tuple[str, ...] = ()
     shared: Mapping[str, int] = field(default_factory=dict)
     train_keys: NDArray[np.str_] | NDArray[np.int64] | None = None
+    pixel_range: PixelRange = PixelRange()  # noqa: RUF009
+    resampler: Resampler = "tensor"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +133,8 @@ class ImageData:
     notes: tuple[str, ...] = ()
     shared: Mapping[str, int] = field(default_factory=dict)
     rules: int = NEWEST_RULES
+    pixel_range: PixelRange = PixelRange()  # noqa: RUF009
+    resampler: Resampler = "tensor"
 
     @property
     def num_unusable(self) -> int:

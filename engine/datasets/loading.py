@@ -14,13 +14,13 @@ from importlib import import_module
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 
 from engine.control import Control
 from engine.datasets.duplicates import count_shared, groups_of, pixel_groups, shared_notes
 from engine.datasets.images import FIRST_RULES, NEWEST_RULES, ImageData, Loader, RawImages, Split
 from engine.datasets.manifest import FileRecord
 from engine.datasets.registry import FOLDER, find_dataset, folder_path
+from engine.datasets.resizing import resize
 from engine.datasets.splits import Indices, split_off_val, stratified
 from engine.errors import DatasetError
 from engine.paths import Places
@@ -87,8 +87,9 @@ def load_dataset(
     mean, std = imagenet_moments(train.images.shape[1]) if pretrained else _moments(train)
     hashed = _sha256_of_files(manifest) if manifest else train.sha256() + (val.sha256() if val else "")
     return ImageData(
-        train, val, test, raw.class_names, mean, std, test.sha256(), hashed, manifest, raw.notes, raw.shared, rules
-    )
+        train, val, test, raw.class_names, mean, std, test.sha256(), hashed, manifest, raw.notes, raw.shared, rules,
+        raw.pixel_range, raw.resampler,
+    )  # fmt: skip
 
 
 def _loader(spec: RunSpec, rules: int) -> Loader:
@@ -144,20 +145,13 @@ def imagenet_moments(channels: int) -> tuple[tuple[float, ...], tuple[float, ...
 
 
 def _resized(split: Split, size: int, control: Control) -> Generator[Progress, None, Split]:
-    """Shorter side to `size` (bilinear, antialiased), then the centre square."""
-    height, width = split.images.shape[2:]
-    if (height, width) == (size, size):
+    if split.images.shape[2:] == (size, size):
         return split
-    scale = size / min(height, width)
-    target = (max(size, round(height * scale)), max(size, round(width * scale)))
-    top, left = (target[0] - size) // 2, (target[1] - size) // 2
     chunks = []
     for chunk in split.chunks(_CHUNK):
         if control.stop_requested:
             raise LoadingStopped
-        resized = F.interpolate(chunk.float(), target, mode="bilinear", antialias=True, align_corners=False)
-        square = resized[..., top : top + size, left : left + size]
-        chunks.append(square.round_().clamp_(0, 255).to(torch.uint8))
+        chunks.append(resize(chunk, size))
         yield Progress("resize", min(len(chunks) * _CHUNK, len(split)), len(split), "images")
     return Split(torch.cat(chunks), split.labels)
 

@@ -33,6 +33,11 @@ class DatasetInfo:
     downloads: bool = False
 
     @property
+    def is_of_files(self) -> bool:
+        """Whether its images are files, rather than arrays that are read whole."""
+        return self.loader not in (_DIGITS, _TORCHVISION)
+
+    @property
     def num_images(self) -> int | None:
         return None if self.num_train is None or self.num_test is None else self.num_train + self.num_test
 
@@ -44,9 +49,10 @@ class DatasetInfo:
 
 
 _TORCHVISION = "engine.datasets.torchvision_sets:load"
+_DIGITS = "engine.datasets.digits:load"
 
 DATASETS: tuple[DatasetInfo, ...] = (
-    DatasetInfo("digits", "scikit-learn's 8×8 digits, built in", "engine.datasets.digits:load",
+    DatasetInfo("digits", "scikit-learn's 8×8 digits, built in", _DIGITS,
                 DataShape(1, 8, 8, 10), 1437, 360),
     DatasetInfo("mnist", "handwritten digits (LeCun et al.)", _TORCHVISION,
                 DataShape(1, 28, 28, 10), 60000, 10000, downloads=True),

@@ -98,7 +98,8 @@ def load_test_images(
             break
     if details.started is None or data.test_sha256 != details.started["test_sha256"]:
         raise DatasetError(
-            f"the test images of run {details.record.run} have changed since; train it again to see them"
+            f"the test images of run {details.record.run} have changed since, or are read in another way now (upright, "
+            "opaque, 16 bits as 8); train it again to see them"
         )
     images: NDArray[np.uint8] = data.test.take(torch.tensor(chosen, dtype=torch.int64)).images.numpy()
     return images

@@ -138,6 +138,7 @@ def facts(details: RunDetails, folder: Path) -> list[tuple[str, str]]:
                 + (", images read ahead by a thread" if resolved.get("images") == "streamed" else ""),
             ),
             *([("where", resolved["workers"])] if resolved.get("workers") else []),
+            *_pixel_range(started),
         ]
         kinds = started.get("left_out") or {"no usable image": started["num_unusable"]}
         rows += [("note", line) for line in data_lines(started.get("notes", ()), kinds)]
@@ -157,6 +158,17 @@ def facts(details: RunDetails, folder: Path) -> list[tuple[str, str]]:
     if details.weights:
         rows.append(("weights", str(folder / details.weights.file)))
     return rows
+
+
+def _pixel_range(started: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """How images of more than 8 bits became 8; nothing where there were none, or the run is older than such ranges."""
+    integers, floats = started.get("pixel_range", (None, None))
+    said = [
+        f"{kind} from 0 to {high:,.10g}"
+        for kind, high in (("integers", integers), ("floats", floats))
+        if high is not None
+    ]
+    return [("pixels", f"{' and '.join(said)} read as 0 to 255")] if said else []
 
 
 def _arithmetic(resolved: Mapping[str, Any]) -> str:

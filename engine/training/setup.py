@@ -109,6 +109,8 @@ class Setup:
             left_out=left_out_by_kind(self.data.manifest),
             shared=dict(self.data.shared),
             data_rules=self.data.rules,
+            pixel_range=(self.data.pixel_range.integers, self.data.pixel_range.floats),
+            resampler=self.data.resampler,
         )
 
     def forecasted(self) -> Iterator[MemoryForecasted]:

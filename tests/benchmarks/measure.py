@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.benchmarks import app, cluster, company, training
+from tests.benchmarks import app, cluster, company, predicting, training
 from tests.benchmarks.reporting import report
 from tests.benchmarks.terminal import as_installed, run_in_terminal
 
@@ -185,6 +185,7 @@ BENCHMARKS: dict[str, Callable[..., None]] = {
     "gpu": training.gpu,
     "checkpoints": checkpoints,
     "company": company.company,
+    "predict-memory": predicting.memory,
     "feeding": feeding,
     "many-runs": app.many_runs,
     "keys": app.keys,

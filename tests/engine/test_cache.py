@@ -78,5 +78,5 @@ def test_a_file_that_is_far_too_large_is_not_read(paths: list[Path], tmp_path: P
     with paths[3].open("ab") as file:
         file.truncate(2**40)  # a hole: it takes nothing on the disk
     _, found = drain(decoded(paths, "a", 8, 3, tmp_path / "cache", RunControl()))
-    assert [fact.problem for fact in found.facts] == [None] * 3 + ["larger than 256 MiB"] + [None] * 4
+    assert [fact.problem for fact in found.facts] == [None] * 3 + ["larger than 1,024 MiB"] + [None] * 4
     assert len(found.images) == 7

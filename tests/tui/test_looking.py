@@ -163,3 +163,35 @@ async def test_images_too_small_for_a_network_are_said_before_it_trains(make_app
         await until(pilot, lambda: not app.screen.is_modal)
         await drawn(pilot)
         assert "at least 63 pixels" in text_of(app)
+
+
+async def test_a_folder_of_one_s_own_is_looked_through(make_app: MakeApp, places: Places, tmp_path: Path) -> None:
+    def train() -> None:
+        list(run(RunSpec("digits", "resnet20", epochs=1), Lab(places), RunControl()))
+
+    await asyncio.to_thread(train)
+    (tmp_path / "own" / "inner").mkdir(parents=True)
+    for number in range(20):
+        place = tmp_path / "own" / ("inner" if number % 2 else ".") / f"{number:02}.png"
+        Image.fromarray(np.full((20, 20), number, np.uint8)).save(place)
+    (tmp_path / "own" / "notes.txt").write_text("no image")
+    app = make_app()
+    async with app.run_test(size=(140, 40)) as pilot:
+        app.open_run(1)
+        await drawn(pilot)
+        await pilot.press("p")
+        await until(pilot, lambda: isinstance(app.screen, PredictScreen))
+        app.screen.query_one(Input).value = str(tmp_path / "empty")
+        (tmp_path / "empty").mkdir()
+        await pilot.press("enter")
+        await until(pilot, lambda: "no image in" in text_of(app))
+        app.screen.query_one(Input).value = str(tmp_path / "own")
+        await pilot.press("enter")
+        await until(pilot, lambda: "20 images:" in text_of(app))
+        assert "left out 1 other file " in text_of(app)
+        assert "00.png" in text_of(app)
+        first = text_of(app)
+        await pilot.press("n")
+        await until(pilot, lambda: text_of(app) != first)
+        await pilot.press("escape")
+        await until(pilot, lambda: not isinstance(app.screen, PredictScreen))

@@ -1,8 +1,12 @@
-"""Predict: what a trained run makes of a person's own image, the picture beside the five surest classes."""
+"""Predict: what a trained run predicts for a person's own image, the picture beside the five surest classes; or for
+the images of a folder, each with its class below it.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -15,11 +19,12 @@ from textual.screen import ModalScreen
 from textual.suggester import Suggester
 from textual.widgets import Input, Static
 
+from engine.control import RunControl
 from engine.errors import ReslabError
 from engine.paths import expand
 from engine.results.records import RunDetails
-from engine.text import percent, safe_text
-from tui.record import read_guesses
+from engine.text import counted, percent, safe_text
+from tui.record import FolderGuesses, read_folder_guesses, read_guesses
 from tui.text import plain_content
 from tui.widgets.gallery import Gallery, Picture
 
@@ -29,6 +34,7 @@ if TYPE_CHECKING:
 
 _BAR = 16  # cells
 _HELP = "→ completes the path · enter looks · esc goes back"
+_TELL_EVERY = 16  # files of a folder
 
 
 class PathSuggester(Suggester):
@@ -62,12 +68,16 @@ class PredictScreen(ModalScreen[None]):
     def __init__(self, details: RunDetails) -> None:
         super().__init__()
         self._details = details
+        self._control = RunControl()
+
+    def on_unmount(self) -> None:
+        self._control.stop()
 
     def compose(self) -> ComposeResult:
         record = self._details.record
         with Vertical(classes="dialog wide", id="predict"):
             yield Static(plain_content(f"What run {record.run}, {record.model} on {record.dataset}, sees in an image:"))
-            yield Input(placeholder="the path of an image", id="path", suggester=PathSuggester())
+            yield Input(placeholder="the path of an image, or of a folder", id="path", suggester=PathSuggester())
             with Horizontal():
                 yield Gallery(id="picture")
                 yield Static(id="guesses", markup=False)
@@ -83,17 +93,58 @@ class PredictScreen(ModalScreen[None]):
         verdict = self.query_one("#verdict", Static)
         verdict.remove_class("wrong")
         verdict.update("looking …")
+        self._control.stop()  # whatever folder is still looked through
+        self._control = RunControl()
         try:
-            session, details = self.app.session, self._details
-            read = session.aside(lambda: read_guesses(session.places, details, file, session.ledger))
-            guesses, pixels = await read
+            await (self._look_through(file) if expand(file).is_dir() else self._look_at(file))
         except ReslabError as error:
             verdict.update(plain_content(f"✗ {error}"))
             verdict.add_class("wrong")
-            return
-        self.query_one(Gallery).show([Picture(pixels, (file.name, ""))])
-        self.query_one("#guesses", Static).update(guess_lines(guesses))
-        verdict.update(_HELP)
+
+    async def _look_at(self, file: Path) -> None:
+        session, details = self.app.session, self._details
+        guesses, pixels = await session.aside(lambda: read_guesses(session.places, details, file, session.ledger))
+        self._show([Picture(pixels, (file.name, ""))], guess_lines(guesses), folder=False)
+        self.query_one("#verdict", Static).update(_HELP)
+
+    async def _look_through(self, folder: Path) -> None:
+        session, details, control = self.app.session, self._details, self._control
+        found = await session.aside(
+            lambda: read_folder_guesses(session.places, details, folder, session.ledger, self._tell, control)
+        )
+        pictures = [
+            Picture(pixels, (f"{guesses[0].class_name} {percent(guesses[0].confidence, 1)}", name))
+            for name, guesses, pixels in found.images
+        ]
+        self._show(pictures, Content(""), folder=True)
+        self.query_one(Gallery).focus()
+        self.query_one("#verdict", Static).update(plain_content(folder_text(found, details.record.run)))
+
+    def _tell(self, done: int, total: int) -> None:
+        """Called in the thread that looks through a folder."""
+        if done % _TELL_EVERY == 0:
+            self.app.call_later(self._told, done, total)
+
+    def _told(self, done: int, total: int) -> None:
+        if self.is_mounted:
+            self.query_one("#verdict", Static).update(f"predicting {done:,} of {total:,} files …")
+
+    def _show(self, pictures: Sequence[Picture], guesses: Content, folder: bool) -> None:
+        self.set_class(folder, "folder")
+        self.query_one("#guesses", Static).update(guesses)
+        self.query_one(Gallery).show(pictures)
+
+
+def folder_text(found: FolderGuesses, run: int) -> str:
+    """What was shown of a folder, what was not, and how to turn the pages."""
+    counts = Counter(guesses[0].class_name for _, guesses, _ in found.images)
+    said = [f"{safe_text(name, 16)} {number:,}×" for name, number in counts.most_common(3)]
+    said += [counted(len(counts) - 3, "more class", "more classes")] if len(counts) > 3 else []
+    text = f"{counted(len(found.images), 'image')}: {', '.join(said)}"
+    text += f" · left out {counted(found.num_left_out, 'other file')}" if found.num_left_out else ""
+    if found.num_to_go:
+        text += f" · {counted(found.num_to_go, 'file')} not read: reslab predict {run} FOLDER reads all"
+    return f"{text} · n, b: pages · esc goes back"
 
 
 def guess_lines(guesses: tuple[Guess, ...]) -> Content:

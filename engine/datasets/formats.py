@@ -1,0 +1,103 @@
+"""Which files are images: an explicit list of formats that Pillow decodes by itself, and words for those left out.
+
+Content decides, never the file's ending. Read are raster formats (`FORMATS`), the first frame of each. Not read are:
+
+- what is drawn and not stored as pixels (EPS, PDF, SVG, WMF, EMF): Pillow would start Ghostscript, another program, for
+  the first and needs Windows for the last two;
+- what Pillow only recognises (MPEG, HDF5, GRIB, BUFR), and HEIC, which it does not know;
+- containers of numbers whose scale Pillow ignores (FITS, SPIDER, McIdas, IM): their pixels would be wrong without a word;
+- pixels written as source text (XBM, XPM), so that code that lies beside images is not taken for one.
+
+AVIF, JPEG 2000 and WebP need a Pillow that was built with their libraries; where it was not, the reason says so.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Final
+
+from PIL import Image, UnidentifiedImageError, features
+
+FORMATS: Final = (
+    "JPEG", "PNG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "AVIF", "JPEG2000", "ICO", "ICNS", "PCX", "DCX", "QOI", "SGI",
+    "SUN", "DDS", "PSD", "BLP", "FLI", "DIB", "TGA",
+)  # fmt: skip
+"""Pillow's names, the most common first: it tries them in this order. TGA has no signature, so it comes last."""
+
+MAX_DECLARED_PIXELS = 2**30  # of a file's header: above it no file is read, not even a JPEG at an eighth of its size
+Image.MAX_IMAGE_PIXELS = MAX_DECLARED_PIXELS // 2  # Pillow refuses twice this; `decode` has tighter bounds of its own
+
+NO_IMAGE = "no image"
+EMPTY = "empty"
+_NOT_READ = "which is not read"
+
+_LIBRARIES = {"AVIF": "avif", "JPEG2000": "jpg_2000", "WEBP": "webp"}
+_DRAWINGS = (
+    (b"%!PS", "EPS"), (b"\xc5\xd0\xd3\xc6", "EPS"), (b"%PDF", "PDF"), (b"\xd7\xcd\xc6\x9a", "WMF"), (b"<svg", "SVG"),
+    (b"\x01\x00\x00\x00\x6c\x00\x00\x00", "EMF"),
+)  # fmt: skip
+_OTHERS = ((b"SIMPLE  =", "FITS"), (b"\x89HDF\r\n\x1a\n", "HDF5"), (b"GRIB", "GRIB"), (b"BUFR", "BUFR"))
+
+
+class UnusableImageError(Exception):
+    """A file that is left out; the text says why, in a few words."""
+
+
+def open_image(source: bytes | Path) -> Image.Image:
+    """Open an image, its header read and its pixels not.
+
+    Raises:
+        UnusableImageError: it is none of the formats that are read, or this Pillow lacks the library for it.
+        Exception: whatever Pillow raises on a broken header.
+    """
+    try:
+        image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
+    except UnidentifiedImageError:
+        raise UnusableImageError(why_not_read(_beginning(source))) from None
+    except Image.DecompressionBombError:
+        raise UnusableImageError(f"larger than {MAX_DECLARED_PIXELS:,} pixels") from None
+    library = _LIBRARIES.get(image.format or "")
+    if library is not None and not features.check(library):
+        raise UnusableImageError(_lacks(image.format or "", library))
+    return image
+
+
+def _beginning(source: bytes | Path) -> bytes:
+    if isinstance(source, bytes):
+        return source[:64]
+    with source.open("rb") as file:
+        return file.read(64)
+
+
+def why_not_read(beginning: bytes) -> str:
+    """Why a file that begins like this is no image that is read, in a few words."""
+    if not beginning:
+        return EMPTY
+    for signature, name in _DRAWINGS:
+        if beginning.lstrip().startswith(signature):
+            return f"{name}, a drawing, {_NOT_READ}"
+    for signature, name in _OTHERS:
+        if beginning.startswith(signature):
+            return f"{name}, {_NOT_READ}"
+    name = _by_signature(beginning)
+    if name in _LIBRARIES and not features.check(_LIBRARIES[name]):
+        return _lacks(name, _LIBRARIES[name])
+    return f"HEIC, {_NOT_READ}" if name == "HEIC" else NO_IMAGE
+
+
+def _by_signature(beginning: bytes) -> str | None:
+    if beginning[4:8] == b"ftyp":
+        return "AVIF" if beginning[8:12] in (b"avif", b"avis") else "HEIC" if beginning[8:11] == b"hei" else None
+    if beginning.startswith((b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP")):
+        return "JPEG2000"
+    return "WEBP" if beginning[:4] == b"RIFF" and beginning[8:12] == b"WEBP" else None
+
+
+def _lacks(name: str, library: str) -> str:
+    return f"{name}, for which this Pillow lacks its library ({library})"
+
+
+def is_another_kind(problem: str) -> bool:
+    """Whether a file with this problem is no image at all, rather than one that is damaged, too large or unclear."""
+    return problem in (NO_IMAGE, EMPTY) or problem.endswith(_NOT_READ)
