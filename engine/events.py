@@ -315,7 +315,8 @@ class RunEnded:
     that was evaluated. `train_images_per_s` counts training steps alone, the first epoch included. `error` is a
     sentence for the statuses `failed` and `diverged`, and for `stopped` where no person asked for it. `peak_bytes` is
     the most that torch's allocator held during the run on a GPU, the growth of the process's resident memory on a
-    CPU; `context_bytes` is what the driver held beside it. None where it is not known.
+    CPU; `context_bytes` is what the driver held beside it. None where it is not known. `remarks` are sentences about a
+    completed run's figures: at chance, one class alone, no better than before training.
     """
 
     run: int
@@ -328,6 +329,7 @@ class RunEnded:
     error: str | None = None
     peak_bytes: int | None = None
     context_bytes: int | None = None
+    remarks: tuple[str, ...] = ()
 
 
 Event = (

@@ -201,12 +201,20 @@ def _carry(
     # Out of the except block: until then its traceback holds on to every tensor of the run.
     if not taken and ending.status == "failed":
         raise StoreError(str(ending.error))
-    ended = tally.ended(ending)
+    ended = tally.ended(ending, _closing_remarks(store, tally.run) if ending.status == "completed" else ())
     if taken:
         store.record(ended)
     if ended.status == "completed":
         _remove_others(store, tally.run, lab.places)
     yield ended
+
+
+def _closing_remarks(store: Store, run: int) -> tuple[str, ...]:
+    try:
+        return store.details(run).closing_remarks()
+    except StoreError:
+        _log.warning("nothing can be said of the figures of run %d", run, exc_info=True)
+        return ()
 
 
 def _events(
@@ -266,7 +274,7 @@ class _Tally:
             self.add(event)
             yield event
 
-    def ended(self, ending: Ending) -> RunEnded:
+    def ended(self, ending: Ending, remarks: tuple[str, ...] = ()) -> RunEnded:
         return RunEnded(
             run=self.run,
             status=ending.status,
@@ -278,6 +286,7 @@ class _Tally:
             error=None if ending.error is None else safe_text(ending.error),  # SQLite takes no surrogates
             peak_bytes=ending.peak_bytes,
             context_bytes=ending.context_bytes,
+            remarks=tuple(map(safe_text, remarks)),
         )
 
 

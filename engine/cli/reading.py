@@ -96,6 +96,8 @@ def _print_details(details: RunDetails, places: Places) -> None:
     print(columns([(name, safe_text(value)) for name, value in facts(details, places.run_folder(record.run))]))
     final = details.evaluation("final")
     print("\n" + columns(result_table(details), right=(1, 2, 3)))
+    for remark in details.remarks:
+        print(f"note: {safe_text(remark)}")
     if final:
         header = ("CLASS", "PRECISION", "RECALL", "F1", "IMAGES")
         print("\n" + columns([header, *class_rows(details.class_names, final.per_class)], right=(1, 2, 3, 4)))

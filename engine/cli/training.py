@@ -303,3 +303,5 @@ class _Bar:
             self._say(event.error)
         if event.untrained and not self._quiet:
             print(columns([("", "UNTRAINED", "TRAINED"), *metric_rows(event.untrained, event.final)], right=(1, 2)))
+        for remark in () if self._quiet else event.remarks:
+            print(f"note: {safe_text(remark)}")

@@ -50,6 +50,7 @@ def details_as_json(details: RunDetails) -> dict[str, Any]:
         "weights": plain(details.weights),
         "memory": plain(details.memory),
         "intact": details.intact,
+        "remarks": list(details.remarks),
     }
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.events import ClassMetrics, EpochEnded, MemoryForecasted, MemoryRecovered, Metrics, Moment, Split
+from engine.results.remarks import Change, remarks
 
 CUT_OFF = "cut off"
 """How the error of a run begins that neither ended by itself nor was stopped by a person."""
@@ -120,6 +121,19 @@ class RunDetails:
     memory: MemoryRecord
     intact: bool | None
     resumes: tuple[ResumeRecord, ...] = ()
+    change: Change | None = None
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a completed run's figures hide, in sentences; the names in them are not yet safe to print."""
+        return self.closing_remarks() if self.record.status == "completed" else ()
+
+    def closing_remarks(self) -> tuple[str, ...]:
+        """The same of a run that is about to be completed."""
+        final = self.evaluation("final")
+        if final is None or not self.class_names:
+            return ()
+        return remarks(final, self.evaluation("untrained"), self.change, self.class_names)
 
     @property
     def class_names(self) -> tuple[str, ...]:

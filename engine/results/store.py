@@ -32,17 +32,10 @@ from engine.events import (
     StepsCompleted,
 )
 from engine.memory.calibration import Calibration
-from engine.results import carriers, memory, resumes, tunings, waiting
+from engine.results import carriers, changes, memory, resumes, tunings, waiting
 from engine.results.migrations import migrate
 from engine.results.queue import Waiting
-from engine.results.records import (
-    LOST,
-    Curve,
-    Predictions,
-    RunDetails,
-    RunRecord,
-    WeightsRecord,
-)
+from engine.results.records import LOST, Curve, Predictions, RunDetails, RunRecord, WeightsRecord
 from engine.results.rows import (
     LISTED_COLUMNS,
     RUN_COLUMNS,
@@ -299,6 +292,7 @@ class Store:
         weights = self.checkpoints(run)
         with _explained(self._path):
             of_memory, resumed = memory.read(self._db, run), resumes.read_resumes(self._db, run)
+            change = changes.read(self._db, run)
         return RunDetails(
             record=record,
             started=json.loads(started) if started else None,
@@ -309,6 +303,7 @@ class Store:
             memory=of_memory,
             intact=self.intact(run),
             resumes=resumed,
+            change=change,
         )
 
     def predictions(self, run: int) -> Predictions:

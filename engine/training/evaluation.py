@@ -82,7 +82,9 @@ def evaluate(
         model.train(was_training)
     predictions, confidences, losses = (torch.cat(parts).cpu().numpy() for parts in zip(*outputs, strict=True))
     true = split.labels.cpu().numpy()
-    metrics, per_class, confusion = compute_metrics(true, predictions, num_classes, float(losses.mean()))
+    metrics, per_class, confusion = compute_metrics(
+        true, predictions, num_classes, float(losses.mean(dtype=np.float64))
+    )
     return Evaluated(
         run=when.run,
         split=when.split,

@@ -8,8 +8,31 @@ a few small operations a step and no synchronisation.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
+
+
+def what_is_not_finite(model: nn.Module, optimizer: torch.optim.Optimizer) -> str | None:
+    """Which of weights, running statistics and optimizer state holds a number that is not finite; None where none does.
+
+    Waits for the device.
+    """
+    state = [value for values in optimizer.state.values() for value in values.values() if isinstance(value, Tensor)]
+    groups = {
+        "weights": model.parameters(), "running statistics": model.buffers(), "values of the optimizer's state": state,
+    }  # fmt: skip
+    return next((name for name, tensors in groups.items() if not _all_finite(tensors)), None)
+
+
+def _all_finite(tensors: Iterable[Tensor]) -> bool:
+    """By the greatest absolute value of each: a sum of squares overflows at a weight of 1e19."""
+    floats = [tensor.detach() for tensor in tensors if tensor.is_floating_point() and tensor.numel()]
+    if not floats:
+        return True
+    greatest = [value.float().to(floats[0].device) for value in torch._foreach_norm(floats, float("inf"))]
+    return bool(torch.isfinite(torch.stack(greatest)).all())
 
 
 class StepGuard:

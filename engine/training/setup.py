@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
-from torch import nn
 
 from engine.control import Control
 from engine.cores import OthersMeter
@@ -351,10 +349,3 @@ def _told(work: Generator[Progress, None, T], run: int, what: str) -> Generator[
             value: T = end.value
             return value
         yield DatasetProgressed(run, what, progress.stage, progress.done, progress.total, progress.unit)
-
-
-def all_finite(model: nn.Module) -> bool:
-    """Whether every weight and statistic is a finite number. Waits for the device."""
-    values = [tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point()]
-    norms = torch._foreach_norm([tensor.detach().float() for tensor in values])
-    return math.isfinite(float(torch.stack([norm.to(norms[0].device) for norm in norms]).sum()))

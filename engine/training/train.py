@@ -14,12 +14,16 @@
         at most a minute apart, and last     → CheckpointSaved
     say how it ended                         (returned: `run()` makes RunEnded of it)
 
+Whatever is not finite ends the run as diverged: a step's loss, the loss of any evaluation, a weight, a statistic or a
+value of the optimizer's state at the end of an epoch or of the run.
+
 With a validation share the test set is read twice, untrained and at the very end, so that whatever is tuned between
 two runs is tuned on the validation images.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Generator, Iterator
@@ -47,12 +51,13 @@ from engine.progress import LoadingStopped
 from engine.spec import RunSpec
 from engine.training.evaluation import When, evaluate, evaluation_batch
 from engine.training.gradients import Gradients
+from engine.training.guard import what_is_not_finite
 from engine.training.optim import learning_rate, set_learning_rate
 from engine.training.points import Points
 from engine.training.position import START, Position
 from engine.training.resuming import Resume
 from engine.training.saving import Saver
-from engine.training.setup import Known, Setup, all_finite, release, set_up
+from engine.training.setup import Known, Setup, release, set_up
 from engine.training.tuning import keep_threads
 
 if TYPE_CHECKING:
@@ -127,12 +132,13 @@ class _Loop:
         self.points = Points(setup.run, start)
         self.gradients = Gradients(setup.run, self.learner.model)
         self.epochs_done, self.evaluated = start.epochs_done, start.evaluated
+        self.not_finite: str | None = None  # what it was, and when
         self.began = time.perf_counter() - start.elapsed_s
         self.saver = Saver(setup.run, folder, setup.spec.checkpoint_every, self.learner.num_bytes, start.step)
 
     def all_epochs(self) -> Generator[Event, None, Ending]:
         try:
-            while not self.control.stop_requested:
+            while not self.control.stop_requested and self.state_is_finite():
                 if not self.evaluated:
                     if self.epochs_done and self.saver.worth_it:
                         yield from self.save()  # before an evaluation, which may take long
@@ -144,15 +150,28 @@ class _Loop:
                     return Ending("completed")
                 yield from self.steps_of(self.epochs_done + 1)
                 if self.points.diverged_at is not None:
-                    return (yield from self.diverged())
+                    self.not_finite = f"the loss was not finite at step {self.points.diverged_at:,}"
+                    break
                 if not self.control.stop_requested:
                     self.epochs_done, self.evaluated = self.epochs_done + 1, False
                     yield self.points.end_epoch(self.epochs_done)
+            if self.not_finite is not None or not self.state_is_finite():
+                return (yield from self.diverged())
             if self.points.step:
                 yield from self.save(last=True)
             return Ending("stopped", self.control.stop_reason)
         finally:
             self.saver.wait()
+
+    @property
+    def bad_state(self) -> str | None:
+        return what_is_not_finite(self.learner.model, self.learner.optimizer)
+
+    def state_is_finite(self) -> bool:
+        """Between two epochs, or where a stop was asked for: the last step's own loss says nothing of its update."""
+        if self.not_finite is None and (what := self.bad_state) is not None:
+            self.not_finite = f"{what} were not finite after step {self.points.step:,}"
+        return self.not_finite is None
 
     def steps_of(self, epoch: int) -> Generator[Event, None, None]:
         """What is left of an epoch's steps; leaves early where a stop is asked for or a loss is not finite."""
@@ -227,7 +246,7 @@ class _Loop:
         return self.setup.data.val is not None or (yield from self.evaluate("test", "epoch"))
 
     def evaluate(self, split_name: SplitName, moment: Moment) -> Generator[Event, None, bool]:
-        """Evaluate one split; False where a stop was asked for in between."""
+        """Evaluate one split; False where a stop was asked for in between, or its loss is not finite."""
         setup = self.setup
         split = setup.data.val if split_name == "val" else setup.data.test
         assert split is not None
@@ -242,7 +261,10 @@ class _Loop:
         if evaluated is None:
             return False
         yield evaluated
-        return True
+        if not math.isfinite(evaluated.metrics.loss):
+            when = f"after epoch {self.epochs_done}" if self.epochs_done else "before the first step"
+            self.not_finite = f"the loss on the {split_name} images was not finite {when}"
+        return self.not_finite is None
 
     def beside_saving(self, work: Generator[Event, None, T]) -> Generator[Event, None, T]:
         """`work`; checkpoints go on being written, and what became of them is told, as between two steps."""
@@ -282,7 +304,7 @@ class _Loop:
             CheckpointError: the last one could not be written.
         """
         yield from self.saver.told(wait=True)
-        if self.saver.saved_step != self.points.step and (last or all_finite(self.learner.model)):
+        if self.saver.saved_step != self.points.step and (last or self.bad_state is None):
             self.saver.begin(self.learner, self.position)
         if last:
             for told in self.saver.told(wait=True):
@@ -291,21 +313,24 @@ class _Loop:
                 yield told
 
     def diverged(self) -> Generator[Event, None, Ending]:
-        """Keep the state from before the first bad step: the guard has left that step and all later ones out."""
-        said = f"the loss was not finite at step {self.points.diverged_at:,}"
-        advice = "try a lower learning rate, or a warm-up"
-        if all_finite(self.learner.model):
+        """Keep the last state that is finite: after a bad loss that from before its step, for the guard has left that
+        step and all later ones out; else the newest checkpoint.
+        """
+        said, advice = self.not_finite, "try a lower learning rate, or a warm-up"
+        if self.points.step == 0 and self.points.diverged_at is None:
+            advice = "choose other weights, or weights=random" if self.setup.spec.weights != "random" else advice
+            return Ending("diverged", f"{said}, so nothing was trained; {advice}")
+        if self.bad_state is None:
             yield from self.save(last=True)
-            return Ending("diverged", f"{said}; the state before it is kept; {advice}")
+            kept = "the state before it is" if self.points.diverged_at is not None else "the weights are finite and"
+            return Ending("diverged", f"{said}; {kept} kept; {advice}")
         # The step before had a finite loss but not finite gradients: its weights are worth nothing.
         yield from self.saver.told(wait=True)
-        if self.saver.saved_step is None:
-            return Ending("diverged", f"{said}, and the weights before it were not finite either; {advice}")
-        return Ending(
-            "diverged",
-            f"{said}, and the weights before it were not finite either; those of step {self.saver.saved_step:,} are "
-            f"kept; {advice}",
-        )
+        if self.points.diverged_at is not None:
+            said = f"{said}, and the weights before it were not finite either"
+        if self.saver.saved_step is not None:
+            said = f"{said}; those of step {self.saver.saved_step:,} are kept"
+        return Ending("diverged", f"{said}; {advice}")
 
 
 @contextmanager

@@ -114,7 +114,12 @@ class RunScreen(Screen[None]):
         self.query_one("#title", Static).update(plain_content(title, "bold"))
         warning = "" if details.intact is not False else "✗ changed after its end: do not trust these figures\n\n"
         table = columns_text(result_table(details))
-        self.query_one("#metric-table", Static).update(warning + table + _reading_help(details))
+        self.query_one("#metric-table", Static).update(
+            warning
+            + table
+            + "".join(f"\nnote: {safe_text(remark)}" for remark in details.remarks)
+            + _reading_help(details)
+        )
         lines = [
             f"{name:<10} {safe_text(value)}" for name, value in facts(details, self.app.places.run_folder(self.run))
         ]

@@ -249,7 +249,7 @@ def _title(live: LiveRun | None) -> Content:
     if live is None:
         return plain_content("no run yet: 1 sets one up", "bold")
     number = f"run {live.run}: " if live.run is not None else ""
-    why = live.refused or (live.ended.error if live.ended else None)
+    why = live.refused or (live.ended.error or "; ".join(live.ended.remarks) if live.ended else None)
     title = f"{number}{live.spec.model} on {live.spec.dataset}, {live.state}"
     if live.note is not None:
         title += f" · {live.note}"
