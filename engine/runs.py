@@ -19,9 +19,9 @@ from engine.control import Control
 from engine.datasets.loading import check_dataset
 from engine.datasets.registry import find_dataset
 from engine.device import choose_placement, device_name, import_torch
-from engine.errors import CheckpointError, ModelError, ReslabError, StoreError
+from engine.errors import CheckpointError, ModelError, StoreError
 from engine.events import CheckpointSaved, Evaluated, Event, Metrics, RunEnded, RunStarted, StepsCompleted
-from engine.log import write_report
+from engine.failures import describe_failure
 from engine.memory.calibration import uncalibrated
 from engine.memory.ledger import Ledger
 from engine.models.building import check_weights
@@ -170,7 +170,7 @@ def _carry(
             if isinstance(event, RunStarted) and resume is not None:
                 yield from tally.told_again(store.past(tally.run))
     except Exception as error:
-        ending = Ending("failed", _explain(error, lab.places, tally.run))
+        ending = Ending("failed", describe_failure(error, lab.places, f"run {tally.run} failed"))
     except BaseException:  # closed, or interrupted a second time
         if taken:
             store.record(tally.ended(ending))
@@ -256,15 +256,3 @@ class _Tally:
             peak_bytes=ending.peak_bytes,
             context_bytes=ending.context_bytes,
         )
-
-
-def _explain(error: Exception, places: Places, run: int) -> str:
-    """One sentence for a person; whatever is not a ReslabError goes to the log in full."""
-    if isinstance(error, ReslabError):
-        return str(error)
-    written = write_report(places.log, error, f"run {run} failed")
-    where = f"; the full report is in {places.log}" if written else ""
-    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
-        return f"memory ran out; free some, or choose a smaller batch, image size or network{where}"
-    first_line = (str(error).strip() or "no message").splitlines()[0]
-    return f"{type(error).__name__}: {first_line}{where}"

@@ -22,7 +22,7 @@ from textual.message import Message
 
 from engine.control import Control, RunControl
 from engine.errors import ReslabError
-from engine.log import write_report
+from engine.failures import describe_failure
 from engine.memory.ledger import Ledger
 from engine.paths import Places
 from engine.spec import RunSpec
@@ -221,8 +221,7 @@ class Session:
         except ReslabError as error:
             refusal = str(error)
         except Exception as error:
-            write_report(self.places.log, error, "the run could not be carried on")
-            refusal = f"{type(error).__name__}; the full report is in {self.places.log}"
+            refusal = describe_failure(error, self.places, "the run could not be carried on")
         if refusal is not None and not control.left:
             logging.getLogger("reslab").warning("a run was refused: %s", refusal)
             self._post(RunRefused(refusal))

@@ -24,7 +24,8 @@ from engine.cluster import Cluster, require_ray
 from engine.control import RunControl
 from engine.errors import ReslabError
 from engine.events import Event, RunStarted
-from engine.log import log_to, write_report
+from engine.failures import describe_failure
+from engine.log import log_to
 from engine.memory.heap import keep_one_heap
 from engine.paths import Places
 from engine.results.records import TERMINATED
@@ -78,7 +79,7 @@ class Carrier:
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         )  # fmt: skip
         assert self._process.stdin is not None
-        with self._process.stdin as pipe:
+        with suppress(BrokenPipeError), self._process.stdin as pipe:  # it died at once: `runs` says so
             pipe.write(job.to_json())
 
     def first(self, control: RunControl) -> int | None:
@@ -167,9 +168,7 @@ def main() -> int:
     except ReslabError as error:
         _say(report, {"error": str(error)})
     except Exception as error:
-        written = write_report(job.places.log, error, "a run could not be carried")
-        where = f"; the full report is in {job.places.log}" if written else ""
-        _say(report, {"error": f"{type(error).__name__}{where}"})
+        _say(report, {"error": describe_failure(error, job.places, "a run could not be carried")})
         return 1
     return _STOPPED if control.stop_requested else 0
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from engine.cli.output import print_json
 from engine.cli.parser import columns
-from engine.cli.reading import print_json
 from engine.device import import_torch
 from engine.memory.ledger import Ledger
 from engine.paths import Places

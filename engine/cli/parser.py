@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from engine.cli.output import printable
 from engine.cluster import Cluster, find_cluster
 from engine.errors import SpecError
 from engine.recipes import RECIPE_HELP, RECIPES, find_recipe
@@ -236,7 +237,7 @@ def wants_settings(argv: Sequence[str]) -> bool:
 
 def columns(rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> str:
     """Rows of cells as aligned text, two spaces apart; the columns in `right` end at the right."""
-    table = [list(row) for row in rows]
+    table = [list(map(printable, row)) for row in rows]
     widths = [max(len(cell) for cell in column) for column in zip(*table, strict=True)]
     lines = []
     for row in table:

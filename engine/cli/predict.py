@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from engine.cli.output import print_json
 from engine.cli.parser import columns
-from engine.cli.reading import print_json
 from engine.device import import_torch
 from engine.paths import Places
 from engine.results.store import Store

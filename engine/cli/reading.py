@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import time
 from collections.abc import Sequence
 from typing import Any
 
+from engine.cli.output import print_json
 from engine.cli.parser import columns
 from engine.events import plain
 from engine.models.registry import MODELS, MORE_MODELS, ModelInfo
@@ -17,11 +17,7 @@ from engine.results.export import details_as_json, prediction_rows, write_predic
 from engine.results.records import RunDetails, RunRecord
 from engine.results.store import Store
 from engine.results.tables import class_rows, comparison_rows, differing_rows, duration, facts, group_rows, result_table
-from engine.text import escaped, percent, safe_text
-
-
-def print_json(value: Any) -> None:
-    print(escaped(json.dumps(plain(value), ensure_ascii=False)))
+from engine.text import percent, safe_text
 
 
 def list_models(every: bool, as_json: bool) -> int:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import signal
 import sys
 import time
@@ -20,10 +18,11 @@ from rich.text import Text
 
 from engine.carried.following import follow
 from engine.carried.process import Carrier, Job, carried
+from engine.cli.output import json_line, print_json, terminal_is_gone
 from engine.cli.parser import columns
 from engine.cluster import Cluster
 from engine.control import RunControl
-from engine.errors import SpecError
+from engine.errors import OutputError, SpecError
 from engine.events import (
     CheckpointFailed,
     DatasetProgressed,
@@ -44,7 +43,7 @@ from engine.paths import Places
 from engine.results.records import HUNG_UP, TERMINATED
 from engine.results.tables import continued_text, duration, metric_rows, tuning_text
 from engine.spec import RunSpec
-from engine.text import escaped, percent, safe_text
+from engine.text import percent, safe_text
 
 EXIT_CODES: dict[Status, int] = {"completed": 0, "failed": 1, "diverged": 1, "stopped": 130}
 LEFT = -1  # in an exit code's place: nobody looks any more, and the run goes on
@@ -111,7 +110,7 @@ def _detach(job: Job, as_json: bool) -> int:
     """Begin a run and leave it; its number goes to stdout."""
     run = Carrier(job).first(RunControl())
     if as_json:
-        print(json.dumps({"run": run}))
+        print_json({"run": run})
     else:
         print(f"run {run} goes on without this terminal; reslab attach {run} follows it")
     return 0
@@ -131,12 +130,10 @@ def _follow(
         code = None
         with closing(start(control)) as events:
             for event in events:
-                try:
-                    view.show(event)
-                except OSError:  # the terminal, or the reader of the pipe, went away: end the run as after a hang-up
-                    view = _Nothing()
+                if not shown(view, event) and only_looks:
+                    control.leave()
+                if terminal_is_gone():  # as after a hang-up
                     control.leave() if elsewhere else control.stop(HUNG_UP)
-                    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 if isinstance(event, RunStarted):
                     begun(event.run)
                 if isinstance(event, RunEnded):
@@ -222,14 +219,20 @@ def _view(spec: RunSpec, as_json: bool, quiet: bool) -> Iterator[View]:
         yield _Bar(bar, console, spec, quiet)
 
 
-class _Nothing:
-    def show(self, event: Event) -> None:
-        """Nobody looks."""
+def shown(view: View, event: Event) -> bool:
+    """Show it. False where standard output was lost with it, as by a reader that closed its pipe: that is no reason to
+    end a run, whose figures are in the record.
+    """
+    try:
+        view.show(event)
+    except OutputError:
+        return False
+    return True
 
 
 class JsonLines:
     def show(self, event: Event) -> None:
-        print(escaped(json.dumps(to_json_dict(event), ensure_ascii=False)), flush=True)
+        print(json_line(to_json_dict(event)), flush=True)
 
 
 class _Bar:

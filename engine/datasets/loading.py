@@ -22,6 +22,7 @@ from engine.datasets.manifest import FileRecord
 from engine.datasets.registry import FOLDER, find_dataset, folder_path
 from engine.datasets.splits import stratified
 from engine.errors import DatasetError
+from engine.failures import dataset_is_used
 from engine.paths import Places
 from engine.progress import LoadingStopped, Progress
 from engine.spec import RunSpec
@@ -36,7 +37,8 @@ def check_dataset(spec: RunSpec) -> None:
     if find_dataset(spec.dataset) is FOLDER:
         from engine.datasets.folder import check
 
-        check(spec)
+        with dataset_is_used(spec.dataset):
+            check(spec)
 
 
 def data_key(spec: RunSpec) -> tuple[object, ...]:
@@ -67,7 +69,8 @@ def load_dataset(spec: RunSpec, places: Places, control: Control) -> Generator[P
     """
     module, function = find_dataset(spec.dataset).loader.split(":")
     loader: Loader = getattr(import_module(module), function)
-    raw = yield from loader(spec, places, control)
+    with dataset_is_used(spec.dataset, places):
+        raw = yield from loader(spec, places, control)
     train, test, manifest = raw.train, raw.test, raw.manifest
     if spec.image_size is not None:
         train = yield from _resized(train, spec.image_size, control)
