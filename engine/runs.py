@@ -9,13 +9,15 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from engine.carried.requests import Requests
 from engine.carried.stream import remove_stream
 from engine.cluster import Cluster, require_ray
-from engine.control import Control
+from engine.control import Control, RunControl
 from engine.datasets.loading import check_dataset
 from engine.datasets.registry import find_dataset
 from engine.device import choose_placement, device_name, import_torch
@@ -68,7 +70,7 @@ def check(spec: RunSpec, weighted: bool = True, here: bool = True) -> None:
         choose_placement(spec)
 
 
-def run(spec: RunSpec, lab: Lab, control: Control) -> Generator[Event, None, None]:
+def run(spec: RunSpec, lab: Lab, control: RunControl) -> Generator[Event, None, None]:
     """Train `spec`, recording each event before it is yielded; the last one is always RunEnded.
 
     Raises:
@@ -77,10 +79,12 @@ def run(spec: RunSpec, lab: Lab, control: Control) -> Generator[Event, None, Non
     """
     check(spec, here=lab.cluster is None)
     with Store(lab.places.database) as store:
-        yield from _carry(store, _Tally(store.create_run(spec)), spec, lab, control)
+        number = store.create_run(spec)
+        with closing(Requests(lab.places.run_folder(number), control)) as requests:
+            yield from _carry(store, _Tally(number), spec, lab, requests)
 
 
-def resume(number: int, lab: Lab, control: Control) -> Generator[Event, None, None]:
+def resume(number: int, lab: Lab, control: RunControl) -> Generator[Event, None, None]:
     """Go on with run `number` from its newest checkpoint that is whole; without any it begins anew.
 
     After RunStarted what was recorded up to there is told again, then RunContinued, then the rest as by `run`. On the
@@ -103,7 +107,8 @@ def resume(number: int, lab: Lab, control: Control) -> Generator[Event, None, No
         tally = _Tally(
             number, position.elapsed_s, images=position.images, steps=position.step, train_s=position.train_s
         )
-        yield from _carry(store, tally, spec, lab, control, found)
+        with closing(Requests(lab.places.run_folder(number), control)) as requests:
+            yield from _carry(store, tally, spec, lab, requests, found)
 
 
 def not_resumable(details: RunDetails) -> str | None:
@@ -115,7 +120,7 @@ def not_resumable(details: RunDetails) -> str | None:
         case "diverged":
             return f"run {record.run} diverged and would again; train a new run with a lower learning rate"
         case "running":
-            return f"run {record.run} is running, in another process or in this one; it needs no going on"
+            return f"run {record.run} is still running; reslab stop {record.run} ends it"
     if details.intact is False:
         return f"run {record.run} was changed after it had ended, so it cannot go on as itself; train a new run"
     return None
@@ -142,13 +147,13 @@ def _from_newest(started: dict[str, Any] | None, recorded: Sequence[WeightsRecor
 
 
 def _carry(
-    store: Store, tally: _Tally, spec: RunSpec, lab: Lab, control: Control, resume: Resume | None = None
+    store: Store, tally: _Tally, spec: RunSpec, lab: Lab, requests: Requests, resume: Resume | None = None
 ) -> Generator[Event, None, None]:
     """Train and record to the end, whatever that is. A run that goes on is taken up when all is ready for it."""
     ending = Ending("stopped")
     taken, started = resume is None, False
     try:
-        events = _events(store, tally.run, spec, lab, control, resume)
+        events = _events(store, tally.run, spec, lab, requests.control, resume)
         while True:
             try:
                 event = next(events)
@@ -166,6 +171,7 @@ def _carry(
                 store.record(event)
             if isinstance(event, CheckpointSaved):
                 _remove_others(store, tally.run, lab.places, newer=lab.cluster is None)
+            requests.note(event)
             yield event
             if isinstance(event, RunStarted) and resume is not None:
                 yield from tally.told_again(store.past(tally.run))

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from textual.message import Message
 
-from engine.control import Control, RunControl
+from engine.control import RunControl
 from engine.errors import ReslabError
 from engine.failures import describe_failure
 from engine.memory.ledger import Ledger
@@ -51,12 +51,12 @@ class RunFunction(Protocol):
     """Starts a run; the engine's own, or a scripted one in a test."""
 
     def __call__(
-        self, spec: RunSpec, places: Places, ledger: Ledger, control: Control, resumed: int | None = None
+        self, spec: RunSpec, places: Places, ledger: Ledger, control: RunControl, resumed: int | None = None
     ) -> Iterator[Event]: ...
 
 
 def engine_run(
-    spec: RunSpec, places: Places, ledger: Ledger, control: Control, resumed: int | None = None
+    spec: RunSpec, places: Places, ledger: Ledger, control: RunControl, resumed: int | None = None
 ) -> Iterator[Event]:
     """Train `spec`, or go on with run `resumed`, whose spec it is."""
     from engine.device import import_torch

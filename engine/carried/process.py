@@ -183,7 +183,7 @@ def _carry(job: Job, control: RunControl, report: Any) -> None:
         try:
             for event in events:
                 if stream is None and (job.resume is None or isinstance(event, RunStarted)):  # before that it runs not
-                    stream = Stream(job.places.run_folder(event.run), control)
+                    stream = Stream(job.places.run_folder(event.run))
                     stream.tell(event)
                     _say(report, {"run": event.run})
                 elif stream is not None:

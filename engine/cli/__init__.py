@@ -91,6 +91,14 @@ def _run_command(arguments: argparse.Namespace, places: Places, open_app: OpenAp
             return open_app(Opening(places, cluster=cluster_from(arguments)))
         case "train" | "resume" | "attach":
             return _train(arguments, places, open_app)
+        case "stop":
+            from engine.cli.steering import stop_command
+
+            return stop_command(arguments.run, places, arguments.json)
+        case "pause":
+            from engine.cli.steering import pause_command
+
+            return pause_command(arguments.run, places, arguments.json)
         case "report":
             from engine.cli.report import report_command
 

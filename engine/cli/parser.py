@@ -16,6 +16,10 @@ from engine.results.queue import seeds_of
 from engine.settings import Setting, Value, settings_of
 from engine.spec import RunSpec, read_spec_file
 
+_STEERING = {
+    "stop": "end a run in another process after its step, save it, and wait for that",
+    "pause": "pause a run in another process before its next step; resume continues it",
+}
 _GROUPS = {"data": "data", "model": "network", "recipe": "recipe", "run": "run"}
 
 
@@ -56,10 +60,12 @@ def _add_training(add: Callable[..., argparse.ArgumentParser], settings: bool) -
     if settings:
         _add_settings(train)
         _add_run_options(train)
-    resume = add("resume", "go on with a run that was cut off, from its last checkpoint")
+    resume = add("resume", "continue a run that was interrupted, from its last checkpoint, or one that is paused")
     resume.add_argument("run", type=int, metavar="RUN")
     _add_places_to_train(resume)
-    attach = add("attach", "follow a run that goes on elsewhere: on Ray, or begun with --detach")
+    for name, text in _STEERING.items():
+        add(name, text).add_argument("run", type=int, metavar="RUN")
+    attach = add("attach", "follow a run in another process: on Ray, or started with --detach")
     attach.add_argument("run", type=int, metavar="RUN")
     attach.add_argument("--tui", action="store_true", help="in the app, on the live screen")
     report = add(

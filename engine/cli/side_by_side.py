@@ -13,7 +13,7 @@ from engine.cli.parser import columns
 from engine.cli.training import EXIT_CODES, JsonLines, View, on_signals, shown
 from engine.control import RunControl
 from engine.errors import ReslabError
-from engine.events import Evaluated, Event, MemoryRecovered, RunContinued, RunEnded, RunStarted
+from engine.events import Evaluated, Event, MemoryRecovered, RunContinued, RunEnded, RunPaused, RunResumed, RunStarted
 from engine.results.tables import continued_text, duration
 from engine.text import percent, safe_text
 
@@ -102,6 +102,10 @@ class _Lines:
                 epochs = started.spec.get("epochs", "?") if started else "?"
                 accuracy = percent(event.metrics.accuracy)
                 self._say(event, f"epoch {event.epoch}/{epochs}, {event.split} accuracy {accuracy}")
+            case RunPaused():
+                self._say(event, f"paused; reslab resume {event.run} continues it")
+            case RunResumed():
+                self._say(event, "resumed")
             case RunContinued():
                 self._say(event, continued_text(event))
             case MemoryRecovered():

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from engine.carried.following import follow
+from engine.carried.following import follow, look
 from engine.carried.process import Carrier, Job, carried
 from engine.cli.output import json_line, print_json, terminal_is_gone
 from engine.cli.parser import columns
@@ -32,6 +32,8 @@ from engine.events import (
     MemoryRecovered,
     RunContinued,
     RunEnded,
+    RunPaused,
+    RunResumed,
     RunStarted,
     SettingsTuned,
     Status,
@@ -75,11 +77,15 @@ def train_command(
 def resume_command(
     number: int, places: Places, as_json: bool, cluster: Cluster | None = None, detach: bool = False
 ) -> int:
-    """Go on with a run that was cut off; of one that is complete it says so."""
-    from engine.results.store import Store
+    """Continue a run that was interrupted, or one that is live and paused; of one that is complete it says so."""
+    record = look(number, places)
+    if record.status == "running":
+        if detach or cluster is not None:
+            option = "--on" if cluster is not None else "--detach"
+            raise SpecError(f"run {number} is live already and stays where it is; leave out {option}")
+        from engine.cli.steering import continue_command
 
-    with Store(places.database) as store:
-        record = store.run(number)
+        return continue_command(number, places, as_json)
     if record.status == "completed":
         print(f"run {number} is complete; reslab show {number} has its figures", file=sys.stderr)
         return 0
@@ -272,6 +278,10 @@ class _Bar:
                 )
             case SettingsTuned():
                 self._say(f"measured once for this network and machine: {tuning_text(event)}")
+            case RunPaused():
+                self._say(f"run {event.run} is paused; reslab resume {event.run} continues it")
+            case RunResumed():
+                self._say(f"run {event.run} has resumed")
             case RunContinued():
                 self._bar.reset(self._task)  # the past was told in no time: no speed to go by
                 self._bar.update(self._task, completed=event.step, total=self._num_steps)
