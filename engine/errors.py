@@ -62,6 +62,14 @@ class DeviceError(ReslabError):
     """The device or the numeric type asked for is not to be had here."""
 
 
+class OutputError(ReslabError):
+    """What was printed could not be written. `reader_left` where it went into a pipe that its reader has closed."""
+
+    def __init__(self, message: str, reader_left: bool) -> None:
+        super().__init__(message)
+        self.reader_left = reader_left
+
+
 class TorchError(ReslabError):
     """torch or torchvision is missing, or they do not belong together: no input of the person's can help."""
 

@@ -9,19 +9,21 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from engine.carried.requests import Requests
 from engine.carried.stream import remove_stream
 from engine.cluster import Cluster, require_ray
-from engine.control import Control
+from engine.control import Control, RunControl
 from engine.datasets.loading import check_dataset
 from engine.datasets.registry import FOLDER, absolute_dataset, find_dataset
 from engine.device import choose_placement, device_name, import_torch
-from engine.errors import CheckpointError, DatasetError, ModelError, ReslabError, StoreError
+from engine.errors import CheckpointError, DatasetError, ModelError, StoreError
 from engine.events import CheckpointSaved, Evaluated, Event, Metrics, RunEnded, RunStarted, StepsCompleted
-from engine.log import write_report
+from engine.failures import describe_failure
 from engine.memory.calibration import uncalibrated
 from engine.memory.ledger import Ledger
 from engine.models.building import check_weights
@@ -68,7 +70,7 @@ def check(spec: RunSpec, weighted: bool = True, here: bool = True) -> None:
         choose_placement(spec)
 
 
-def run(spec: RunSpec, lab: Lab, control: Control) -> Generator[Event, None, None]:
+def run(spec: RunSpec, lab: Lab, control: RunControl) -> Generator[Event, None, None]:
     """Train `spec`, recording each event before it is yielded; the last one is always RunEnded.
 
     Raises:
@@ -78,10 +80,12 @@ def run(spec: RunSpec, lab: Lab, control: Control) -> Generator[Event, None, Non
     spec = spec.replace(dataset=absolute_dataset(spec.dataset))
     check(spec, here=lab.cluster is None)
     with Store(lab.places.database) as store:
-        yield from _carry(store, _Tally(store.create_run(spec)), spec, lab, control)
+        number = store.create_run(spec)
+        with closing(Requests(lab.places.run_folder(number), control)) as requests:
+            yield from _carry(store, _Tally(number), spec, lab, requests)
 
 
-def resume(number: int, lab: Lab, control: Control, dataset: str | None = None) -> Generator[Event, None, None]:
+def resume(number: int, lab: Lab, control: RunControl, dataset: str | None = None) -> Generator[Event, None, None]:
     """Go on with run `number` from its newest checkpoint that is whole; without any it begins anew.
 
     After RunStarted what was recorded up to there is told again, then RunContinued, then the rest as by `run`. On the
@@ -105,7 +109,8 @@ def resume(number: int, lab: Lab, control: Control, dataset: str | None = None) 
         tally = _Tally(
             number, position.elapsed_s, images=position.images, steps=position.step, train_s=position.train_s
         )
-        yield from _carry(store, tally, spec, lab, control, found)
+        with closing(Requests(lab.places.run_folder(number), control)) as requests:
+            yield from _carry(store, tally, spec, lab, requests, found)
 
 
 def _moved(spec: RunSpec, details: RunDetails, dataset: str | None) -> RunSpec:
@@ -138,7 +143,7 @@ def not_resumable(details: RunDetails) -> str | None:
         case "diverged":
             return f"run {record.run} diverged and would again; train a new run with a lower learning rate"
         case "running":
-            return f"run {record.run} is running, in another process or in this one; it needs no going on"
+            return f"run {record.run} is still running; reslab stop {record.run} ends it"
     if details.intact is False:
         return f"run {record.run} was changed after it had ended, so it cannot go on as itself; train a new run"
     return None
@@ -165,13 +170,13 @@ def _from_newest(started: dict[str, Any] | None, recorded: Sequence[WeightsRecor
 
 
 def _carry(
-    store: Store, tally: _Tally, spec: RunSpec, lab: Lab, control: Control, resume: Resume | None = None
+    store: Store, tally: _Tally, spec: RunSpec, lab: Lab, requests: Requests, resume: Resume | None = None
 ) -> Generator[Event, None, None]:
     """Train and record to the end, whatever that is. A run that goes on is taken up when all is ready for it."""
     ending = Ending("stopped")
     taken, started = resume is None, False
     try:
-        events = _events(store, tally.run, spec, lab, control, resume)
+        events = _events(store, tally.run, spec, lab, requests.control, resume)
         while True:
             try:
                 event = next(events)
@@ -189,11 +194,12 @@ def _carry(
                 store.record(event)
             if isinstance(event, CheckpointSaved):
                 _remove_others(store, tally.run, lab.places, newer=lab.cluster is None)
+            requests.note(event)
             yield event
             if isinstance(event, RunStarted) and resume is not None:
                 yield from tally.told_again(store.past(tally.run))
     except Exception as error:
-        ending = Ending("failed", _explain(error, lab.places, tally.run))
+        ending = Ending("failed", describe_failure(error, lab.places, f"run {tally.run} failed"))
     except BaseException:  # closed, or interrupted a second time
         if taken:
             store.record(tally.ended(ending))
@@ -288,15 +294,3 @@ class _Tally:
             context_bytes=ending.context_bytes,
             remarks=tuple(map(safe_text, remarks)),
         )
-
-
-def _explain(error: Exception, places: Places, run: int) -> str:
-    """One sentence for a person; whatever is not a ReslabError goes to the log in full."""
-    if isinstance(error, ReslabError):
-        return str(error)
-    written = write_report(places.log, error, f"run {run} failed")
-    where = f"; the full report is in {places.log}" if written else ""
-    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
-        return f"memory ran out; free some, or choose a smaller batch, image size or network{where}"
-    first_line = (str(error).strip() or "no message").splitlines()[0]
-    return f"{type(error).__name__}: {first_line}{where}"

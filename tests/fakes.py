@@ -8,6 +8,7 @@ from collections.abc import Generator, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
+from engine.carried.requests import Requests
 from engine.carried.stream import Stream
 from engine.control import Control, RunControl
 from engine.events import (
@@ -212,13 +213,16 @@ class Carried:
         self.run = self.store.create_run(spec)
         self.folder = places.run_folder(self.run)
         self.control = RunControl()
-        self.stream = Stream(self.folder, self.control)
+        self.requests = Requests(self.folder, self.control)
+        self.stream = Stream(self.folder)
 
     def tell(self, *told: Event) -> None:
         for event in told:
             self.store.record(event)
+            self.requests.note(event)
             self.stream.tell(event)
 
     def close(self) -> None:
+        self.requests.close()
         self.stream.close()
         self.store.close()

@@ -24,7 +24,8 @@ def main() -> int:
 
 def open_app(opening: Opening) -> int:
     """Open the app, with the first of its specs started and the others waiting; returns the process's exit code."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    streams = (sys.stdin, sys.stdout, sys.stderr)
+    if None in streams or not (sys.stdin.isatty() and sys.stdout.isatty()):  # None: it was closed
         print("reslab: the app needs a terminal; without one use reslab train DATASET MODEL", file=sys.stderr)
         return 2
     gc.disable()  # until the first paint: nothing is garbage before it, and looking for some takes a tenth of the time

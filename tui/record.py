@@ -66,10 +66,13 @@ def read_mistakes(
     confusion matrix, given as true and predicted class. Loads torch.
     """
     import_torch()
-    from engine.results.mistakes import find_mistakes, load_test_images
+    from engine.results.mistakes import find_mistakes, load_test_images, with_files
+    from engine.results.naming import test_files
 
     with Store(places.database) as store:
-        mistakes = find_mistakes(store.predictions(details.record.run), *(cell or ()))
+        predictions = store.predictions(details.record.run)
+    files = test_files(places.run_folder(details.record.run), details.class_names, predictions.labels)
+    mistakes = with_files(find_mistakes(predictions, *(cell or ())), files)
     return mistakes, load_test_images(details, places, control, tell, [item.index for item in mistakes])
 
 
@@ -78,10 +81,14 @@ def read_differences(
 ) -> tuple[list[tuple[Mistake, Mistake]], NDArray[np.uint8]]:
     """The test images that exactly one of two runs gets right, with both answers, and those images. Loads torch."""
     import_torch()
-    from engine.results.mistakes import find_differences, load_test_images
+    from engine.results.mistakes import find_differences, load_test_images, with_files
+    from engine.results.naming import test_files
 
     with Store(places.database) as store:
-        found = find_differences(store.predictions(a.record.run), store.predictions(b.record.run))
+        predictions = store.predictions(a.record.run)
+        found = find_differences(predictions, store.predictions(b.record.run))
+    files = test_files(places.run_folder(a.record.run), a.class_names, predictions.labels)
+    found = list(zip(with_files([one for one, _ in found], files), [other for _, other in found], strict=True))
     return found, load_test_images(a, places, control, tell, [one.index for one, _ in found])
 
 
@@ -206,4 +213,4 @@ def delete_run(places: Places, run: int) -> None:
 def export(places: Places, run: int) -> Path:
     """Write the run's plain files under exports/ in the home folder, which deleting the run leaves alone."""
     with Store(places.database) as store:
-        return export_run(store, run, places.home / "exports" / str(run))
+        return export_run(store, run, places.run_folder(run), places.home / "exports" / str(run))

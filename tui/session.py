@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from textual.message import Message
 
-from engine.control import Control, RunControl
+from engine.control import RunControl
 from engine.errors import ReslabError
-from engine.log import write_report
+from engine.failures import describe_failure
 from engine.memory.ledger import Ledger
 from engine.paths import Places
 from engine.spec import RunSpec
@@ -51,12 +51,12 @@ class RunFunction(Protocol):
     """Starts a run; the engine's own, or a scripted one in a test."""
 
     def __call__(
-        self, spec: RunSpec, places: Places, ledger: Ledger, control: Control, resumed: int | None = None
+        self, spec: RunSpec, places: Places, ledger: Ledger, control: RunControl, resumed: int | None = None
     ) -> Iterator[Event]: ...
 
 
 def engine_run(
-    spec: RunSpec, places: Places, ledger: Ledger, control: Control, resumed: int | None = None
+    spec: RunSpec, places: Places, ledger: Ledger, control: RunControl, resumed: int | None = None
 ) -> Iterator[Event]:
     """Train `spec`, or go on with run `resumed`, whose spec it is."""
     from engine.device import import_torch
@@ -221,8 +221,7 @@ class Session:
         except ReslabError as error:
             refusal = str(error)
         except Exception as error:
-            write_report(self.places.log, error, "the run could not be carried on")
-            refusal = f"{type(error).__name__}; the full report is in {self.places.log}"
+            refusal = describe_failure(error, self.places, "the run could not be carried on")
         if refusal is not None and not control.left:
             logging.getLogger("reslab").warning("a run was refused: %s", refusal)
             self._post(RunRefused(refusal))

@@ -9,7 +9,8 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import BinaryIO
 
-from engine.carried.stream import Asked, ask, stream_path
+from engine.carried.requests import Asked, ask
+from engine.carried.stream import stream_path
 from engine.carried.wire import event_from
 from engine.control import RunControl
 from engine.errors import StoreError
@@ -32,7 +33,7 @@ def follow(run: int, places: Places, control: RunControl, begun: bool = False) -
     Raises:
         StoreError: there is no such run, it has ended, it is not one that can be followed, or it cannot be asked.
     """
-    record = _record(run, places)
+    record = look(run, places)
     if record.status != "running":
         if begun:
             yield _ended(record)
@@ -42,7 +43,7 @@ def follow(run: int, places: Places, control: RunControl, begun: bool = False) -
     try:
         file = stream_path(folder).open("rb")
     except OSError:
-        record = _record(run, places)
+        record = look(run, places)
         if begun and record.status != "running":  # it ended between two looks
             yield _ended(record)
             return
@@ -110,14 +111,19 @@ def _read(file: BinaryIO) -> bytes:
 def _looked(run: int, places: Places) -> RunEnded | None:
     """How the run ended, if it has; a record that is locked just now is looked at again."""
     try:
-        record = _record(run, places)
+        record = look(run, places)
     except StoreError as error:
         _log.warning("run %d was not looked at: %s", run, error)
         return None
     return None if record.status == "running" else _ended(record)
 
 
-def _record(run: int, places: Places) -> RunRecord:
+def look(run: int, places: Places) -> RunRecord:
+    """The run as it stands; one whose process is gone has failed by then.
+
+    Raises:
+        StoreError: there is no such run, or the record cannot be read.
+    """
     if not places.database.is_file():
         raise StoreError(f"there is no run {run}, or it was deleted")
     with Store(places.database) as store:

@@ -24,7 +24,8 @@ from engine.cluster import Cluster, require_ray
 from engine.control import RunControl
 from engine.errors import ReslabError
 from engine.events import Event, RunStarted
-from engine.log import log_to, write_report
+from engine.failures import describe_failure
+from engine.log import log_to
 from engine.memory.heap import keep_one_heap
 from engine.paths import Places
 from engine.results.records import TERMINATED
@@ -80,7 +81,7 @@ class Carrier:
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         )  # fmt: skip
         assert self._process.stdin is not None
-        with self._process.stdin as pipe:
+        with suppress(BrokenPipeError), self._process.stdin as pipe:  # it died at once: `runs` says so
             pipe.write(job.to_json())
 
     def first(self, control: RunControl) -> int | None:
@@ -169,9 +170,7 @@ def main() -> int:
     except ReslabError as error:
         _say(report, {"error": str(error)})
     except Exception as error:
-        written = write_report(job.places.log, error, "a run could not be carried")
-        where = f"; the full report is in {job.places.log}" if written else ""
-        _say(report, {"error": f"{type(error).__name__}{where}"})
+        _say(report, {"error": describe_failure(error, job.places, "a run could not be carried")})
         return 1
     return _STOPPED if control.stop_requested else 0
 
@@ -187,7 +186,7 @@ def _carry(job: Job, control: RunControl, report: Any) -> None:
         try:
             for event in events:
                 if stream is None and (job.resume is None or isinstance(event, RunStarted)):  # before that it runs not
-                    stream = Stream(job.places.run_folder(event.run), control)
+                    stream = Stream(job.places.run_folder(event.run))
                     stream.tell(event)
                     _say(report, {"run": event.run})
                 elif stream is not None:

@@ -7,19 +7,20 @@ stopped. What loads torch is imported inside the command that needs it.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 
+from engine.cli.output import Output, standard_streams
 from engine.cli.parser import build_parser, cluster_from, given_settings, specs_from, wants_settings
-from engine.errors import ReslabError, SpecError, TorchError
+from engine.errors import OutputError, ReslabError, SpecError, TorchError
+from engine.failures import describe_failure, describe_os_error
 from engine.log import log_to
 from engine.opening import Opening
 from engine.paths import Places, find_places
 from engine.reports import find_preset
 from engine.text import safe_text
 
-BAD_INPUT = 2
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
 OpenApp = Callable[[Opening], int]
 """Opens the app; returns the exit code."""
@@ -27,27 +28,77 @@ OpenApp = Callable[[Opening], int]
 
 def main(argv: Sequence[str], open_app: OpenApp) -> int:
     """Run one command line (without the program's name) and return its exit code."""
+    opened: list[Opening] = []
+    with standard_streams() as out:
+
+        def open_later(opening: Opening) -> int:
+            opened.append(opening)
+            return 0
+
+        try:
+            code = _explained(lambda: _dispatch(argv, open_later))
+        finally:  # also after --help, which exits
+            lost = _finish(out)
+        code = code or lost
+    return _explained(lambda: open_app(opened[0])) if opened else code
+
+
+def _explained(work: Callable[[], int | None]) -> int:
+    """What `work` returns as an exit code, or the one that its error means, which is said in a sentence."""
     try:
-        return _dispatch(argv, open_app)
-    except BrokenPipeError:  # the reader left: `reslab runs | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return work() or 0
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
+    except OutputError:  # `_finish` says so
+        return 0
     except ReslabError as error:
+        said, code = str(error), FAILED if isinstance(error, TorchError) else BAD_INPUT
+    except OSError as error:  # before there was a log
+        said, code = describe_os_error(error), FAILED
+    print(f"reslab: {safe_text(said)}", file=sys.stderr)
+    return code
+
+
+def _finish(out: Output) -> int:
+    """Write what is left. A reader that closed its pipe has all that it wants: `reslab runs | head -1`."""
+    try:
+        out.finish()
+    except OutputError as error:
+        if error.reader_left:
+            return 0
         print(f"reslab: {safe_text(error)}", file=sys.stderr)
-        return 1 if isinstance(error, TorchError) else BAD_INPUT
+        return FAILED
+    return 0
 
 
 def _dispatch(argv: Sequence[str], open_app: OpenApp) -> int:
     arguments = build_parser(wants_settings(argv)).parse_args(argv)
     places = find_places(getattr(arguments, "home", None), getattr(arguments, "data_dir", None))
     log_to(places.log)  # a warning is for the file, not for the screen
+    try:
+        return _run_command(arguments, places, open_app)
+    except ReslabError:
+        raise
+    except Exception as error:
+        said = describe_failure(error, places, f"reslab {arguments.command} failed")
+        print(f"reslab: {safe_text(said)}", file=sys.stderr)
+        return FAILED
+
+
+def _run_command(arguments: argparse.Namespace, places: Places, open_app: OpenApp) -> int:
     match arguments.command:
         case None:
             return open_app(Opening(places, cluster=cluster_from(arguments)))
         case "train" | "resume" | "attach":
             return _train(arguments, places, open_app)
+        case "stop":
+            from engine.cli.steering import stop_command
+
+            return stop_command(arguments.run, places, arguments.json)
+        case "pause":
+            from engine.cli.steering import pause_command
+
+            return pause_command(arguments.run, places, arguments.json)
         case "report":
             from engine.cli.report import report_command
 

@@ -6,8 +6,8 @@ import sys
 import time
 from typing import Any
 
+from engine.cli.output import print_json
 from engine.cli.parser import columns
-from engine.cli.reading import print_json
 from engine.datasets.cache import CacheEntry, delete_entry, entries
 from engine.datasets.registry import DATASETS, FOLDER, DatasetInfo
 from engine.errors import DatasetError

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from engine.cli.output import print_json
 from engine.cli.parser import columns
-from engine.cli.reading import print_json
 from engine.errors import ReslabError
 from engine.paths import Places
 from engine.text import safe_text

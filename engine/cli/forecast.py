@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from engine.cli.output import print_json
 from engine.cli.parser import columns
-from engine.cli.reading import print_json
 from engine.datasets.survey import Survey, survey
 from engine.device import import_torch
 from engine.memory.ledger import Ledger

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from engine.cli.output import printable
 from engine.cluster import Cluster, find_cluster
 from engine.datasets.registry import absolute_dataset
 from engine.errors import SpecError
@@ -16,6 +17,10 @@ from engine.results.queue import seeds_of
 from engine.settings import Setting, Value, settings_of
 from engine.spec import RunSpec, read_spec_file
 
+_STEERING = {
+    "stop": "end a run in another process after its step, save it, and wait for that",
+    "pause": "pause a run in another process before its next step; resume continues it",
+}
 _GROUPS = {"data": "data", "model": "network", "recipe": "recipe", "run": "run"}
 
 
@@ -56,7 +61,7 @@ def _add_training(add: Callable[..., argparse.ArgumentParser], settings: bool) -
     if settings:
         _add_settings(train)
         _add_run_options(train)
-    resume = add("resume", "go on with a run that was cut off, from its last checkpoint")
+    resume = add("resume", "continue a run that was interrupted, from its last checkpoint, or one that is paused")
     resume.add_argument("run", type=int, metavar="RUN")
     resume.add_argument(
         "--dataset",
@@ -66,7 +71,9 @@ def _add_training(add: Callable[..., argparse.ArgumentParser], settings: bool) -
         "no folder: --data-dir)",
     )
     _add_places_to_train(resume)
-    attach = add("attach", "follow a run that goes on elsewhere: on Ray, or begun with --detach")
+    for name, text in _STEERING.items():
+        add(name, text).add_argument("run", type=int, metavar="RUN")
+    attach = add("attach", "follow a run in another process: on Ray, or started with --detach")
     attach.add_argument("run", type=int, metavar="RUN")
     attach.add_argument("--tui", action="store_true", help="in the app, on the live screen")
     report = add(
@@ -256,7 +263,7 @@ def wants_settings(argv: Sequence[str]) -> bool:
 
 def columns(rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> str:
     """Rows of cells as aligned text, two spaces apart; the columns in `right` end at the right."""
-    table = [list(row) for row in rows]
+    table = [list(map(printable, row)) for row in rows]
     widths = [max(len(cell) for cell in column) for column in zip(*table, strict=True)]
     lines = []
     for row in table:

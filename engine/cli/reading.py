@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import time
 from collections.abc import Sequence
 from typing import Any
 
+from engine.cli.output import print_json
 from engine.cli.parser import columns
 from engine.events import plain
 from engine.models.registry import MODELS, MORE_MODELS, ModelInfo
 from engine.paths import Places
-from engine.results.export import details_as_json, prediction_rows, write_predictions
+from engine.results.export import details_as_json, write_predictions
+from engine.results.naming import named
 from engine.results.records import RunDetails, RunRecord
 from engine.results.store import Store
 from engine.results.tables import class_rows, comparison_rows, differing_rows, duration, facts, group_rows, result_table
-from engine.text import escaped, percent, safe_text
-
-
-def print_json(value: Any) -> None:
-    print(escaped(json.dumps(plain(value), ensure_ascii=False)))
+from engine.text import percent, safe_text
 
 
 def list_models(every: bool, as_json: bool) -> int:
@@ -146,13 +143,14 @@ def compare_runs(
 
 
 def print_predictions(places: Places, run: int, as_json: bool) -> int:
+    """One line a test image: its file, the names of its true and its predicted class, and their numbers."""
     with Store(places.database) as store:
-        predictions = store.predictions(run)
+        details, predictions = store.details(run), store.predictions(run)
+    found = named(predictions, details.class_names, places.run_folder(run))
     if as_json:
-        names = ("index", "true", "predicted", "confidence")
-        print_json([dict(zip(names, row, strict=True)) for row in prediction_rows(predictions)])
+        print_json(list(found))
     else:
-        write_predictions(sys.stdout, predictions)
+        write_predictions(sys.stdout, found)
     return 0
 
 

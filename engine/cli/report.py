@@ -6,8 +6,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from engine.cli.output import print_json
 from engine.cli.parser import columns
-from engine.cli.reading import compare_runs, print_json
+from engine.cli.reading import compare_runs
 from engine.cli.training import train_command
 from engine.events import plain
 from engine.paths import Places

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import queue
 import sys
 import threading
 
 from engine.carried.following import follow
 from engine.carried.process import Carrier, Job
+from engine.cli.output import print_json
 from engine.cli.parser import columns
-from engine.cli.training import EXIT_CODES, JsonLines, View, on_signals
+from engine.cli.training import EXIT_CODES, JsonLines, View, on_signals, shown
 from engine.control import RunControl
 from engine.errors import ReslabError
-from engine.events import Evaluated, Event, MemoryRecovered, RunContinued, RunEnded, RunStarted
+from engine.events import Evaluated, Event, MemoryRecovered, RunContinued, RunEnded, RunPaused, RunResumed, RunStarted
 from engine.results.tables import continued_text, data_lines, duration
 from engine.text import percent, safe_text
 
@@ -27,7 +27,7 @@ def train_side_by_side(job: Job, as_json: bool, detach: bool) -> int:
     if detach:
         first = carrier.first(RunControl())
         if as_json:
-            print(json.dumps({"run": first}))
+            print_json({"run": first})
         else:
             print(
                 f"{len(job.specs)} runs go on without this terminal, run {first} is the first; reslab runs lists them"
@@ -51,7 +51,7 @@ def train_side_by_side(job: Job, as_json: bool, detach: bool) -> int:
                 break
             if isinstance(event, ReslabError):
                 raise event
-            view.show(event)
+            shown(view, event)
             if isinstance(event, RunEnded):
                 codes.append(EXIT_CODES[event.status])
     if isinstance(view, _Lines):
@@ -104,6 +104,10 @@ class _Lines:
                 epochs = started.spec.get("epochs", "?") if started else "?"
                 accuracy = percent(event.metrics.accuracy)
                 self._say(event, f"epoch {event.epoch}/{epochs}, {event.split} accuracy {accuracy}")
+            case RunPaused():
+                self._say(event, f"paused; reslab resume {event.run} continues it")
+            case RunResumed():
+                self._say(event, "resumed")
             case RunContinued():
                 self._say(event, continued_text(event))
             case MemoryRecovered():

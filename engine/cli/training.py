@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import signal
 import sys
 import time
@@ -18,12 +16,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from engine.carried.following import follow
+from engine.carried.following import follow, look
 from engine.carried.process import Carrier, Job, carried
+from engine.cli.output import json_line, print_json, terminal_is_gone
 from engine.cli.parser import columns
 from engine.cluster import Cluster
 from engine.control import RunControl
-from engine.errors import SpecError
+from engine.errors import OutputError, SpecError
 from engine.events import (
     CheckpointFailed,
     DatasetProgressed,
@@ -33,6 +32,8 @@ from engine.events import (
     MemoryRecovered,
     RunContinued,
     RunEnded,
+    RunPaused,
+    RunResumed,
     RunStarted,
     SettingsTuned,
     Status,
@@ -44,7 +45,7 @@ from engine.paths import Places
 from engine.results.records import HUNG_UP, TERMINATED
 from engine.results.tables import continued_text, data_lines, duration, fewer_threads, metric_rows, tuning_text
 from engine.spec import RunSpec
-from engine.text import escaped, percent, safe_text
+from engine.text import percent, safe_text
 
 EXIT_CODES: dict[Status, int] = {"completed": 0, "failed": 1, "diverged": 1, "stopped": 130}
 LEFT = -1  # in an exit code's place: nobody looks any more, and the run goes on
@@ -77,13 +78,18 @@ def resume_command(
     number: int, places: Places, as_json: bool, cluster: Cluster | None = None, detach: bool = False,
     dataset: str | None = None,
 ) -> int:  # fmt: skip
-    """Go on with a run that was cut off, with its images from `dataset` where they have moved; of one that is complete
-    it says so.
+    """Continue a run that was interrupted, with its images from `dataset` where they have moved, or one that is live
+    and paused; of one that is complete it says so.
     """
-    from engine.results.store import Store
+    record = look(number, places)
+    if record.status == "running":
+        given = [("--on", cluster), ("--detach", detach), ("--dataset", dataset)]
+        option = next((name for name, value in given if value), None)
+        if option is not None:
+            raise SpecError(f"run {number} is live already and stays where it is; leave out {option}")
+        from engine.cli.steering import continue_command
 
-    with Store(places.database) as store:
-        record = store.run(number)
+        return continue_command(number, places, as_json)
     if record.status == "completed":
         print(f"run {number} is complete; reslab show {number} has its figures", file=sys.stderr)
         return 0
@@ -114,7 +120,7 @@ def _detach(job: Job, as_json: bool) -> int:
     """Begin a run and leave it; its number goes to stdout."""
     run = Carrier(job).first(RunControl())
     if as_json:
-        print(json.dumps({"run": run}))
+        print_json({"run": run})
     else:
         print(f"run {run} goes on without this terminal; reslab attach {run} follows it")
     return 0
@@ -134,12 +140,10 @@ def _follow(
         code = None
         with closing(start(control)) as events:
             for event in events:
-                try:
-                    view.show(event)
-                except OSError:  # the terminal, or the reader of the pipe, went away: end the run as after a hang-up
-                    view = _Nothing()
+                if not shown(view, event) and only_looks:
+                    control.leave()
+                if terminal_is_gone():  # as after a hang-up
                     control.leave() if elsewhere else control.stop(HUNG_UP)
-                    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 if isinstance(event, RunStarted):
                     begun(event.run)
                 if isinstance(event, RunEnded):
@@ -225,14 +229,20 @@ def _view(spec: RunSpec, as_json: bool, quiet: bool) -> Iterator[View]:
         yield _Bar(bar, console, spec, quiet)
 
 
-class _Nothing:
-    def show(self, event: Event) -> None:
-        """Nobody looks."""
+def shown(view: View, event: Event) -> bool:
+    """Show it. False where standard output was lost with it, as by a reader that closed its pipe: that is no reason to
+    end a run, whose figures are in the record.
+    """
+    try:
+        view.show(event)
+    except OutputError:
+        return False
+    return True
 
 
 class JsonLines:
     def show(self, event: Event) -> None:
-        print(escaped(json.dumps(to_json_dict(event), ensure_ascii=False)), flush=True)
+        print(json_line(to_json_dict(event)), flush=True)
 
 
 class _Bar:
@@ -276,6 +286,10 @@ class _Bar:
                 )
             case SettingsTuned():
                 self._say(f"measured once for this network and machine: {tuning_text(event)}")
+            case RunPaused():
+                self._say(f"run {event.run} is paused; reslab resume {event.run} continues it")
+            case RunResumed():
+                self._say(f"run {event.run} has resumed")
             case RunContinued():
                 self._bar.reset(self._task)  # the past was told in no time: no speed to go by
                 self._bar.update(self._task, completed=event.step, total=self._num_steps)

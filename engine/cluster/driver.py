@@ -20,7 +20,7 @@ import ray
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from engine.carried.stream import Asked
+from engine.carried.requests import Asked
 from engine.cluster import Cluster
 from engine.cluster.exchange import Newest
 from engine.cluster.line import Fit, Line

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
-from engine.carried.stream import Asked
+from engine.carried.requests import Asked
 from engine.events import CheckpointSaved, Event, RunStarted, plain
 
 

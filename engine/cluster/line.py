@@ -11,7 +11,7 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from engine.carried.stream import Asked
+from engine.carried.requests import Asked
 from engine.cluster.exchange import Exchange, Newest
 from engine.errors import ClusterError
 from engine.events import Event

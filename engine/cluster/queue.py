@@ -223,7 +223,7 @@ class Scheduler:
             with closing(run(spec, lab, control)) as events:
                 for event in events:
                     if stream is None:
-                        stream = Stream(self._places.run_folder(event.run), control)
+                        stream = Stream(self._places.run_folder(event.run))
                         self._started(event.run)
                     stream.tell(event)
         except Exception as error:

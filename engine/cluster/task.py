@@ -17,7 +17,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from engine.carried.stream import Asked
+from engine.carried.requests import Asked
 from engine.cluster.exchange import Newest
 from engine.control import RunControl
 from engine.errors import ReslabError

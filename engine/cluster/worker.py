@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from ray.exceptions import RayError
 
-from engine.carried.stream import Asked
+from engine.carried.requests import Asked
 from engine.cluster import versions_differ
 from engine.cluster.task import Task, newest_of, sentences_told, train_task
 from engine.control import RunControl

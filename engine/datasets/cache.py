@@ -13,7 +13,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from engine.progress import LoadingStopped, Progress
 _VERSION = 3
 _BLOCK = 1 << 24
 DEFAULT_BOUND_GIB = 20.0
+BOUND_VARIABLE = "RESLAB_CACHE_GIB"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,24 +69,36 @@ def decoded(
     """The images of `paths`, from the cache, or decoded now and kept there.
 
     Raises:
-        DatasetError: somebody deletes what is decoded faster than it can be read.
+        DatasetError: the cache cannot be written, or somebody deletes what is decoded faster than it can be read.
         LoadingStopped: `control` asked for a stop; nothing half-made is left.
     """
     entry = cache / _key(paths, size, channels)
-    cache.mkdir(parents=True, exist_ok=True)
-    with lock_of(entry).open("a") as lock:
-        yield from wait_for_lock(lock, "decode", control)
-        if (entry / "index.json").is_file():
+    with _cache_is_written(cache):
+        cache.mkdir(parents=True, exist_ok=True)
+        with lock_of(entry).open("a") as lock:
+            yield from wait_for_lock(lock, "decode", control)
+            if (entry / "index.json").is_file():
+                found = yield from _read(entry, control)
+                if found is not None and found.is_lasting:
+                    return found
+                shutil.rmtree(entry, ignore_errors=True)
+            yield from _write(entry, paths, source, size, channels, control)
+            keep_within_bound(cache, entry.name)
             found = yield from _read(entry, control)
-            if found is not None and found.is_lasting:
-                return found
-            shutil.rmtree(entry, ignore_errors=True)
-        yield from _write(entry, paths, source, size, channels, control)
-        keep_within_bound(cache, entry.name)
-        found = yield from _read(entry, control)
     if found is None:
         raise DatasetError(f"the images decoded to {entry} are not there any more; start again")
     return found
+
+
+@contextmanager
+def _cache_is_written(cache: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DatasetError(
+            f"cannot keep decoded images in {cache} ({error.strerror or error}); free some space there, or choose "
+            f"another folder with RESLAB_CACHE ({BOUND_VARIABLE} bounds what is kept)"
+        ) from error
 
 
 def _key(paths: Sequence[Path], size: int | None, channels: int) -> str:
@@ -191,8 +205,12 @@ def delete_entry(cache: Path, name: str) -> bool:
 
 
 def keep_within_bound(cache: Path, newest: str) -> None:
-    """Delete the least recently used entries, never `newest`, until all fit into RESLAB_CACHE_GIB (20 by default)."""
-    bound = float(os.environ.get("RESLAB_CACHE_GIB", DEFAULT_BOUND_GIB)) * 2**30
+    """Delete the least recently used entries, never `newest`, until all fit into RESLAB_CACHE_GIB (20 by default).
+
+    Raises:
+        DatasetError: that is no number.
+    """
+    bound = _bound_gib() * 2**30
     for part in cache.glob(".*.part"):  # of a process that was killed at it
         with lock_of(cache / part.stem.removeprefix(".")).open("a") as lock:
             if try_to_lock(lock):
@@ -204,3 +222,11 @@ def keep_within_bound(cache: Path, newest: str) -> None:
             continue
         shutil.rmtree(cache / entry.name, ignore_errors=True)
         total -= entry.num_bytes
+
+
+def _bound_gib() -> float:
+    text = os.environ.get(BOUND_VARIABLE, "").strip()
+    try:
+        return float(text) if text else DEFAULT_BOUND_GIB
+    except ValueError:
+        raise DatasetError(f"{BOUND_VARIABLE}: {text!r} is not valid; expected GiB, such as 20") from None

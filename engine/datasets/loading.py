@@ -23,6 +23,7 @@ from engine.datasets.registry import FOLDER, find_dataset, folder_path
 from engine.datasets.resizing import resize
 from engine.datasets.splits import Indices, split_off_val, stratified
 from engine.errors import DatasetError
+from engine.failures import dataset_is_used
 from engine.paths import Places
 from engine.progress import LoadingStopped, Progress
 from engine.spec import RunSpec
@@ -37,7 +38,8 @@ def check_dataset(spec: RunSpec) -> None:
     if find_dataset(spec.dataset) is FOLDER:
         from engine.datasets.folder import check
 
-        check(spec)
+        with dataset_is_used(spec.dataset):
+            check(spec)
 
 
 def data_key(spec: RunSpec) -> tuple[object, ...]:
@@ -70,7 +72,8 @@ def load_dataset(
         DatasetError: they are missing, unreadable or too few.
         LoadingStopped: `control` asked for a stop.
     """
-    raw = yield from _loader(spec, rules)(spec, places, control)
+    with dataset_is_used(spec.dataset, places):
+        raw = yield from _loader(spec, rules)(spec, places, control)
     raw = _with_shared(raw)
     train, val, test, manifest = raw.train, raw.val, raw.test, raw.manifest
     if spec.image_size is not None:

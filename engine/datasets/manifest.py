@@ -8,7 +8,8 @@ from __future__ import annotations
 import csv
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields
 from itertools import takewhile
 from pathlib import Path
@@ -78,11 +79,33 @@ def read_unusable(path: Path) -> list[FileRecord] | None:
     """
     if not path.is_file():
         return None
+    with _explained(path):
+        return list(takewhile(lambda record: record.split == UNUSABLE, _read(path)))
+
+
+def read_test_files(path: Path) -> list[FileRecord]:
+    """The files of the test images, in the images' order; none where there is no manifest.
+
+    Raises:
+        DatasetError: it cannot be read.
+    """
+    if not path.is_file():
+        return []
+    with _explained(path):
+        return [record for record in _read(path) if record.split == "test"]
+
+
+def _read(path: Path) -> Iterator[FileRecord]:
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        rows = csv.reader(file)
+        next(rows)
+        for row in rows:
+            yield FileRecord(row[0], row[1], row[2], row[3], row[4] or None)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
     try:
-        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-            rows = csv.reader(file)
-            next(rows)
-            records = (FileRecord(row[0], row[1], row[2], row[3], row[4] or None) for row in rows)
-            return list(takewhile(lambda record: record.split == UNUSABLE, records))
-    except (OSError, TypeError, IndexError, StopIteration, csv.Error) as error:
+        yield
+    except (OSError, TypeError, IndexError, RuntimeError, csv.Error) as error:  # RuntimeError: it has no line at all
         raise DatasetError(f"cannot read {path} ({error})") from None

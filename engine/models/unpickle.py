@@ -5,6 +5,8 @@ Bounds on memory and processor time are set before the file is opened. Exits wit
 
 from __future__ import annotations
 
+import pickle
+import re
 import resource
 import sys
 from pathlib import Path
@@ -25,7 +27,11 @@ def main(source: Path, target: Path) -> str | None:
         state = torch.load(source, map_location="cpu", weights_only=True)
     except MemoryError:
         return "it takes more memory than its size explains"
-    except Exception as error:  # the reader raises many kinds on a damaged file, and on a pickle with code in it
+    except pickle.UnpicklingError as error:
+        return _refusal(str(error))
+    except KeyError:  # a byte that is no instruction of a pickle
+        return "it is no file that torch.save wrote"
+    except Exception as error:  # the reader raises many kinds on a damaged file
         return (str(error).strip() or type(error).__name__).splitlines()[0]
     if not isinstance(state, dict) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
@@ -33,6 +39,13 @@ def main(source: Path, target: Path) -> str | None:
         return "it holds no state dict of names and tensors, as torch.save(model.state_dict()) writes"
     save_file({name: value.detach().clone().contiguous() for name, value in state.items()}, target)
     return None
+
+
+def _refusal(said: str) -> str:
+    """Why the weights-only reader refused a pickle. Its own text advises to read the file with all the code in it."""
+    named = re.search(r"GLOBAL (\S{1,80})", said)
+    what = f"code or objects of Python ({named[1]})" if named else "something that torch's weights-only reader refuses"
+    return f"it holds {what} instead of tensors alone; nothing of it was run"
 
 
 def _bound(num_bytes: int) -> None:

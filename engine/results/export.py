@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, fields
 from pathlib import Path
 from typing import Any, TextIO
 
 from engine.errors import StoreError
 from engine.events import plain
-from engine.results.records import Predictions, RunDetails
+from engine.results.naming import NamedPrediction, named
+from engine.results.records import RunDetails
 from engine.results.store import Store
 from engine.spec import RunSpec
 from engine.text import escaped, safe_text
 
-PREDICTION_COLUMNS = ("index", "true", "predicted", "confidence")
+PREDICTION_COLUMNS = tuple(item.name for item in fields(NamedPrediction))
 
 
-def export_run(store: Store, run: int, folder: Path) -> Path:
-    """Write run.json, spec.toml, metrics.csv, steps.csv and, where there are any, predictions.csv into `folder`."""
+def export_run(store: Store, run: int, run_folder: Path, folder: Path) -> Path:
+    """Write run.json, spec.toml, metrics.csv, steps.csv and, where there are any, predictions.csv into `folder`.
+
+    `run_folder` is where the run's own files lie.
+    """
     details = store.details(run)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -32,7 +37,7 @@ def export_run(store: Store, run: int, folder: Path) -> Path:
         _write_table(folder / "steps.csv", ("step", "train_loss", "train_accuracy"), steps)
         if details.evaluation("final"):
             with (folder / "predictions.csv").open("w", encoding="utf-8", newline="") as file:
-                write_predictions(file, store.predictions(run))
+                write_predictions(file, named(store.predictions(run), details.class_names, run_folder))
     except OSError as error:
         raise StoreError(
             f"cannot write to {folder} ({error.strerror or error}); choose a folder that is writable"
@@ -54,17 +59,13 @@ def details_as_json(details: RunDetails) -> dict[str, Any]:
     }
 
 
-def write_predictions(file: TextIO, predictions: Predictions) -> None:
-    """CSV with a header line: index, true, predicted, confidence."""
+def write_predictions(file: TextIO, predictions: Iterable[NamedPrediction]) -> None:
+    """CSV with a header line; names are made harmless, for people print such files."""
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(PREDICTION_COLUMNS)
-    writer.writerows(prediction_rows(predictions))
-
-
-def prediction_rows(predictions: Predictions) -> Iterator[tuple[int, int, int, float]]:
-    columns = (predictions.labels, predictions.predictions, predictions.confidences)
-    for index, (label, predicted, confidence) in enumerate(zip(*columns, strict=True)):
-        yield index, label, predicted, float(f"{confidence:.7g}")
+    for item in predictions:
+        cells = ("" if value is None else value for value in astuple(item))
+        writer.writerow([safe_text(cell) if isinstance(cell, str) else cell for cell in cells])
 
 
 def _metrics_table(details: RunDetails) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,12 +22,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """One test image: its place in the test set, true and predicted class, softmax of the latter."""
+    """One test image: its place in the test set, true and predicted class, softmax of the latter.
+
+    `file` is its name in the dataset's folder, empty where the dataset has no files.
+    """
 
     index: int
     label: int
     predicted: int
     confidence: float
+    file: str = ""
 
 
 def find_mistakes(predictions: Predictions, label: int | None = None, predicted: int | None = None) -> list[Mistake]:
@@ -37,6 +41,11 @@ def find_mistakes(predictions: Predictions, label: int | None = None, predicted:
     labels, guesses, confidences = _arrays(predictions)
     chosen = guesses != labels if label is None or predicted is None else (labels == label) & (guesses == predicted)
     return _listed(np.flatnonzero(chosen), labels, guesses, confidences)
+
+
+def with_files(mistakes: Sequence[Mistake], files: Sequence[str]) -> list[Mistake]:
+    """The same with their files, of which `files` has one a test image, or none at all."""
+    return [replace(item, file=files[item.index]) for item in mistakes] if files else list(mistakes)
 
 
 def find_differences(a: Predictions, b: Predictions) -> list[tuple[Mistake, Mistake]]:

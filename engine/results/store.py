@@ -196,7 +196,7 @@ class Store:
         """
         with self._transaction():
             if not resumes.rewind(self._db, run, step, epochs, evaluated, spec):
-                raise StoreError(f"run {run} is running, in another process or in this one; it needs no going on")
+                raise StoreError(f"run {run} is still running; reslab stop {run} ends it")
             self._carried.add(run)
 
     def past(self, run: int) -> list[resumes.Past]:
@@ -212,7 +212,7 @@ class Store:
     def delete(self, run: int) -> None:
         """Remove a run's rows; its folder is the caller's business."""
         if self._running(run):
-            raise StoreError(f"run {run} is still running; stop it first")
+            raise StoreError(f"run {run} is still running; reslab stop {run} ends it")
         with self._transaction():
             self._db.execute("DELETE FROM runs WHERE run = ?", (run,))
 

@@ -72,7 +72,7 @@ def write_checkpoint(folder: Path, tensors: Mapping[str, Tensor], header: dict[s
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         if not folder.exists():
-            folder.mkdir(parents=True)
+            folder.mkdir(parents=True, exist_ok=True)  # a request to the run may have made it meanwhile
             _sync(folder.parent)
         sha256 = _write(part, tensors, header)
         saved = SavedFile(path.name, sha256, part.stat().st_size)

@@ -101,7 +101,7 @@ def stream() -> None:
 
         def carry() -> None:
             with closing(run(spec, lab, control)) as events:
-                told = Stream(places.run_folder(1), control)
+                told = Stream(places.run_folder(1))
                 for event in events:
                     told.tell(event)
                     begun.set()
@@ -147,7 +147,7 @@ def rates(num_runs: int = 50) -> None:
         control = RunControl()
         with closing(Store(places.database)) as store:
             number = store.create_run(RunSpec("digits", "resnet20"))
-            written = Stream(places.run_folder(number), control)
+            written = Stream(places.run_folder(number))
             events = [StepsCompleted(number, 1, 100 * index + 1, (1.0,) * 100, (0.5,) * 100, 0.1, 1, 1.0)
                       for index in range(5000)]  # fmt: skip
             began = time.perf_counter()

@@ -15,7 +15,7 @@ from textual import work
 from textual.screen import Screen
 
 import tui.app
-from engine.control import Control
+from engine.control import RunControl
 from engine.events import Event, StepsCompleted
 from engine.memory.ledger import Ledger
 from engine.paths import Places
@@ -39,7 +39,7 @@ class Watched(ReslabApp):
         self._latest: StepsCompleted | None = None
 
     def _counted(
-        self, spec: RunSpec, places: Places, ledger: Ledger, control: Control, resumed: int | None = None
+        self, spec: RunSpec, places: Places, ledger: Ledger, control: RunControl, resumed: int | None = None
     ) -> Iterator[Event]:
         for event in engine_run(spec, places, ledger, control, resumed):
             if isinstance(event, StepsCompleted):

@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 import pytest
 
-from engine.carried.stream import Asked
+from engine.carried.requests import Asked
 from engine.cluster import Cluster, require_ray
 from engine.control import RunControl
 from engine.events import Event, RunContinued, RunEnded, RunStarted, StepsCompleted

@@ -21,7 +21,8 @@ from engine import events
 from engine.carried import following
 from engine.carried.following import follow
 from engine.carried.process import Carrier, Job, carried
-from engine.carried.stream import Asked, Stream, ask, stream_path
+from engine.carried.requests import Asked, ask
+from engine.carried.stream import Stream, stream_path
 from engine.carried.wire import event_from
 from engine.control import RunControl
 from engine.errors import ReslabError, StoreError
@@ -229,7 +230,7 @@ def test_whoever_leaves_before_the_run_has_begun_is_let_go(places: Places) -> No
 def test_nonsense_that_is_asked_is_no_harm(run: Carried) -> None:
     for text in ("", "{", '{"pause": true, "fly": 1}', "[]"):
         (run.folder / "asked.json").write_text(text)
-        run.stream.hear()
+        run.requests.hear()
     assert not run.control.pause_requested
     ask(run.folder, Asked(pause=True))
     until(lambda: run.control.pause_requested)
@@ -237,7 +238,7 @@ def test_nonsense_that_is_asked_is_no_harm(run: Carried) -> None:
 
 def test_a_run_whose_stream_cannot_be_written_goes_on(places: Places, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    stream = Stream(tmp_path / "file" / "1", RunControl())
+    stream = Stream(tmp_path / "file" / "1")
     stream.tell(RunPaused(1, 3))
     stream.close()
 

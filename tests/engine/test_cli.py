@@ -68,7 +68,9 @@ def test_scikit_learn_on_the_predictions_gives_the_same_five_figures(
 ) -> None:
     assert reslab("predictions", "1") == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
-    assert list(rows[0]) == ["index", "true", "predicted", "confidence"]
+    assert list(rows[0]) == [
+        "index", "file", "true", "predicted", "true_class_index", "predicted_class_index", "confidence"
+    ]  # fmt: skip
     assert [int(row["index"]) for row in rows] == list(range(360))
     true, predicted = ([int(row[name]) for row in rows] for name in ("true", "predicted"))
     average = {"labels": range(10), "average": "macro", "zero_division": 0}

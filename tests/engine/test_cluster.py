@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.carried.stream import Asked
+from engine.carried.requests import Asked
 from engine.cluster import require_ray, versions_differ
 from engine.cluster.exchange import Exchange, Newest
 from engine.events import CheckpointSaved, Event, RunStarted, StepsCompleted, plain

@@ -297,13 +297,16 @@ def test_an_export_can_be_read_without_reslab(store: Store, tmp_path: Path) -> N
     import json
 
     run = record_run(store)
-    folder = export_run(store, run, tmp_path / "out")
+    folder = export_run(store, run, tmp_path / str(run), tmp_path / "out")
     assert json.loads((folder / "run.json").read_text())["final"]["accuracy"] == store.runs()[0].final.accuracy  # type: ignore[union-attr]
     assert RunSpec.from_toml((folder / "spec.toml").read_text()) == SPEC
     with (folder / "steps.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 36
     with (folder / "predictions.csv").open() as file:
-        assert next(csv.DictReader(file)) == {"index": "0", "true": "0", "predicted": "0", "confidence": "0.5"}
+        assert next(csv.DictReader(file)) == {
+            "index": "0", "file": "", "true": "cat", "predicted": "cat", "true_class_index": "0",
+            "predicted_class_index": "0", "confidence": "0.5",
+        }  # fmt: skip
 
 
 def test_an_estimate_scales_an_earlier_run_by_its_epochs(store: Store) -> None:

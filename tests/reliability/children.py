@@ -111,7 +111,7 @@ def train_on_a_full_disk(folder: Path, spec: RunSpec, disk_bytes: int, left: int
                     if isinstance(event, CheckpointFailed) or (isinstance(event, RunEnded) and event.error):
                         (folder / "refused").touch()
             with Store(lab.places.database) as store:
-                export_run(store, 1, disk / "exports")
+                export_run(store, 1, lab.places.run_folder(1), disk / "exports")
                 store.enqueue([spec])
         except ReslabError as error:
             said += [f"with room again: {error}"] if room else []

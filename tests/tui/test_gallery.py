@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -118,3 +120,34 @@ async def test_where_the_terminal_has_pixels_a_widget_lies_over_every_picture(mo
         await pilot.pause()
         await pilot.pause()
         assert len(gallery.query(".sharp")) == 2
+
+
+async def test_below_every_mistake_stand_the_classes_and_the_file(make_app: MakeApp, tmp_path: Path) -> None:
+    """Folders 0 to 11, whose classes are sorted as text: number 2 is folder 10."""
+    from tests.engine.test_naming import make_numbered
+
+    spec = RunSpec(f"folder:{make_numbered(tmp_path / 'numbers')}", "resnet20", epochs=1, test_share=0.5)
+    app = make_app()
+    await asyncio.to_thread(lambda: list(run(spec, Lab(app.places), RunControl())))
+    async with app.run_test(size=(120, 36)) as pilot:
+        app.open_run(1)
+        await drawn(pilot)
+        app.screen.query_one(TabbedContent).active = "mistakes"
+        await until(pilot, lambda: " of 2" in text_of(app))
+        named = re.findall(r"\bis (\d+) ", text_of(app))
+        files = re.findall(r"\b(\d+)/\1-\d\.png", text_of(app))
+        assert named
+        assert files == named
+
+
+async def test_pictures_with_a_file_have_a_line_more(make_app: MakeApp) -> None:
+    app = GalleryApp()
+    async with app.run_test(size=(80, 24)) as pilot:
+        pictures = [
+            Picture(np.zeros((1, 8, 8), np.uint8), ("cat 98 %", "is dog", "sure"), f"some/folder/dog.{n:05}.jpg")
+            for n in range(4)
+        ]
+        app.query_one(Gallery).show([*pictures, Picture(pictures[0].pixels, ("", "is hen"))])
+        await pilot.pause()
+        below = [strip.text for strip in app.query_one(Gallery)._strips][8:12]
+        assert [line.split("  ")[0].strip() for line in below] == ["cat 98 %", "is dog", "sure", "…r/dog.00000.jpg"]

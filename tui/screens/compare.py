@@ -148,8 +148,10 @@ class CompareScreen(Screen[None]):
             mark = "✓" if item.predicted == item.label else "✗"
             return f"#{details.record.run} {mark} {names[item.predicted]} {percent(item.confidence, 0)}"
 
-        answers = [(answer(a, one), answer(b, other)) for one, other in pairs]
-        pictures = [Picture(image, texts) for image, texts in zip(images, answers, strict=True)]
+        pictures = [
+            Picture(image, (answer(a, one), answer(b, other), f"is {names[one.label]}"), one.file)
+            for image, (one, other) in zip(images, pairs, strict=True)
+        ]
         gallery.show(pictures, "both get the very same images right")
 
     def _show_curves(self, details: Sequence[RunDetails]) -> None:

@@ -208,8 +208,10 @@ class RunScreen(Screen[None]):
         )
         if found is not None:
             mistakes, images = found
-            captions = [(f"{names[m.predicted]} {percent(m.confidence, 1)}", f"is {names[m.label]}") for m in mistakes]
-            pictures = [Picture(image, text) for image, text in zip(images, captions, strict=True)]
+            pictures = [
+                Picture(image, (f"{names[m.predicted]} {percent(m.confidence, 1)}", f"is {names[m.label]}"), m.file)
+                for image, m in zip(images, mistakes, strict=True)
+            ]
             gallery.show(pictures, "no test image is in this cell" if cell else "no test image was got wrong")
 
     def action_predict(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import ClassVar
 
 import numpy as np
@@ -16,20 +17,28 @@ from textual.geometry import Size
 from textual.strip import Strip
 from textual.widget import Widget
 
-from engine.text import safe_text
+from engine.text import safe_path, safe_text
 from tui.widgets.sharp import ImageWidget
 
 Image = NDArray[np.uint8]
 _GAP = 2
-_CAPTION_LINES = 2
+_LEAST_LINES = 2  # below a picture
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One image (C, H, W) uint8 with one or three channels, and two lines below it."""
+    """One image (C, H, W) uint8 with one or three channels, and lines below it: the captions, then its file, if any."""
 
     pixels: Image
-    captions: tuple[str, str]
+    captions: tuple[str, ...]
+    file: str = ""
+
+    def lines(self, side: int) -> list[str]:
+        """What stands below it, in so many columns."""
+        return [
+            *(safe_text(text, side) for text in self.captions),
+            *([safe_path(self.file, side)] if self.file else []),
+        ]
 
 
 class Gallery(Widget, can_focus=True):
@@ -47,12 +56,14 @@ class Gallery(Widget, can_focus=True):
         self._pictures: Sequence[Picture] = ()
         self._words = ""
         self._first = 0
+        self._num_lines = 0  # below each picture
         self._strips: list[Strip] = []
         self._drawn_for: Size | None = None
 
     def show(self, pictures: Sequence[Picture], words: str = "") -> None:
         """Show these from the first on; `words` stands there where there are none."""
         self._pictures, self._words, self._first = pictures, words, 0
+        self._num_lines = max((len(item.captions) + bool(item.file) for item in pictures), default=0)
         self._changed()
 
     def action_page(self, by: int) -> None:
@@ -88,7 +99,7 @@ class Gallery(Widget, can_focus=True):
             image.styles.height = max(round(height * scale / 2), 1)
             image.styles.offset = (
                 place % across * (side + _GAP),
-                place // across * (side // 2 + _CAPTION_LINES + 1),
+                place // across * (side // 2 + self._lines_below + 1),
             )
             self.mount(image)
 
@@ -101,13 +112,16 @@ class Gallery(Widget, can_focus=True):
             return Strip.blank(self.size.width, style)
         return self._strips[y].extend_cell_length(self.size.width, style)
 
-    @staticmethod
-    def _layout(size: Size) -> tuple[int, int, int]:
+    @property
+    def _lines_below(self) -> int:
+        return max(self._num_lines, _LEAST_LINES)
+
+    def _layout(self, size: Size) -> tuple[int, int, int]:
         """Pictures across and down, and the width of one in cells."""
         side = 16 if size.width < 100 else 24
         return (
             max((size.width + _GAP) // (side + _GAP), 1),
-            max(size.height // (side // 2 + _CAPTION_LINES + 1), 1),
+            max(size.height // (side // 2 + self._lines_below + 1), 1),
             side,
         )
 
@@ -123,9 +137,9 @@ class Gallery(Widget, can_focus=True):
             drawn = [half_blocks(picture.pixels, side) for picture in row]
             for line in range(side // 2):
                 strips.append(_joined([pixels[line] for pixels in drawn], side, base))
-            for number in range(_CAPTION_LINES):
-                texts = [[Segment(safe_text(picture.captions[number], side), base)] for picture in row]
-                strips.append(_joined(texts, side, base))
+            below = [picture.lines(side) for picture in row]
+            for line in zip_longest(*below, [""] * self._lines_below, fillvalue=""):
+                strips.append(_joined([[Segment(text, base)] for text in line[:-1]], side, base))
             strips.append(Strip([]))
         place = f"{self._first + 1} to {self._first + len(shown)} of {len(self._pictures)}"
         if len(strips) <= size.height and len(self._pictures) > 1:
