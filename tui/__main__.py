@@ -26,7 +26,7 @@ def main() -> int:
 def open_app(opening: Opening) -> int:
     """Open the app, with the first of its specs started and the others waiting; returns the process's exit code."""
     if (problem := _unfit_terminal()) is not None:
-        print(f"reslab: {problem}; without the app use reslab train DATASET MODEL", file=sys.stderr)
+        print(f"reslab: {problem} use reslab train DATASET MODEL", file=sys.stderr)
         return 2
     gc.disable()  # until the first paint: nothing is garbage before it, and looking for some takes a tenth of the time
     from engine.log import log_to
@@ -58,9 +58,9 @@ def open_app(opening: Opening) -> int:
 def _unfit_terminal() -> str | None:
     """Why the app cannot be drawn here; None where it can."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        return "the app needs a terminal"
+        return "the app needs a terminal; without one"
     if (name := os.environ.get("TERM", "")) in ("dumb", "unknown"):
-        return f"the app needs a terminal that can move its cursor, and TERM is {name}"
+        return f"the app cannot be drawn on a terminal of the kind TERM={name}; there"
     return None
 
 

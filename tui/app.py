@@ -14,6 +14,7 @@ from textual import on, work
 from textual.app import App, SystemCommand
 from textual.binding import ActiveBinding, Binding, BindingType
 from textual.driver import Driver
+from textual.events import Event, Key, Paste
 from textual.screen import Screen
 
 from engine.errors import SpecError
@@ -36,6 +37,7 @@ from tui.messages import (
 from tui.modes import MODES, THEME, first_screen
 from tui.queue import Queue
 from tui.session import RunFunction, Session, engine_run
+from tui.typed import Typed
 from tui.watching import Watcher
 from tui.widgets.mode_bar import ModeBar
 
@@ -90,6 +92,7 @@ class ReslabApp(App[None]):
         self.watcher = Watcher(self)
         self._exit_when_done = exit_when_done
         self.leaving = Leaving(self)
+        self.typed = Typed(self)
         self._worst = 0
         self._reading = asyncio.Lock()
         self.listing: Listing | None = None  # the runs as they were when they were last read
@@ -125,6 +128,13 @@ class ReslabApp(App[None]):
         else:
             self.session.load_torch()
         self.queue.open()
+        self.typed.open()
+
+    async def on_event(self, event: Event) -> None:
+        """Keys go on one at a time."""
+        if isinstance(event, (Key, Paste)) and not event.is_forwarded and not self.typed.take(event):
+            return
+        await super().on_event(event)
 
     @work
     async def _read_records(self) -> None:

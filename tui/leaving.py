@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from queue import SimpleQueue
@@ -33,13 +32,14 @@ class Leaving:
     def __init__(self, app: ReslabApp) -> None:
         self._app = app
         self._signals: SimpleQueue[signal.Signals] = SimpleQueue()  # may be put to in a signal handler
+        self._left = threading.Event()
         self.begun = False
         self.abandoned = False
         self.hung_up = False
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Leave at a signal, from now on to the very end: a second one must not cost the run's last rows."""
+        """Leave at a signal, until the record is closed: a second one must not cost the run's last rows."""
 
         def hear(number: int, frame: FrameType | None) -> None:
             self._signals.put(signal.Signals(number))
@@ -49,6 +49,7 @@ class Leaving:
         try:
             yield
         finally:
+            self._left.set()
             for number, handler in before.items():
                 signal.signal(number, handler)
 
@@ -65,8 +66,8 @@ class Leaving:
             with suppress(RuntimeError):  # it is closed: the app is being left
                 loop.call_soon_threadsafe(self.leave, reason)
         session.wait(_SAVE_S)
-        time.sleep(_TIDY_S)
-        os._exit(0)
+        if not self._left.wait(_TIDY_S):
+            os._exit(0)
 
     def leave(self, reason: str | None = None) -> None:
         """Stop the live run, if there is one, and exit when it has ended; `reason` where no person asked."""
