@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,9 +25,8 @@ def main() -> int:
 
 def open_app(opening: Opening) -> int:
     """Open the app, with the first of its specs started and the others waiting; returns the process's exit code."""
-    streams = (sys.stdin, sys.stdout, sys.stderr)
-    if None in streams or not (sys.stdin.isatty() and sys.stdout.isatty()):  # None: it was closed
-        print("reslab: the app needs a terminal; without one use reslab train DATASET MODEL", file=sys.stderr)
+    if (problem := _unfit_terminal()) is not None:
+        print(f"reslab: {problem} use reslab train DATASET MODEL", file=sys.stderr)
         return 2
     gc.disable()  # until the first paint: nothing is garbage before it, and looking for some takes a tenth of the time
     from engine.log import log_to
@@ -41,14 +41,28 @@ def open_app(opening: Opening) -> int:
 
         Gallery.sharp = widget
     app = ReslabApp(opening.places, opening.specs, opening.exit, cluster=opening.cluster, attached=opening.attached)
-    app.run()
-    code = app.return_code or 0
-    if not app.abandoned:
-        app.session.wait()
-    if app.abandoned or app.session.busy:  # an interpreter that ends while a thread is inside torch may crash
-        sys.stdout.flush()
-        os._exit(code)
+    leaving = app.leaving
+    with leaving.on_signals():
+        app.run()
+        if not leaving.abandoned:
+            app.session.wait()
+        code = app.return_code or 0
+        # An interpreter that ends while a thread is inside torch may crash; without a terminal it has nowhere to write.
+        if leaving.abandoned or leaving.hung_up or app.session.busy:
+            with suppress(OSError):
+                sys.stdout.flush()
+            os._exit(code)
     return code
+
+
+def _unfit_terminal() -> str | None:
+    """Why the app cannot be drawn here; None where it can."""
+    streams = (sys.stdin, sys.stdout, sys.stderr)
+    if None in streams or not (sys.stdin.isatty() and sys.stdout.isatty()):  # None: it was closed
+        return "the app needs a terminal; without one"
+    if (name := os.environ.get("TERM", "")) in ("dumb", "unknown"):
+        return f"the app cannot be drawn on a terminal of the kind TERM={name}; there"
+    return None
 
 
 if __name__ == "__main__":

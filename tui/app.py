@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import signal
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -14,6 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from textual import on, work
 from textual.app import App, SystemCommand
 from textual.binding import ActiveBinding, Binding, BindingType
+from textual.driver import Driver
+from textual.events import Event, Key, Paste
 from textual.screen import Screen
 
 from engine.errors import SpecError
@@ -21,6 +22,7 @@ from engine.log import write_report
 from engine.paths import Places
 from engine.spec import RunSpec
 from engine.text import safe_text
+from tui.leaving import Leaving
 from tui.messages import (
     EventsArrived,
     GaugesRead,
@@ -29,11 +31,13 @@ from tui.messages import (
     RunCarried,
     RunMoved,
     RunRefused,
+    TerminalLost,
     TorchLoaded,
 )
 from tui.modes import MODES, THEME, first_screen
 from tui.queue import Queue
 from tui.session import RunFunction, Session, engine_run
+from tui.typed import Typed
 from tui.watching import Watcher
 from tui.widgets.mode_bar import ModeBar
 
@@ -89,11 +93,17 @@ class ReslabApp(App[None]):
         self.queue = Queue(self, list(specs))
         self.watcher = Watcher(self)
         self._exit_when_done = exit_when_done
-        self._leaving = False
+        self.leaving = Leaving(self)
+        self.typed = Typed(self)
         self._worst = 0
-        self.abandoned = False
         self._reading = asyncio.Lock()
         self.listing: Listing | None = None  # the runs as they were when they were last read
+
+    def get_driver_class(self) -> type[Driver]:
+        """Textual's own driver does not survive a terminal that goes away."""
+        from tui.terminal import driver_class
+
+        return driver_class(super().get_driver_class())
 
     def get_default_screen(self) -> Screen[Any]:
         """Set up, so that the app begins with one screen and not with an empty one below it."""
@@ -101,9 +111,6 @@ class ReslabApp(App[None]):
 
     def on_mount(self) -> None:
         self.add_mode("setup", first_screen)
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):  # a closed connection must not cost the run
-            loop.add_signal_handler(number, self._leave, number)
         sys.setswitchinterval(0.001)  # beside a busy Python thread the loop lags 1.2 ms instead of 5.2
         self.set_interval(1.0, self.take_events)
         self.call_after_refresh(self._begin)
@@ -123,6 +130,13 @@ class ReslabApp(App[None]):
         else:
             self.session.load_torch()
         self.queue.open()
+        self.typed.open()
+
+    async def on_event(self, event: Event) -> None:
+        """Keys go on one at a time."""
+        if isinstance(event, (Key, Paste)) and not event.is_forwarded and not self.typed.take(event):
+            return
+        await super().on_event(event)
 
     @work
     async def _read_records(self) -> None:
@@ -254,7 +268,7 @@ class ReslabApp(App[None]):
         self.show_status()
         self._read_records()
         self._worst = max(self._worst, return_code)
-        if self._leaving:
+        if self.leaving.begun:
             self.exit(return_code=0)
         else:
             self.queue.go_on()
@@ -356,35 +370,11 @@ class ReslabApp(App[None]):
         if self.live is None or self.live.over:
             self.exit()
         elif not self.screen.is_modal:
-            self._ask_to_quit()
+            self.run_worker(self.leaving.ask(), group="leave")
 
-    @work
-    async def _ask_to_quit(self) -> None:
-        from tui.screens.dialogs import Question
-
-        question = "A run is live. Stop it and leave? It keeps its figures and weights."
-        if self.session.elsewhere:
-            number = self.live.run if self.live and self.live.run is not None else "RUN"
-            question = f"The run goes on without this window; reslab attach {number} --tui comes back to it. Leave?"
-        if not await self.push_screen_wait(Question(question)):
-            return
-        self._leave()
-
-    def _leave(self, number: signal.Signals | None = None) -> None:
-        """Stop the live run, if there is one, and exit when it has ended; `number` where a signal asks for it."""
-        from engine.results.records import HUNG_UP, TERMINATED
-
-        self._leaving = True
-        if self.session.elsewhere:
-            self.session.stop_all()
-            self.exit()
-            return
-        self.stop_run({signal.SIGHUP: HUNG_UP, signal.SIGTERM: TERMINATED}.get(number) if number else None)
-        if self.live is None or self.live.over:
-            self.exit()
-        elif self.live.run is None and not self.torch_loaded:  # which nothing can stop; no row yet, nothing to lose
-            self.abandoned = True
-            self.exit()
+    @on(TerminalLost)
+    def _terminal_lost(self) -> None:
+        self.leaving.terminal_lost()
 
     def tell(self, text: str, severity: Literal["information", "warning", "error"] = "information") -> None:
         """A passing note; `text` may come from anywhere."""

@@ -54,6 +54,10 @@ class QueueCarried(Message):
         self.error = error
 
 
+class TerminalLost(Message):
+    """The terminal that the app is drawn on is gone."""
+
+
 class TorchLoaded(Message):
     """torch is there; or it is not, and `error` says why."""
 

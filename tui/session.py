@@ -262,13 +262,13 @@ class Session:
 
         self._post(MemoryFreed(free_memory(self.ledger, numbers, self._gauges)))
 
-    def stop_all(self) -> None:
-        """Ask every thread to come to its end; a run that is carried elsewhere goes on."""
+    def stop_all(self, reason: str | None = None) -> None:
+        """Ask every thread to come to its end; a run that is carried elsewhere goes on. `reason` where no person asked."""
         self._closing.set()
         if self.control is not None:
-            self.control.leave() if self.elsewhere else self.control.stop()
+            self.control.leave() if self.elsewhere else self.control.stop(reason)
 
-    def wait(self) -> None:
+    def wait(self, timeout_s: float | None = None) -> None:
         """Wait for the run's thread: it closes the record."""
         if self._runner is not None:
-            self._runner.join()
+            self._runner.join(timeout_s)

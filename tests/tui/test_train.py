@@ -113,10 +113,11 @@ async def test_a_hang_up_stops_the_run_then_leaves(make_app: MakeApp) -> None:
     import signal
 
     app = make_app(hold())
-    async with app.run_test() as pilot:
-        await start(pilot, app)
-        os.kill(os.getpid(), signal.SIGHUP)
-        await until(pilot, lambda: not app.is_running)
+    with app.leaving.on_signals():
+        async with app.run_test() as pilot:
+            await start(pilot, app)
+            os.kill(os.getpid(), signal.SIGHUP)
+            await until(pilot, lambda: not app.is_running)
     assert app.live
     assert app.live.ended
     assert app.live.ended.status == "stopped"

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, ClassVar
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.screen import Screen
 from textual.widgets import Input, Static
 
 from engine.errors import ReslabError
 from tui.listing import EMPTY, LEFT, TITLES, Listed, Listing, arrange
 from tui.record import delete_run, export
 from tui.text import plain_content
+from tui.typed import ReadingScreen
 from tui.widgets.key_bar import KeyBar
 from tui.widgets.mode_bar import ModeBar
 from tui.widgets.table import Table
@@ -29,7 +29,7 @@ class _Runs(Table):
     ]
 
 
-class ResultsScreen(Screen[None]):
+class ResultsScreen(ReadingScreen[None]):
     app: ReslabApp
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -50,7 +50,7 @@ class ResultsScreen(Screen[None]):
         self._listing: Listing = EMPTY
         self._sort_by, self._reverse = 0, True
         self._marked: list[int] = []
-        self._filled = False
+        self.filled = False
 
     def compose(self) -> ComposeResult:
         yield ModeBar("results")
@@ -81,7 +81,7 @@ class ResultsScreen(Screen[None]):
         except ReslabError as error:
             self.app.tell(str(error), "error")
             found = self._listing
-        if self._filled and found is self._listing:
+        if self.filled and found is self._listing:
             return
         self._listing = found
         known = {listed.run for listed in self._listing.runs}
@@ -89,7 +89,7 @@ class ResultsScreen(Screen[None]):
         self._fill()
 
     def _fill(self) -> None:
-        self._filled = True
+        self.filled = True
         shown = self._shown()
         titles = [title + self._arrow(number) for number, title in enumerate(TITLES)]
         widths = [max(len(title), wide) for title, wide in zip(titles, self._listing.widths, strict=True)]
