@@ -18,6 +18,7 @@ from engine.datasets.manifest import FileRecord
 from engine.datasets.splits import stratified_groups
 from engine.errors import DatasetError
 from engine.progress import Progress
+from engine.text import counted
 
 Part = Literal["train", "test"]
 
@@ -85,7 +86,9 @@ def _check_classes(labels: NDArray[np.int64], source: Source) -> None:
     counts = np.bincount(labels, minlength=len(source.class_names))
     if (counts < 2).any():
         name = source.class_names[int(counts.argmin())]
-        raise DatasetError(f"class {name} of {source.root} has {counts.min()} usable images; expected at least two")
+        raise DatasetError(
+            f"class {name} of {source.root} has {counted(counts.min(), 'usable image')}; expected at least two"
+        )
 
 
 def _choose_test(

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import DatasetError
+from engine.text import counted
 
 Indices = NDArray[np.int64]
 
@@ -28,7 +29,7 @@ def stratified(labels: NDArray[np.int64], share: float, seed: int, part: str) ->
         rest, chosen = train_test_split(positions, test_size=share, random_state=seed, stratify=labels)
     except ValueError as error:
         raise DatasetError(
-            f"cannot hold out {share:g} of {len(labels)} images as the {part} set ({error}); "
+            f"cannot hold out {share:g} of {counted(len(labels), 'image')} as the {part} set ({error}); "
             "expected at least two images in every class and one of every class on both sides"
         ) from None
     return np.sort(rest), np.sort(chosen)
@@ -65,7 +66,7 @@ def stratified_groups(
         sides = in_test[labels == label]
         if sides.all() or not sides.any():
             raise DatasetError(
-                f"cannot hold out {share:g} of {len(sides)} images of a class as the test set; "
+                f"cannot hold out {share:g} of {counted(len(sides), 'image')} of a class as the test set; "
                 "expected at least one of every class on both sides"
             )
     return in_test

@@ -11,7 +11,7 @@ from engine.events import ClassMetrics, Metrics, RunContinued, SettingsTuned
 from engine.results.records import RunDetails, RunRecord
 from engine.settings import settings_of
 from engine.spec import RunSpec
-from engine.text import memory_size, percent, safe_text
+from engine.text import counted, memory_size, percent, safe_text
 
 if TYPE_CHECKING:
     from engine.results.seeds import SeedGroup
@@ -118,7 +118,7 @@ def facts(details: RunDetails, folder: Path) -> list[tuple[str, str]]:
         started, resolved = details.started, details.started["resolved"]
         rows += [
             ("images", f"{started['num_train']:,} train, {started['num_val']:,} val, {started['num_test']:,} test"),
-            ("network", f"{started['num_parameters']:,} parameters, " + ", ".join(started["changes"])),
+            ("network", f"{counted(started['num_parameters'], 'parameter')}, " + ", ".join(started["changes"])),
             (
                 "device",
                 f"{resolved['device']} ({resolved['device_name']}), {_arithmetic(resolved)}"
@@ -127,7 +127,7 @@ def facts(details: RunDetails, folder: Path) -> list[tuple[str, str]]:
             *([("where", resolved["workers"])] if resolved.get("workers") else []),
         ]
         if started["num_unusable"]:
-            rows.append(("left out", f"{started['num_unusable']:,} files that are no usable image"))
+            rows.append(("left out", f"{counted(started['num_unusable'], 'file')} without a usable image"))
     rows.append(("settings", describe_settings(record.spec)))
     speed = f", {record.train_images_per_s:,.0f} images/s" if record.train_images_per_s else ""
     rows.append(("time", f"{duration(record.elapsed_s)}{speed}"))
@@ -155,7 +155,7 @@ def _arithmetic(resolved: Mapping[str, Any]) -> str:
 
 def tuning_text(tuned: SettingsTuned) -> str:
     """What was measured to be quickest on a processor, in words."""
-    threads = f"{tuned.num_threads} thread{'' if tuned.num_threads == 1 else 's'}"
+    threads = counted(tuned.num_threads, "thread")
     if tuned.gain == 1:
         return f"plain {tuned.dtype} on {threads} is as quick as anything"
     layout = ", channels last" if tuned.memory_format == "channels_last" else ""
