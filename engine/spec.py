@@ -18,7 +18,7 @@ from engine.datasets.registry import FOLDER_PREFIX, find_dataset
 from engine.errors import SpecError
 from engine.models.registry import find_model
 from engine.settings import Setting, Value, setting, settings_of
-from engine.text import escaped
+from engine.text import counted, escaped
 
 Stem = Literal["imagenet", "small", "auto"]
 Optimizer = Literal["sgd", "adam", "adamw"]
@@ -151,8 +151,8 @@ class RunSpec:
             raise SpecError("nesterov: needs a momentum above 0; set momentum, or turn nesterov off", "nesterov")
         if self.warmup_epochs >= self.epochs:
             raise SpecError(
-                f"warmup epochs: {self.warmup_epochs:g} does not do; expected less than the {self.epochs} epochs "
-                "of the run",
+                f"warmup epochs: {self.warmup_epochs:g} does not do; expected less than the "
+                f"{counted(self.epochs, 'epoch')} of the run",
                 "warmup_epochs",
             )
         if self.weights == "random" and (self.freeze != "none" or self.backbone_rate != 1):

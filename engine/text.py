@@ -39,11 +39,6 @@ def safe_path(path: object, limit: int) -> str:
     return safe if len(safe) <= limit else "…" + safe[len(safe) - max(limit - 1, 0) :]
 
 
-def counted(number: int, noun: str, nouns: str = "") -> str:
-    """A number and its noun: "1 file", "2,000 files"; `nouns` is a plural that does not end in s."""
-    return f"{number:,} {noun if number == 1 else nouns or noun + 's'}"
-
-
 def escaped(text: str, toml: bool = False) -> str:
     """JSON, or TOML, with what `safe_text` replaces written as escapes: the same values, harmless to a terminal."""
     if text.isprintable():  # in one go

@@ -37,8 +37,11 @@ def main(argv: Sequence[str], open_app: OpenApp) -> int:
 
         try:
             code = _explained(lambda: _dispatch(argv, open_later))
-        finally:  # also after --help, which exits
-            lost = _finish(out)
+        except SystemExit:  # --help
+            if lost := _finish(out):
+                return lost
+            raise
+        lost = _finish(out)
         code = code or lost
     return _explained(lambda: open_app(opened[0])) if opened else code
 
@@ -155,7 +158,7 @@ def _train(arguments: argparse.Namespace, places: Places, open_app: OpenApp) -> 
         raise SpecError("--exit leaves the app when the run ends; it needs --tui")
     if arguments.tui:
         if detach:
-            raise SpecError("--detach leaves the terminal at once and --tui looks on in it; leave out one of them")
+            raise SpecError("--detach leaves the terminal at once and --tui needs it; leave out one of them")
         return open_app(Opening(places, tuple(specs), arguments.exit, cluster))
     from engine.cli.training import train_all
 

@@ -37,7 +37,7 @@ def _delete(places: Places, name: str) -> int:
     names = [entry.name for entry in entries(places.cache)] if name == "all" else [name]
     for one in names:
         if not delete_entry(places.cache, one):
-            raise DatasetError(f"nothing is kept under {one!r}; reslab datasets lists what is")
+            raise DatasetError(f"no decoded images are kept under {one!r}; reslab datasets lists the names")
     print(f"{len(names)} deleted", file=sys.stderr)
     return 0
 

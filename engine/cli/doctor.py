@@ -68,7 +68,7 @@ def _torch() -> Iterator[Finding]:
     except ReslabError as error:
         yield Finding("torch works", False, str(error))
         return
-    yield Finding("torch works", True, "torch and torchvision belong together")
+    yield Finding("torch works", True, "torch and torchvision: versions match")
     dtype = str(placement.dtype).removeprefix("torch.")
     yield Finding("threads", None, threads_text(torch.get_num_threads()))
     yield Finding("device", True, f"{placement.device}, {device_name(placement.device)}: {placement.reason}; {dtype}")
@@ -101,7 +101,9 @@ def _terminal() -> Iterator[Finding]:
     size = shutil.get_terminal_size()
     kind = os.environ.get("TERM", "unset")
     if not sys.stdout.isatty():
-        yield Finding("terminal", None, "stdout is none; the app needs one, the command line does not")
+        yield Finding(
+            "terminal", None, "standard output is not a terminal; the app needs one, the command line does not"
+        )
         return
     enough = size.columns >= 80 and size.lines >= 24
     yield Finding("terminal", enough, f"{kind}, {size.columns}×{size.lines}" + ("" if enough else "; 80×24 is needed"))
@@ -114,4 +116,4 @@ def _folder(name: str, path: Path) -> Finding:
     writable = nearest.is_dir() and os.access(nearest, os.W_OK)
     free = shutil.disk_usage(nearest).free / 2**30
     state = f"{free:.0f} GiB free" if writable else "cannot be written; choose another"
-    return Finding(f"{name} folder", writable, f"{path}, {state}" + ("" if path.exists() else ", not yet made"))
+    return Finding(f"{name} folder", writable, f"{path}, {state}" + ("" if path.exists() else ", does not exist yet"))

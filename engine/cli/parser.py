@@ -28,7 +28,7 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, without the usage in front of it."""
 
     def error(self, message: str) -> NoReturn:
-        raise SpecError(f"{message}; {self.prog} --help lists what there is")
+        raise SpecError(f"{message}; {self.prog} --help lists the commands and options")
 
 
 def build_parser(settings: bool = True) -> argparse.ArgumentParser:
@@ -171,7 +171,7 @@ def _add_places_to_train(parser: argparse.ArgumentParser, detach: bool = True) -
         "--sync-batchnorm", action="store_true", help="with --on: batch-norm over all workers", **nothing
     )
     if detach:
-        group.add_argument("--detach", action="store_true", help="let the run go on without this terminal")
+        group.add_argument("--detach", action="store_true", help="let the run continue without this terminal")
 
 
 def _add_groups(parser: argparse.ArgumentParser) -> None:
@@ -202,7 +202,7 @@ def specs_from(arguments: argparse.Namespace) -> list[RunSpec]:
     """
     num_seeds = getattr(arguments, "seeds", 1)
     if not 1 <= num_seeds <= 1000:
-        raise SpecError(f"seeds: {num_seeds} does not do; expected a whole number from 1 to 1,000")
+        raise SpecError(f"seeds: {num_seeds} is not valid; expected a whole number from 1 to 1,000")
     given = given_settings(arguments)
     files = [read_spec_file(path) for path in arguments.spec] or [{}]
     recipe = find_recipe(arguments.recipe)
@@ -214,8 +214,8 @@ def _spec_from(values: dict[str, Any], command: str) -> RunSpec:
     missing = [name for name in ("dataset", "model") if name not in values]
     if missing:
         raise SpecError(
-            f"{command} needs a dataset and a model, {' and '.join(missing)} missing; "
-            f"for example reslab {command} digits resnet18"
+            f"{command} needs a dataset and a model; missing: {' and '.join(missing)}. "
+            f"Example: reslab {command} digits resnet18"
         )
     return RunSpec.from_mapping(_with_absolute_folder(values))
 

@@ -15,7 +15,7 @@ from engine.control import RunControl
 from engine.errors import ReslabError
 from engine.events import Evaluated, Event, MemoryRecovered, RunContinued, RunEnded, RunPaused, RunResumed, RunStarted
 from engine.results.tables import continued_text, data_lines, duration
-from engine.text import percent, safe_text
+from engine.text import counted, percent, safe_text
 
 _LISTEN_S = 0.2
 _Told = Event | ReslabError | None  # None: all have ended
@@ -30,7 +30,8 @@ def train_side_by_side(job: Job, as_json: bool, detach: bool) -> int:
             print_json({"run": first})
         else:
             print(
-                f"{len(job.specs)} runs go on without this terminal, run {first} is the first; reslab runs lists them"
+                f"{counted(len(job.specs), 'run')} continue without this terminal, run {first} is the first; "
+                "reslab runs lists them"
             )
         return 0
     control, told = RunControl(), queue.Queue[_Told]()

@@ -60,7 +60,7 @@ def _require_running(run: int, places: Places, wanted: str) -> None:
     record = look(run, places)
     if record.status != "running":
         raise StoreError(
-            f"run {run} is {record.status}; only a running run can be {wanted}. reslab show {run} has its figures"
+            f"run {run} is {record.status}; only a running run can be {wanted}. reslab show {run} shows its figures"
         )
 
 

@@ -45,7 +45,7 @@ from engine.paths import Places
 from engine.results.records import HUNG_UP, TERMINATED
 from engine.results.tables import continued_text, data_lines, duration, fewer_threads, metric_rows, tuning_text
 from engine.spec import RunSpec
-from engine.text import percent, safe_text
+from engine.text import counted, percent, safe_text
 
 EXIT_CODES: dict[Status, int] = {"completed": 0, "failed": 1, "diverged": 1, "stopped": 130}
 LEFT = -1  # in an exit code's place: nobody looks any more, and the run goes on
@@ -91,7 +91,7 @@ def resume_command(
 
         return continue_command(number, places, as_json)
     if record.status == "completed":
-        print(f"run {number} is complete; reslab show {number} has its figures", file=sys.stderr)
+        print(f"run {number} is complete; reslab show {number} shows its figures", file=sys.stderr)
         return 0
     spec, job = RunSpec.from_mapping(record.spec), Job(places, resume=number, cluster=cluster, dataset=dataset)
     if detach:
@@ -122,7 +122,7 @@ def _detach(job: Job, as_json: bool) -> int:
     if as_json:
         print_json({"run": run})
     else:
-        print(f"run {run} goes on without this terminal; reslab attach {run} follows it")
+        print(f"run {run} continues without this terminal; reslab attach {run} follows it")
     return 0
 
 
@@ -165,7 +165,7 @@ def train_all(
         return train_side_by_side(Job(places, tuple(specs), cluster=cluster), as_json, detach)
     if detach:
         if len(specs) > 1:
-            raise SpecError("--detach begins one run; add --on ray for several side by side, or leave it out")
+            raise SpecError("--detach starts one run; add --on ray for several side by side, or leave it out")
         return _detach(Job(places, tuple(specs), cluster=cluster), as_json)
     codes = []
     for number, spec in enumerate(specs, start=1):
@@ -203,7 +203,7 @@ def on_signals(control: RunControl, elsewhere: bool, only_looks: bool) -> Iterat
         asked_at = time.monotonic()
         control.stop(reasons.get(signal.Signals(number)))
         with suppress(OSError):  # after a hang-up there is nobody to tell
-            print("reslab: stopping after this step; once more to break off", file=sys.stderr)
+            print("reslab: stopping after this step; again to abort", file=sys.stderr)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
@@ -263,8 +263,9 @@ class _Bar:
                 val = f", {event.num_val:,} validation" if event.num_val else ""
                 self._say(
                     f"run {event.run}: {self._spec.model} on {self._spec.dataset}, {event.num_train:,} training{val} "
-                    f"and {event.num_test:,} test images\n{changes}, {event.num_parameters:,} parameters, "
-                    f"{event.resolved.device} ({event.resolved.device_reason}), {event.resolved.dtype}"
+                    f"and {counted(event.num_test, 'test image')}\n{changes}, "
+                    f"{counted(event.num_parameters, 'parameter')}, {event.resolved.device} "
+                    f"({event.resolved.device_reason}), {event.resolved.dtype}"
                     f"{fewer_threads(event.resolved.num_threads, event.resolved.threads_reason)}"
                 )
                 for line in data_lines(event.notes, event.left_out):
@@ -295,9 +296,9 @@ class _Bar:
                 self._bar.update(self._task, completed=event.step, total=self._num_steps)
                 self._say(continued_text(event))
             case CheckpointFailed():
-                self._say(f"step {event.step:,} could not be saved, the run goes on: {event.error}")
+                self._say(f"step {event.step:,} could not be saved, the run continues: {event.error}")
             case MemoryRecovered():
-                why = f"memory ran out at step {event.step:,}" if event.step else "memory will not do"
+                why = f"memory ran out at step {event.step:,}" if event.step else "too little memory"
                 self._say(f"{why}: {event.action}")
             case RunEnded():
                 self._end(event)

@@ -33,6 +33,7 @@ from engine.errors import ClusterError
 from engine.events import DatasetProgressed, Event, SettingsTuned
 from engine.paths import Places
 from engine.spec import RunSpec
+from engine.text import counted
 from engine.training.resuming import Resume
 from engine.training.train import Ending
 
@@ -166,11 +167,13 @@ def check_resources(spec: RunSpec, cluster: Cluster) -> bool:
         raise ClusterError("the run wants a GPU, the cluster has none; choose device=auto or cpu")
     if use_gpu and gpus < cluster.num_workers:
         raise ClusterError(
-            f"{cluster.num_workers} workers need as many GPUs, the cluster has {gpus}; take fewer workers"
+            f"{counted(cluster.num_workers, 'worker')} cannot share {counted(gpus, 'GPU')}: each needs its own; take "
+            "fewer workers"
         )
     if cpus < cluster.num_workers:
         raise ClusterError(
-            f"{cluster.num_workers} workers need as many processor cores, the cluster has {cpus}; take fewer workers"
+            f"{counted(cluster.num_workers, 'worker')} cannot share {counted(cpus, 'processor core')}: each needs its "
+            "own; take fewer workers"
         )
     return use_gpu
 

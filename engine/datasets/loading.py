@@ -27,6 +27,7 @@ from engine.failures import dataset_is_used
 from engine.paths import Places
 from engine.progress import LoadingStopped, Progress
 from engine.spec import RunSpec
+from engine.text import counted
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # torchvision's documentation of its pretrained weights
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -85,7 +86,7 @@ def load_dataset(
         train, val = train.part(torch.from_numpy(rest)), train.part(torch.from_numpy(held_out))
         manifest = _with_val(manifest, set(held_out.tolist()))
     if len(train) < 2:
-        raise DatasetError(f"{spec.dataset} has {len(train)} training images; expected at least two")
+        raise DatasetError(f"{spec.dataset} has {counted(len(train), 'training image')}; expected at least two")
     pretrained = spec.weights != "random"
     mean, std = imagenet_moments(train.images.shape[1]) if pretrained else _moments(train)
     hashed = _sha256_of_files(manifest) if manifest else train.sha256() + (val.sha256() if val else "")

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import DatasetError
-from engine.text import some_of
+from engine.text import counted, some_of
 
 Indices = NDArray[np.int64]
 
@@ -37,7 +37,7 @@ def stratified(
         alone = _names_of(present[counts < 2], names)
         why = f"{some_of(alone)} {'has' if len(alone) == 1 else 'have'} a single one" if alone else str(error)
         raise DatasetError(
-            f"cannot hold out {share:g} of {len(labels)} images as the {part} set ({why}); "
+            f"cannot hold out {share:g} of {counted(len(labels), 'image')} as the {part} set ({why}); "
             "expected at least two images in every class and one of every class on both sides"
         ) from None
     return np.sort(rest), np.sort(chosen)

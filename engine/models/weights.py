@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import ModelError
-from engine.text import memory_size
+from engine.text import counted, memory_size
 
 _MOST_HEADER = 16 * 2**20  # bytes: a header of a thousand tensors is under 0.2 MiB
 _MOST_TIMES = 4  # a file may be so many times as large as the network's weights: float64 takes two
@@ -90,7 +90,7 @@ def _check_header(path: Path) -> None:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if not 2 <= length <= min(_MOST_HEADER, size - 8):
-            raise ModelError(f"its header would be {length:,} bytes long")
+            raise ModelError(f"its header would be {counted(length, 'byte')} long")
         try:
             header = json.loads(file.read(length))
         except ValueError:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from engine.errors import StoreError
 from engine.results.records import Predictions, RunDetails
+from engine.text import counted
 
 _Z = 1.959963984540054  # the normal distribution's 97.5 % quantile
 ALPHA = 0.05
@@ -209,7 +210,7 @@ def _sentence(v: Verdict, a: str, b: str, num_pairs: int) -> str:
     corrected = f", {v.holm_p:.2g} after Holm's correction for {num_pairs} pairs" if num_pairs > 1 else ""
     low, high = v.interval_95
     facts = (
-        f"{_images(v.only_b_right)} only {b} gets right, {v.only_a_right:,} only {a} "
+        f"{counted(v.only_b_right, 'image')} only {b} gets right, {v.only_a_right:,} only {a} "
         f"({points(v.difference)} points of {v.num_images:,}, 95 % interval {points(low)} to {points(high)}, "
         f"exact McNemar p = {v.mcnemar_p:.2g}{corrected})"
     )
@@ -219,10 +220,6 @@ def _sentence(v: Verdict, a: str, b: str, num_pairs: int) -> str:
         return f"{facts}: no evidence that either is better."
     better = b if v.difference > 0 else a
     return f"{facts}: {better} is better on images like these, for these two trained networks; another seed may differ."
-
-
-def _images(count: int) -> str:
-    return f"{count:,} image{'' if count == 1 else 's'}"
 
 
 def points(fraction: float) -> str:

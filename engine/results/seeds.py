@@ -13,6 +13,7 @@ from typing import NamedTuple
 from engine.results.comparison import ALPHA, differing_settings, holm, points
 from engine.results.records import RunDetails, RunRecord
 from engine.spec import RunSpec
+from engine.text import counted
 
 ENOUGH_SEEDS = 3  # under this a standard deviation says next to nothing
 _MOST_NAMED = 3  # settings in a group's name
@@ -159,7 +160,7 @@ def _tested(a: SeedGroup, b: SeedGroup) -> GroupVerdict:
     difference = b.mean - a.mean
     fewest = min(len(a.seeds), len(b.seeds))
     if fewest < ENOUGH_SEEDS:
-        few = f"{fewest} seed{'' if fewest == 1 else 's'} of one of them: too few to tell a network from its luck"
+        few = f"{counted(fewest, 'seed')} of one of them: too few to tell a network from its luck"
         words = f"{few}; train at least {ENOUGH_SEEDS} of each."
         return GroupVerdict(a.name, b.name, difference, None, None, None, None, words)
     from scipy import stats

@@ -12,7 +12,7 @@ from engine.events import ClassMetrics, Metrics, RunContinued, SettingsTuned
 from engine.results.records import RunDetails, RunRecord
 from engine.settings import settings_of
 from engine.spec import RunSpec
-from engine.text import memory_size, percent, safe_text
+from engine.text import counted, memory_size, percent, safe_text
 
 if TYPE_CHECKING:
     from engine.results.seeds import SeedGroup
@@ -131,7 +131,7 @@ def facts(details: RunDetails, folder: Path) -> list[tuple[str, str]]:
         started, resolved = details.started, details.started["resolved"]
         rows += [
             ("images", f"{started['num_train']:,} train, {started['num_val']:,} val, {started['num_test']:,} test"),
-            ("network", f"{started['num_parameters']:,} parameters, " + ", ".join(started["changes"])),
+            ("network", f"{counted(started['num_parameters'], 'parameter')}, " + ", ".join(started["changes"])),
             (
                 "device",
                 f"{resolved['device']} ({resolved['device_name']}), {_arithmetic(resolved)}"
@@ -186,7 +186,7 @@ def fewer_threads(num_threads: int, reason: str) -> str:
 
 def tuning_text(tuned: SettingsTuned) -> str:
     """What was measured to be quickest on a processor, in words."""
-    threads = f"{tuned.num_threads} thread{'' if tuned.num_threads == 1 else 's'}"
+    threads = counted(tuned.num_threads, "thread")
     if tuned.gain == 1:
         return f"plain {tuned.dtype} on {threads} is as quick as anything"
     layout = ", channels last" if tuned.memory_format == "channels_last" else ""

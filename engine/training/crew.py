@@ -28,6 +28,7 @@ from engine.device import Placement
 from engine.errors import ClusterError, MemoryShortageError, ReslabError
 from engine.memory.shortage import ran_out
 from engine.progress import LoadingStopped
+from engine.text import counted
 from engine.training.batchnorm import SharedBatchNorm, shared_norms
 from engine.training.learner import LEAST_PART, Learner
 from engine.training.optim import set_learning_rate
@@ -68,11 +69,11 @@ class Crew:
 
     def words(self, model: nn.Module) -> str:
         """For a person: how many, where, and what batch-norm sees, if `model` has any."""
-        nodes = "one machine" if self.on_nodes == 1 else f"{self.on_nodes} machines"
+        nodes = "one machine" if self.on_nodes == 1 else counted(self.on_nodes, "machine")
         sees = ""
         if any(isinstance(module, _BatchNorm) for module in model.modules()):
             sees = f", batch-norm {'over all of them' if self.sync_batchnorm else 'per worker'}"
-        return f"{self.size} worker{'' if self.size == 1 else 's'} on {nodes}{sees}"
+        return f"{counted(self.size, 'worker')} on {nodes}{sees}"
 
     def join(self, learner: Learner) -> Learner:
         """The learner that computes this process's part of each gradient."""
@@ -166,7 +167,7 @@ class CrewLearner(Learner):
                 raise
             raise MemoryShortageError(
                 f"memory ran out on worker {self.crew.rank + 1} of {self.crew.size} with its part of a batch of "
-                f"{len(batch[1])} images; take more workers, a smaller batch size, image size or network"
+                f"{counted(len(batch[1]), 'image')}; take more workers, a smaller batch size, image size or network"
             ) from error
 
     def _compute_part(self, batch: Batch, epoch: int, number: int) -> tuple[Tensor, Tensor]:

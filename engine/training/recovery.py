@@ -25,7 +25,7 @@ from engine.memory.freeing import clear_workspaces, empty_caches
 from engine.memory.ledger import Ledger
 from engine.memory.room import free_bytes
 from engine.memory.shortage import asked_bytes, ran_out
-from engine.text import memory_size
+from engine.text import counted, memory_size
 from engine.training.learner import LEAST_PART, Learner
 from engine.training.position import MemoryState
 from engine.training.recompute import recompute_activations
@@ -131,7 +131,7 @@ class Recovery:
             if stop - start == 1:
                 raise MemoryShortageError(self._shortage(1, asked))
             self.evaluated_at_once = -(-(stop - start) // 2)
-            self._tell(step, f"evaluating {self.evaluated_at_once} images at once", freed)
+            self._tell(step, f"evaluating {counted(self.evaluated_at_once, 'image')} at once", freed)
         return done
 
     def told(self) -> Iterator[MemoryRecovered]:
@@ -210,7 +210,7 @@ class Recovery:
         wanted = f"an allocation of {memory_size(asked)} failed" if asked is not None else "an allocation failed"
         held = [f"{item.label} #{item.run} {memory_size(item.num_bytes)}" for item in self.ledger.holdings()]
         return (
-            f"memory ran out on {device}: a step with {num_images} images does not fit, {wanted}; "
+            f"memory ran out on {device}: a step with {counted(num_images, 'image')} does not fit, {wanted}; "
             f"{memory_size(free_bytes(device))} are free, held are {', '.join(held) or 'none by reslab'}; "
             "choose a smaller image size or network, or free what others hold"
         )

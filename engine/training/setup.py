@@ -29,7 +29,7 @@ from engine.models.registry import choose_stem, describe_changes, find_model
 from engine.paths import Places
 from engine.progress import Progress
 from engine.spec import RunSpec
-from engine.text import memory_size
+from engine.text import counted, memory_size
 from engine.training.compiling import compile_network
 from engine.training.evaluation import evaluation_batch
 from engine.training.learner import Learner, build_learner
@@ -196,8 +196,8 @@ def _planned(
     plan = fit_run(spec, data.shape, data.resident_bytes, placement, ledger, known.calibration)
     if crew is not None and not (plan.is_whole or plan.fit == "unknown"):
         raise MemoryShortageError(
-            f"a worker's {spec.batch_size} images of each batch do not fit in {memory_size(plan.room_bytes)}; take "
-            "more workers, or a smaller batch size"
+            f"a worker's share of each batch, {counted(spec.batch_size, 'image')}, does not fit in "
+            f"{memory_size(plan.room_bytes)}; take more workers, or a smaller batch size"
         )
     if plan.fit == "not" and placement.device.type == "cpu":
         raise MemoryShortageError(_will_not_fit(spec, plan, ledger))

@@ -122,7 +122,7 @@ def test_a_pause_a_stop_and_going_on(machine: None, tmp_path: Path) -> None:
 def test_what_the_cluster_cannot_do_is_one_sentence(machine: None, tmp_path: Path) -> None:
     end = ended(list(run(SPEC, Lab(places_in(tmp_path), cluster=Cluster(None, 3)), RunControl())))
     assert end.status == "failed"
-    assert "3 workers need as many processor cores, the cluster has 2" in str(end.error)
+    assert "3 workers cannot share 2 processor cores" in str(end.error)
 
 
 def test_a_worker_that_fails_says_why(machine: None, tmp_path: Path) -> None:

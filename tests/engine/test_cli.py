@@ -133,7 +133,7 @@ def test_lists_need_no_run(capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "digits", "resnet18", "--epochs", "ten"], "epochs: 'ten' does not do; expected a whole number"),
         (["train", "digits", "resnet18", "--momentum", "1"], "momentum"),
         (["train", "digts", "resnet18"], "did you mean digits?"),
-        (["train", "digits"], "model missing"),
+        (["train", "digits"], "missing: model"),
         (["train", "digits", "resnet18", "--lr", "1"], "--lr"),
         (["train", "folder:/nowhere", "resnet18"], "no folder /nowhere"),
         (["train", "digits", "resnet18", "--weights", "/nowhere.pth"], "no weights file"),
@@ -187,7 +187,7 @@ def test_a_spec_file_is_overridden_by_options(tmp_path: Path) -> None:
         (("--on", "ray", "--num-workers", "0"), "expected a whole number from 1"),
         (("--num-workers", "2"), "--num-workers is for runs on Ray; add --on ray"),
         (("--sync-batchnorm",), "--sync-batchnorm is for runs on Ray; add --on ray"),
-        (("--detach", "--seeds", "2"), "--detach begins one run"),
+        (("--detach", "--seeds", "2"), "--detach starts one run"),
     ],
 )
 def test_what_cannot_be_trained_there_is_one_sentence(
@@ -245,7 +245,7 @@ def test_signals_stop_cleanly_with_exit_code_130(
     captured = capsys.readouterr()
     last = json.loads(captured.out.splitlines()[-1])
     assert (last["event"], last["status"]) == ("run_ended", "stopped")
-    assert captured.err == "reslab: stopping after this step; once more to break off\n"
+    assert captured.err == "reslab: stopping after this step; again to abort\n"
     assert signal.getsignal(number) is before
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 import unicodedata
+from pathlib import Path
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from engine.text import escaped, percent, safe_text
+from engine.text import counted, escaped, percent, safe_text
 
 
 @given(st.text())
@@ -53,3 +56,35 @@ def test_a_limit_is_kept(text: str, limit: int) -> None:
 def test_percent_prints_as_the_report_does() -> None:
     assert percent(0.1135) == "11.350 %"
     assert percent(None) == "–"
+
+
+@pytest.mark.parametrize(
+    ("number", "says"), [(0, "0 files"), (1, "1 file"), (2, "2 files"), (2000, "2,000 files"), (-1, "-1 files")]
+)
+def test_a_number_and_its_noun_agree(number: int, says: str) -> None:
+    assert counted(number, "file") == says
+    assert counted(number, "class", "classes") == says.replace("files", "classes").replace("file", "class")
+
+
+NOUNS = "bytes|classes|cores|epochs|files|folders|GPUs|images|machines|parameters|runs|seeds|steps|threads|workers"
+NEVER_ONE = {  # what the number is, where it cannot be one
+    "engine/cluster/__init__.py: {self.num_workers} workers",
+    "engine/datasets/cats_dogs.py: {MAX_MEMBERS:,} files",
+    "engine/datasets/splits.py: {share:g} of {counted(len(labels), 'image')} images",
+    "engine/device.py: {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores",
+    "engine/fetching.py: {total:,} bytes",
+    "engine/models/building.py: {find_model(spec.model).num_classes} classes",
+    "engine/models/registry.py: {shape.num_classes} classes",
+    "engine/results/seeds.py: {len(a.seeds)} seeds",
+}
+
+
+def test_every_counted_noun_in_the_engine_passes_the_helper() -> None:
+    """Nobody sees the slip in "1 files" with larger numbers at hand. In `device.py` recorded names stay as they are."""
+    root = Path(__file__).resolve().parents[2]
+    found = {
+        f"{path.relative_to(root).as_posix()}: {match[0]}"
+        for path in (root / "engine").rglob("*.py")
+        for match in re.finditer(rf"\{{[^{{}}\"]*\}} ({NOUNS})\b(?!/)", path.read_text(encoding="utf-8"))
+    }
+    assert found <= NEVER_ONE
