@@ -55,6 +55,8 @@ class ReslabApp(App[None]):
     TITLE = "reslab"
     DEFAULT_MODE = "setup"
     CSS_PATH = "styles/reslab.tcss"
+    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]]] = [(0, "-narrow"), (64, "-wide")]
+    VERTICAL_BREAKPOINTS: ClassVar[list[tuple[int, str]]] = [(0, "-low"), (18, "-high")]
     MODES = MODES  # type: ignore[assignment]  # Textual allows a function that makes the screen
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("1", "mode('setup')", "Set up", show=False, tooltip="pick what to train"),
@@ -285,7 +287,7 @@ class ReslabApp(App[None]):
         if live and live.doing == "training" and not live.over:
             text = f"epoch {live.epoch}/{live.spec.epochs}{' paused' if live.paused else ''}"
         if self.queue.waiting:
-            text += f" · {len(self.queue.waiting)} waiting"
+            text += f"{' · ' if text else ''}{self.queue.words}"
         if self.screen_stack:  # none while the app is being left
             for bar in self.screen.query(ModeBar):
                 bar.show_live(text)

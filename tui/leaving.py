@@ -1,7 +1,8 @@
 """How the app is left: by a person, by a signal, or because its terminal is gone.
 
 Whoever asks, the live run is stopped after its step, saved and recorded first. Where no person asked, the process is
-gone soon after that, whatever else it waits for: a thread of its own sees to it, for the one that draws may stand still.
+gone soon after that, whatever else it waits for. A thread of its own sees to it: the one that draws may stand
+still.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The queue as the app drives it: what waits is in the record, the next run starts when the one before has ended.
 
-A run that was stopped by hand holds the queue; going on is then a choice, as it is after a restart.
+A run that was stopped by hand puts what waits on hold, as a restart does; resuming it is then a choice. What is added
+later runs without it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from engine.errors import ReslabError
 from engine.results.queue import Waiting
 from engine.spec import RunSpec
+from tui.text import counted
 
 if TYPE_CHECKING:
     from engine.results.store import Store
@@ -21,10 +23,13 @@ T = TypeVar("T")
 
 
 class Queue:
-    """`waiting` is what the record held when it was last read; `going` says whether it goes on by itself."""
+    """`waiting` is what the record held when it was last read; `going` says whether it goes on by itself, with all that
+    is not on hold.
+    """
 
     def __init__(self, app: ReslabApp, specs: Sequence[RunSpec]) -> None:
         self.waiting: list[Waiting] = []
+        self._on_hold: frozenset[int] = frozenset()  # numbers of entries
         self.going = bool(specs)
         self.done = 0
         self.worst = 0  # exit code of the runs that were carried on a cluster
@@ -43,15 +48,15 @@ class Queue:
             await self._with_store(lambda store: store.enqueue(self._first))
         self._taken_in.set()
         await self.read()
+        if not self.going:
+            self._hold_what_waits()
         if self._app.session.side_by_side and self._first:
             await self._next()
         if self.waiting and not self.going and self._app.attached is None:
             from tui.screens.dialogs import Question
 
-            number = len(self.waiting)
-            text = (
-                f"{number} run{' waits' if number == 1 else 's wait'} in the queue from the last time. Go on with it?"
-            )
+            wait = "waits" if len(self.waiting) == 1 else "wait"
+            text = f"{counted(len(self.waiting), 'run')} {wait} in the queue from the last time. Go on with it?"
             if await self._app.push_screen_wait(Question(text)):
                 self.start()
 
@@ -59,22 +64,43 @@ class Queue:
         found = await self._with_store(lambda store: store.waiting())
         self.waiting = found or []
 
-    def add(self, specs: Sequence[RunSpec]) -> None:
-        """Put specs at the end; with nothing live the first of them starts."""
-        self._app.run_worker(self._add(list(specs)), group="queue")
+    @property
+    def held(self) -> list[Waiting]:
+        """What waits and does not run before somebody resumes it."""
+        return [item for item in self.waiting if item.number in self._on_hold]
 
-    async def _add(self, specs: list[RunSpec]) -> None:
+    @property
+    def words(self) -> str:
+        """How many wait, and how many of them on hold; "" where none does."""
+        held = len(self.held)
+        parts = ((len(self.waiting) - held, "waiting"), (held, "on hold"))
+        return ", ".join(f"{number} {what}" for number, what in parts if number)
+
+    @property
+    def hint(self) -> str:
+        """What is on hold, and how it is resumed; "" where nothing is."""
+        return f"{counted(len(self.held), 'run')} on hold: u shows the queue, g resumes it" if self.held else ""
+
+    def _hold_what_waits(self) -> None:
+        self._on_hold = frozenset(item.number for item in self.waiting)
+
+    def add(self, specs: Sequence[RunSpec], show: bool = False) -> None:
+        """Put specs at the end; with nothing live the first of them starts, and `show` goes to its live screen."""
+        self._app.run_worker(self._add(list(specs), show), group="queue")
+
+    async def _add(self, specs: list[RunSpec], show: bool) -> None:
         self.going = True  # before the first await: what is added now is no queue "from the last time"
         await self._with_store(lambda store: store.enqueue(specs))
         await self.read()
-        runs = f"{len(specs)} run{'' if len(specs) == 1 else 's'}"
-        self._app.tell(f"{runs} added, {len(self.waiting)} in the queue: u shows it")
+        on_hold = f", {len(self.held)} of them on hold" if self.held else ""
+        self._app.tell(f"{counted(len(specs), 'run')} added, {len(self.waiting)} in the queue{on_hold}: u shows it")
+        self._app.show_status()
         if self._app.session.side_by_side or not self._app.session.live:
-            await self._next()
+            await self._next(show)
 
     def start(self) -> None:
         """Go on with the queue: at once, or when the live run has ended."""
-        self.going = True
+        self.going, self._on_hold = True, frozenset()
         if self._app.session.side_by_side or not self._app.live or self._app.live.over:
             self._app.run_worker(self._next(), group="queue")
 
@@ -100,8 +126,10 @@ class Queue:
             self._app.queue_is_empty()
 
     def hold(self) -> None:
-        """Let the live run end, and start none after it."""
+        """Let the live run end, and start none after it of those that wait now."""
         self.going = False
+        self._hold_what_waits()
+        self._app.show_status()
 
     def go_on(self) -> None:
         """A run has ended: start the next one once nothing is live, if the queue goes on by itself."""
@@ -114,9 +142,11 @@ class Queue:
         else:
             self.going = False
             await self.read()
+            self._hold_what_waits()
+            self._app.show_status()
             self._app.queue_is_empty()
 
-    async def _next(self) -> None:
+    async def _next(self, show: bool = False) -> None:
         await self._taken_in.wait()
         if self._app.session.side_by_side:
             await self.read()
@@ -130,8 +160,8 @@ class Queue:
                 return
             while self._app.session.live:  # its thread is closing the record
                 await asyncio.sleep(0.05)
-            spec = await self._with_store(lambda store: store.take_next())
-            if spec is not None and not self._app.start_run(spec, show=False):  # one was begun by hand meanwhile
+            spec = await self._with_store(lambda store: store.take_next(on_hold=self._on_hold))
+            if spec is not None and not self._app.start_run(spec, show=show):  # one was begun by hand meanwhile
                 await self._with_store(lambda store: store.enqueue([spec]))
             await self.read()
         if spec is None:

@@ -263,7 +263,9 @@ class Session:
         self._post(MemoryFreed(free_memory(self.ledger, numbers, self._gauges)))
 
     def stop_all(self, reason: str | None = None) -> None:
-        """Ask every thread to come to its end; a run that is carried elsewhere goes on. `reason` where no person asked."""
+        """Ask every thread to come to its end, for `reason` where no person asked; a run that is carried elsewhere goes
+        on.
+        """
         self._closing.set()
         if self.control is not None:
             self.control.leave() if self.elsewhere else self.control.stop(reason)

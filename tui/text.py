@@ -71,3 +71,8 @@ def aligned(rows: Sequence[Sequence[str]], left: Container[int] = (0,)) -> list[
 
 def millions(count: int) -> str:
     return f"{count / 1e6:.1f} M"
+
+
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """1 run, 2 runs, 1,000 runs; `plural` where it is not made with an s."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"

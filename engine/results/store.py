@@ -11,7 +11,7 @@ import json
 import logging
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -245,12 +245,12 @@ class Store:
         with _explained(self._path):
             return list(waiting.read(self._db))
 
-    def take_next(self, number: int | None = None) -> RunSpec | None:
-        """Take the first entry out of the queue, only if it is entry `number` where that is given; no other process
-        gets the same one.
+    def take_next(self, number: int | None = None, on_hold: Collection[int] = ()) -> RunSpec | None:
+        """Take the first entry that is not `on_hold` out of the queue, only if it is entry `number` where that is
+        given; no other process gets the same one.
         """
         with self._transaction():
-            return waiting.take_first(self._db, number)
+            return waiting.take_first(self._db, number, on_hold)
 
     def remove_waiting(self, number: int) -> None:
         with self._transaction():

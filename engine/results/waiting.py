@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import cache
 
 from engine.errors import SpecError
@@ -35,9 +35,9 @@ def _warn(number: int, said: str) -> None:
     _log.warning("entry %d of the queue cannot be read: %s", number, said)
 
 
-def take_first(db: sqlite3.Connection, number: int | None = None) -> RunSpec | None:
-    """The first one, if there is one, and if it is entry `number` where that is given."""
-    first = next(read(db), None)
+def take_first(db: sqlite3.Connection, number: int | None = None, on_hold: Collection[int] = ()) -> RunSpec | None:
+    """The first one that is not on hold, if there is one, and if it is entry `number` where that is given."""
+    first = next((entry for entry in read(db) if entry.number not in on_hold), None)
     if first is None or number not in (None, first.number):
         return None
     remove(db, first.number)

@@ -88,7 +88,7 @@ async def test_a_stop_by_hand_holds_the_queue(make_app: MakeApp) -> None:
         script.release.set()
         await pilot.press("u")
         await drawn(pilot)
-        assert "2 waiting, held: g goes on" in text_of(app)
+        assert "2 on hold · g resumes" in text_of(app)
         await pilot.press("g", "escape")
         await until(pilot, lambda: len(script.specs) == 3 and app.live and app.live.over)
 

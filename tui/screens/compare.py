@@ -23,7 +23,7 @@ from tui.record import read_comparison, read_differences
 from tui.screens.run import load_into
 from tui.screens.train import epoch_ticks
 from tui.text import plain_content
-from tui.widgets.chart import Chart, Line
+from tui.widgets.chart import Chart, Line, align
 from tui.widgets.figures import columns_text
 from tui.widgets.gallery import Gallery, Picture
 from tui.widgets.key_bar import KeyBar
@@ -72,6 +72,7 @@ class CompareScreen(Screen[None]):
         yield KeyBar()
 
     def on_mount(self) -> None:
+        align(*self.query(Chart))
         self._details: Sequence[RunDetails] = ()
         self._comparable = False
         self._images_asked = False

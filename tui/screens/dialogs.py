@@ -19,7 +19,7 @@ from engine.memory.ledger import Holding
 from engine.models.registry import ModelInfo
 from engine.paths import expand
 from engine.text import memory_size, safe_text
-from tui.text import millions, plain_content
+from tui.text import counted, millions, plain_content
 from tui.widgets.menu import Menu, Row
 
 
@@ -223,7 +223,9 @@ def find_class_folder(text: str) -> Path:
     except OSError as error:
         raise DatasetError(f"cannot read {folder} ({error.strerror}); choose one that is readable") from None
     if len(classes) < 2:
-        raise DatasetError(f"{part} has {len(classes)} class folders; expected at least two, with images in each")
+        raise DatasetError(
+            f"{part} has {counted(len(classes), 'class folder')}; expected at least two, with images in each"
+        )
     return folder
 
 

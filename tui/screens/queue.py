@@ -10,7 +10,7 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from tui.text import plain_content
+from tui.text import counted, plain_content
 from tui.widgets.key_bar import KeyBar
 from tui.widgets.menu import Menu, Row
 
@@ -27,8 +27,8 @@ class QueueScreen(ModalScreen[None]):
         Binding("K,shift+up", "move(-1)", "Up", tooltip="let it run earlier", key_display="K"),
         Binding("J,shift+down", "move(1)", "Down", tooltip="let it run later", key_display="J"),
         Binding("d", "remove", "Remove", tooltip="take it out of the queue"),
-        Binding("g", "start", "Go on", tooltip="start the next run when nothing is live"),
-        Binding("h", "hold", "Hold", tooltip="let the live run end, and start none after it"),
+        Binding("g", "start", "Resume", tooltip="let all that waits run, what is on hold too"),
+        Binding("h", "hold", "Hold", tooltip="let the live run end, and start none of these after it"),
         Binding("escape,q,u", "dismiss(None)", "Back", tooltip="back", key_display="esc"),
     ]
 
@@ -45,8 +45,8 @@ class QueueScreen(ModalScreen[None]):
     def redraw(self) -> None:
         queue, live = self.app.queue, self.app.live
         running = f"{live.spec.model} on {live.spec.dataset}, {live.state}" if live and not live.over else "nothing"
-        going = "goes on by itself" if queue.going else "held: g goes on"
-        text = f"{queue.done} done, running: {running}\n{len(queue.waiting)} waiting, {going}"
+        resume = " · g resumes" if queue.held else ""
+        text = f"{queue.done} done, running: {running}\n{queue.words or 'nothing waits'}{resume}"
         if self.app.session.side_by_side:
             text = (
                 f"{len(queue.begun)} begun on the cluster, watching: {running}\n{len(queue.waiting)} waiting for room"
@@ -56,11 +56,16 @@ class QueueScreen(ModalScreen[None]):
         rows = [
             Row(
                 str(item.number),
-                (f"{item.spec.model} on {item.spec.dataset}", f"{item.spec.epochs} epochs", f"seed {item.spec.seed}"),
+                (
+                    f"{item.spec.model} on {item.spec.dataset}",
+                    *(["on hold" if item in queue.held else ""] if queue.held else []),
+                    counted(item.spec.epochs, "epoch"),
+                    f"seed {item.spec.seed}",
+                ),
             )
             for item in queue.waiting
         ]
-        if [row.id for row in rows] != menu.ids:
+        if rows != menu.rows:
             chosen = menu.chosen if menu.ids else None
             menu.set_rows(rows)
             if chosen in menu.ids:
@@ -91,7 +96,8 @@ class QueueScreen(ModalScreen[None]):
         if action in ("move", "remove"):
             return bool(self.app.queue.waiting) or None
         if action == "start":
-            return (bool(self.app.queue.waiting) and not self.app.queue.going) or None
+            return bool(self.app.queue.held) or None
         if action == "hold":
-            return (self.app.queue.going and not self.app.session.side_by_side) or None
+            running = len(self.app.queue.waiting) > len(self.app.queue.held)
+            return (running and not self.app.session.side_by_side) or None
         return True

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, ClassVar
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.widgets import Input, Static
+from textual.widgets import Static
 
 from engine.errors import ReslabError
 from tui.listing import EMPTY, LEFT, TITLES, Listed, Listing, arrange
 from tui.record import delete_run, export
-from tui.text import plain_content
+from tui.text import counted, plain_content
 from tui.typed import ReadingScreen
+from tui.widgets.field import Field
 from tui.widgets.key_bar import KeyBar
 from tui.widgets.mode_bar import ModeBar
 from tui.widgets.table import Table
@@ -55,7 +56,7 @@ class ResultsScreen(ReadingScreen[None]):
     def compose(self) -> ComposeResult:
         yield ModeBar("results")
         yield Static(id="summary", markup=False)
-        yield Input(placeholder="filter, for example mnist completed", id="filter", compact=True)
+        yield Field("filter", "filter, for example mnist completed")
         yield _Runs("runs", left=LEFT)
         yield KeyBar()
 
@@ -65,6 +66,10 @@ class ResultsScreen(ReadingScreen[None]):
     def on_screen_resume(self) -> None:
         self.app.show_status()
         self.load()
+
+    @property
+    def _field(self) -> Field:
+        return self.query_one(Field)
 
     @property
     def _table(self) -> Table:
@@ -104,7 +109,7 @@ class ResultsScreen(ReadingScreen[None]):
 
     def _summarize(self, shown: int) -> None:
         total = len(self._listing.runs)
-        text = f"{total:,} run{'' if total == 1 else 's'}" if total else "no runs yet: 1 sets one up"
+        text = counted(total, "run") if total else "no runs yet: 1 sets one up"
         if shown != total:
             text += f", {shown:,} shown"
         if self._marked:
@@ -112,7 +117,7 @@ class ResultsScreen(ReadingScreen[None]):
         self.query_one("#summary", Static).update(plain_content(f"{text}, sorted by {TITLES[self._sort_by]}"))
 
     def _shown(self) -> list[Listed]:
-        return arrange(self._listing, self._sort_by, self._reverse, self.query_one(Input).value)
+        return arrange(self._listing, self._sort_by, self._reverse, self._field.value)
 
     @on(Table.Selected)
     def _open(self) -> None:
@@ -125,11 +130,11 @@ class ResultsScreen(ReadingScreen[None]):
         self._sort_by = event.column
         self._fill()
 
-    @on(Input.Changed)
+    @on(Field.Changed)
     def _filter_changed(self) -> None:
         self._fill()
 
-    @on(Input.Submitted)
+    @on(Field.Submitted)
     def _filter_done(self) -> None:
         self._table.focus()
 
@@ -147,12 +152,12 @@ class ResultsScreen(ReadingScreen[None]):
         self.app.compare(sorted(self._marked))
 
     def action_filter(self) -> None:
-        self.add_class("filtering")
-        self.query_one(Input).focus()
+        self._field.display = True
+        self._field.focus()
 
     def action_unfilter(self) -> None:
-        self.remove_class("filtering")
-        self.query_one(Input).value = ""
+        self._field.display = False
+        self._field.value = ""
         self._table.focus()
 
     def action_sort(self, by: int) -> None:

@@ -24,8 +24,8 @@ from engine.text import percent, safe_text
 from tui.record import export, read_mistakes, read_opened
 from tui.screens.predict import PredictScreen
 from tui.screens.train import TEST_COLOUR, TRAIN_COLOUR, VAL_COLOUR, epoch_ticks
-from tui.text import aligned, plain_content
-from tui.widgets.chart import Chart, Line
+from tui.text import aligned, counted, plain_content
+from tui.widgets.chart import Chart, Line, align
 from tui.widgets.confusion import ConfusionMap
 from tui.widgets.figures import columns_text
 from tui.widgets.gallery import Gallery, Picture
@@ -87,6 +87,7 @@ class RunScreen(Screen[None]):
         yield KeyBar()
 
     def on_mount(self) -> None:
+        align(*self.query(Chart))
         self.query_one(Tabs).focus()
 
     def on_screen_resume(self) -> None:
@@ -150,7 +151,7 @@ class RunScreen(Screen[None]):
             words.update("this dataset is no folder of image files")
             return
         manifest = self.app.places.run_folder(self.run) / MANIFEST_NAME
-        number = f"{len(left_out):,} file{'' if len(left_out) == 1 else 's'}" if left_out else "no file"
+        number = counted(len(left_out), "file") if left_out else "no file"
         words.update(plain_content(f"{number} left out; every file with its hash and split: {manifest}"))
         first, *rest = aligned(
             [["left out", "why"], *([safe_text(item.file), safe_text(item.problem)] for item in left_out)], left=(0, 1)
@@ -276,8 +277,9 @@ async def load_into(
     loading = True
 
     def tell(progress: Progress) -> None:
-        total = f" of {progress.total:,}" if progress.total else ""
-        text = f"{progress.stage}: {progress.done:,}{total} {progress.unit}"
+        noun = progress.unit.removesuffix("s")
+        total = f"{progress.done:,} of {counted(progress.total, noun)}" if progress.total else ""
+        text = f"{progress.stage}: {total or counted(progress.done, noun)}" if noun else progress.stage
         # What is still on its way when the reading ends must not cover the pictures.
         gallery.app.call_later(lambda: gallery.show((), text) if loading else None)
 

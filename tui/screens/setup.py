@@ -15,21 +15,13 @@ from textual.screen import Screen
 from textual.timer import Timer
 from textual.widgets import Static
 
-from engine.datasets.registry import DATASETS, FOLDER_PREFIX, absolute_dataset, find_dataset
-from engine.datasets.survey import Survey, published
+from engine.datasets.registry import DATASETS, FOLDER_PREFIX, absolute_dataset
+from engine.datasets.survey import published
 from engine.errors import SpecError
-from engine.models.registry import (
-    MODELS,
-    MORE_MODELS,
-    SMALL_IMAGE,
-    choose_stem,
-    count_parameters,
-    describe_changes,
-    find_model,
-    misfit,
-)
+from engine.models.registry import MODELS, MORE_MODELS
 from engine.settings import Value, settings_of
 from engine.spec import RunSpec
+from tui.screens.plan import marked_lines, plan_lines
 from tui.text import millions, plain_content
 from tui.widgets.key_bar import KeyBar
 from tui.widgets.menu import Menu, Row
@@ -139,6 +131,7 @@ class SetupScreen(Screen[None]):
         self.recipe.set_values({name: getattr(spec, name) for name in _RECIPE})
 
     @on(Menu.Highlighted, "#datasets, #models")
+    @on(Menu.Marked, "#datasets, #models")
     def _highlighted(self) -> None:
         self.show_plan()
 
@@ -155,8 +148,14 @@ class SetupScreen(Screen[None]):
 
     @on(Menu.Selected, "#models")
     def _model_chosen(self) -> None:
-        if self._asked():
-            return
+        if self.model == _MORE:
+            self._ask_for_model()
+        elif self._marked:
+            self._add(1, show=True)
+        elif not self._asked():
+            self._train()
+
+    def _train(self) -> None:
         try:
             self.app.start_run(RunSpec(self.dataset, self.model, **self.recipe.values))  # type: ignore[arg-type]
         except SpecError as error:
@@ -165,23 +164,50 @@ class SetupScreen(Screen[None]):
     def action_add(self) -> None:
         self._add(1)
 
-    def _add(self, num_seeds: int) -> None:
-        datasets, models = self.query_one("#datasets", Menu), self.query_one("#models", Menu)
-        chosen = [name for name in datasets.marked_or_chosen if name != _YOUR_FOLDER]
-        architectures = [name for name in models.marked_or_chosen if name != _MORE]
+    @property
+    def _menus(self) -> tuple[Menu, Menu]:
+        return self.query_one("#datasets", Menu), self.query_one("#models", Menu)
+
+    @property
+    def _marked(self) -> bool:
+        return any(menu.marked for menu in self._menus)
+
+    @property
+    def _pairs(self) -> tuple[list[str], list[str]]:
+        """The datasets and the architectures that are marked, or where none is the one under the cursor."""
+        datasets, models = self._menus
+        return (
+            [name for name in datasets.marked_or_chosen if name != _YOUR_FOLDER],
+            [name for name in models.marked_or_chosen if name != _MORE],
+        )
+
+    def _specs(self, num_seeds: int = 1) -> list[RunSpec]:
+        """What the marks ask for; none, and a word about it, where that is nothing.
+
+        Raises:
+            SpecError: a pair of them cannot be trained.
+        """
+        chosen, architectures = self._pairs
         if not chosen or not architectures:
             what = "an architecture" if chosen else "a dataset"
             self.app.tell(f"choose {what} first: enter on the last row asks for more", "warning")
-            return
+            return []
         from engine.results.queue import combine
 
+        return combine(chosen, architectures, dict(self.recipe.values), num_seeds)
+
+    def _add(self, num_seeds: int, show: bool = False) -> None:
         try:
-            self.app.queue.add(combine(chosen, architectures, dict(self.recipe.values), num_seeds))
+            self._queue(self._specs(num_seeds), show)
         except SpecError as error:
             self.app.tell(str(error), "error")
-            return
-        datasets.unmark_all()
-        models.unmark_all()
+
+    def _queue(self, specs: list[RunSpec], show: bool = False) -> None:
+        if specs:
+            self.app.queue.add(specs, show)
+            for menu in self._menus:
+                menu.unmark_all()
+            self.show_plan()
 
     @work
     async def action_add_seeds(self) -> None:
@@ -194,19 +220,24 @@ class SetupScreen(Screen[None]):
             self._add(number)
 
     def action_twin(self) -> None:
-        if self._asked():
+        """Of what is marked, each with its twin; a twin that is marked itself comes once."""
+        if not self._marked and self._asked():
             return
         from engine.results.queue import with_twin
 
         try:
-            specs = with_twin(RunSpec(self.dataset, self.model, **self.recipe.values))  # type: ignore[arg-type]
+            asked = self._specs()
+            specs = list(dict.fromkeys(spec for one in asked for spec in with_twin(one)))
         except SpecError as error:
             self.app.tell(str(error), "error")
             return
-        if len(specs) == 1:
-            self.app.tell(f"{self.model} has no twin without shortcuts; resnet18, 34, 50 and the CIFAR family have one")
-        else:
-            self.app.queue.add(specs)
+        alone = list(dict.fromkeys(spec.model for spec in asked if len(with_twin(spec)) == 1))
+        if alone:
+            self.app.tell(
+                f"{', '.join(alone)} has no twin without shortcuts; resnet18, 34, 50 and the CIFAR family have one"
+            )
+        if len(alone) < len({spec.model for spec in asked}):
+            self._queue(specs)
 
     @work
     async def action_report(self) -> None:
@@ -284,7 +315,9 @@ class SetupScreen(Screen[None]):
     def show_plan(self) -> None:
         if not (self.is_mounted and self.query("#datasets")):  # or half taken down
             return
-        if self.dataset == _YOUR_FOLDER:
+        if self._marked:
+            lines = marked_lines(*self._pairs, self.recipe.values)
+        elif self.dataset == _YOUR_FOLDER:
             lines = [plain_content("enter asks for a folder of your own images: one folder a class")]
         elif self.model == _MORE:
             lines = [plain_content(f"enter lists {len(MORE_MODELS)} more networks of torchvision")]
@@ -345,34 +378,6 @@ class SetupScreen(Screen[None]):
 def _survey_key(spec: RunSpec) -> tuple[object, ...]:
     """What decides which images are loaded, and how they are divided."""
     return spec.dataset, spec.image_size, spec.test_share, spec.val_share
-
-
-def plan_lines(spec: RunSpec, estimate: str, found: Survey | None = None) -> list[Content]:
-    """What a spec will do, in two to four lines; `found` is what lies there of a dataset that has to be looked at."""
-    info, found = find_model(spec.model), found or published(spec)
-    shape = found.shape if found else find_dataset(spec.dataset).spec_shape(spec.image_size)
-    if shape is None:
-        size = (
-            f"{spec.image_size}×{spec.image_size}" if spec.image_size else "as they are, or 224×224 where they differ"
-        )
-        return [
-            plain_content(f"{spec.dataset}"),
-            plain_content(f"images {size} · first and last layer of {spec.model} fitted to what is found · {estimate}"),
-        ]
-    if problem := misfit(info, shape):
-        return [plain_content(problem, "$warning")]
-    stem = choose_stem(info, spec.stem, shape)
-    changes = " · ".join(describe_changes(info, shape, stem)) or "nothing to change"
-    lines = [
-        plain_content(f"{changes} · {count_parameters(info, shape, stem):,} parameters"),
-        plain_content(f"images {shape} · {found.counts if found else 'looking at the files …'} · {estimate}"),
-    ]
-    last = list(found.notes) if found else []
-    if stem == "imagenet" and min(shape.height, shape.width) < SMALL_IMAGE:
-        last.append(f"{shape.height}×{shape.width} is under {SMALL_IMAGE} pixels: the small stem keeps more of it (s)")
-    if last:
-        lines.append(plain_content(" · ".join(last), "$warning"))
-    return lines
 
 
 def _dataset_rows(folders: list[str]) -> list[Row]:

@@ -22,7 +22,7 @@ from tui.pace import Pace
 from tui.series import Series
 from tui.text import clock, plain_content
 from tui.widgets.bars import Bar, Title
-from tui.widgets.chart import Chart, Line
+from tui.widgets.chart import Chart, Line, align
 from tui.widgets.figures import FiguresTable
 from tui.widgets.gradients import GradientBars
 from tui.widgets.key_bar import KeyBar
@@ -43,7 +43,6 @@ class TrainScreen(Screen[None]):
 
     app: ReslabApp
     AUTO_FOCUS = ""
-
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("p", "pause", "Pause/resume", tooltip="pause the run, or let it go on"),
         Binding("s", "stop", "Stop", tooltip="stop the run; it keeps its figures and its weights"),
@@ -79,6 +78,7 @@ class TrainScreen(Screen[None]):
         self._pace = Pace()
 
     def on_mount(self) -> None:
+        align(*self.query(Chart))
         self.query_one("#memory").border_title = "Memory"
         self._look()
 
@@ -124,7 +124,7 @@ class TrainScreen(Screen[None]):
             self._could = could
             self.refresh_bindings()
         self.app.show_status()
-        self.query_one("#title", Title).show(_title(live))
+        self.query_one("#title", Title).show(_title(live, self.app.queue.hint))
         if self.app.gauges is not None:
             self.query_one(MemoryStrip).show(self.app.gauges.reading, self.app.gauges.holdings, self.app.gauges.nodes)
         if live is None:
@@ -138,7 +138,7 @@ class TrainScreen(Screen[None]):
     def _key(self) -> tuple[object, ...]:
         live = self.live
         moved = (live.version, live.stopping, live.pausing) if live else ()
-        return (id(live), *moved, id(self.app.gauges), self.size)
+        return (id(live), *moved, id(self.app.gauges), self.size, self.app.queue.words)
 
     def _draw_charts(self, live: LiveRun) -> None:
         x_max = max(live.num_steps, 1)
@@ -157,7 +157,7 @@ class TrainScreen(Screen[None]):
         epoch_bar, run_bar = self.query_one("#epoch-bar", Bar), self.query_one("#run-bar", Bar)
         if live.over:
             epoch_bar.say(_ending(live))
-            run_bar.say("enter opens its tables · 1 sets up another run · 3 lists all runs")
+            run_bar.say(self.app.queue.hint or "enter opens its tables · 1 sets up another run · 3 lists all runs")
             return
         speed = f"{live.images_per_s:,.0f} img/s" if live.images_per_s else ""
         if live.paused:
@@ -245,9 +245,9 @@ class TrainScreen(Screen[None]):
         return True
 
 
-def _title(live: LiveRun | None) -> Content:
+def _title(live: LiveRun | None, on_hold: str) -> Content:
     if live is None:
-        return plain_content("no run yet: 1 sets one up", "bold")
+        return plain_content(f"no run yet: 1 sets one up{' · ' if on_hold else ''}{on_hold}", "bold")
     number = f"run {live.run}: " if live.run is not None else ""
     why = live.refused or (live.ended.error or "; ".join(live.ended.remarks) if live.ended else None)
     title = f"{number}{live.spec.model} on {live.spec.dataset}, {live.state}"

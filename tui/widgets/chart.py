@@ -58,6 +58,8 @@ class Chart(Widget, can_focus=False):
         self._cells: NDArray[np.uint16] | None = None
         self._colours: NDArray[np.uint8] | None = None
         self._margin = 0
+        self._label_width = 0
+        self._aligned: Sequence[Chart] = (self,)
         self._axis: object = None  # ticks and texts: where they change, every line does
         self._shown: object = None
 
@@ -76,9 +78,15 @@ class Chart(Widget, can_focus=False):
         legend = "  ".join(f"{line.marker or '─'} {line.name}" for line in lines if line.name)
         self.border_subtitle = f"{legend}  by {x_name}"
         before, axis = self._cells, self._axis
-        colours, self._drawn_for = self._colours, self.size
-        self._strips = self._draw(*self.size)
-        if before is None or self._cells is None or axis != self._axis or before.shape != self._cells.shape:
+        colours, margin = self._colours, self._margin
+        self._redraw()
+        if (
+            before is None
+            or self._cells is None
+            or margin != self._margin
+            or axis != self._axis
+            or before.shape != self._cells.shape
+        ):
             self.refresh()
             return
         changed = (before != self._cells) | (colours != self._colours)
@@ -88,9 +96,17 @@ class Chart(Widget, can_focus=False):
 
     def render_line(self, y: int) -> Strip:
         if self._drawn_for != self.size:
-            self._drawn_for = self.size
-            self._strips = self._draw(self.size.width, self.size.height)
+            self._redraw()
         return self._strips[y] if y < len(self._strips) else Strip.blank(self.size.width)
+
+    def _redraw(self) -> None:
+        """Draw anew, and those that are aligned with this one where its labels need more room, or less."""
+        self._drawn_for = self.size
+        self._strips = self._draw(self.size.width, self.size.height)
+        for other in self._aligned:
+            if other._drawn_for is not None and other._margin != self._margin:
+                other._strips = other._draw(other.size.width, other.size.height)
+                other.refresh()
 
     def _draw(self, width: int, height: int) -> list[Strip]:
         rows = height - 1  # the last one is the x axis
@@ -98,13 +114,14 @@ class Chart(Widget, can_focus=False):
         ticks = {
             self._row(value, low, high, rows): self._y_text(value) for value in nice_ticks(low, high, max(rows // 2, 2))
         }
-        margin = max((len(text) for text in ticks.values()), default=0) + 1
+        self._label_width = max((len(text) for text in ticks.values()), default=0)
+        margin = max(chart._label_width for chart in self._aligned) + 1
         columns = width - margin
-        self._cells = None
+        self._cells, self._margin = None, margin
         if rows < 2 or columns < 4:
             return []
         cells, colours = self._plot(columns, rows, low, high)
-        self._cells, self._colours, self._margin = cells, colours, margin
+        self._cells, self._colours = cells, colours
         self._axis = (ticks, self._x_axis(columns, margin), [line.colour for line in self._lines])
         base = self.visual_style.rich_style
         dim = base + Style(dim=True)
@@ -182,6 +199,12 @@ class Chart(Widget, can_focus=False):
                 text[start : start + len(label)] = label
                 free_from = start + len(label) + 1
         return " " * margin + "".join(text)
+
+
+def align(*charts: Chart) -> None:
+    """Have the curves of these charts, one above the other, begin at the same column."""
+    for chart in charts:
+        chart._aligned = charts
 
 
 def _segments(cells: NDArray[np.uint16], colours: NDArray[np.uint8], styles: Sequence[Style]) -> list[Segment]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len
 from rich.color import Color
 from rich.segment import Segment
 from rich.style import Style
@@ -19,12 +19,13 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from engine.text import percent, safe_text
+from tui.text import fitted
 
 _SHADES = " ·░▒▓█"  # told apart without colour
 _GROUND = (18, 18, 18)
 _RIGHT, _WRONG = (0, 114, 178), (213, 94, 0)  # Okabe and Ito's blue and vermillion
 _CORNER = "true ╲ as"
-_LABEL = 14  # cells at most for the name of a class
+_LABEL, _LONG_LABEL = 14, 30  # cells at most for the name of a class, and where there is room
 
 
 class ConfusionMap(Widget, can_focus=True):
@@ -86,15 +87,18 @@ class ConfusionMap(Widget, can_focus=True):
     # --- drawing -----------------------------------------------------------------------------------------------------
 
     @property
-    def _label_width(self) -> int:
-        return min(max(*map(cell_len, self._names), len(_CORNER)), _LABEL) + 1
-
-    @property
-    def _cell_width(self) -> int:
-        """As wide as the greatest count where all fit, else two cells or one."""
-        room = self.size.width - self._label_width
-        wide = max(len(f"{max(map(max, self._counts))}") + 1, 3)
-        return next((width for width in (wide + 2, wide, 2) if width * len(self._names) <= room), 1)
+    def _widths(self) -> tuple[int, int]:
+        """Of the labels and of a cell: as wide as the names where all fit, as the greatest count, else two cells or
+        one.
+        """
+        longest = max(map(cell_len, self._names))
+        count = max(len(f"{max(map(max, self._counts))}") + 1, 3)
+        short, long = (max(min(longest, most), len(_CORNER)) + 1 for most in (_LABEL, _LONG_LABEL))
+        name, long_name = (min(longest, most) + 1 for most in (_LABEL, _LONG_LABEL))
+        possible = [(long, max(long_name, count + 2)), (long, max(name, count + 2)), (short, max(name, count))]
+        possible += [(short, width) for width in (count + 2, count, 2)]
+        fitting = (both for both in possible if both[0] + both[1] * len(self._names) <= self.size.width)
+        return next(fitting, (short, 1))
 
     def _window(self, cursor: int, room: int) -> range:
         """The rows or columns that are shown: all, or as many as there is room for, with the cursor in them."""
@@ -106,19 +110,19 @@ class ConfusionMap(Widget, can_focus=True):
         base = self.visual_style.rich_style
         if not self._names:
             return Strip([Segment("not evaluated on the test set after training" if y == 0 else "", base)])
-        width = self._cell_width
-        columns = self._window(self.cursor[1], (self.size.width - self._label_width) // width)
+        label, width = self._widths
+        columns = self._window(self.cursor[1], (self.size.width - label) // width)
         rows = self._window(self.cursor[0], self.size.height - 3)
         if y == 0:
-            return self._header(columns, width, base)
+            return self._header(columns, label, width, base)
         if y <= len(rows):
-            return self._row(rows[y - 1], columns, width, base)
+            return self._row(rows[y - 1], columns, label, width, base)
         return Strip([Segment(self._words() if y == self.size.height - 1 else "", base + Style(bold=True))])
 
-    def _header(self, columns: range, width: int, base: Style) -> Strip:
-        corner = _CORNER.ljust(self._label_width)
+    def _header(self, columns: range, label: int, width: int, base: Style) -> Strip:
+        corner = _CORNER.ljust(label)
         if width > 2:
-            texts = [safe_text(self._names[column], width - 1).rjust(width) for column in columns]
+            texts = [" " + fitted(self._names[column], width - 1, right=True) for column in columns]
             return Strip([Segment(corner + "".join(texts), base + Style(dim=True))])
         place = (self.cursor[1] - columns.start) * width
         name = safe_text(self._names[self.cursor[1]], _LABEL)
@@ -127,9 +131,9 @@ class ConfusionMap(Widget, can_focus=True):
             line = " " * (place - len(name) - 1) + name + " ▼"
         return Strip([Segment(corner + line, base + Style(dim=True))])
 
-    def _row(self, row: int, columns: range, width: int, base: Style) -> Strip:
+    def _row(self, row: int, columns: range, label: int, width: int, base: Style) -> Strip:
         chosen = row == self.cursor[0]
-        name = set_cell_size(safe_text(self._names[row], self._label_width - 1), self._label_width)
+        name = fitted(self._names[row], label - 1) + " "
         segments = [Segment(name, base + Style(bold=chosen))]
         for column in columns:
             count, share = self._counts[row][column], self._counts[row][column] / self._totals[row]

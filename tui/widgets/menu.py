@@ -28,6 +28,9 @@ class Menu(Rows):
 
     WRAP = True
 
+    class Marked(Rows.Told):
+        """A row has a mark now, or has it no more."""
+
     def __init__(self, rows: Sequence[Row], id: str, always: int = 1, title: str = "") -> None:
         """The first `always` cells stay however narrow it is; the name is cut short for them. `title` gives a frame."""
         super().__init__(id=id, classes="pane" if title else None)
@@ -42,6 +45,10 @@ class Menu(Rows):
     def chosen(self) -> str:
         """The id of the highlighted row."""
         return self._rows[self.highlighted or 0].id
+
+    @property
+    def rows(self) -> list[Row]:
+        return self._rows
 
     @property
     def ids(self) -> list[str]:
@@ -59,6 +66,7 @@ class Menu(Rows):
             [other for other in self.marked if other != chosen] if chosen in self.marked else [*self.marked, chosen]
         )
         self.action_cursor(1)
+        self.post_message(self.Marked(self))
 
     def unmark_all(self) -> None:
         self.marked = []

@@ -11,12 +11,13 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
 from textual.message import Message
-from textual.widgets import Input, Static
+from textual.widgets import Static
 
 from engine.errors import SpecError
 from engine.settings import Setting, Value
 from engine.text import safe_text
 from tui.text import plain_content
+from tui.widgets.field import Field
 from tui.widgets.menu import Menu, Row
 
 
@@ -35,8 +36,7 @@ class RecipeForm(Vertical):
     DEFAULT_CSS = """
     RecipeForm #about { height: 3; color: $text-muted; padding: 0 1; }
     RecipeForm #about.wrong { color: $text-error; text-style: bold; }
-    RecipeForm Input { display: none; height: 1; border: none; padding: 0 1; background: $surface-lighten-1; }
-    RecipeForm.editing Input { display: block; }
+    RecipeForm Field { background: $surface-lighten-1; }
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -65,12 +65,12 @@ class RecipeForm(Vertical):
         return self.query_one(Menu)
 
     @property
-    def field(self) -> Input:
+    def field(self) -> Field:
         """Where a value is typed; made when it is first wanted, for it costs as much as the rest of the form."""
-        fields = self.query(Input)
+        fields = self.query(Field)
         if fields:
             return fields.first()
-        field = Input(id="value", compact=True)
+        field = Field("value")
         self.mount(field, before="#about")
         return field
 
@@ -97,13 +97,14 @@ class RecipeForm(Vertical):
             return
         self.add_class("editing")
         field = self.field
+        field.display = True
         value = self.values[item.name]
         field.value = "" if value is None else item.show(value)
         field.focus()
         self._explain()
 
-    @on(Input.Submitted)
-    def _accept(self, event: Input.Submitted) -> None:
+    @on(Field.Submitted)
+    def _accept(self, event: Field.Submitted) -> None:
         event.stop()
         item = self._settings[self.menu.chosen]
         try:
@@ -113,8 +114,8 @@ class RecipeForm(Vertical):
             return
         self._close_editor()
 
-    @on(Input.Changed)
-    def _forget_complaint(self, event: Input.Changed) -> None:
+    @on(Field.Changed)
+    def _forget_complaint(self, event: Field.Changed) -> None:
         event.stop()
         self._explain()
 
@@ -165,6 +166,7 @@ class RecipeForm(Vertical):
 
     def _close_editor(self, refocus: bool = True) -> None:
         self.remove_class("editing")
+        self.field.display = False
         if refocus:
             self.menu.focus()
         self._explain()

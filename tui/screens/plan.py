@@ -1,0 +1,68 @@
+"""What will run, in words: the lines below Set up's panes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from textual.content import Content
+
+from engine.datasets.registry import FOLDER_PREFIX, find_dataset
+from engine.datasets.survey import Survey, published
+from engine.errors import SpecError
+from engine.models.registry import (
+    SMALL_IMAGE,
+    choose_stem,
+    count_parameters,
+    describe_changes,
+    find_model,
+    misfit,
+)
+from engine.settings import Value
+from engine.spec import RunSpec
+from tui.text import counted, plain_content
+
+
+def plan_lines(spec: RunSpec, estimate: str, found: Survey | None = None) -> list[Content]:
+    """What a spec will do, in two to four lines; `found` is what lies there of a dataset that has to be looked at."""
+    info, found = find_model(spec.model), found or published(spec)
+    shape = found.shape if found else find_dataset(spec.dataset).spec_shape(spec.image_size)
+    if shape is None:
+        size = (
+            f"{spec.image_size}×{spec.image_size}" if spec.image_size else "as they are, or 224×224 where they differ"
+        )
+        return [
+            plain_content(f"{spec.dataset}"),
+            plain_content(f"images {size} · first and last layer of {spec.model} fitted to what is found · {estimate}"),
+        ]
+    if problem := misfit(info, shape):
+        return [plain_content(problem, "$warning")]
+    stem = choose_stem(info, spec.stem, shape)
+    changes = " · ".join(describe_changes(info, shape, stem)) or "nothing to change"
+    lines = [
+        plain_content(f"{changes} · {count_parameters(info, shape, stem):,} parameters"),
+        plain_content(f"images {shape} · {found.counts if found else 'looking at the files …'} · {estimate}"),
+    ]
+    last = list(found.notes) if found else []
+    if stem == "imagenet" and min(shape.height, shape.width) < SMALL_IMAGE:
+        last.append(f"{shape.height}×{shape.width} is under {SMALL_IMAGE} pixels: the small stem keeps more of it (s)")
+    if last:
+        lines.append(plain_content(" · ".join(last), "$warning"))
+    return lines
+
+
+def marked_lines(datasets: Sequence[str], models: Sequence[str], recipe: Mapping[str, Value]) -> list[Content]:
+    """What is done with the marked rows, by each of the keys that do something with them."""
+    from engine.results.queue import combine
+
+    short = [Path(name).name if name.startswith(FOLDER_PREFIX) else name for name in datasets]
+    names = f"{', '.join(short) or 'no dataset'} × {', '.join(models) or 'no architecture'}"
+    try:
+        number = len(combine(datasets, models, dict(recipe)))
+    except SpecError as error:
+        return [plain_content(names), plain_content(error, "$warning")]
+    return [
+        plain_content(f"{counted(number, 'run')} marked: {names}"),
+        plain_content("enter on Architecture trains them in turn · a adds them to the queue", "bold"),
+        plain_content("A: several seeds · t: each with its twin · space takes a mark away", "dim"),
+    ]
