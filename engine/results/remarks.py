@@ -77,7 +77,7 @@ def _most_frequent(confusion: Confusion, class_names: Sequence[str], num_images:
 
 def _as_before(final: EvaluationRecord, untrained: EvaluationRecord | None, change: Change | None) -> str | None:
     """No more images are right than before training, on the same images (McNemar, exact, one-sided)."""
-    if untrained is None or change is None:
+    if untrained is None or change is None or change.num_images != sum(map(sum, final.confusion)):
         return None
     p = sign_test(change.only_after, change.only_before)
     if p <= _ALPHA:

@@ -39,14 +39,12 @@ def collect(places: Places, spec: RunSpec = SPEC, control: RunControl | None = N
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, at_step: int, change: Callable[[Learner], None]) -> None:
-    """Let `change` happen to what learns, right before step `at_step` (from 1) computes its loss."""
-    whole, count = Learner.compute_gradients, 0
+    """Let `change` happen to what learns, between the gradients of step `at_step` (from 1, one epoch) and its update."""
+    whole = Learner.compute_gradients
 
     def compute(self: Learner, *arguments: Any) -> tuple[Tensor, Tensor]:
-        nonlocal count
-        count += 1
         computed = whole(self, *arguments)
-        if count == at_step:
+        if arguments[2] == at_step - 1:
             change(self)
         return computed
 
