@@ -141,7 +141,7 @@ class TerminalDriver(LinuxDriver):
 
     def start_application_mode(self) -> None:
         if self.look():
-            super().start_application_mode()
+            super().start_application_mode()  # type: ignore[no-untyped-call]
 
     def run_input_thread(self) -> None:
         """Read keys until the app is left or the terminal is gone; its end reads as an error or as nothing."""

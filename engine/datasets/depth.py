@@ -239,8 +239,8 @@ def to_8_bits(samples: Samples, pixel_range: PixelRange) -> Image.Image:
     """
     low, high = samples.declared or (0.0, _checked_high(samples, pixel_range))
     values = samples.values
-    exact = np.float64 if values.dtype.itemsize > 2 else np.float32
-    pixels = np.empty(values.shape, np.uint8)
+    exact: Any = np.float64 if values.dtype.itemsize > 2 else np.float32
+    pixels: NDArray[np.uint8] = np.empty(values.shape, np.uint8)
     for start in range(0, len(values), _ROWS):
         rows = (values[start : start + _ROWS].astype(exact) - exact(low)) * exact(255 / (high - low))
         pixels[start : start + _ROWS] = np.clip(np.nan_to_num(rows), 0, 255).round()

@@ -80,10 +80,10 @@ def why_not_read(beginning: bytes) -> str:
     for signature, name in _OTHERS:
         if beginning.startswith(signature):
             return f"{name}, {_NOT_READ}"
-    name = _by_signature(beginning)
-    if name in _LIBRARIES and not features.check(_LIBRARIES[name]):
-        return _lacks(name, _LIBRARIES[name])
-    return f"HEIC, {_NOT_READ}" if name == "HEIC" else NO_IMAGE
+    found = _by_signature(beginning)
+    if found in _LIBRARIES and not features.check(_LIBRARIES[found]):
+        return _lacks(found, _LIBRARIES[found])
+    return f"HEIC, {_NOT_READ}" if found == "HEIC" else NO_IMAGE
 
 
 def _by_signature(beginning: bytes) -> str | None:

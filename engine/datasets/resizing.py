@@ -58,7 +58,7 @@ class Reading:
         and there is no range: files of more than 8 bits a sample are refused, unless they declare one.
         """
         channels, height, width = started["image_shape"]
-        resampler = started.get("resampler") or ("pillow" if is_of_files else "tensor")
+        resampler: Resampler = started.get("resampler") or ("pillow" if is_of_files else "tensor")
         return cls(channels, height, width, resampler, PixelRange(*started.get("pixel_range", (None, None))))
 
     def read_file(self, path: Path) -> Tensor | str:

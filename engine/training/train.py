@@ -262,8 +262,8 @@ class _Loop:
             return False
         yield evaluated
         if not math.isfinite(evaluated.metrics.loss):
-            when = f"after epoch {self.epochs_done}" if self.epochs_done else "before the first step"
-            self.not_finite = f"the loss on the {split_name} images was not finite {when}"
+            moment_text = f"after epoch {self.epochs_done}" if self.epochs_done else "before the first step"
+            self.not_finite = f"the loss on the {split_name} images was not finite {moment_text}"
         return self.not_finite is None
 
     def beside_saving(self, work: Generator[Event, None, T]) -> Generator[Event, None, T]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,11 @@ def png16(samples: NDArray[Any], chunks: Sequence[tuple[bytes, bytes]] = ()) -> 
 
 
 def tiff(
-    samples: NDArray[Any], order: str = "<", deflate: bool = False, photometric: int | None = None, extra: int = 2
+    samples: NDArray[Any],
+    order: Literal["<", ">"] = "<",
+    deflate: bool = False,
+    photometric: int | None = None,
+    extra: int = 2,
 ) -> bytes:
     """A TIFF of one strip of `samples` (H, W, C), of the type that the array has; `order` as `struct` names it."""
     height, width, channels = samples.shape
@@ -54,4 +58,5 @@ def tiff(
 def scaled(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
     """The rule, in the most exact arithmetic that there is here."""
     exact = (values.astype(np.longdouble) - low) * 255 / (np.longdouble(high) - low)
-    return np.clip(np.rint(exact), 0, 255).astype(np.uint8)
+    found: NDArray[np.uint8] = np.clip(np.rint(exact), 0, 255).astype(np.uint8)
+    return found

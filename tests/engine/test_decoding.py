@@ -16,6 +16,7 @@ from engine.control import RunControl
 from engine.datasets import decoding
 from engine.datasets.cache import decoded
 from engine.datasets.decoding import BACKGROUND, decode, read_header
+from engine.datasets.depth import PixelRange
 from engine.datasets.formats import FORMATS, is_another_kind
 from engine.datasets.images import ImageData
 from engine.datasets.loading import load_dataset
@@ -107,7 +108,7 @@ def test_16_bits_are_upright_too(tag: int) -> None:
     exif[0x0112] = tag
     samples = TURNED[tag](deep)
     data = png16(samples, [(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0"))])
-    pixels = decode(data, None, 3, decoding.PixelRange(integers=65535))
+    pixels = decode(data, None, 3, PixelRange(integers=65535))
     assert not isinstance(pixels, str), pixels
     assert np.array_equal(pixels.transpose(1, 2, 0), UPRIGHT)
 
@@ -196,13 +197,16 @@ def test_colour_that_is_fully_transparent_decides_nothing(kind: str, channels: i
     pixels = []
     for hidden in (0, 1):
         data = KINDS[kind](hidden)
-        one = decode(data, None, channels, decoding.PixelRange(integers=65535))
+        one = decode(data, None, channels, PixelRange(integers=65535))
         assert not isinstance(one, str), one
         pixels.append(one)
     assert np.array_equal(pixels[0], pixels[1])
     assert (pixels[0][:, ~SHAPE] == BACKGROUND[0]).all()
     assert (pixels[0][:, SHAPE] != BACKGROUND[0]).any()
-    assert np.array_equal(*(decode(KINDS[kind](hidden), 8, channels, decoding.PixelRange(65535)) for hidden in (0, 1)))
+    first, second = (decode(KINDS[kind](hidden), 8, channels, PixelRange(65535)) for hidden in (0, 1))
+    assert not isinstance(first, str)
+    assert not isinstance(second, str)
+    assert np.array_equal(first, second)
 
 
 def test_half_transparent_colour_is_mixed_with_the_background() -> None:
@@ -349,7 +353,8 @@ def test_a_file_that_declares_a_billion_pixels_is_not_decoded() -> None:
 @pytest.mark.parametrize(("width", "height"), [(20_000, 5_000), (20_000, 10_000)])
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF"])
 def test_panoramas_of_100_and_200_megapixels_are_read(width: int, height: int, format: str) -> None:
-    options: dict[str, Any] = {"PNG": {"compress_level": 1}, "TIFF": {"compression": "tiff_lzw"}}.get(format, {})
+    of_format: dict[str, dict[str, Any]] = {"PNG": {"compress_level": 1}, "TIFF": {"compression": "tiff_lzw"}}
+    options = of_format.get(format, {})
     image = Image.linear_gradient("L").resize((width, height)).convert("RGB")
     data = encoded(image, format, **options)
     del image
@@ -372,6 +377,6 @@ def test_a_tiff_that_is_upright_by_pillow_is_not_turned_twice() -> None:
     samples = (np.arange(24).reshape(4, 6, 1) * 2000).astype(np.uint16)
     image = Image.open(io.BytesIO(tiff(samples)))
     data = encoded(image, "TIFF", tiffinfo={274: 6})
-    pixels = decode(data, None, 1, decoding.PixelRange(integers=65535))
+    pixels = decode(data, None, 1, PixelRange(integers=65535))
     assert not isinstance(pixels, str), pixels
     assert pixels.shape == (1, 6, 4)

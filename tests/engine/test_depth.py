@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -52,7 +52,7 @@ def load(places: Places, dataset: str, **settings: Any) -> ImageData:
 
 def pixels_of(data: ImageData) -> dict[str, Array]:
     """Every usable file's pixels, by its name in the manifest."""
-    found = {}
+    found: dict[str, Array] = {}
     for split, side in (("train", data.train), ("test", data.test)):
         names = [record.file for record in data.manifest if record.split == split]
         images = np.concatenate([chunk.numpy() for chunk in side.chunks(64)])
@@ -60,7 +60,7 @@ def pixels_of(data: ImageData) -> dict[str, Array]:
     return found
 
 
-GREY = {
+GREY: dict[str, tuple[Callable[[Array], bytes], Any]] = {
     "png 16": (png16, np.uint16),
     "tiff 16, little end first": (lambda samples: tiff(samples, "<"), np.uint16),
     "tiff 16, big end first": (lambda samples: tiff(samples, ">"), np.uint16),
@@ -99,7 +99,7 @@ def test_floats_are_from_0_to_1_or_from_0_to_255(greatest: float, high: float, t
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("deflate", [False, True])
 @pytest.mark.parametrize("channels", [3, 4])
-def test_colour_of_16_bits_is_read_at_full_depth(order: str, deflate: bool, channels: int) -> None:
+def test_colour_of_16_bits_is_read_at_full_depth(order: Literal["<", ">"], deflate: bool, channels: int) -> None:
     samples = DRAWS.integers(0, 4096, (6, 5, channels)).astype(np.uint16)
     samples[..., 3:] = 65535
     for data in (png16(samples), tiff(samples, order, deflate)):
@@ -114,7 +114,8 @@ def test_grey_of_16_bits_with_alpha_is_grey(tmp_path: Path) -> None:
     samples[0, 0, 1] = 0
     (tmp_path / "a.png").write_bytes(png16(samples))
     header = read_header(tmp_path / "a.png")
-    assert header is not None and not header.colour
+    assert header is not None
+    assert not header.colour
     found = decode(png16(samples), None, 1, PixelRange(integers=4095))
     assert not isinstance(found, str)
     expected = scaled(samples[..., 0], 0, 4095)

@@ -38,7 +38,7 @@ def collect(places: Places, spec: RunSpec = SPEC, control: RunControl | None = N
     return list(run(spec, Lab(places), control or RunControl()))
 
 
-def poison(monkeypatch: pytest.MonkeyPatch, at_step: int, change: Callable[[Learner], None]) -> None:
+    """Let `change` happen to what learns, between the gradients of step `at_step` (from 1) and its update."""
     """Let `change` happen to what learns, between the gradients of step `at_step` (from 1, one epoch) and its update."""
     whole = Learner.compute_gradients
 
@@ -52,13 +52,14 @@ def poison(monkeypatch: pytest.MonkeyPatch, at_step: int, change: Callable[[Lear
 
 
 def make_gradients_infinite(learner: Learner) -> None:
-    next(values for values in learner.model.parameters() if values.grad is not None).grad.fill_(torch.inf)  # type: ignore[union-attr]
+    gradients = [values.grad for values in learner.model.parameters() if values.grad is not None]
+    gradients[0].fill_(torch.inf)
 
 
 def make_statistics_infinite(learner: Learner) -> None:
-    next(module for module in learner.model.modules() if isinstance(module, nn.BatchNorm2d)).running_var.fill_(
-        torch.inf
-    )  # type: ignore[union-attr]
+    statistics = [module.running_var for module in learner.model.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert statistics[0] is not None
+    statistics[0].fill_(torch.inf)
 
 
 def make_state_infinite(learner: Learner) -> None:

@@ -93,7 +93,7 @@ def scripted(spec: RunSpec, lab: Any, control: Any) -> Iterator[Event]:
 @contextmanager
 def streams(out: TextIO | None, err: TextIO | None) -> Iterator[None]:
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = out, err  # type: ignore[assignment]
+    sys.stdout, sys.stderr = out, err
     try:
         yield
     finally:
@@ -177,9 +177,9 @@ def buffered(number: int) -> TextIO:
     return open(number, "w", encoding="utf-8")
 
 
-def unbuffered(number: int) -> TextIO:
+def unbuffered(number: int) -> io.TextIOWrapper:
     """Each write fails."""
-    return io.TextIOWrapper(io.FileIO(number, "w"), encoding="utf-8", write_through=True)  # type: ignore[arg-type]
+    return io.TextIOWrapper(io.FileIO(number, "w"), encoding="utf-8", write_through=True)
 
 
 def silent(words: list[str]) -> bool:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -16,7 +17,6 @@ from typing import Any
 import pytest
 
 from engine.carried.requests import Asked, Requests, ask, is_paused
-from engine.cli import steering
 from engine.control import RunControl
 from engine.events import Event, RunEnded, RunPaused, RunResumed, Status
 from engine.paths import Places, find_places
@@ -125,7 +125,7 @@ def test_ctrl_c_leaves_the_waiting_and_the_run_was_asked(
     def interrupt(seconds: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(steering.time, "sleep", interrupt)
+    monkeypatch.setattr(time, "sleep", interrupt)
     monkeypatch.setattr(Requests, "hear", lambda self: None)  # the run is in a step that takes long
     with live_run() as run:
         assert reslab("stop", "1") == 130
@@ -171,8 +171,8 @@ def test_a_run_in_this_very_process_is_reached(capsys: pytest.CaptureFixture[str
     assert reslab("resume", "1") == 0
     assert reslab("stop", "1") == 0
     thread.join()
-    assert isinstance(seen[-1], RunEnded)
-    assert (seen[-1].status, seen[-1].error) == ("stopped", None)
+    (ended,) = (event for event in seen if isinstance(event, RunEnded))
+    assert (ended.status, ended.error) == ("stopped", None)
 
 
 @contextmanager
@@ -221,6 +221,6 @@ def test_the_death_of_the_process_ends_the_waiting(
 ) -> None:
     with training_elsewhere() as process:
         os.kill(process.pid, signal.SIGSTOP)  # it hears nothing any more
-        monkeypatch.setattr(steering.time, "sleep", lambda seconds: os.kill(process.pid, signal.SIGKILL))
+        monkeypatch.setattr(time, "sleep", lambda seconds: os.kill(process.pid, signal.SIGKILL))
         assert reslab("stop", "1") == 1
     assert "run 1 failed" in capsys.readouterr().out

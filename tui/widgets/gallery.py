@@ -138,8 +138,8 @@ class Gallery(Widget, can_focus=True):
             for line in range(side // 2):
                 strips.append(_joined([pixels[line] for pixels in drawn], side, base))
             below = [picture.lines(side) for picture in row]
-            for line in zip_longest(*below, [""] * self._lines_below, fillvalue=""):
-                strips.append(_joined([[Segment(text, base)] for text in line[:-1]], side, base))
+            for texts in zip_longest(*below, [""] * self._lines_below, fillvalue=""):
+                strips.append(_joined([[Segment(text, base)] for text in texts[:-1]], side, base))
             strips.append(Strip([]))
         place = f"{self._first + 1} to {self._first + len(shown)} of {len(self._pictures)}"
         if len(strips) <= size.height and len(self._pictures) > 1:
