@@ -41,11 +41,11 @@ def bound_spinning(environment: MutableMapping[str, str] = os.environ) -> None:
 def usable_cores() -> int:
     """Cores that this process may use: those that it is bound to, no more than its container's share of time."""
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _container_cores()
+    quota = container_cores()
     return bound if quota is None else max(1, min(bound, math.ceil(quota)))
 
 
-def _container_cores(root: Path = Path("/sys/fs/cgroup")) -> float | None:
+def container_cores(root: Path = Path("/sys/fs/cgroup")) -> float | None:
     """The processor time that the container is given, in cores; None where it is not limited."""
     try:
         quota, period = (root / "cpu.max").read_text().split()
@@ -186,6 +186,10 @@ class _Crowd:
         nothing = ctypes.cast(ctypes.CDLL(None).getppid, ctypes.c_void_p)  # C, and as good as no work
         library.GOMP_parallel(nothing, None, num_threads, 0)
         self._over.wait()  # a team stays as long as the thread that made it
+
+    @property
+    def stays(self) -> bool:
+        return self._thread.is_alive()
 
     def leave(self) -> None:
         self._over.set()
