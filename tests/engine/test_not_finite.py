@@ -39,7 +39,7 @@ def collect(places: Places, spec: RunSpec = SPEC, control: RunControl | None = N
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, at_step: int, change: Callable[[Learner], None]) -> None:
-    """Let `change` happen to what learns, between the gradients of step `at_step` (from 1, one epoch) and its update."""
+    """Let `change` happen to what learns, between the gradients of step `at_step` (from 1) and its update."""
     whole = Learner.compute_gradients
 
     def compute(self: Learner, *arguments: Any) -> tuple[Tensor, Tensor]:
