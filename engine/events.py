@@ -314,8 +314,9 @@ class RunEnded:
     `untrained` and `final` are test figures, None where that evaluation was not reached; `final` is the last epoch
     that was evaluated. `train_images_per_s` counts training steps alone, the first epoch included. `error` is a
     sentence for the statuses `failed` and `diverged`, and for `stopped` where no person asked for it. `peak_bytes` is
-    the most that torch's allocator held during the run on a GPU, the growth of the process's resident memory on a
-    CPU; `context_bytes` is what the driver held beside it. None where it is not known. `remarks` are sentences about a
+    the most that torch's allocator held during the run, which a forecast can be held against; a CPU's tells none.
+    `context_bytes` is what the driver held beside it. `grown_bytes` is how much the process's resident memory grew on a
+    CPU, libraries and threads included. None where it is not known. `remarks` are sentences about a
     completed run's figures: at chance, one class alone, no better than before training.
     """
 
@@ -330,6 +331,7 @@ class RunEnded:
     peak_bytes: int | None = None
     context_bytes: int | None = None
     remarks: tuple[str, ...] = ()
+    grown_bytes: int | None = None
 
 
 Event = (

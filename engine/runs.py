@@ -292,5 +292,6 @@ class _Tally:
             error=None if ending.error is None else safe_text(ending.error),  # SQLite takes no surrogates
             peak_bytes=ending.peak_bytes,
             context_bytes=ending.context_bytes,
+            grown_bytes=ending.grown_bytes,
             remarks=tuple(map(safe_text, remarks)),
         )

@@ -161,7 +161,7 @@ def read_forecast(places: Places, ledger: Ledger, spec: RunSpec) -> str:
         plan = ask_forecast(spec, places, ledger)
     except ReslabError as error:
         return str(error)
-    peak = memory_size(plan.forecast.peak_bytes if plan.forecast else None)
+    peak = memory_size(plan.forecast.allocator_bytes if plan.forecast else None)
     return f"memory {peak} of {memory_size(plan.room_bytes)}: {plan.words} · batch size up to {plan.largest_batch:,}"
 
 

@@ -43,7 +43,10 @@ def forecast_command(spec: RunSpec, places: Places, as_json: bool) -> int:
         for note in found.notes:
             print(safe_text(note))
         print(columns([(title, memory_size(parts[name])) for name, title in _TITLES.items()], right=(1,)))
-        print(f"{plan.words}: {memory_size(plan.room_bytes)} available; the peak is in {plan.forecast.during}")
+        print(
+            f"{plan.words}: {memory_size(plan.forecast.allocator_bytes)} for tensors, {memory_size(plan.room_bytes)} "
+            f"available for them; the peak is in {plan.forecast.during}"
+        )
         print(f"largest batch size that fits: {plan.largest_batch:,}")
     return 1 if plan.fit == "not" else 0
 

@@ -1,4 +1,8 @@
-"""The most memory that a run held, measured: by torch's allocator on a GPU, by the operating system on a host."""
+"""The most memory that a run held, measured: by torch's allocator on a GPU, by the operating system on a host.
+
+The two are no counterparts: torch's allocator for a CPU keeps no account of its peak, and the process grows by much
+that no tensor is.
+"""
 
 from __future__ import annotations
 
@@ -46,12 +50,12 @@ class PeakMeter:
             torch.cuda.init()  # type: ignore[no-untyped-call]  # until something does, torch knows no such device
             torch.cuda.reset_peak_memory_stats(device)
 
-    def read(self, others_bytes: int) -> int | None:
-        """Bytes: of the allocator on a GPU, less what is not the run's, the growth of resident memory on a CPU; None on
-        other devices.
-        """
-        if self._host is not None:
-            return self._host.read()
+    def grown(self) -> int | None:
+        """Bytes by which the process's resident memory grew; None on a GPU, or where it is not known."""
+        return self._host.read() if self._host is not None else None
+
+    def allocated(self, others_bytes: int) -> int | None:
+        """Bytes of a GPU's allocator at its peak, less what is not the run's; None on other devices."""
         if self._device.type != "cuda":
             return None
         return max(int(torch.cuda.max_memory_allocated(self._device)) - others_bytes, 0)

@@ -29,18 +29,30 @@ def write(db: sqlite3.Connection, event: MemoryForecasted | MemoryRecovered) -> 
 
 def write_end(db: sqlite3.Connection, event: RunEnded) -> None:
     """Beside the forecast, what was measured."""
-    measured = (event.peak_bytes, event.context_bytes, event.run)
+    peak_bytes = event.peak_bytes if event.peak_bytes is not None else event.grown_bytes  # see `read`
+    measured = (peak_bytes, event.context_bytes, event.run)
     db.execute("UPDATE memory SET peak_bytes = ?, context_bytes = ? WHERE run = ?", measured)
 
 
 def read(db: sqlite3.Connection, run: int) -> MemoryRecord:
-    """What is known of a run; of one that never started its steps nothing is."""
-    row = db.execute("SELECT forecast, peak_bytes, context_bytes FROM memory WHERE run = ?", (run,)).fetchone()
-    forecast, peak_bytes, context_bytes = row or (None, None, None)
+    """What is known of a run; of one that never started its steps nothing is.
+
+    The column `peak_bytes` has always held the growth of the process where a CPU trained. It is no counterpart of a
+    forecast, so it is told apart here, by the run's device.
+    """
+    row = db.execute(
+        "SELECT forecast, peak_bytes, context_bytes, "
+        "COALESCE((SELECT json_extract(started, '$.resolved.device') FROM runs WHERE runs.run = memory.run), '') "
+        "FROM memory WHERE run = ?",
+        (run,),
+    ).fetchone()
+    forecast, peak_bytes, context_bytes, device = row or (None, None, None, "")
+    on_host = device == "cpu"
     recoveries = db.execute("SELECT * FROM recoveries WHERE run = ? ORDER BY rowid", (run,)).fetchall()
     return MemoryRecord(
         forecast=MemoryForecasted(**json.loads(forecast)) if forecast else None,
-        peak_bytes=peak_bytes,
+        peak_bytes=None if on_host else peak_bytes,
+        grown_bytes=peak_bytes if on_host else None,
         context_bytes=context_bytes,
         recoveries=tuple(
             MemoryRecovered(run, step, action, micro_batch, bool(recomputing), freed)

@@ -75,12 +75,16 @@ class ResumeRecord:
 
 @dataclass(frozen=True, slots=True)
 class MemoryRecord:
-    """What was forecast and what was measured, in bytes, and what was done where an allocation failed."""
+    """What was forecast and what was measured, in bytes, and what was done where an allocation failed.
+
+    `peak_bytes`, `context_bytes` and `grown_bytes` as in RunEnded.
+    """
 
     forecast: MemoryForecasted | None
     peak_bytes: int | None
     context_bytes: int | None
     recoveries: tuple[MemoryRecovered, ...]
+    grown_bytes: int | None = None
 
     @property
     def micro_batch(self) -> int | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from engine.datasets.manifest import left_out_text
 from engine.events import ClassMetrics, Metrics, RunContinued, SettingsTuned
-from engine.results.records import RunDetails, RunRecord
+from engine.results.records import MemoryRecord, RunDetails, RunRecord
 from engine.settings import settings_of
 from engine.spec import RunSpec
 from engine.text import counted, memory_size, percent, safe_text
@@ -145,10 +145,7 @@ def facts(details: RunDetails, folder: Path) -> list[tuple[str, str]]:
     rows.append(("settings", describe_settings(record.spec)))
     speed = f", {record.train_images_per_s:,.0f} images/s" if record.train_images_per_s else ""
     rows.append(("time", f"{duration(record.elapsed_s)}{speed}"))
-    if details.memory.forecast:
-        peak = details.memory.peak_bytes
-        measured = f", measured {memory_size(peak)}" if peak is not None else ""
-        rows.append(("memory", f"forecast {memory_size(details.memory.forecast.peak_bytes)}{measured}"))
+    rows += _memory_rows(details.memory)
     rows += [("recovered", f"step {item.step:,}: {item.action}") for item in details.memory.recoveries[-3:]]
     if details.resumes:
         steps = ", ".join(f"{item.step:,}" for item in details.resumes)
@@ -169,6 +166,25 @@ def _pixel_range(started: Mapping[str, Any]) -> list[tuple[str, str]]:
         if high is not None
     ]
     return [("pixels", f"{' and '.join(said)} read as 0 to 255")] if said else []
+
+
+def _memory_rows(memory: MemoryRecord) -> list[tuple[str, str]]:
+    """Like beside like: torch's allocator, then the driver's context; how the process grew stands for itself."""
+    rows = []
+    if memory.forecast is not None:
+        tensors = memory.forecast.peak_bytes - memory.forecast.context_bytes
+        rows.append(("tensors", _forecast_and_measured(tensors, memory.peak_bytes)))
+        if memory.forecast.context_bytes or memory.context_bytes is not None:
+            rows.append(("driver", _forecast_and_measured(memory.forecast.context_bytes, memory.context_bytes)))
+    if memory.grown_bytes is not None:
+        grown = memory_size(memory.grown_bytes)
+        rows.append(("process", f"grew by {grown}, libraries and threads included; a CPU's tensors are not measured"))
+    return rows
+
+
+def _forecast_and_measured(forecast: int, measured: int | None) -> str:
+    words = f"forecast {memory_size(forecast)}"
+    return words if measured is None else f"{words}, measured {memory_size(measured)}"
 
 
 def _arithmetic(resolved: Mapping[str, Any]) -> str:

@@ -78,6 +78,7 @@ class Ending:
     error: str | None = None
     peak_bytes: int | None = None
     context_bytes: int | None = None
+    grown_bytes: int | None = None
 
 
 def train(
@@ -109,7 +110,10 @@ def train(
             loop = _Loop(setup, places.run_folder(run), control, resume.position if resume else START)
             with considerate(torch.get_num_threads() if placement.device.type == "cpu" else 1):
                 ending = yield from loop.all_epochs()
-            return replace(ending, peak_bytes=peak.read(ledger.bytes_of_others(run)), context_bytes=peak.context())
+            return replace(
+                ending, peak_bytes=peak.allocated(ledger.bytes_of_others(run)), context_bytes=peak.context(),
+                grown_bytes=peak.grown(),
+            )  # fmt: skip
         except LoadingStopped:
             return Ending("stopped", control.stop_reason)
         finally:

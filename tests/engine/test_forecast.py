@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,13 @@ from engine.memory.timeline import BYTES_FIELDS, Forecast
 from engine.models.registry import MODELS, MORE_MODELS, ModelInfo, choose_stem, count_parameters, find_model
 from engine.paths import Places
 from engine.results.store import Store
+from engine.results.tables import facts
 from engine.runs import Lab, run
 from engine.shape import DataShape
 from engine.spec import RunSpec
 from tests.benchmarks.forecasting import measure
 from tests.engine.test_datasets import make_folder
-from tests.fakes import started
+from tests.fakes import RESOLVED, started
 
 CPU = Placement(torch.device("cpu"), torch.float32, torch.contiguous_format, "test")
 PHOTOS = DataShape(3, 64, 64, 2)
@@ -182,14 +184,14 @@ def test_the_command_prints_it_and_its_exit_code_says_whether_it_fits(
     with_bound(monkeypatch, 30 * MIB)
     code, out = reslab("forecast", "digits", "resnet18")
     assert code == 1
-    assert "will not fit: 30.0 MiB can be had" in out
+    assert "for tensors, 30.0 MiB available for them" in out
 
 
 def record(store: Store, device: str, said: MemoryForecasted, peak: int, context: int | None) -> None:
     spec = RunSpec("digits", "resnet18")
     number = store.create_run(spec)
     event = started(spec, number)
-    resolved = event.resolved.__class__(**{**_fields(event.resolved), "device_name": device})
+    resolved = event.resolved.__class__(**{**_fields(event.resolved), "device": "cuda:0", "device_name": device})
     store.record(RunStarted(**{**_fields(event), "resolved": resolved}))
     store.record(MemoryForecasted(**{**_fields(said), "run": number}))
     store.record(MemoryRecovered(number, 3, "training in micro-batches of 64", 64, False, 10))
@@ -231,3 +233,48 @@ def test_a_run_on_a_cluster_asks_for_what_its_forecast_says() -> None:
     assert large.options() == {"num_cpus": 1, "num_gpus": large.gpus}
     untold = request_for(spec, 0, 0)
     assert (untold.gpus, untold.bound) == (1, None)
+
+
+def ended(number: int, **measured: int) -> RunEnded:
+    return RunEnded(number, "completed", None, None, 1.0, None, 1, **measured)
+
+
+SAID = MemoryForecasted(1, 914 * MIB, 100 * MIB, 0, 0, 300 * MIB, 0, 50 * MIB, 464 * MIB, None, 0)
+
+
+def memory_lines(places: Places, device: str, *told: Any) -> dict[str, str]:
+    """The facts of a run on `device` that has `told` this of its memory."""
+    resolved = dataclasses.replace(RESOLVED, device=device)
+    with Store(places.database) as store:
+        number = store.create_run(RunSpec("digits", "resnet18"))
+        store.record(dataclasses.replace(started(RunSpec("digits", "resnet18"), number), resolved=resolved))
+        for event in told:
+            store.record(event)
+        return dict(facts(store.details(number), places.home))
+
+
+def test_on_a_gpu_allocator_stands_beside_allocator_and_context_beside_context(places: Places) -> None:
+    found = memory_lines(places, "cuda:0", SAID, ended(1, peak_bytes=490 * MIB, context_bytes=500 * MIB))
+    assert found["tensors"] == "forecast 450.0 MiB, measured 490.0 MiB"
+    assert found["driver"] == "forecast 464.0 MiB, measured 500.0 MiB"
+    assert "process" not in found
+
+
+@pytest.mark.parametrize("field", ["grown_bytes", "peak_bytes"], ids=["now", "as an earlier version recorded it"])
+def test_on_a_cpu_the_growth_of_the_process_is_no_counterpart_of_the_forecast(places: Places, field: str) -> None:
+    said = dataclasses.replace(SAID, context_bytes=0, peak_bytes=450 * MIB)
+    found = memory_lines(places, "cpu", said, ended(1, **{field: 216 * MIB}))
+    assert found["tensors"] == "forecast 450.0 MiB"
+    assert found["process"].startswith("grew by 216.0 MiB")
+    assert "driver" not in found
+
+
+def test_a_run_on_a_cpu_measures_how_the_process_grew_and_no_allocator(places: Places) -> None:
+    *_, end = run(RunSpec("digits", "resnet20", epochs=1, batch_size=512), Lab(places), RunControl())
+    assert isinstance(end, RunEnded)
+    assert (end.peak_bytes, end.context_bytes) == (None, None)
+    with Store(places.database) as store:
+        details = store.details(1)
+    memory = details.memory
+    assert (memory.peak_bytes, memory.grown_bytes) == (None, end.grown_bytes)
+    assert ", measured" not in dict(facts(details, places.home))["tensors"]
