@@ -39,7 +39,7 @@ MOST_PICTURES = 500  # of one folder: 6 MB
 
 @dataclass(frozen=True, slots=True)
 class FolderGuesses:
-    """Name, guesses and small picture (3, H, W) of each image; how many files could not be used, and how many are left."""
+    """Name, guesses and small picture (3, H, W) of each image; how many files could not be used, how many are left."""
 
     images: tuple[tuple[str, tuple[Guess, ...], NDArray[np.uint8]], ...]
     num_left_out: int

@@ -1,7 +1,7 @@
 """`reslab predict`: a run's guesses about a person's own images, file by file.
 
-Exit status: 0; 1 where a file that was named could not be used; 2 where none could. In folders, files that are no images
-are counted and no more is said of them; damaged images there have a line, as those that were named.
+Exit status: 0; 1 where a file that was named could not be used; 2 where none could. In folders, files that are no
+images are counted and no more is said of them; damaged images there have a line, as those that were named.
 """
 
 from __future__ import annotations

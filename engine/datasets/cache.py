@@ -2,9 +2,9 @@
 
 An entry is a folder with `images.u8` (the usable images, one after another) and `index.json` (which files, their
 hashes, what was wrong with the others, the SHA-256 of `images.u8`, and one of all that); every use checks both. An
-entry belongs to its files' names, sizes and times of change, and to the rule by which files become pixels: touch one, and
-it is decoded anew, and so it is where a file was left out for want of memory. The least recently used entries go when all
-together are larger than the bound.
+entry belongs to its files' names, sizes and times of change, and to the rule by which files become pixels: change one,
+and it is decoded anew. So it is where a file was left out because memory was short. The least recently used entries go
+when all together are larger than the bound.
 """
 
 from __future__ import annotations

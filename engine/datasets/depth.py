@@ -15,8 +15,8 @@ It is recorded with the run, and a file that is looked at later is read by it, n
 stay as they are, also beside deep ones. Left out, with the reason: negative values without a declared range, NaN and
 infinity, floats above 255, and a file of which more than 1 % lies above 110 % of `high`, so of another scale.
 
-Colour of 16 bits in PNG and TIFF is read at full depth, alpha too. Of 16 bits in SGI, CMYK and premultiplied TIFF Pillow
-gives the upper 8 alone, which is right for samples that use all 16. Fully transparent pixels count for nothing.
+Colour of 16 bits in PNG and TIFF is read at full depth, alpha too. Of 16 bits in SGI, CMYK and premultiplied TIFF
+Pillow gives the upper 8 alone, which is right for samples that use all 16. Fully transparent pixels count for nothing.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class PixelRange:
 
 @dataclass(frozen=True, slots=True)
 class Extreme:
-    """The largest value of one deep file that declares no range, and the significant bits that its sBIT names (0: none)."""
+    """The largest value of one deep file that declares no range, and the significant bits that its sBIT names, or 0."""
 
     kind: Kind
     greatest: float
@@ -258,8 +258,8 @@ def _checked_high(samples: Samples, pixel_range: PixelRange) -> float:
         raise UnusableImageError(f"floats up to {greatest}; expected 0 to 1, 0 to 255 or a declared range")
     if high is None:
         raise UnusableImageError(
-            f"{samples.kind} up to {greatest}, and no range for more than 8 bits was recorded: the run saw 8-bit images "
-            "alone, or is older than such ranges; save the file with 8 bits, or train again"
+            f"{samples.kind} up to {greatest}, and no range for more than 8 bits was recorded: the run saw 8-bit "
+            "images alone, or is older than such ranges; save the file with 8 bits, or train again"
         )
     above = int((visible > OVERSHOOT * high).sum())
     if above > SHARE_ABOVE * max(visible.size, 1):

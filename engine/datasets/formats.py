@@ -5,7 +5,7 @@ Content decides, never the file's ending. Read are raster formats (`FORMATS`), t
 - what is drawn and not stored as pixels (EPS, PDF, SVG, WMF, EMF): Pillow would start Ghostscript, another program, for
   the first and needs Windows for the last two;
 - what Pillow only recognises (MPEG, HDF5, GRIB, BUFR), and HEIC, which it does not know;
-- containers of numbers whose scale Pillow ignores (FITS, SPIDER, McIdas, IM): their pixels would be wrong without a word;
+- containers of numbers whose scale Pillow ignores (FITS, SPIDER, McIdas, IM): their pixels would be wrong unnoticed;
 - pixels written as source text (XBM, XPM), so that code that lies beside images is not taken for one.
 
 AVIF, JPEG 2000 and WebP need a Pillow that was built with their libraries; where it was not, the reason says so.

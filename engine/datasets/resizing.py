@@ -5,8 +5,8 @@
   half, a quarter or an eighth of their own where that is still no smaller.
 
 The two differ by a few grey levels, enough to change an answer. So a run records which was its own, and a file that
-is looked at later passes through the same (`Reading`): a PNG of a test image gives the pixels that the run was tested on,
-to the bit.
+is looked at later passes through the same (`Reading`): a PNG of a test image gives the pixels that the run was tested
+on, to the bit.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Reading:
             return str(error)
 
     def picture(self, path: Path, side: int) -> Pixels | str:
-        """One file in colour, (3, side, side), to be shown: brightness, background and upright as the network has it."""
+        """One file in colour, (3, side, side), to be shown: brightness, background and upright as for the network."""
         try:
             return decode(read_bytes(path), side, 3, self.pixel_range)
         except UnusableImageError as error:

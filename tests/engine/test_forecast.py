@@ -235,7 +235,7 @@ def test_a_run_on_a_cluster_asks_for_what_its_forecast_says() -> None:
     assert (untold.gpus, untold.bound) == (1, None)
 
 
-def ended(number: int, **measured: int) -> RunEnded:
+def ended(number: int, **measured: Any) -> RunEnded:
     return RunEnded(number, "completed", None, None, 1.0, None, 1, **measured)
 
 
