@@ -6,7 +6,7 @@ file goes through the same steps, in this order, in training, in `predict` and w
 1. its header is read, and files that are too large are left out;
 2. more than 8 bits a sample become 8 by the dataset's range (`depth`);
 3. transparency of any kind is laid over mid-grey (128, 128, 128), so that the colour below it, which nobody sees,
-   decides nothing. Grey, for a white drawing would vanish on white and a black one on black, and after normalisation it is
+   decides nothing. Grey, for a white drawing would vanish on white and a black one on black, and normalised it is
    near zero;
 4. it is turned upright, by the eight orientations of EXIF;
 5. it becomes grey or RGB, and where a size is given its centre is cut out and resized (bilinear).
