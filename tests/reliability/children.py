@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import sklearn.metrics
+from textual.events import Event, Key
 
 import engine.runs
 import engine.training.saving
@@ -149,7 +150,9 @@ def commands(folder: Path, terminal: str, command_lines: list[list[str]]) -> Non
 
 
 def app_with(folder: Path, terminal: str, specs: list[RunSpec]) -> None:
+    """Every key that the app hears, and who hears it, is written to `heard`."""
     quiet_process()
+    _write_keys_heard(folder / "heard")
     _take_terminal(terminal)
     sys.exit(open_app(Opening(places_in(folder), tuple(specs))))
 
@@ -160,6 +163,18 @@ def app_only_reading(folder: Path, terminal: str) -> None:
     if os.access(places_in(folder).database, os.W_OK):
         sys.exit(4)
     app_with(folder, terminal, [])
+
+
+def _write_keys_heard(file: Path) -> None:
+    hear = tui.app.ReslabApp.on_event
+
+    async def on_event(self: tui.app.ReslabApp, event: Event) -> None:
+        if isinstance(event, Key) and not event.is_forwarded:
+            with file.open("a", encoding="utf-8") as heard:
+                heard.write(f"{event.key} on {type(self.screen).__name__}\n")
+        await hear(self, event)
+
+    tui.app.ReslabApp.on_event = on_event  # type: ignore[method-assign]
 
 
 def _give_up_writing() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.reliability import damage, full_disk, inside, strangers, sudden, together
+from tests.reliability import damage, full_disk, hung_up, inside, strangers, sudden, together
 from tests.reliability.tries import Outcome
 
 
@@ -31,7 +31,11 @@ FAULTS = {
     "killed": Fault("kill -9 at a random moment, every second one while a checkpoint is written", 200, sudden.killed),
     "signals": Fault("SIGTERM, SIGINT, SIGHUP in mid-run, headless and in the app", 50, sudden.signals),
     "quits": Fault("q and y in mid-run", 100, sudden.quits),
-    "hung-up": Fault("the terminal goes away in mid-run", 5, sudden.hung_up),
+    "hung-up": Fault(
+        "the terminal goes away, idle and in mid-run: window, tmux, SSH, SIGHUP, SIGHUP and SIGCONT",
+        30,
+        hung_up.hung_up,
+    ),
     "flipped": Fault("one bit flipped, or the file cut, in checkpoint, cache, record by turns", 1200, damage.flipped),
     "writes": Fault(
         "each write, fsync, rename, cut, deletion, opening fails once: ENOSPC, EIO, EACCES, half-way",

@@ -23,7 +23,8 @@ from engine.spec import RunSpec
 from tests.fakes import events_of
 from tests.reliability import children
 from tests.reliability.terminal import Terminal
-from tests.reliability.tries import Outcome, finish, places_in, start, until
+from tests.reliability.tries import Outcome, finish, places_in, start
+from tests.reliability.waiting import until
 
 _MARK = "zq"
 _UNSAFE = [char for char in map(chr, range(0x110000)) if unicodedata.category(char) in ("Cc", "Cf", "Zl", "Zp")]
@@ -37,7 +38,7 @@ _KEYS = (
 )
 _LIVE_KEYS = (b"g", b"\x1b", b"F", b"\x1b", b"s", b"3", b"\r", *(b"l",) * 8, b"\x1b", b"1")
 
-_PAUSES = {b"": 0.5, b"\r": 0.5, b"\x1b": 0.2}  # s; escape and a key right after it are one key
+_PAUSES = {b"": 0.5, b"\r": 0.5}  # s
 
 _texts = st.lists(
     st.one_of(st.sampled_from(_UNSAFE), st.sampled_from(_SEQUENCES), st.characters(exclude_categories=["Cs"])),
@@ -90,13 +91,15 @@ def _shown(home: Path, text: str, problems: list[str]) -> bytes:
     for specs, keys in (([], _KEYS), ([spec], _LIVE_KEYS)):
         process = start(children.app_with, home, terminal.name, specs)
         before = len(terminal.seen)
-        until(lambda before=before: b"Set up" in terminal.seen[before:], 20)  # type: ignore[misc]
+        until(lambda before=before: b"Set up" in terminal.seen[before:])  # type: ignore[misc]
         for key in (b"", *keys):
             terminal.type(key, quiet_s=_PAUSES.get(key, 0.06))
         for key in (b"\x1b", b"\x1b", b"q", b"y"):  # whatever a late key has opened, it closes
             terminal.type(key, quiet_s=0.3)
-        if finish(process, 10) != 0:
-            problems.append("the app did not leave")
+        code = finish(process)
+        if code != 0:
+            heard = (home / "heard").read_text(encoding="utf-8").splitlines()[-4:]
+            problems.append(f"the app did not leave (exit code {code}); the last keys it heard: {', '.join(heard)}")
     seen = terminal.seen
     terminal.close()
     return seen

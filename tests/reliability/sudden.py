@@ -1,4 +1,4 @@
-"""Ends that come from outside: kill -9, signals, a terminal that goes away, a person who quits."""
+"""Ends that come from outside: kill -9, signals, a person who quits."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from tests.reliability.tries import (
     places_in,
     start,
     story_of,
-    until,
 )
+from tests.reliability.waiting import until
 
 _GONE_WITHIN_S = 5.0
 _STEP_S = 1.0  # one step, on a busy machine
@@ -95,7 +95,7 @@ def signals(count: int, folder: Path) -> Outcome:
         terminal = Terminal() if in_app else None
         process = start(children.app, home, terminal.name) if terminal else start(children.headless, home)
         problems = []
-        if not until(lambda places=places: _steps(places) > 0, every_s=0.02):  # type: ignore[misc]
+        if not until(lambda places=places: steps_of(places) > 0, every_s=0.02):  # type: ignore[misc]
             problems.append("it did not begin")
         time.sleep(draws.uniform(0, 1))
         assert process.pid is not None
@@ -103,7 +103,7 @@ def signals(count: int, folder: Path) -> Outcome:
         code = finish(process, _GONE_WITHIN_S + _STEP_S)
         if code not in (0, 130):
             problems.append(f"exit code {code}")
-        problems += _check_stopped(places, {signal.SIGTERM: TERMINATED, signal.SIGHUP: HUNG_UP}.get(which))
+        problems += check_stopped(places, {signal.SIGTERM: TERMINATED, signal.SIGHUP: HUNG_UP}.get(which))
         if terminal is not None:
             problems += terminal.problems()
             terminal.close()
@@ -120,7 +120,7 @@ def quits(count: int, folder: Path) -> Outcome:
         terminal = Terminal()
         process = start(children.app, home, terminal.name)
         problems = []
-        if not until(lambda places=places: _steps(places) > 0, every_s=0.02):  # type: ignore[misc]
+        if not until(lambda places=places: steps_of(places) > 0, every_s=0.02):  # type: ignore[misc]
             problems.append("it did not begin")
         time.sleep(draws.uniform(0, 0.5))
         born = psutil.Process(process.pid).children(recursive=True)
@@ -131,29 +131,13 @@ def quits(count: int, folder: Path) -> Outcome:
         if finish(process, _GONE_WITHIN_S) != 0:
             problems.append("it was not gone after five seconds")
         problems += [f"a child is left: {child.name()}" for child in born if child.is_running()]
-        problems += _check_stopped(places, None) + terminal.problems()
+        problems += check_stopped(places, None) + terminal.problems()
         terminal.close()
         outcome.add([f"try {number}: {problem}" for problem in problems])
     return outcome
 
 
-def hung_up(count: int, folder: Path) -> Outcome:
-    """The terminal goes away in the middle of a run: it is saved, and can go on."""
-    outcome = Outcome()
-    for number in range(count):
-        home, places = folder / str(number), places_in(folder / str(number))
-        terminal = Terminal()
-        process = start(children.app, home, terminal.name)
-        problems = [] if until(lambda places=places: _steps(places) > 0, every_s=0.02) else ["it did not begin"]  # type: ignore[misc]
-        terminal.close()
-        if finish(process, _GONE_WITHIN_S + _STEP_S) is None:
-            problems.append("it went on without a terminal")
-        problems += _check_stopped(places, HUNG_UP)
-        outcome.add(problems)
-    return outcome
-
-
-def _steps(places: Places) -> int:
+def steps_of(places: Places) -> int:
     """How many steps are recorded; reading now and then is what a second process does."""
     if not places.database.exists():
         return 0
@@ -162,7 +146,7 @@ def _steps(places: Places) -> int:
     return 0
 
 
-def _check_stopped(places: Places, error: str | None) -> list[str]:
+def check_stopped(places: Places, error: str | None) -> list[str]:
     try:
         with Store(places.database) as store:
             details = store.details(1)

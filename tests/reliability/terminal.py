@@ -5,13 +5,14 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import select
 import struct
 import termios
 import threading
 import time
 from contextlib import suppress
 
-from tests.reliability.tries import until
+from tests.reliability.waiting import until
 
 _KEPT = 4_000_000  # bytes
 
@@ -25,15 +26,19 @@ class Terminal:
         self.name = os.ttyname(self._follower)
         self._before = termios.tcgetattr(self._follower)
         self.seen = b""
+        self._closing, self._close = os.pipe()
         self._closed = False
         self._read_at = 0.0
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def _read(self) -> None:
-        with suppress(OSError):  # closed
-            while data := os.read(self._leader, 65536):
-                self._read_at = time.monotonic()
-                self.seen = (self.seen + data)[-_KEPT:]
+        """Never inside a read that waits: it would keep the terminal open after its end was closed."""
+        with suppress(OSError):  # nobody has it open any more
+            while self._closing not in (ready := select.select([self._leader, self._closing], [], [])[0]):
+                if ready and (data := os.read(self._leader, 65536)):
+                    self._read_at = time.monotonic()
+                    self.seen = (self.seen + data)[-_KEPT:]
 
     def write(self, keys: bytes) -> None:
         os.write(self._leader, keys)
@@ -61,7 +66,19 @@ class Terminal:
         return found
 
     def close(self) -> None:
+        """As a window that is closed: who has it as its controlling terminal is told by the system."""
         if not self._closed:
             self._closed = True
-            os.close(self._follower)
-            os.close(self._leader)
+            os.close(self._close)
+            self._reader.join()
+            for handle in (self._follower, self._leader, self._closing):
+                os.close(handle)
+
+    def take(self) -> None:
+        """For a process that has just begun: a session of its own, with this as its controlling terminal."""
+        os.setsid()
+        fcntl.ioctl(self._follower, termios.TIOCSCTTY, 0)
+
+    @property
+    def follower(self) -> int:
+        return self._follower

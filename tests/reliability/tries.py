@@ -14,7 +14,6 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -31,10 +30,10 @@ from engine.results.records import Curve, Predictions, RunDetails
 from engine.results.store import Store
 from engine.spec import RunSpec
 from engine.training.checkpoint import Checkpoint, load_checkpoint
+from tests.reliability.waiting import WITHIN_S
 
 SPEC = RunSpec("digits", "resnet20", epochs=4, dtype="float32", checkpoint_every=1)
 ONE_EPOCH = SPEC.replace(epochs=1)
-WITHIN_S = 60.0  # for whatever is only waited for
 
 
 @dataclass(slots=True)
@@ -88,15 +87,6 @@ def finish(process: ForkServerProcess, within_s: float = WITHIN_S) -> int | None
         process.join()
         return None
     return process.exitcode
-
-
-def until(condition: Callable[[], object], within_s: float = WITHIN_S, every_s: float = 0.001) -> bool:
-    began = time.monotonic()
-    while not condition():
-        if time.monotonic() - began > within_s:
-            return False
-        time.sleep(every_s)
-    return True
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,71 @@
+"""The app as a process of its own, with a scripted run: `python -m tests.tui.terminal_child HOME [live]`.
+
+When it leaves, what it was like is in HOME/left.json; a live run's own end is in HOME/ended.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import tui.app
+from engine.control import Control
+from engine.events import Event, RunEnded
+from engine.memory.ledger import Ledger
+from engine.opening import Opening
+from engine.paths import Places
+from engine.spec import RunSpec
+from tests.fakes import ScriptedRun
+from tui.__main__ import open_app
+from tui.session import Session
+
+
+class Child(tui.app.ReslabApp):
+    """Draws all of itself all the time, as it would beside a run that is quick."""
+
+    CSS_PATH = Path(tui.app.__file__).with_name("styles") / "reslab.tcss"  # Textual looks beside a subclass's own file
+
+    def __init__(self, places: Places, *arguments: Any, **more: Any) -> None:
+        super().__init__(places, *arguments, run_function=_written(places.home / "ended"), **more)
+
+    def on_mount(self) -> None:  # Textual calls that of the class above as well
+        self.set_interval(0.02, lambda: self.screen.refresh())
+
+    def exit(self, *arguments: Any, **more: Any) -> None:
+        left = {
+            "mode": self.current_mode,
+            "values": self.get_screen_stack("setup")[0].recipe.values,  # type: ignore[attr-defined]
+            "filters": [getattr(field, "value", "") for field in self.screen_stack[0].query("#filter")],
+        }
+        (self.places.home / "left.json").write_text(json.dumps(left))
+        super().exit(*arguments, **more)
+
+
+def _written(path: Path) -> Any:
+    script = ScriptedRun(hold_at=7)
+
+    def run(
+        spec: RunSpec, places: Places, ledger: Ledger, control: Control, resumed: int | None = None
+    ) -> Iterator[Event]:
+        for event in script(spec, places, ledger, control, resumed):
+            yield event
+            if isinstance(event, RunEnded):
+                path.write_text(f"{event.status}: {control.stop_reason}")
+
+    return run
+
+
+def main(home: Path, live: bool) -> int:
+    Session.load_torch = lambda self: None  # type: ignore[method-assign]
+    Session.watch_memory = lambda self: None  # type: ignore[method-assign]
+    tui.app.ReslabApp = Child  # type: ignore[misc]
+    home.mkdir(parents=True, exist_ok=True)
+    specs = (RunSpec("digits", "resnet18"),) if live else ()
+    return open_app(Opening(Places(home, home / "data", home / "cache"), specs))
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), "live" in sys.argv[2:]))
