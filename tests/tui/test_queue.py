@@ -219,3 +219,63 @@ async def test_whoever_looks_at_a_run_is_not_offered_the_queue(make_app: MakeApp
             await until(pilot, lambda: "belongs to the terminal" in told(app))
             await drawn(pilot)
             assert not app.screen.is_modal
+
+
+async def test_a_declined_queue_does_not_run_with_what_is_added(make_app: MakeApp, places: Places) -> None:
+    with Store(places.database) as store:
+        store.enqueue(WAITING)
+    script = ScriptedRun()
+    app = make_app(script)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await until(pilot, lambda: app.screen.is_modal)
+        await pilot.press("n", "down", "tab", "t")
+        await until(pilot, lambda: len(script.specs) == 2 and app.live and app.live.over and not app.session.live)
+        await drawn(pilot)
+        assert names(script) == ["resnet18 mnist 0", "plain18 mnist 0"]
+        assert "5 in the queue, 3 of them on hold" in told(app)
+        assert "3 on hold" in text_of(app).splitlines()[0]
+        await pilot.press("2")
+        await drawn(pilot)
+        assert "3 runs on hold: u shows the queue, g resumes it" in text_of(app)
+        await pilot.press("u", "g", "escape")
+        await until(pilot, lambda: len(script.specs) == 5 and app.live and app.live.over)
+    assert [spec.model for spec in script.specs[2:]] == ["resnet18", "plain18", "resnet34"]
+
+
+async def test_train_says_that_the_queue_is_on_hold_before_any_run(make_app: MakeApp, places: Places) -> None:
+    with Store(places.database) as store:
+        store.enqueue(WAITING[:1])
+    app = make_app()
+    async with app.run_test(size=(100, 30)) as pilot:
+        await until(pilot, lambda: app.screen.is_modal)
+        await pilot.press("n", "2")
+        await drawn(pilot)
+        assert "no run yet: 1 sets one up · 1 run on hold: u shows the queue, g resumes it" in text_of(app)
+
+
+async def test_what_waits_stays_on_hold_while_what_is_added_runs(make_app: MakeApp) -> None:
+    script = ScriptedRun(hold_at=5)
+    app = make_app(script, specs=WAITING)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await until(pilot, lambda: app.live and app.live.version == 5 and len(app.queue.waiting) == 2)
+        await pilot.press("u", "h", "escape", "1", "a")
+        await until(pilot, lambda: len(app.queue.waiting) == 3)
+        await pilot.press("u")
+        await drawn(pilot)
+        assert "1 waiting, 2 on hold · g resumes" in text_of(app)
+        assert text_of(app).count("on hold  ") == 2
+        await pilot.press("escape")
+        script.release.set()
+        await until(pilot, lambda: len(script.specs) == 2 and app.live and app.live.over and not app.session.live)
+        await drawn(pilot)
+        assert len(script.specs) == 2
+        assert app.queue.words == "2 on hold"
+
+
+async def test_one_of_a_thing_is_not_many(make_app: MakeApp) -> None:
+    app = make_app(ScriptedRun(hold_at=5), specs=[RunSpec("digits", "resnet18", epochs=1, seed=n) for n in range(2)])
+    async with app.run_test(size=(100, 30)) as pilot:
+        await until(pilot, lambda: app.live and app.live.version == 5 and len(app.queue.waiting) == 1)
+        await pilot.press("u")
+        await drawn(pilot)
+        assert "1 epoch " in text_of(app)

@@ -235,3 +235,53 @@ async def test_the_plan_says_how_many_cats_and_dogs_are_there(make_app: MakeApp)
         await until(pilot, lambda: "train 14, test 6" in text_of(app))
         assert "17,500" not in text_of(app)
         assert f"20 files in {app.places.data / 'PetImages'}"[:60] in text_of(app)
+
+
+async def test_enter_trains_what_is_marked(make_app: MakeApp) -> None:
+    script = ScriptedRun()
+    app = make_app(script)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await pilot.press("space", "space", "enter", "space", "down", "down")
+        await drawn(pilot)
+        assert "2 runs marked: digits, mnist × resnet18" in text_of(app)
+        assert "enter on Architecture trains them in turn · a adds them to the queue" in text_of(app)
+        await pilot.press("enter")
+        await until(pilot, lambda: len(script.specs) == 2 and app.live and app.live.over)
+        assert app.current_mode == "train"
+        await pilot.press("1")
+        await drawn(pilot)
+        assert "marked" not in text_of(app)
+    assert [(spec.dataset, spec.model) for spec in script.specs] == [("digits", "resnet18"), ("mnist", "resnet18")]
+
+
+async def test_marks_count_where_the_cursor_asks_for_a_folder(make_app: MakeApp) -> None:
+    script = ScriptedRun()
+    app = make_app(script)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await pilot.press("space", "end", "tab", "enter")
+        await until(pilot, lambda: app.live and app.live.over)
+    assert [(spec.dataset, spec.model) for spec in script.specs] == [("digits", "resnet18")]
+
+
+async def test_t_takes_the_marked_with_their_twins_each_once(make_app: MakeApp) -> None:
+    script = ScriptedRun()
+    app = make_app(script)
+    async with app.run_test(size=(100, 30)) as pilot:
+        menu = app.screen.query_one("#models", Menu)
+        await pilot.press("tab")
+        for model in ("resnet18", "plain18", "resnet20"):
+            menu.choose(model)
+            await pilot.press("space")
+        await pilot.press("t")
+        await until(pilot, lambda: len(script.specs) == 4 and app.live and app.live.over)
+    assert [spec.model for spec in script.specs] == ["resnet18", "plain18", "resnet20", "plain20"]
+
+
+async def test_a_mark_that_cannot_be_trained_is_said_before_enter(make_app: MakeApp) -> None:
+    app = make_app()
+    async with app.run_test(size=(100, 30)) as pilot:
+        setup = setup_of(app)
+        setup.recipe.set_values({"batch_size": 0})
+        await pilot.press("space")
+        await drawn(pilot)
+        assert "batch size" in str(setup.query_one("#plan", Static).content)

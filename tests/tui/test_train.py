@@ -482,3 +482,24 @@ print(type(events[-1]).__name__)
 """
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1:] == ["RunEnded"], done.stderr
+
+
+async def test_on_a_small_terminal_the_chart_has_the_room(make_app: MakeApp) -> None:
+    app = make_app(hold())
+    async with app.run_test(size=(40, 10)) as pilot:
+        await start(pilot, app)
+        loss = app.screen.query_one("#loss", Chart)
+        assert (loss.size.width, loss.size.height >= 4) == (40, True)
+        assert "●" in text_of(app)
+        assert "epoch 2/10" in text_of(app)
+        await pilot.press("g")
+        await drawn(pilot)
+        assert app.screen.query_one(GradientBars).size.width > 30
+        await pilot.press("1")
+        await drawn(pilot)
+        assert "digits" in text_of(app)
+        await pilot.press("2", "g")
+        await pilot.resize_terminal(80, 24)
+        await drawn(pilot)
+        assert {chart.id for chart in app.screen.query(Chart) if chart.size.height > 2} == {"loss", "accuracy"}
+        assert "GPU 0" in text_of(app)

@@ -11,8 +11,9 @@ from textual.geometry import Size
 
 from engine.text import memory_size
 from tui.series import Series, envelope, nice_ticks
-from tui.text import aligned, clock, gib
-from tui.widgets.chart import Chart, Line
+from tui.text import aligned, clock, counted, gib
+from tui.widgets.chart import Chart, Line, align
+from tui.widgets.confusion import ConfusionMap
 
 floats = st.floats(-1e6, 1e6)
 
@@ -122,3 +123,73 @@ def test_units_are_written_as_people_read_them() -> None:
 def test_aligned_columns_have_one_width() -> None:
     table = aligned([["a", "1"], ["\x1b long", "100"]])
     assert table == [["a     ", "  1"], ["␛ long", "100"]]
+
+
+class ChartsApp(App[None]):
+    def compose(self) -> ComposeResult:
+        yield Chart("loss", id="loss")
+        yield Chart("accuracy", (0.0, 1.0), lambda value: f"{100 * value:.0f} %", id="accuracy")
+
+    def on_mount(self) -> None:
+        align(*self.query(Chart))
+
+
+@pytest.mark.parametrize("height", [12, 24, 60])
+@pytest.mark.parametrize("top", [2.3, 0.00002, 123456.0])
+async def test_charts_one_above_the_other_have_one_x_axis(height: int, top: float) -> None:
+    app = ChartsApp()
+    async with app.run_test(size=(80, height)) as pilot:
+        loss, accuracy = app.query(Chart)
+        x, ticks = np.arange(1.0, 11.0), {float(place): str(place) for place in range(0, 11, 2)}
+        accuracy.draw([Line("test", "red", x, x / 10, "●")], 10, ticks)
+        for scale in (top, 3.0, top):
+            loss.draw([Line("test", "red", x, scale / x, "●")], 10, ticks)
+            await pilot.pause()
+            axes = [chart.render_line(chart.size.height - 1).text for chart in (loss, accuracy)]
+            assert axes[0] == axes[1]
+            at = []
+            for chart in (loss, accuracy):
+                lines = [chart.render_line(y).text for y in range(chart.size.height - 1)]
+                at.append({column for line in lines for column, letter in enumerate(line) if letter == "●"})
+            assert at[0] == at[1]
+        await pilot.resize_terminal(120, 40)
+        await pilot.pause()
+        axes = [chart.render_line(chart.size.height - 1).text for chart in (loss, accuracy)]
+        assert axes[0] == axes[1]
+
+
+class MapApp(App[None]):
+    def compose(self) -> ComposeResult:
+        yield ConfusionMap("map")
+
+
+CIFAR = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+
+
+@pytest.mark.parametrize(
+    ("names", "width", "whole"),
+    [
+        (CIFAR, 200, True),
+        (CIFAR, 125, True),
+        (CIFAR, 80, False),
+        (["Persian longhair cat", "dog"], 80, True),
+        (["cat", "Shetland sheepdog of the north"], 120, True),
+        (["猫の写真です", "犬"], 60, True),
+    ],
+)
+async def test_a_confusion_header_is_cut_only_where_there_is_no_room(names: list[str], width: int, whole: bool) -> None:
+    app = MapApp()
+    async with app.run_test(size=(width, 20)) as pilot:
+        shown = app.query_one(ConfusionMap)
+        shown.show(names, [[12] * len(names) for _ in names])
+        await pilot.pause()
+        header = shown.render_line(0)
+        assert header.cell_length <= width
+        assert header.cell_length == shown.render_line(1).cell_length
+        assert all(name in header.text for name in names) == whole
+        assert all(name in shown.render_line(1 + row).text for row, name in enumerate(names))
+
+
+def test_one_is_counted_as_one() -> None:
+    assert [counted(number, "run") for number in (0, 1, 2, 1000)] == ["0 runs", "1 run", "2 runs", "1,000 runs"]
+    assert [counted(number, "class", "classes") for number in (1, 2)] == ["1 class", "2 classes"]
