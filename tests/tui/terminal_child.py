@@ -26,10 +26,10 @@ from tui.session import Session
 class Child(tui.app.ReslabApp):
     """Draws all of itself all the time, as it would beside a run that is quick."""
 
-    CSS_PATH = Path(tui.app.__file__).with_name("styles") / "reslab.tcss"  # Textual looks beside a subclass's own file
+    CSS_PATH = str(Path(tui.app.__file__).with_name("styles") / "reslab.tcss")  # Textual looks beside this file
 
     def __init__(self, places: Places, *arguments: Any, **more: Any) -> None:
-        super().__init__(places, *arguments, run_function=_written(places.home / "ended"), **more)
+        super().__init__(places, *arguments, run_function=_written(places.home / "ended"), **more)  # type: ignore[misc]
 
     def on_mount(self) -> None:  # Textual calls that of the class above as well
         self.set_interval(0.02, lambda: self.screen.refresh())
