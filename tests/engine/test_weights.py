@@ -59,9 +59,17 @@ class _Harmful:
 def test_a_pickle_with_code_in_it_runs_nothing(tmp_path: Path) -> None:
     mark, path = tmp_path / "was-here", tmp_path / "bad.pth"
     torch.save({"conv1.weight": _Harmful(mark)}, path)
-    assert "expected a state dict" in refused(path)
+    said = refused(path)
+    assert "it holds code or objects of Python (posix.system) instead of tensors alone; nothing of it was run" in said
+    assert "expected a state dict" in said
+    torch.save(torch.nn.Linear(2, 2), path)
+    assert "(torch.nn.modules.linear.Linear)" in refused(path)
     path.write_bytes(pickle.dumps(_Harmful(mark)))
-    refused(path)
+    assert not mark.exists()
+    (tmp_path / "text.pth").write_text("hello")
+    for text in (said, refused(path), refused(tmp_path / "text.pth")):  # torch's own advises to run such code
+        assert "weights_only" not in text
+        assert "succeed" not in text
     assert not mark.exists()
 
 
