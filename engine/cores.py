@@ -23,6 +23,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.text import counted
+
 SPIN_VARIABLE = "GOMP_SPINCOUNT"
 _SPINS = "100000"  # about a millisecond: as quick as libgomp's own 300,000 on a quiet machine
 _OWN_CHOICES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
@@ -128,7 +130,9 @@ def threads_text(num_threads: int, environment: Mapping[str, str] = os.environ) 
         if name in environment
     ]
     waiting = "sleep while others need the cores" if _can_stop_spinning(environment) else "wait as the library has it"
-    return f"{num_threads} on {usable_cores()} cores; they {waiting}" + (f"; {', '.join(chosen)}" if chosen else "")
+    return f"{num_threads} on {counted(usable_cores(), 'core')}; they {waiting}" + (
+        f"; {', '.join(chosen)}" if chosen else ""
+    )
 
 
 def _can_stop_spinning(environment: Mapping[str, str]) -> bool:

@@ -13,6 +13,7 @@ from engine.cores import OthersMeter, chose_threads_themselves, fair_num_threads
 from engine.errors import DeviceError, TorchError
 from engine.events import Resolved
 from engine.spec import RunSpec
+from engine.text import counted
 
 if TYPE_CHECKING:
     import torch
@@ -98,10 +99,8 @@ def share_cores(placement: Placement, others: OthersMeter) -> Placement:
     if threads == most:
         return placement
     torch.set_num_threads(threads)
-    cores = usable_cores()
-    reason = (
-        f"{cores} cores may be used" if busy is None or threads == cores else f"others use {busy:.1f} of {cores} cores"
-    )
+    cores = counted(usable_cores(), "core")
+    reason = f"{cores} may be used" if busy is None or busy < 0.5 else f"others use {busy:.1f} of {cores}"
     return replace(placement, threads_reason=reason)
 
 

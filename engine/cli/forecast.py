@@ -12,7 +12,7 @@ from engine.device import import_torch
 from engine.memory.ledger import Ledger
 from engine.paths import Places
 from engine.spec import RunSpec
-from engine.text import memory_size, safe_text
+from engine.text import counted, memory_size, safe_text
 
 _TITLES = {
     "parameters_bytes": "parameters", "gradients_bytes": "gradients", "optimizer_bytes": "optimizer",
@@ -61,4 +61,6 @@ def _looked_at(spec: RunSpec, places: Places) -> Survey:
             found: Survey = end.value
             return found
         if sys.stderr.isatty():
-            print(f"\rlooked at {progress.done:,} of {progress.total:,} images\x1b[K\r", end="", file=sys.stderr)
+            print(
+                f"\rlooked at {progress.done:,} of {counted(progress.total, 'image')}\x1b[K\r", end="", file=sys.stderr
+            )

@@ -19,6 +19,7 @@ from engine.paths import Places
 from engine.progress import Progress
 from engine.shape import DataShape
 from engine.spec import RunSpec
+from engine.text import counted
 
 MOST_HEADERS = 20_000
 """Headers read at most, evenly from all files: 2 s. Only where all of so many are alike are more of them left."""
@@ -85,7 +86,7 @@ def _cats_dogs(spec: RunSpec, places: Places | None) -> Survey:
     found = find_files(places.data) if places is not None else None
     if found is not None:
         counts = _split(found.files, TEST_SHARE)
-        note = f"{len(found.files):,} files in {found.root}"
+        note = f"{counted(len(found.files), 'file')} in {found.root}"
         return Survey(shape, *_with_val(spec, counts["train"]), counts["test"], (note,), is_exact=False)
     notes = (f"not in {places.data} yet: the published archive would be downloaded",) if places is not None else ()
     return Survey(shape, *_with_val(spec, num_train), num_test, notes)

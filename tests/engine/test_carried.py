@@ -97,7 +97,8 @@ def followed(run: int, places: Places, control: RunControl) -> Iterator[list[Eve
 
 
 def until(what: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 10
+    """Another process may have to load torch first, beside others: the bound is for one that never comes."""
+    deadline = time.monotonic() + 300
     while not what():
         assert time.monotonic() < deadline, "it did not come to that"
         time.sleep(0.01)

@@ -50,7 +50,8 @@ def trained(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
 
 
 def test_json_is_one_event_a_line_and_nothing_else(trained: list[dict[str, Any]]) -> None:
-    assert {event["event"] for event in trained} == {
+    slow = {"evaluation_progressed"}  # of an evaluation that takes longer than an eye-blink, beside other work
+    assert {event["event"] for event in trained} - slow == {
         "dataset_progressed", "run_started", "evaluated", "steps_completed", "epoch_ended", "checkpoint_saved",
         "gradients_measured", "memory_forecasted", "run_ended",
     }  # fmt: skip

@@ -395,7 +395,8 @@ def test_a_class_folder_that_cannot_be_read_is_a_sentence(
         return listed(path)
 
     monkeypatch.setattr(os, "listdir", refuse)  # what pathlib calls; root may read everything
-    monkeypatch.setattr(os, "scandir", lambda path=".": refuse(path) and iter(()))
+    scanned = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path=".": (refuse(path), scanned(path))[1])
     with pytest.raises(DatasetError, match=r"cannot (use|read) .*dog .*Permission denied"):
         load(RunSpec(f"folder:{root}", "resnet20"), places)
 

@@ -274,7 +274,7 @@ def test_the_number_of_threads_is_kept(places: Places) -> None:
         ("UPDATE runs SET status = 'completed'", "is complete"),
         ("UPDATE runs SET status = 'diverged'", "diverged and would again"),
         ("UPDATE runs SET steps = 3", "was changed after it had ended"),
-        ("UPDATE runs SET status = 'running', seal = NULL, place = 'another', beat_at = 9e9", "is running"),
+        ("UPDATE runs SET status = 'running', seal = NULL, place = 'another', beat_at = 9e9", "is still running"),
     ],
 )
 def test_what_cannot_go_on_is_one_sentence(places: Places, change: str, words: str) -> None:

@@ -67,7 +67,9 @@ def test_a_number_and_its_noun_agree(number: int, says: str) -> None:
 
 
 NOUNS = "bytes|classes|cores|epochs|files|folders|GPUs|images|machines|parameters|runs|seeds|steps|threads|workers"
-NEVER_ONE = {  # what the number is, where it cannot be one
+NEVER_ONE = {  # what the number is, where it cannot be one, or is none
+    "engine/datasets/survey.py: {self.shape.num_classes} classes",
+    "engine/training/train.py: {split_name} images",
     "engine/cluster/__init__.py: {self.num_workers} workers",
     "engine/datasets/cats_dogs.py: {MAX_MEMBERS:,} files",
     "engine/datasets/splits.py: {share:g} of {counted(len(labels), 'image')} images",
