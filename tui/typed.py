@@ -86,6 +86,8 @@ class Typed:
             at_rest = not any(pump.message_queue_size for pump in pumps) and self._stands
             quiet = quiet + 1 if at_rest and pumps == before else 0
             before = pumps
+            if not self._stands:  # a thread reads what the screen shows: leave it the processor
+                await asyncio.sleep(0.01)
 
     def _pumps(self) -> Iterator[MessagePump]:
         """Those that a key passes: the widget with the focus, what it lies in, the screen, the app."""

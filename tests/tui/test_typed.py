@@ -73,6 +73,7 @@ async def test_a_run_is_opened_as_soon_as_its_list_is_read(make_app: MakeApp, pl
     async with app.run_test() as pilot:
         type_at_once(app, "3", "down", "enter")
         await until(pilot, lambda: getattr(app.screen, "run", None) == 1)
+        await drawn(pilot)  # Textual's tabs do not bear it that the app is left while they are mounted
 
 
 async def test_what_is_typed_leads_through_screens_and_dialogs_and_out(make_app: MakeApp, places: Places) -> None:
