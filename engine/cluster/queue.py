@@ -156,9 +156,11 @@ class Scheduler:
         self._failures = 0
         control = RunControl()
         self._controls.append(control)
-        thread = threading.Thread(target=self._run, args=(spec, request, seat, control), name="run")
+        has_number = threading.Event()
+        thread = threading.Thread(target=self._run, args=(spec, request, seat, control, has_number), name="run")
         self._threads.append(thread)
         thread.start()
+        has_number.wait()  # runs are numbered in the order of the queue
 
     def _failed_try(self, waiting: Waiting, error: str, rest_s: float) -> None:
         self._failures += 1
@@ -216,7 +218,9 @@ class Scheduler:
             store.record(RunEnded(number, "failed", None, None, 0.0, None, 0, safe_text(error)))
         self._started(number)
 
-    def _run(self, spec: RunSpec, request: Request, seat: Any, control: RunControl) -> None:
+    def _run(
+        self, spec: RunSpec, request: Request, seat: Any, control: RunControl, has_number: threading.Event
+    ) -> None:
         lab = Lab(self._places, cluster=replace(self._cluster, num_workers=1, seat=seat))
         stream: Stream | None = None
         try:
@@ -225,6 +229,7 @@ class Scheduler:
                     if stream is None:
                         stream = Stream(self._places.run_folder(event.run))
                         self._started(event.run)
+                        has_number.set()
                     stream.tell(event)
         except Exception as error:
             write_report(self._places.log, error, f"{spec.model} on {spec.dataset} could not be carried on")
@@ -235,4 +240,5 @@ class Scheduler:
         finally:
             if stream is not None:
                 stream.close()
+            has_number.set()  # also where it came to nothing
             self._idle.append((request, seat))

@@ -52,6 +52,10 @@ pytestmark = pytest.mark.cluster
 # At the default learning rate the rounding of a second thread alone moves a loss by 6e-4 within the epoch.
 SPEC = RunSpec("digits", "resnet20", epochs=1, norm="group", dtype="float32", learning_rate=0.001)
 TWO = Cluster(None, 2)
+# Sums over two halves round differently, and a batch-norm whose input is near a kink of the ReLU makes more of it: up to
+# 3.3e-5 at the twelfth step, for two seeds and two learning rates on an AVX2 processor. Another function is far off:
+# `test_without_a_common_batch_norm_two_workers_make_another_run`.
+ROUNDING = 1e-4
 
 
 def places_in(folder: Path) -> Places:
@@ -84,7 +88,7 @@ def test_two_workers_make_the_run_of_one(machine: None, tmp_path: Path, norm: st
     places = places_in(tmp_path / "two")
     together = list(run(spec, Lab(places, cluster=Cluster(None, 2, sync)), RunControl()))
     assert ended(together).status == "completed", ended(together).error
-    assert losses(together) == pytest.approx(losses(alone), abs=1e-5)
+    assert losses(together) == pytest.approx(losses(alone), abs=ROUNDING)
     with Store(places.database) as store:
         details = store.details(1)
         assert list(details.curve.losses) == losses(together)
@@ -92,6 +96,14 @@ def test_two_workers_make_the_run_of_one(machine: None, tmp_path: Path, norm: st
         assert details.started["resolved"]["workers"] == f"2 workers on one machine{words}"
         assert (details.intact, details.record.status) == (True, "completed")
     assert not (places.run_folder(1) / "ray").exists()
+
+
+def test_without_a_common_batch_norm_two_workers_make_another_run(machine: None, tmp_path: Path) -> None:
+    """So that the test above would notice if the statistics were not exchanged."""
+    spec = SPEC.replace(norm="batch")
+    alone = losses(list(run(spec, Lab(places_in(tmp_path / "alone")), RunControl())))
+    together = losses(list(run(spec, Lab(places_in(tmp_path / "two"), cluster=TWO), RunControl())))
+    assert max(abs(a - b) for a, b in zip(alone, together, strict=True)) > 10 * ROUNDING
 
 
 def test_a_pause_a_stop_and_going_on(machine: None, tmp_path: Path) -> None:
@@ -127,8 +139,9 @@ def test_what_the_cluster_cannot_do_is_one_sentence(machine: None, tmp_path: Pat
 
 def test_a_worker_that_fails_says_why(machine: None, tmp_path: Path) -> None:
     spec = SPEC.replace(dataset=f"folder:{tmp_path}")
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").write_text("not an image, as only the worker's reading shows")
     end = ended(list(run(spec, Lab(places_in(tmp_path / "lab"), cluster=TWO), RunControl())))
     assert end.status == "failed"
     assert "no image in" in str(end.error)
