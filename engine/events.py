@@ -244,7 +244,9 @@ class RunContinued:
 class SettingsTuned:
     """What `dtype auto` means on this processor was measured, and holds from now on for all that `key` names.
 
-    `gain` is how many times as fast this is as plain float32 on all threads; 1 where that is what was taken.
+    `gain` is how many times as fast this is as plain float32 on all threads; 1 where that is what was taken. Others
+    kept `busy_cores` of the processor's cores busy meanwhile (None: not known). `images_per_s` is the training speed of
+    the first run that was computed so (None: there is none yet). `due` says that the next run measures again.
     """
 
     run: int
@@ -253,6 +255,23 @@ class SettingsTuned:
     memory_format: str
     num_threads: int
     gain: float
+    busy_cores: float | None = None
+    images_per_s: float | None = None
+    due: bool = False
+    measured_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class TuningChecked:
+    """A run's training speed beside that of the first run (None: it is the first) with the settings that were measured
+    for `key`. Where they do not hold, the next run measures again.
+    """
+
+    run: int
+    key: str
+    images_per_s: float
+    first_images_per_s: float | None
+    holds: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,6 +365,7 @@ Event = (
     | CheckpointFailed
     | RunContinued
     | SettingsTuned
+    | TuningChecked
     | MemoryForecasted
     | MemoryRecovered
     | RunPaused

@@ -111,6 +111,8 @@ def _run_command(arguments: argparse.Namespace, places: Places, open_app: OpenAp
 
             specs = specs_from(arguments)
             return max(forecast_command(spec, places, arguments.json) for spec in specs)
+        case "autotune":
+            return _autotune(arguments, places)
         case "predict":
             from engine.cli.predict import predict_command
 
@@ -138,6 +140,20 @@ def _run_command(arguments: argparse.Namespace, places: Places, open_app: OpenAp
             return reading.compare_runs(places, arguments.runs, arguments.json)
         case _:
             return reading.delete_run(places, arguments.run)
+
+
+def _autotune(arguments: argparse.Namespace, places: Places) -> int:
+    """List what was measured, or with `--forget` delete it, or with a dataset and a model measure now."""
+    from engine.cli import autotune
+
+    named = bool(arguments.dataset or arguments.spec)
+    if arguments.forget and named:
+        raise SpecError("--forget forgets all that was measured; leave out the dataset and the model")
+    if arguments.forget:
+        return autotune.forget_command(places)
+    if not named:
+        return autotune.list_command(places, arguments.json)
+    return max(autotune.measure_command(spec, places, arguments.json) for spec in specs_from(arguments))
 
 
 def _train(arguments: argparse.Namespace, places: Places, open_app: OpenApp) -> int:

@@ -90,8 +90,15 @@ def _add_training(add: Callable[..., argparse.ArgumentParser], settings: bool) -
         "say how much memory a run would take, and whether it fits",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    autotune = add(
+        "autotune",
+        "list the settings measured to be quickest on this processor; with DATASET MODEL measure now",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    autotune.add_argument("--forget", action="store_true", help="forget them all: the next runs measure again")
     if settings:
         _add_settings(forecast)
+        _add_settings(autotune)
 
 
 def _add_reading(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -258,7 +265,7 @@ def _with_absolute_folder(values: dict[str, Any]) -> dict[str, Any]:
 
 def wants_settings(argv: Sequence[str]) -> bool:
     """Whether the settings' options are needed to read this command line."""
-    return any(command in argv for command in ("train", "report", "forecast"))
+    return any(command in argv for command in ("train", "report", "forecast", "autotune"))
 
 
 def columns(rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> str:

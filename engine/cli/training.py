@@ -38,12 +38,22 @@ from engine.events import (
     SettingsTuned,
     Status,
     StepsCompleted,
+    TuningChecked,
     to_json_dict,
 )
 from engine.memory.heap import keep_one_heap
 from engine.paths import Places
 from engine.results.records import HUNG_UP, TERMINATED
-from engine.results.tables import continued_text, data_lines, duration, fewer_threads, metric_rows, tuning_text
+from engine.results.tables import (
+    busy_text,
+    checked_text,
+    continued_text,
+    data_lines,
+    duration,
+    fewer_threads,
+    metric_rows,
+    tuning_text,
+)
 from engine.spec import RunSpec
 from engine.text import counted, percent, safe_text
 
@@ -286,7 +296,10 @@ class _Bar:
                     f"{percent(event.metrics.accuracy)}"
                 )
             case SettingsTuned():
-                self._say(f"measured once for this network and machine: {tuning_text(event)}")
+                self._say(f"measured for this network and machine{busy_text(event)}: {tuning_text(event)}")
+            case TuningChecked():
+                if text := checked_text(event):
+                    self._say(text)
             case RunPaused():
                 self._say(f"run {event.run} is paused; reslab resume {event.run} continues it")
             case RunResumed():

@@ -132,6 +132,12 @@ STEPS: tuple[str, ...] = (
     ALTER TABLE runs ADD COLUMN place TEXT NOT NULL DEFAULT '';  -- where pid and pid_started mean something
     ALTER TABLE runs ADD COLUMN beat_at REAL NOT NULL DEFAULT 0;  -- the latest sign of life, seconds since 1970
     """,
+    """
+    ALTER TABLE tunings ADD COLUMN busy_cores REAL;  -- that others kept busy meanwhile, NULL where it is not known
+    ALTER TABLE tunings ADD COLUMN images_per_s REAL;  -- of the first run that was computed so
+    ALTER TABLE tunings ADD COLUMN due INTEGER NOT NULL DEFAULT 1;  -- whether the next run measures again
+    ALTER TABLE tunings ADD COLUMN measured_at REAL NOT NULL DEFAULT 0;  -- seconds since 1970
+    """,
 )
 
 

@@ -30,6 +30,7 @@ from engine.events import (
     RunStarted,
     SettingsTuned,
     StepsCompleted,
+    TuningChecked,
 )
 from engine.memory.calibration import Calibration
 from engine.results import carriers, changes, memory, resumes, tunings, waiting
@@ -53,7 +54,7 @@ _TABLES = ("steps", "epochs", "evaluations", "weights", "memory", "recoveries", 
 _COMMIT_EVERY_S = 1.0  # points wait this long: one commit costs an fsync, 1 to 20 ms
 _BUSY_MS = 5000
 _Progress = RunStarted | RunContinued | Evaluated | EpochEnded | CheckpointSaved | RunEnded
-_Written = _Progress | SettingsTuned | MemoryForecasted | MemoryRecovered
+_Written = _Progress | SettingsTuned | TuningChecked | MemoryForecasted | MemoryRecovered
 _log = logging.getLogger("reslab")
 
 
@@ -158,7 +159,7 @@ class Store:
                 resumes.write_checkpoint(self._db, event)
             case RunContinued():
                 resumes.write_continued(self._db, event)
-            case SettingsTuned():
+            case SettingsTuned() | TuningChecked():
                 tunings.write(self._db, event)
             case MemoryForecasted() | MemoryRecovered():
                 memory.write(self._db, event)
@@ -342,10 +343,15 @@ class Store:
         with _explained(self._path):
             return memory.calibration(self._db, device_name)
 
-    def tunings(self, run: int) -> dict[str, SettingsTuned]:
+    def tunings(self, run: int = 0) -> dict[str, SettingsTuned]:
         """What was measured to be quickest on this machine, by its key, as facts of `run`."""
         with _explained(self._path):
             return tunings.read(self._db, run)
+
+    def forget_tunings(self) -> int:
+        """Let later runs measure again; returns how many choices were forgotten."""
+        with self._transaction():
+            return tunings.forget(self._db)
 
     def _curve(self, run: int) -> Curve:
         rows = self._rows("SELECT losses, accuracies FROM steps WHERE run = ? ORDER BY first_step", run)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from engine.datasets.manifest import left_out_text
-from engine.events import ClassMetrics, Metrics, RunContinued, SettingsTuned
+from engine.events import ClassMetrics, Metrics, RunContinued, SettingsTuned, TuningChecked
 from engine.results.records import MemoryRecord, RunDetails, RunRecord
 from engine.settings import settings_of
 from engine.spec import RunSpec
@@ -207,6 +207,23 @@ def tuning_text(tuned: SettingsTuned) -> str:
         return f"plain {tuned.dtype} on {threads} is as quick as anything"
     layout = ", channels last" if tuned.memory_format == "channels_last" else ""
     return f"{tuned.dtype}{layout}, {threads}: {tuned.gain:.2f} times as fast as plain float32"
+
+
+def checked_text(event: TuningChecked) -> str | None:
+    """Why the next run measures again; None where it does not."""
+    if event.holds or event.first_images_per_s is None:
+        return None
+    return (
+        f"{event.images_per_s:,.0f} images/s, where the first run with these settings made "
+        f"{event.first_images_per_s:,.0f}: the next run measures them again"
+    )
+
+
+def busy_text(tuned: SettingsTuned) -> str:
+    """What others did meanwhile, as a clause to append; empty where that was next to nothing."""
+    if tuned.busy_cores is None or tuned.busy_cores < 0.1:
+        return ""
+    return f", while others kept {tuned.busy_cores:.1f} cores busy"
 
 
 def continued_text(event: RunContinued) -> str:

@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 
-from engine.events import SettingsTuned
+from engine.events import SettingsTuned, TuningChecked
 
-
-def write(db: sqlite3.Connection, event: SettingsTuned) -> None:
-    values = (event.key, event.dtype, event.memory_format, event.num_threads, event.gain)
-    db.execute("INSERT OR REPLACE INTO tunings VALUES (?, ?, ?, ?, ?)", values)
+_COLUMNS = "key, dtype, memory_format, num_threads, gain, busy_cores, images_per_s, due, measured_at"
 
 
-def read(db: sqlite3.Connection, run: int) -> dict[str, SettingsTuned]:
+def write(db: sqlite3.Connection, event: SettingsTuned | TuningChecked) -> None:
+    """A choice; or what a run's speed says of it: the first one's is kept, one that is far from that makes it due."""
+    if isinstance(event, TuningChecked):
+        db.execute(
+            "UPDATE tunings SET images_per_s = coalesce(images_per_s, ?), due = due OR ? WHERE key = ?",
+            (event.images_per_s, not event.holds, event.key),
+        )
+        return
+    values = (event.key, event.dtype, event.memory_format, event.num_threads, event.gain, event.busy_cores)
+    marks = ", ".join("?" * 9)
+    db.execute(f"INSERT OR REPLACE INTO tunings ({_COLUMNS}) VALUES ({marks})", (*values, None, event.due, time.time()))
+
+
+def read(db: sqlite3.Connection, run: int = 0) -> dict[str, SettingsTuned]:
     """Every choice by its key, as facts of `run`."""
-    return {row[0]: SettingsTuned(run, *row) for row in db.execute("SELECT * FROM tunings")}
+    rows = db.execute(f"SELECT {_COLUMNS} FROM tunings ORDER BY measured_at")
+    names = _COLUMNS.split(", ")
+    found = [dict(zip(names, row, strict=True)) for row in rows]
+    return {values["key"]: SettingsTuned(run, **{**values, "due": bool(values["due"])}) for values in found}
+
+
+def forget(db: sqlite3.Connection) -> int:
+    """Delete them all; returns how many there were."""
+    return db.execute("DELETE FROM tunings").rowcount

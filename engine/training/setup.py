@@ -36,13 +36,14 @@ from engine.training.learner import Learner, build_learner
 from engine.training.recorded import RecordedStep, is_recordable
 from engine.training.recovery import Recovery, free_idle
 from engine.training.resuming import Resume
-from engine.training.tuning import apply_tuning, is_tunable, tune, tuning_key
+from engine.training.tuning import apply_tuning, is_tunable, known_tuning, tune
 
 if TYPE_CHECKING:
     from engine.training.crew import Crew
 
 T = TypeVar("T")
 Bounds = list[tuple[int, int]]
+_Prepared = tuple[ImageData, Plan, Placement, Learner, SettingsTuned | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,7 @@ class Setup:
     dropped_bytes: int
     crew: Crew | None = None
     workers: str = ""
+    tuned: SettingsTuned | None = None  # by which it computes, where that was measured
 
     @property
     def steps_per_epoch(self) -> int:
@@ -145,7 +147,7 @@ def set_up(
     """
     with nullcontext() if crew is None else crew.on_the_way():
         prepared = _prepare(run, spec, places, ledger, control, placement, known, resume, crew)
-        data, plan, placement, learner = yield from prepared
+        data, plan, placement, learner, tuned = yield from prepared
     if crew is not None:
         crew.meet()
         learner = crew.join(learner)
@@ -157,14 +159,14 @@ def set_up(
     return Setup(
         run=run, spec=spec, placement=placement, data=data, learner=learner, recovery=recovery, bounds=bounds,
         forecast=plan.forecast, room_bytes=plan.room_bytes, dropped_bytes=plan.dropped_bytes, crew=crew,
-        workers=crew.words(learner.model) if crew else known.workers,
+        workers=crew.words(learner.model) if crew else known.workers, tuned=tuned,
     )  # fmt: skip
 
 
 def _prepare(
     run: int, spec: RunSpec, places: Places, ledger: Ledger, control: Control, placement: Placement, known: Known,
     resume: Resume | None, crew: Crew | None,
-) -> Generator[DatasetProgressed | SettingsTuned, None, tuple[ImageData, Plan, Placement, Learner]]:  # fmt: skip
+) -> Generator[DatasetProgressed | SettingsTuned, None, _Prepared]:  # fmt: skip
     """Images, how the run fits, where and in what it computes, and what learns: all that one process does alone."""
     bound_gpu(placement.device)
     others = OthersMeter()
@@ -182,9 +184,13 @@ def _prepare(
         placement = resume.placed(placement)
     elif crew is None:
         placement = share_cores(placement, others)
+    tuned = None
     if (resume is None or not resume.recorded) and crew is None and plan.is_whole and is_tunable(spec, placement):
-        placement, plan = yield from _tuned(run, spec, data, placement, plan, ledger, control, known)
-    return data, plan, placement, _build(spec, data, placement, ledger, crew, weighted)
+        tuned = yield from _tuned(run, spec, data, placement, control, known, others)
+        placement, plan = (
+            (placement, plan) if tuned is None else _with(tuned, spec, data, placement, plan, ledger, known)
+        )
+    return data, plan, placement, _build(spec, data, placement, ledger, crew, weighted), tuned
 
 
 def _planned(
@@ -232,15 +238,24 @@ def _recovery(run: int, learner: Learner, plan: Plan, ledger: Ledger, resume: Re
 
 
 def _tuned(
-    run: int, spec: RunSpec, data: ImageData, placement: Placement, plan: Plan, ledger: Ledger, control: Control,
-    known: Known,
-) -> Generator[DatasetProgressed | SettingsTuned, None, tuple[Placement, Plan]]:  # fmt: skip
-    """The placement that was measured to be quickest, now or before, and the plan for it, where that fits as well."""
-    tuned = known.tunings.get(tuning_key(spec, data.shape))
-    if tuned is None:
-        trial = tune(run, spec, data.shape, (data.mean, data.std), placement, control)
-        tuned = yield from _told(trial, run, "settings")
+    run: int, spec: RunSpec, data: ImageData, placement: Placement, control: Control, known: Known, others: OthersMeter
+) -> Generator[DatasetProgressed | SettingsTuned, None, SettingsTuned | None]:
+    """What was measured to be quickest, before or now; None where there is no time to measure it."""
+    tuned = known_tuning(known.tunings, spec, data.shape, others.read())
+    if tuned is not None:
+        return tuned
+    num_images = spec.epochs * len(data.train)
+    trial = tune(run, spec, data.shape, (data.mean, data.std), placement, control, num_images)
+    tuned = yield from _told(trial, run, "settings")
+    if tuned is not None:
         yield tuned
+    return tuned
+
+
+def _with(
+    tuned: SettingsTuned, spec: RunSpec, data: ImageData, placement: Placement, plan: Plan, ledger: Ledger, known: Known
+) -> tuple[Placement, Plan]:
+    """The placement that was chosen, and the plan for it, where that fits as well."""
     chosen = apply_tuning(tuned, placement)
     if (chosen.dtype, chosen.memory_format) == (placement.dtype, placement.memory_format):
         return chosen, plan

@@ -58,7 +58,7 @@ from engine.training.position import START, Position
 from engine.training.resuming import Resume
 from engine.training.saving import Saver
 from engine.training.setup import Known, Setup, release, set_up
-from engine.training.tuning import keep_threads
+from engine.training.tuning import check_tuning, keep_threads
 
 if TYPE_CHECKING:
     from engine.training.crew import Crew
@@ -110,6 +110,7 @@ def train(
             loop = _Loop(setup, places.run_folder(run), control, resume.position if resume else START)
             with considerate(torch.get_num_threads() if placement.device.type == "cpu" else 1):
                 ending = yield from loop.all_epochs()
+            yield from loop.tuning_checked()
             return replace(
                 ending, peak_bytes=peak.allocated(ledger.bytes_of_others(run)), context_bytes=peak.context(),
                 grown_bytes=peak.grown(),
@@ -166,6 +167,16 @@ class _Loop:
             return Ending("stopped", self.control.stop_reason)
         finally:
             self.saver.wait()
+
+    def tuning_checked(self) -> Iterator[Event]:
+        """Nothing, where the speed is not that of the settings that were measured: another thing made the run slow."""
+        setup = self.setup
+        typical = setup.spec.freeze == "none" and not setup.spec.compile and setup.data.train.is_on(torch.device("cpu"))
+        if setup.tuned is None or not typical or self.recovery.micro_batch is not None or self.recovery.recomputing:
+            return
+        checked = check_tuning(setup.run, setup.tuned, self.points.images, self.points.clock.seconds)
+        if checked is not None:
+            yield checked
 
     @property
     def bad_state(self) -> str | None:

@@ -1,9 +1,12 @@
-"""Arithmetic, layout and threads for `--dtype auto` on a processor: chosen by measurement, once, and then kept.
+"""Arithmetic, layout and threads for `--dtype auto` on a processor: chosen by measurement, and kept for later runs.
 
 bfloat16 and channels-last help one network and hurt the next (ResNet-18: 1.8 times the speed of plain float32 at 64×64,
 0.6 times at 8×8, on one processor with bfloat16), so nothing is taken on trust. Each candidate makes a few of the run's
-own steps, by turns with the plain form, and is taken where it is clearly quicker. The choice is recorded for this
-network, shape and machine, so that every later run is computed alike; GPUs are not measured.
+own steps, in turns with the plain form, and is taken where every turn agrees that it is clearly quicker: what a busy
+moment decides, the next moment denies. All of it takes no more than 5 % of what the run is expected to take, or 3 s.
+The choice is recorded for this network, shape and machine together with the load that others put on the processor, so
+that later runs are computed alike; it is measured again once the machine is quieter, or where a later run is much
+quicker or slower than the first one was. GPUs are not measured.
 """
 
 from __future__ import annotations
@@ -11,16 +14,18 @@ from __future__ import annotations
 import json
 import logging
 import os
-import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from statistics import median
+from time import perf_counter
 
 import torch
 
 from engine.control import Control
+from engine.cores import OthersMeter
 from engine.device import Placement, cpu_name
-from engine.events import SettingsTuned
+from engine.events import SettingsTuned, TuningChecked
 from engine.models.registry import choose_stem, find_model
 from engine.progress import LoadingStopped, Progress
 from engine.shape import DataShape
@@ -28,10 +33,14 @@ from engine.spec import RunSpec
 from engine.training.learner import Learner, build_learner
 
 TUNE_VARIABLE = "RESLAB_TUNE"
-_CLEARLY = 1.1  # times as fast as the plain form; under it two measurements on a busy machine chose differently
-_ROUNDS = 7
-_TRIAL_S = 3.0  # for all rounds of one comparison
+QUIET_CORES = 0.25  # that others may use while it is measured
+_CLEARLY = 1.1  # times as fast as the plain form, by the median of the pairs
+_PAIRS = 5  # that must all agree; a form that is no quicker passes once in 32 times, and fails the median then
+_LEAST_S, _SHARE = 3.0, 0.05  # of the run's time, for all of the measuring
+_LONGEST_BLOCK_S = 0.2
 _TRIAL_PIXELS = 128 * 64 * 64  # of a trial's batch: 10 images of 224×224, the whole batch of 128 up to 64×64
+_LEAST_CHECK_S = 3.0  # of training, before a run's speed says anything
+_OUTSIDE = 1.5  # times as fast or as slow as the first run
 _log = logging.getLogger("reslab")
 Moments = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -42,6 +51,10 @@ class _Form:
 
     placement: Placement
     num_threads: int
+
+
+class _TimeIsUpError(Exception):
+    """The next block would take longer than there is time."""
 
 
 def is_tunable(spec: RunSpec, placement: Placement) -> bool:
@@ -58,33 +71,52 @@ def tuning_key(spec: RunSpec, shape: DataShape) -> str:
     return json.dumps([*machine, spec.model, stem, spec.norm, spec.optimizer, *images])
 
 
+def known_tuning(
+    tunings: Mapping[str, SettingsTuned], spec: RunSpec, shape: DataShape, busy_cores: float | None
+) -> SettingsTuned | None:
+    """What earlier runs measured, unless it is to be measured again: others use `busy_cores` now."""
+    tuned = tunings.get(tuning_key(spec, shape))
+    if tuned is None or tuned.due:
+        return None
+    was_busy = tuned.busy_cores is not None and tuned.busy_cores > QUIET_CORES
+    return None if was_busy and busy_cores is not None and busy_cores <= QUIET_CORES else tuned
+
+
 def tune(
-    run: int, spec: RunSpec, shape: DataShape, moments: Moments, placement: Placement, control: Control
-) -> Generator[Progress, None, SettingsTuned]:
-    """Measure the ways to compute `spec` on this processor, and return the best.
+    run: int,
+    spec: RunSpec,
+    shape: DataShape,
+    moments: Moments,
+    placement: Placement,
+    control: Control,
+    num_images: int,
+) -> Generator[Progress, None, SettingsTuned | None]:
+    """Measure the ways to compute `spec` on this processor, and return the best; None where there is no time for it.
+
+    `num_images` are those that the run trains on, over all epochs: they say how long the measuring may take.
 
     Raises:
         LoadingStopped: `control` asked for a stop.
     """
-    shrunk = spec.replace(weights="random", freeze="none", backbone_rate=1.0)
-    trial = _Trial(shrunk, shape, moments, control)
-    all_threads = torch.get_num_threads()
+    trial = _Trial(spec.replace(weights="random", freeze="none", backbone_rate=1.0), shape, moments, control)
+    all_threads, others = torch.get_num_threads(), OthersMeter()
     best, gain = _Form(placement, all_threads), 1.0
-    fewer = [_Form(placement, count) for count in sorted({all_threads // 2, all_threads // 4} - {0}, reverse=True)]
-    comparisons: Sequence[Callable[[_Form], list[_Form]]] = (
-        lambda plain: fewer,
-        lambda plain: [replace(plain, placement=other) for other in _other_placements(placement)],
-    )
     with keep_threads():
-        for number, others_of in enumerate(comparisons):
-            yield Progress("measure", number, len(comparisons), "comparisons")
-            found, times = trial.quickest(best, others_of(best))
-            if times >= _CLEARLY:
-                best, gain = found, gain * times
+        trial.begin(best, num_images)
+        fewer = [_Form(placement, count) for count in sorted({all_threads // 2, all_threads // 4} - {0}, reverse=True)]
+        placements = _other_placements(placement)
+        trial.total = _PAIRS * (len(fewer) + len(placements))
+        found, times = yield from trial.quickest(best, fewer)
+        best, gain = found, times
+        found, times = yield from trial.quickest(best, [replace(best, placement=other) for other in placements])
+        best, gain = found, gain * times
+    if trial.num_pairs == 0:
+        return None
     chosen = best.placement
     return SettingsTuned(
-        run, tuning_key(spec, shape), _name(chosen.dtype), _name(chosen.memory_format), best.num_threads, gain
-    )
+        run, tuning_key(spec, shape), _name(chosen.dtype), _name(chosen.memory_format), best.num_threads, gain,
+        busy_cores=others.read(), due=trial.out_of_time,
+    )  # fmt: skip
 
 
 def apply_tuning(tuned: SettingsTuned, placement: Placement) -> Placement:
@@ -94,6 +126,15 @@ def apply_tuning(tuned: SettingsTuned, placement: Placement) -> Placement:
         placement, dtype=getattr(torch, tuned.dtype), memory_format=getattr(torch, tuned.memory_format),
         gain=tuned.gain,
     )  # fmt: skip
+
+
+def check_tuning(run: int, tuned: SettingsTuned, images: int, seconds: float) -> TuningChecked | None:
+    """What a run's own speed says of the settings that were chosen for it; None where it trained too short to say."""
+    if seconds < _LEAST_CHECK_S:
+        return None
+    speed, before = images / seconds, tuned.images_per_s
+    holds = before is None or 1 / _OUTSIDE <= speed / before <= _OUTSIDE
+    return TuningChecked(run, tuned.key, speed, before, holds)
 
 
 @contextmanager
@@ -118,10 +159,16 @@ def _name(value: torch.dtype | torch.memory_format) -> str:
 
 
 class _Trial:
-    """Makes a run's own steps on random pixels."""
+    """Makes a run's own steps on random pixels. `num_pairs` were measured of `total`; `out_of_time` says that some were
+    not, for want of time.
+    """
 
     def __init__(self, spec: RunSpec, shape: DataShape, moments: Moments, control: Control) -> None:
+        self.num_pairs, self.total, self.out_of_time = 0, 1, False
         self._spec, self._shape, self._moments, self._control = spec, shape, moments, control
+        self._began = perf_counter()
+        self._budget_s, self._step_s = _LEAST_S, 0.0
+        self._learners: dict[_Form, Learner] = {}
         number = min(spec.batch_size, max(_TRIAL_PIXELS // (shape.height * shape.width), 2))
         draws = torch.Generator().manual_seed(0)
         size = (number, shape.channels, shape.height, shape.width)
@@ -130,35 +177,69 @@ class _Trial:
             torch.randint(shape.num_classes, (number,), generator=draws),
         )
 
-    def quickest(self, plain: _Form, others: list[_Form]) -> tuple[_Form, float]:
-        """The quickest form, and how many times as fast as `plain` it is. One that fails is left out."""
-        learners: dict[_Form, Learner] = {}
-        for form in (plain, *others):
+    def begin(self, plain: _Form, num_images: int) -> None:
+        """Find out how long a step takes, and with that how long the run will, and the measuring may."""
+        self._step_s = self._seconds(plain, self._learner(plain), 1)
+        self._budget_s = max(_LEAST_S, _SHARE * self._step_s * num_images / len(self._batch[1]))
+
+    def quickest(self, plain: _Form, others: list[_Form]) -> Generator[Progress, None, tuple[_Form, float]]:
+        """The quickest of `plain` and `others`, and how many times as fast as `plain` it is."""
+        best, best_gain = plain, 1.0
+        for other in others:
             try:
-                learners[form] = self._built(form)
-            except Exception:  # no kernel for it, or no memory: it is not taken
-                _log.info("%s cannot be tried", form, exc_info=True)
-        seconds = {form: self._seconds(form, learner) for form, learner in learners.items()}
-        began = time.perf_counter()
-        for _ in range(_ROUNDS):
-            if time.perf_counter() - began > _TRIAL_S:
+                gain = yield from self._gain(plain, other)
+            except LoadingStopped:
+                raise
+            except _TimeIsUpError:
+                self.out_of_time = True
                 break
-            for form, learner in learners.items():
-                seconds[form] = min(seconds[form], self._seconds(form, learner))
-        best = min(seconds, key=seconds.__getitem__, default=plain)
-        return best, seconds[plain] / seconds[best] if plain in seconds else 1.0
+            except Exception:  # no kernel for it, or no memory: it is not taken
+                _log.info("%s cannot be tried", other, exc_info=True)
+                continue
+            finally:
+                self._learners = {form: self._learners[form] for form in (plain, best) if form in self._learners}
+            if gain >= _CLEARLY and gain > best_gain:
+                best, best_gain = other, gain
+        return best, best_gain
 
-    def _built(self, form: _Form) -> Learner:
-        learner = build_learner(self._spec, self._shape, self._moments, form.placement)
-        self._seconds(form, learner)  # the first step chooses algorithms and lays weights out
-        return learner
+    def _gain(self, plain: _Form, other: _Form) -> Generator[Progress, None, float]:
+        """How many times as fast as `plain` the other is, by the median of the pairs; 1 where one of them disagrees."""
+        gains: list[float] = []
+        done = self.num_pairs
+        left_s = self._budget_s - (perf_counter() - self._began)
+        block_s = min(left_s / (4 * max(self.total - done, 1)), _LONGEST_BLOCK_S)
+        num_steps = max(1, round(block_s / self._step_s)) if self._step_s > 0 else 1
+        self._check_time(2 * num_steps)
+        pair = (plain, self._learner(plain)), (other, self._learner(other))
+        while len(gains) < _PAIRS and (not gains or gains[-1] > 1):
+            yield Progress("measure", self.num_pairs, self.total, "comparisons")
+            self._check_time(2 * num_steps)
+            seconds = {}
+            for form, learner in pair if len(gains) % 2 == 0 else reversed(pair):
+                seconds[form] = self._seconds(form, learner, num_steps)
+            gains.append(seconds[plain] / seconds[other])
+            self.num_pairs += 1
+        self.num_pairs = done + _PAIRS  # those that need not be made any more count as made
+        return median(gains) if min(gains) > 1 else 1.0
 
-    def _seconds(self, form: _Form, learner: Learner) -> float:
-        """Of one step; the least of several is what the machine can do, the rest is what else it did."""
-        if self._control.stop_requested:
-            raise LoadingStopped
+    def _check_time(self, num_steps: int) -> None:
+        if perf_counter() - self._began + num_steps * self._step_s > self._budget_s:
+            raise _TimeIsUpError
+
+    def _learner(self, form: _Form) -> Learner:
+        if form not in self._learners:
+            learner = build_learner(self._spec, self._shape, self._moments, form.placement)
+            self._seconds(form, learner, 1)  # the first step chooses algorithms and lays weights out
+            self._learners[form] = learner
+        return self._learners[form]
+
+    def _seconds(self, form: _Form, learner: Learner, num_steps: int) -> float:
+        """Of one step, the mean of so many."""
         torch.set_num_threads(form.num_threads)
-        began = time.perf_counter()
-        learner.compute_gradients(self._batch, 1, 0)
-        learner.optimizer.step()
-        return time.perf_counter() - began
+        began = perf_counter()
+        for _ in range(num_steps):
+            if self._control.stop_requested:
+                raise LoadingStopped
+            learner.compute_gradients(self._batch, 1, 0)
+            learner.optimizer.step()
+        return (perf_counter() - began) / num_steps

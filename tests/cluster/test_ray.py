@@ -52,8 +52,8 @@ pytestmark = pytest.mark.cluster
 # At the default learning rate the rounding of a second thread alone moves a loss by 6e-4 within the epoch.
 SPEC = RunSpec("digits", "resnet20", epochs=1, norm="group", dtype="float32", learning_rate=0.001)
 TWO = Cluster(None, 2)
-# Sums over two halves round differently, and a batch-norm whose input is near a kink of the ReLU makes more of it: up to
-# 3.3e-5 at the twelfth step, for two seeds and two learning rates on an AVX2 processor. Another function is far off:
+# Sums over two halves round differently, and a batch-norm before a ReLU makes more of it: up to 3.3e-5 at the twelfth
+# step, for two seeds and two learning rates on an AVX2 processor. Another function is far off:
 # `test_without_a_common_batch_norm_two_workers_make_another_run`.
 ROUNDING = 1e-4
 

@@ -41,6 +41,7 @@ OTHERS: list[Event] = [
     events.CheckpointFailed(1, 5, "no space left"),
     events.RunContinued(1, 5, ("torch 2.15 instead of 2.11",), 1, True),
     events.SettingsTuned(1, "key", "bfloat16", "channels_last", 2, 1.4),
+    events.TuningChecked(1, "key", 1200.0, None, True),
     events.MemoryForecasted(1, 9, 1, 1, 1, 1, 1, 1, 1, None, 0),
     events.MemoryRecovered(1, 0, "training in micro-batches of 64", 64, False, 0),
     RunPaused(1, 5),

@@ -51,6 +51,13 @@ def test_an_earlier_record_comes_up_to_date_and_keeps_its_seal(places: Places, s
         assert store.intact(number) is True
 
 
+def test_what_was_tuned_before_loads_were_recorded_is_measured_again(places: Places) -> None:
+    lay_out(places.database, LAYOUTS[5])
+    with Store(places.database) as store:
+        tuned = store.tunings()["key"]
+    assert (tuned.memory_format, tuned.gain, tuned.busy_cores, tuned.due) == ("channels_last", 1.25, None, True)
+
+
 @pytest.mark.parametrize("script", LAYOUTS, ids=lambda path: path.stem)
 def test_it_is_copied_first(places: Places, script: Path) -> None:
     lay_out(places.database, script)

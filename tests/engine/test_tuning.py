@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import count
 
 import pytest
 import torch
 
+from engine.cli import main
 from engine.control import RunControl
+from engine.cores import OthersMeter
 from engine.device import Placement
-from engine.events import Event, RunEnded, RunStarted, SettingsTuned, StepsCompleted
+from engine.events import Event, RunContinued, RunEnded, RunStarted, SettingsTuned, StepsCompleted, TuningChecked
 from engine.paths import Places
 from engine.results.store import Store
 from engine.results.tables import facts, tuning_text
-from engine.runs import Lab, run
+from engine.runs import Lab, resume, run
+from engine.shape import DataShape
 from engine.spec import RunSpec
-from engine.training import tuning
+from engine.training import setup, train, tuning
 from engine.training.learner import Learner
 from engine.training.tuning import is_tunable
 
@@ -26,16 +30,17 @@ SPEC = RunSpec("digits", "resnet20", epochs=1)
 
 @pytest.fixture
 def seconds(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Placement, int], float]], None]:
-    """Lets a test say how long a step takes in each form; the step is made all the same."""
+    """Lets a test say how long a step takes in each form, in hundredths of a second; no step is made."""
     monkeypatch.setenv("RESLAB_TUNE", "1")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     asked: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    monkeypatch.setattr(OthersMeter, "read", lambda self: 0.0)
+    monkeypatch.setattr("engine.training.tuning.perf_counter", lambda: 0.0)
 
     def say(of: Callable[[Placement, int], float]) -> None:
-        def timed(self: tuning._Trial, form: tuning._Form, learner: Learner) -> float:
-            learner.compute_gradients(self._batch, 1, 0)
-            return of(form.placement, form.num_threads)
+        def timed(self: tuning._Trial, form: tuning._Form, learner: Learner, num_steps: int) -> float:
+            return of(form.placement, form.num_threads) / 100
 
         monkeypatch.setattr(tuning._Trial, "_seconds", timed)
 
@@ -44,6 +49,16 @@ def seconds(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Placement, i
 
 def collect(places: Places, spec: RunSpec = SPEC) -> list[Event]:
     return list(run(spec, Lab(places), RunControl()))
+
+
+def set_up(places: Places, spec: RunSpec = SPEC) -> list[Event]:
+    """As `collect`, stopped when the run is ready."""
+    control, events = RunControl(), list[Event]()
+    for event in run(spec, Lab(places), control):
+        events.append(event)
+        if isinstance(event, RunStarted):
+            control.stop()
+    return events
 
 
 def tuned(events: list[Event]) -> list[SettingsTuned]:
@@ -73,14 +88,14 @@ def test_the_quickest_form_is_taken_recorded_and_not_measured_again(
     with Store(places.database) as store:
         lines = dict(facts(store.details(1), places.run_folder(1)))
     assert "float32, channels last, 4 threads: 2.00 times as fast as plain float32" in lines["device"]
-    assert len(tuned(collect(places, SPEC.replace(batch_size=64)))) == 1  # another shape is another question
+    assert len(tuned(set_up(places, SPEC.replace(batch_size=64)))) == 1  # another shape is another question
 
 
 def test_fewer_threads_are_taken_where_they_are_quicker(
     places: Places, seconds: Callable[[Callable[[Placement, int], float]], None]
 ) -> None:
     seconds(lambda placement, threads: float(threads))
-    (found,) = tuned(collect(places))
+    (found,) = tuned(set_up(places))
     assert (found.num_threads, found.memory_format, found.gain) == (1, "contiguous_format", 4)
 
 
@@ -88,9 +103,152 @@ def test_a_little_quicker_is_not_enough(
     places: Places, seconds: Callable[[Callable[[Placement, int], float]], None]
 ) -> None:
     seconds(lambda placement, threads: 0.95 if placement.memory_format is torch.channels_last else 1.0)
-    (found,) = tuned(collect(places))
+    (found,) = tuned(set_up(places))
     assert (found.dtype, found.memory_format, found.num_threads, found.gain) == ("float32", "contiguous_format", 4, 1)
     assert tuning_text(found) == "plain float32 on 4 threads is as quick as anything"
+
+
+def test_one_pair_that_disagrees_is_enough_to_leave_a_form(
+    places: Places, seconds: Callable[[Callable[[Placement, int], float]], None]
+) -> None:
+    """Five times as fast in a busy moment, and slower in the next one."""
+    looks = count()
+
+    def of(placement: Placement, threads: int) -> float:
+        if placement.memory_format is not torch.channels_last:
+            return 1.0
+        return 0.2 if next(looks) < 4 else 1.1
+
+    seconds(of)
+    (found,) = tuned(set_up(places))
+    assert (found.memory_format, found.gain) == ("contiguous_format", 1)
+
+
+def test_what_was_measured_beside_others_is_measured_again_once_they_are_gone(
+    places: Places,
+    seconds: Callable[[Callable[[Placement, int], float]], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seconds(lambda placement, threads: 1.0)
+    monkeypatch.setattr(OthersMeter, "read", lambda self: 1.5)
+    assert [event.busy_cores for event in tuned(set_up(places))] == [1.5]
+    assert not tuned(set_up(places))  # they are still there
+    monkeypatch.setattr(OthersMeter, "read", lambda self: 0.0)
+    assert [event.busy_cores for event in tuned(set_up(places))] == [0.0]
+    assert not tuned(set_up(places))
+
+
+def test_a_run_of_another_speed_has_the_next_one_measure_again(
+    places: Places,
+    seconds: Callable[[Callable[[Placement, int], float]], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seconds(lambda placement, threads: 1.0)
+    monkeypatch.setattr(tuning, "_LEAST_CHECK_S", 0.0)
+    trained_s = iter((10.0, 13.0, 16.0, 10.0))
+    real = tuning.check_tuning
+    monkeypatch.setattr(
+        train, "check_tuning", lambda run, tuned, images, seconds: real(run, tuned, images, next(trained_s))
+    )
+    found = []
+    for _ in range(4):
+        events = collect(places)
+        (checked,) = (event for event in events if isinstance(event, TuningChecked))
+        found.append((len(tuned(events)), checked.first_images_per_s is None, checked.holds))
+    assert found == [(1, True, True), (0, False, True), (0, False, False), (1, True, True)]
+
+
+def test_the_speed_of_a_compiled_network_says_nothing(
+    places: Places, seconds: Callable[[Callable[[Placement, int], float]], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds(lambda placement, threads: 1.0)
+    monkeypatch.setattr(tuning, "_LEAST_CHECK_S", 0.0)
+    monkeypatch.setattr(setup, "compile_network", lambda *arguments: iter(()))
+    assert any(isinstance(event, TuningChecked) for event in collect(places))
+    assert not any(isinstance(event, TuningChecked) for event in collect(places, SPEC.replace(compile=True)))
+
+
+def test_measuring_ends_with_its_budget(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that the steps themselves turn: nothing else takes any time."""
+    monkeypatch.setenv("RESLAB_TUNE", "1")
+    clock = [0.0]
+    monkeypatch.setattr("engine.training.tuning.perf_counter", lambda: clock[0])
+
+    def timed(self: tuning._Trial, form: tuning._Form, learner: Learner, num_steps: int) -> float:
+        clock[0] += 0.4 * num_steps
+        return 0.4
+
+    monkeypatch.setattr(tuning._Trial, "_seconds", timed)
+    monkeypatch.setattr(OthersMeter, "read", lambda self: 0.0)
+    shape, moments = DataShape(1, 8, 8, 10), ((0.5,), (0.5,))
+    for num_images, budget_s in ((1_437, 3.0), (143_700, 0.05 * 0.4 * 143_700 / 128)):
+        clock[0] = 0.0
+        work = tuning.tune(1, SPEC, shape, moments, CPU, RunControl(), num_images)
+        told = []
+        while True:
+            try:
+                told.append(next(work))
+            except StopIteration as end:
+                found = end.value
+                break
+        assert clock[0] <= budget_s
+        assert [progress.done for progress in told] == sorted(progress.done for progress in told)
+        assert all(progress.done <= progress.total for progress in told)
+        assert found is not None
+        assert found.due == (budget_s == 3.0)  # not all was measured: the next run tries again
+
+
+def test_a_network_whose_steps_take_longer_than_the_budget_is_not_measured(
+    places: Places, seconds: Callable[[Callable[[Placement, int], float]], None]
+) -> None:
+    seconds(lambda placement, threads: 1_000.0)
+    assert not tuned(set_up(places))
+
+
+def test_a_run_that_is_resumed_keeps_its_threads_and_measures_nothing(
+    places: Places, seconds: Callable[[Callable[[Placement, int], float]], None]
+) -> None:
+    seconds(lambda placement, threads: 1.0)
+    control = RunControl()
+    for event in run(SPEC.replace(epochs=50), Lab(places), control):
+        if isinstance(event, StepsCompleted):
+            control.stop()
+    assert isinstance(event, RunEnded)
+    assert event.status == "stopped"
+    with Store(places.database) as store:
+        assert store.forget_tunings() == 1
+    seconds(lambda placement, threads: float(threads))  # a single one would be taken now
+    control = RunControl()
+    for event in resume(1, Lab(places), control):
+        assert not isinstance(event, SettingsTuned)
+        if isinstance(event, RunContinued):
+            assert event.differs == ()
+            control.stop()
+
+
+def test_the_command_lists_measures_and_forgets(
+    places: Places,
+    seconds: Callable[[Callable[[Placement, int], float]], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    seconds(lambda placement, threads: 1.0 if placement.memory_format is torch.channels_last else 2.0)
+
+    def said(*words: str) -> str:
+        code = main([*words, "--home", str(places.home), "--data-dir", str(places.data)], lambda opening: 9)
+        captured = capsys.readouterr()
+        assert code == 0, captured.err
+        return captured.out + captured.err
+
+    assert "nothing was measured yet" in said("autotune")
+    words = "float32, channels last, 4 threads: 2.00 times as fast as plain float32"
+    assert words in said("autotune", "digits", "resnet20")
+    assert f"resnet20  1×8×8     128  {words}" in said("autotune")
+    assert not tuned(set_up(places))  # the run goes by it
+    assert json.loads(said("autotune", "--json"))[0]["gain"] == 2
+    assert "1 forgotten" in said("autotune", "--forget")
+    assert "nothing was measured yet" in said("autotune")
+    assert main(["autotune", "--forget", "digits", "resnet20"], lambda opening: 9) == 2
+    assert "leave out the dataset" in capsys.readouterr().err
 
 
 def test_a_form_that_cannot_be_computed_is_left_out(
@@ -137,13 +295,13 @@ def test_a_real_trial_leaves_threads_weights_and_random_numbers_as_they_were(
 def test_a_stop_in_the_middle_of_a_trial_ends_the_run(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESLAB_TUNE", "1")
     control = RunControl()
-    built = tuning._Trial._built
+    build = tuning._Trial._learner
 
     def stop(self: tuning._Trial, form: tuning._Form) -> Learner:
         control.stop()
-        return built(self, form)
+        return build(self, form)
 
-    monkeypatch.setattr(tuning._Trial, "_built", stop)
+    monkeypatch.setattr(tuning._Trial, "_learner", stop)
     events = list(run(SPEC, Lab(places), control))
     assert isinstance(events[-1], RunEnded)
     assert events[-1].status == "stopped"

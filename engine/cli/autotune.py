@@ -1,0 +1,101 @@
+"""`reslab autotune`: which settings were measured to be quickest on this processor; to measure anew, or to forget."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from engine.cli.output import print_json
+from engine.cli.parser import columns
+from engine.control import RunControl
+from engine.datasets.survey import survey_now
+from engine.device import import_torch
+from engine.errors import SpecError
+from engine.events import SettingsTuned
+from engine.models.registry import find_model, misfit
+from engine.paths import Places
+from engine.progress import Progress
+from engine.results.store import Store
+from engine.results.tables import busy_text, tuning_text
+from engine.spec import RunSpec
+from engine.text import safe_text
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+
+def list_command(places: Places, as_json: bool) -> int:
+    """Print what later runs go by, the oldest first."""
+    with Store(places.database) as store:
+        known = list(store.tunings().values())
+    if as_json:
+        print_json(known)
+        return 0
+    if not known:
+        print("nothing was measured yet; a run with dtype auto on a processor does, or reslab autotune DATASET MODEL")
+        return 0
+    print(columns([("WHEN", "MODEL", "IMAGES", "BATCH", "QUICKEST", ""), *map(_row, known)], right=(3,)))
+    return 0
+
+
+def _row(tuned: SettingsTuned) -> tuple[str, ...]:
+    *_, channels, height, width, _classes, batch_size = key = json.loads(tuned.key)
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(tuned.measured_at)) if tuned.measured_at else "earlier"
+    due = "; the next run measures again" if tuned.due else ""
+    quickest = f"{tuning_text(tuned)}{busy_text(tuned)}{due}"
+    return when, safe_text(key[3], 40), f"{channels}×{height}×{width}", str(batch_size), quickest, ""
+
+
+def forget_command(places: Places) -> int:
+    with Store(places.database) as store:
+        number = store.forget_tunings()
+    print(f"{number} forgotten; the next runs measure again", file=sys.stderr)
+    return 0
+
+
+def measure_command(spec: RunSpec, places: Places, as_json: bool) -> int:
+    """Measure now, as the run would before its first step, and keep what was found.
+
+    Raises:
+        ReslabError: there is nothing to choose, or the network cannot take such images.
+    """
+    import_torch()
+    from engine.cores import OthersMeter
+    from engine.device import choose_placement, share_cores
+    from engine.training.tuning import is_tunable, tune
+
+    placement, others = choose_placement(spec), OthersMeter()
+    if not is_tunable(spec, placement):
+        raise SpecError(
+            "there is nothing to choose: it needs dtype auto on a processor, without deterministic and RESLAB_TUNE=0"
+        )
+    found = survey_now(spec, places)
+    if problem := misfit(find_model(spec.model), found.shape):
+        raise SpecError(problem)
+    moments = (0.5,) * found.shape.channels
+    placement = share_cores(placement, others)
+    num_images = spec.epochs * found.num_train
+    tuned = _shown(tune(0, spec, found.shape, (moments, moments), placement, RunControl(), num_images))
+    if tuned is None:
+        print(f"five comparisons of {spec.model} take longer than 5 % of the run; it computes plainly", file=sys.stderr)
+        return 0
+    with Store(places.database) as store:
+        store.record(tuned)
+    print_json(tuned) if as_json else print(safe_text(f"measured{busy_text(tuned)}: {tuning_text(tuned)}"))
+    return 0
+
+
+def _shown(work: Generator[Progress, None, SettingsTuned | None]) -> SettingsTuned | None:
+    """What `work` returns; on a terminal it is said how far it is."""
+    while True:
+        try:
+            progress = next(work)
+        except StopIteration as end:
+            tuned: SettingsTuned | None = end.value
+            if sys.stderr.isatty():
+                print("\r\x1b[K", end="", file=sys.stderr)
+            return tuned
+        if sys.stderr.isatty():
+            print(f"\rmeasured {progress.done} of {progress.total} {progress.unit}\x1b[K", end="", file=sys.stderr)
