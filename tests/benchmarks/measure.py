@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.benchmarks import app, cluster, company, predicting, training
+from tests.benchmarks import app, cluster, company, predicting, training, tuning
 from tests.benchmarks.reporting import report
 from tests.benchmarks.terminal import as_installed, run_in_terminal
 
@@ -179,6 +179,7 @@ BENCHMARKS: dict[str, Callable[..., None]] = {
     "gauges": gauges,
     "headless": training.headless,
     "auto": training.auto,
+    "autotune": tuning.autotune,
     "libraries": training.libraries,
     "fast": training.fast,
     "evaluation": training.evaluating,
