@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from engine.device import Placement
 from engine.errors import ForecastError, ReslabError
@@ -154,6 +155,7 @@ class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.timeline = Timeline()
+        self._emptied = WeakTensorKeyDictionary()
         self._numbers: dict[int, tuple[int, weakref.ref[Any]]] = {}  # of the live ones, by id
 
     @classmethod
@@ -167,7 +169,8 @@ class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func in COMPOSITES:
             with self:
                 return func.decompose(*args, **(kwargs or {}))
-        out = RETURNS.get(func, func)(*args, **(kwargs or {}))
+        args, kwargs = tree_map_only(Tensor, self._without_contents, (args, kwargs or {}))
+        out = RETURNS.get(func, func)(*args, **kwargs)
         if func in CONVOLUTIONS:
             self.timeline.convolve(Convolution.of(func, args), len(args[0]))
         for leaf in tree_leaves(out):
@@ -188,6 +191,16 @@ class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]
             with unset_fake_temporarily():
                 return func(*args, **kwargs)
         return None
+
+    def _without_contents(self, tensor: Tensor) -> Tensor:
+        """In place of one that was made for real while the network was built. torch would convert it as well, and load
+        its compiler for that.
+        """
+        if isinstance(tensor, FakeTensor):
+            return tensor
+        if tensor not in self._emptied:
+            self._emptied[tensor] = torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype)
+        return self._emptied[tensor]
 
     def _add(self, storage: torch.UntypedStorage) -> None:
         key, num_bytes = id(storage), storage.nbytes()  # torch keeps the Python object as long as the storage

@@ -350,10 +350,14 @@ class _Loop:
 
 @contextmanager
 def _arithmetic(deterministic: bool) -> Iterator[None]:
-    """torch's global switches for one run, put back afterwards."""
+    """torch's global switches for one run, put back afterwards; left alone where they are right, for to set them loads
+    torch's compiler.
+    """
     before = torch.are_deterministic_algorithms_enabled()
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch's note on reproducibility
+    if before == deterministic:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch's note on reproducibility
     torch.use_deterministic_algorithms(deterministic)
     try:
         yield

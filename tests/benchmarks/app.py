@@ -23,6 +23,10 @@ import tracemalloc
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+import psutil
+from PIL import Image
+
 from engine.device import cpu_name
 from engine.paths import Places
 from engine.spec import RunSpec
@@ -211,6 +215,47 @@ def watching(num_pairs: int = 30, dataset: str = "digits") -> None:
     _summary("ratio", "", [watched / not_watched for watched, not_watched in pairs])
     total = sum(watched for watched, _ in pairs) / sum(not_watched for _, not_watched in pairs)
     print(f"  ratio of the sums            {total:16.3f}")
+
+
+def looking_memory(num_times: int = 5) -> None:
+    """Resident memory of the app while somebody only looks, four and fifteen seconds after its first paint; and its
+    peak with ResNet-18 on 240 photographs at 64×64, one epoch, in batches of 128 and of 32.
+
+    The photographs are drawn here: noise of 96×96 in JPEG files, which are decoded and sized like any other.
+    """
+    looks: dict[float, list[float]] = {4.0: [], 15.0: []}
+    peaks: dict[int, list[float]] = {128: [], 32: []}
+    with tempfile.TemporaryDirectory() as home, tempfile.TemporaryDirectory() as photographs:
+        _draw_photographs(Path(photographs), 240)
+        for _ in range(num_times):
+            terminal = Terminal((*RESLAB, "--home", home))
+            try:
+                terminal.press(b"", b"What will run")
+                began = time.monotonic()
+                for seconds, found in looks.items():
+                    time.sleep(max(began + seconds - time.monotonic(), 0))
+                    process = psutil.Process(terminal.process.pid)
+                    everyone = (process, *process.children(recursive=True))
+                    found.append(sum(one.memory_info().rss for one in everyone) / 1e9)
+            finally:
+                terminal.kill()
+            train = (*RESLAB, "--home", home, "train", f"folder:{photographs}", "resnet18", "--image-size", "64")
+            for batch_size, found in peaks.items():
+                options = ("--epochs", "1", "--batch-size", str(batch_size), "--tui", "--exit")
+                found.append(Terminal((*train, *options)).peak_bytes() / 1e9)
+    print(f"resident memory, GB of 1,000,000,000 bytes  ({cpu_name()}, n = {num_times})")
+    for seconds, found in looks.items():
+        _summary(f"{seconds:.0f} s after the first paint", "GB", found)
+    for batch_size, found in peaks.items():
+        _summary(f"peak in batches of {batch_size}", "GB", found)
+
+
+def _draw_photographs(folder: Path, number: int) -> None:
+    draws = np.random.default_rng(0)
+    for index in range(number):
+        path = folder / ("cat", "dog")[index % 2] / f"{index}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(draws.integers(0, 256, (96, 96, 3), dtype=np.uint8)).save(path)
 
 
 def app_memory(num_pairs: int = 5) -> None:

@@ -192,6 +192,7 @@ BENCHMARKS: dict[str, Callable[..., None]] = {
     "keys": app.keys,
     "watching": app.watching,
     "app-memory": app.app_memory,
+    "looking-memory": app.looking_memory,
     "cluster-queue": cluster.queue,
     "cluster-stream": cluster.stream,
     "cluster-rates": cluster.rates,

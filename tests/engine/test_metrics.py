@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import warnings
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,7 +14,7 @@ from hypothesis import strategies as st
 from engine.results.metrics import compute_metrics
 
 
-@settings(deadline=None)  # the first example imports scikit-learn
+@settings(deadline=None)
 @given(st.integers(2, 6), st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=60))
 def test_figures_are_those_of_the_definitions(num_classes: int, pairs: list[tuple[int, int]]) -> None:
     labels, predictions = np.array(pairs).T % num_classes
@@ -37,16 +41,35 @@ def test_figures_are_those_of_the_definitions(num_classes: int, pairs: list[tupl
     assert [item.precision is None for item in per_class] == (~appears).tolist()
 
 
-def test_they_are_what_scikit_learn_says_image_by_image() -> None:
+@pytest.mark.parametrize("num_shown", [10, 7, 1])
+def test_they_are_what_scikit_learn_says_image_by_image(num_shown: int) -> None:
+    """Of ten classes so many are shown; the others may be predicted all the same."""
     from sklearn import metrics as judge
 
-    draws = np.random.default_rng(0)
-    labels = draws.integers(0, 10, 5000)
-    predictions = np.where(draws.random(5000) < 0.9, labels, draws.integers(0, 10, 5000)).astype(np.int64)
+    draws = np.random.default_rng(num_shown)
+    labels = draws.integers(0, num_shown, 5000)
+    predictions = np.where(draws.random(5000) < 0.9, labels, draws.integers(0, 9, 5000)).astype(np.int64)
     metrics, per_class, confusion = compute_metrics(labels.astype(np.uint16), predictions, 10, 0.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of classes that are predicted and not shown
+        assert metrics.balanced_accuracy == judge.balanced_accuracy_score(labels, predictions)
     assert metrics.accuracy == judge.accuracy_score(labels, predictions)
-    assert metrics.balanced_accuracy == judge.balanced_accuracy_score(labels, predictions)
-    precision, recall, f1, _ = judge.precision_recall_fscore_support(labels, predictions, average="macro")
-    assert (metrics.precision, metrics.recall, metrics.f1) == (precision, recall, f1)
-    assert np.array_equal(judge.confusion_matrix(labels, predictions), confusion)
-    assert len(per_class) == 10
+    precision, _, f1, _ = judge.precision_recall_fscore_support(labels, predictions, average="macro", zero_division=0)
+    assert (metrics.precision, metrics.f1) == (precision, f1)
+    of_class = judge.precision_recall_fscore_support(
+        labels, predictions, labels=range(10), average=None, zero_division=0
+    )
+    for item, precision, recall, f1, support in zip(per_class, *of_class, strict=True):
+        assert item.support == support
+        assert item.precision in (precision, None)
+        assert (item.recall, item.f1) == ((recall, f1) if support else (None, None))
+    shown = judge.confusion_matrix(labels, predictions, labels=range(10))
+    assert np.array_equal(shown, confusion)
+
+
+def test_an_evaluation_loads_no_scikit_learn() -> None:
+    script = (
+        "import sys; import numpy as np; from engine.results.metrics import compute_metrics; "
+        "compute_metrics(np.array([0, 1]), np.array([0, 0]), 2, 0.0); assert 'sklearn' not in sys.modules"
+    )
+    subprocess.run((sys.executable, "-c", script), check=True)

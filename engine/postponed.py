@@ -1,0 +1,93 @@
+"""Leaves torch's compiler unloaded until something compiles. Loads no torch.
+
+torchvision and every optimizer import `torch._dynamo`, and with it sympy, triton and a thousand modules: 154 MB and
+about half of the time that torch and torchvision take to load. Of all that they call, without `--compile`, three
+functions that then do nothing. Those three stand in for the module here; whoever asks it for anything else, or imports
+one of its submodules, gets the real one, which is loaded at that moment and stays.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+
+_NAME = "torch._dynamo"
+_ALONE = f"{_NAME}.config"  # a submodule that loads nothing else
+_loading = threading.RLock()
+
+
+class _StandIn(ModuleType):
+    """A module of which only these names are known; asked for another one it has the real module loaded."""
+
+    def __init__(self, name: str, known: dict[str, Any]) -> None:
+        super().__init__(name)
+        self.__dict__.update(known)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "__path__" and self.__name__ == _NAME:
+            self.__path__ = _folder()
+            return self.__path__
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(load_real(self.__name__), name)
+
+
+class _Finder:
+    """First on `sys.meta_path`: a submodule of the one that a stand-in stands for has the real one loaded first."""
+
+    @staticmethod
+    def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if name.startswith(f"{_NAME}.") and name != _ALONE and isinstance(sys.modules.get(_NAME), _StandIn):
+            load_real(_NAME)
+            return find_spec(name)
+        return None
+
+
+def postpone_compiler() -> None:
+    """To be called before torch is loaded; nothing happens where it is loaded already."""
+    if "torch" in sys.modules or _NAME in sys.modules:
+        return
+    sys.meta_path.insert(0, _Finder)
+    sys.modules[_NAME] = _StandIn(_NAME, {"disable": _disable, "graph_break": _nothing})
+    sys.modules[f"{_NAME}.utils"] = _StandIn(f"{_NAME}.utils", {"is_compile_supported": _is_compile_supported})
+
+
+def is_postponed() -> bool:
+    return isinstance(sys.modules.get(_NAME), _StandIn)
+
+
+def load_real(name: str = _NAME) -> ModuleType:
+    """The real module of this name, loaded now unless it was."""
+    with _loading:
+        if is_postponed():
+            sys.meta_path.remove(_Finder)
+            for one in (_NAME, f"{_NAME}.utils"):
+                del sys.modules[one]
+            import_module(_NAME)
+    return import_module(name)
+
+
+def _folder() -> list[str]:
+    torch = sys.modules["torch"]
+    found = PathFinder.find_spec(_NAME, torch.__path__)
+    assert found is not None
+    return list(found.submodule_search_locations or ())
+
+
+def _disable(function: Callable[..., Any], *settings: Any, **more: Any) -> Callable[..., Any]:
+    """What keeps a function from being compiled: where nothing is compiled, the function."""
+    return function
+
+
+def _nothing(*arguments: Any) -> None:
+    """What divides a graph that is being compiled."""
+
+
+def _is_compile_supported(device_type: str) -> bool:
+    return False
