@@ -200,7 +200,8 @@ class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return tensor
         if tensor not in self._emptied:
             self._emptied[tensor] = torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype)
-        return self._emptied[tensor]
+        empty: Tensor = self._emptied[tensor]
+        return empty
 
     def _add(self, storage: torch.UntypedStorage) -> None:
         key, num_bytes = id(storage), storage.nbytes()  # torch keeps the Python object as long as the storage

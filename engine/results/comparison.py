@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from engine.errors import StoreError
 from engine.results.records import Predictions, RunDetails
+from engine.settings import settings_of
+from engine.spec import RunSpec
 from engine.text import counted
 
 _Z = 1.959963984540054  # the normal distribution's 97.5 % quantile
@@ -150,9 +152,13 @@ def _computed_in(details: RunDetails) -> str | None:
 
 
 def differing_settings(specs: Sequence[dict[str, Any]]) -> dict[str, tuple[Any, ...]]:
-    """The settings in which the specs are not all alike, each with its value in every one of them."""
+    """The settings in which the specs are not all alike, each with its value in every one of them.
+
+    One that a spec does not have is at its default: an earlier version, which did not know it, recorded it.
+    """
     names = sorted({name for spec in specs for name in spec})
-    values = {name: tuple(spec.get(name) for spec in specs) for name in names}
+    defaults = {name: item.default for name, item in settings_of(RunSpec).items()}
+    values = {name: tuple(spec.get(name, defaults.get(name)) for spec in specs) for name in names}
     return {name: found for name, found in values.items() if any(value != found[0] for value in found)}
 
 

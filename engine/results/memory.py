@@ -48,7 +48,8 @@ def read(db: sqlite3.Connection, run: int) -> MemoryRecord:
     ).fetchone()
     forecast, peak_bytes, context_bytes, device = row or (None, None, None, "")
     on_host = device == "cpu"
-    recoveries = db.execute("SELECT * FROM recoveries WHERE run = ? ORDER BY rowid", (run,)).fetchall()
+    columns = "step, action, micro_batch, recomputing, freed_bytes"
+    recoveries = db.execute(f"SELECT {columns} FROM recoveries WHERE run = ? ORDER BY rowid", (run,)).fetchall()
     return MemoryRecord(
         forecast=MemoryForecasted(**json.loads(forecast)) if forecast else None,
         peak_bytes=None if on_host else peak_bytes,
@@ -56,7 +57,7 @@ def read(db: sqlite3.Connection, run: int) -> MemoryRecord:
         context_bytes=context_bytes,
         recoveries=tuple(
             MemoryRecovered(run, step, action, micro_batch, bool(recomputing), freed)
-            for _, step, action, micro_batch, recomputing, freed in recoveries
+            for step, action, micro_batch, recomputing, freed in recoveries
         ),
     )
 

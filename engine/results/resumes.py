@@ -11,7 +11,7 @@ from pathlib import Path
 from engine.events import CheckpointSaved, EpochEnded, Evaluated, RunContinued, StepsCompleted
 from engine.results import carriers
 from engine.results.records import ResumeRecord, WeightsRecord
-from engine.results.rows import pack, read_evaluation, unpack
+from engine.results.rows import EPOCH_COLUMNS, pack, read_evaluation, unpack
 from engine.spec import RunSpec
 
 _GENERATIONS = 2  # checkpoints kept of a run that has not come to its end: the newest may turn out to be damaged
@@ -136,13 +136,14 @@ def _cut_last_points(db: sqlite3.Connection, run: int, step: int) -> None:
 def read_past(db: sqlite3.Connection, run: int) -> Iterator[Past]:
     """What was recorded of a run, as the events that it was, in their order; predictions are left out."""
     found: list[tuple[int, int, Past]] = []
-    for row in db.execute("SELECT * FROM steps WHERE run = ? ORDER BY first_step", (run,)):
-        _, first_step, epoch, rate, images, train_s, losses, accuracies = row
+    columns = "first_step, epoch, learning_rate, images, train_s, losses, accuracies"
+    for row in db.execute(f"SELECT {columns} FROM steps WHERE run = ? ORDER BY first_step", (run,)):
+        first_step, epoch, rate, images, train_s, losses, accuracies = row
         points = (tuple(unpack("d", losses)), tuple(unpack("d", accuracies)))
         event = StepsCompleted(run, epoch, first_step, *points, rate, images, train_s)
         found.append((event.last_step, 0, event))
     last_steps = {event.epoch: event.last_step for _, _, event in found if isinstance(event, StepsCompleted)}
-    for row in db.execute("SELECT * FROM epochs WHERE run = ? ORDER BY epoch", (run,)):
+    for row in db.execute(f"SELECT {EPOCH_COLUMNS} FROM epochs WHERE run = ? ORDER BY epoch", (run,)):
         ended = EpochEnded(*row)
         found.append((last_steps[ended.epoch], 1, ended))
     columns = "split, moment, epoch, step, metrics, per_class, confusion, elapsed_s"

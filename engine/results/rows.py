@@ -17,6 +17,7 @@ from engine.results.records import EvaluationRecord, RunRecord
 
 _log = logging.getLogger("reslab")
 _DAMAGED = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError)
+EPOCH_COLUMNS = "run, epoch, train_loss, train_accuracy, train_s, images_per_s"  # the fields of EpochEnded
 RUN_COLUMNS = (
     "run, dataset, model, status, created_at, spec, untrained, final, train_images_per_s, elapsed_s, steps, error"
 )

@@ -38,6 +38,7 @@ from engine.results.migrations import migrate
 from engine.results.queue import Waiting
 from engine.results.records import LOST, Curve, Predictions, RunDetails, RunRecord, WeightsRecord
 from engine.results.rows import (
+    EPOCH_COLUMNS,
     LISTED_COLUMNS,
     RUN_COLUMNS,
     pack,
@@ -284,7 +285,7 @@ class Store:
     def _details(self, run: int) -> RunDetails:
         record = self.run(run)
         (started,) = self._rows("SELECT started FROM runs WHERE run = ?", run)[0]
-        epochs = self._rows("SELECT * FROM epochs WHERE run = ? ORDER BY epoch", run)
+        epochs = self._rows(f"SELECT {EPOCH_COLUMNS} FROM epochs WHERE run = ? ORDER BY epoch", run)
         evaluations = self._rows(
             "SELECT split, moment, epoch, step, metrics, per_class, confusion, elapsed_s "
             "FROM evaluations WHERE run = ? ORDER BY epoch, step, rowid",

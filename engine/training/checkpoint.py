@@ -31,6 +31,7 @@ _DTYPES = {
 }  # fmt: skip
 _ALIGNED = 8  # bytes: where the format wants the tensors to begin
 _META = "reslab"
+FORMAT = 1  # of the header
 _log = logging.getLogger("reslab")
 
 
@@ -89,7 +90,7 @@ def write_checkpoint(folder: Path, tensors: Mapping[str, Tensor], header: dict[s
 
 def _write(path: Path, tensors: Mapping[str, Tensor], header: dict[str, Any]) -> str:
     """Write and sync the file; returns its SHA-256."""
-    layout: dict[str, Any] = {"__metadata__": {_META: json.dumps(header)}}
+    layout: dict[str, Any] = {"__metadata__": {_META: json.dumps({**header, "format": FORMAT})}}
     start = 0
     for name, value in tensors.items():
         stop = start + value.nbytes
@@ -118,6 +119,18 @@ def _on_host(value: Tensor) -> Tensor:
     return value.detach().to("cpu", copy=True).contiguous()
 
 
+def _checked_header(header: Any, path: Path) -> dict[str, Any]:
+    """Raises ValueError where it is no header, CheckpointError where a newer reslab wrote it."""
+    if not isinstance(header, dict):
+        raise ValueError("its header is no JSON object")
+    number = header.get("format", FORMAT)  # the first files have none
+    if not isinstance(number, int) or number > FORMAT:
+        raise CheckpointError(
+            f"{path} has checkpoint format {number}, this reslab reads formats up to {FORMAT}; update reslab"
+        )
+    return header
+
+
 def load_checkpoint(path: Path, sha256: str) -> Checkpoint:
     """Read a file that `write_checkpoint` wrote.
 
@@ -133,7 +146,7 @@ def load_checkpoint(path: Path, sha256: str) -> Checkpoint:
             raise CheckpointError(f"{path} is damaged: its SHA-256 is {found[:12]}…, recorded was {sha256[:12]}…")
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no dict
-            header = json.loads((file.metadata() or {})[_META])
+            header = _checked_header(json.loads((file.metadata() or {})[_META]), path)
     except OSError as error:
         raise CheckpointError(f"cannot read weights {path} ({error.strerror or error})") from None
     except (SafetensorError, KeyError, ValueError) as error:

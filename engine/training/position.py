@@ -6,10 +6,13 @@ generator whose state would have to be kept.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, TypeVar
 
 from engine.errors import CheckpointError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +59,22 @@ class Position:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Position:
-        """Back from JSON, which keeps every float to the last bit.
+        """Back from JSON, which keeps every float to the last bit. Fields that an earlier version
+        did not write have their defaults.
 
         Raises:
-            CheckpointError: it is not what `to_dict` gave.
+            CheckpointError: it does not say how many steps were done, or is not what `to_dict` gave.
         """
         try:
-            rest = {item.name: values[item.name] for item in fields(cls) if item.name not in ("epoch", "memory")}
-            return cls(**rest, epoch=EpochSums(**values["epoch"]), memory=MemoryState(**values["memory"]))
-        except (KeyError, TypeError) as error:
+            parts = {"epoch": _known(EpochSums, values["epoch"]), "memory": _known(MemoryState, values["memory"])}
+            return _known(cls, {"step": values["step"], **values, **parts})
+        except (AttributeError, KeyError, TypeError) as error:
             raise CheckpointError(f"the checkpoint does not say where its run stood ({error})") from None
+
+
+def _known(kind: type[T], values: Mapping[str, Any]) -> T:
+    """Of the values those that it has a field for: a header says more than this."""
+    return kind(**{item.name: values[item.name] for item in fields(kind) if item.name in values})  # type: ignore[arg-type]
 
 
 START = Position()
