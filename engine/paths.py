@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.environment import CACHE, DATA, HOME, text_of
+
 DATABASE_NAME = "runs.db"
 LOG_NAME = "reslab.log"
 
@@ -40,9 +42,9 @@ def find_places(home: str | None = None, data_dir: str | None = None) -> Places:
     Home: `RESLAB_HOME`, else `checkpoints/` of the clone that this code runs from, else the user's data folder.
     Data: `RESLAB_DATA`, else the user's cache folder. Decoded images: `RESLAB_CACHE`, else the user's cache folder.
     """
-    chosen_home = home or os.environ.get("RESLAB_HOME")
-    chosen_data = data_dir or os.environ.get("RESLAB_DATA")
-    chosen_cache = os.environ.get("RESLAB_CACHE")
+    chosen_home = home or text_of(HOME)
+    chosen_data = data_dir or text_of(DATA)
+    chosen_cache = text_of(CACHE)
     return Places(
         home=expand(chosen_home).absolute() if chosen_home else _default_home(),
         data=expand(chosen_data).absolute() if chosen_data else _user_folder("cache") / "data",

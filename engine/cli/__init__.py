@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from engine.cli.output import Output, standard_streams
 from engine.cli.parser import build_parser, cluster_from, given_settings, specs_from, wants_settings
+from engine.environment import check_environment
 from engine.errors import OutputError, ReslabError, SpecError, TorchError
 from engine.failures import describe_failure, describe_os_error
 from engine.log import log_to
@@ -76,6 +77,8 @@ def _finish(out: Output) -> int:
 
 def _dispatch(argv: Sequence[str], open_app: OpenApp) -> int:
     arguments = build_parser(wants_settings(argv)).parse_args(argv)
+    if arguments.command != "doctor":  # which says what is wrong with them
+        check_environment()
     places = find_places(getattr(arguments, "home", None), getattr(arguments, "data_dir", None))
     log_to(places.log)  # a warning is for the file, not for the screen
     try:

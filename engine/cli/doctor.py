@@ -13,6 +13,7 @@ from pathlib import Path
 
 from engine.cli.output import print_json
 from engine.cli.parser import columns
+from engine.environment import environment_rows
 from engine.errors import ReslabError
 from engine.paths import Places
 from engine.text import safe_text
@@ -44,6 +45,8 @@ def examine(places: Places) -> Iterator[Finding]:
     checks: tuple[Callable[[], Iterator[Finding]], ...] = (_versions, _torch, _gpus, _sqlite, _terminal)
     for check in checks:
         yield from check()
+    for name, ok, text in environment_rows():
+        yield Finding(name, ok, text)
     yield _folder("home", places.home)
     yield _folder("data", places.data)
 

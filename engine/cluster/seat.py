@@ -19,8 +19,8 @@ from engine.cluster.request import Request, request_for
 from engine.cluster.task import Task, sentences_told, train_task
 from engine.control import Control
 from engine.device import versions
+from engine.environment import MEMORY_GIB
 from engine.errors import ClusterError
-from engine.memory.room import BOUND_VARIABLE
 
 MAX_LOSSES = 8  # of workers or nodes: each time the run goes on from its newest checkpoint
 _LISTEN_S = 0.1
@@ -32,7 +32,7 @@ class Seat:
 
     def __init__(self, request: Request) -> None:
         if request.bound is not None:
-            os.environ[BOUND_VARIABLE] = str(request.bound / 2**30)
+            os.environ[MEMORY_GIB.name] = str(request.bound / 2**30)
         torch.set_num_threads(max(int(request.cpus), 1))
 
     def check(self, versions_there: dict[str, str]) -> str | None:

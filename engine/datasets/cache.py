@@ -25,14 +25,13 @@ from numpy.typing import NDArray
 from engine.control import Control
 from engine.datasets.decoding import RULE, TOO_LITTLE_MEMORY, FileFacts, Pixels, decode_files, measure_range
 from engine.datasets.depth import PixelRange
+from engine.environment import CACHE_GIB, DEFAULT_CACHE_GIB, number_of
 from engine.errors import DatasetError
 from engine.locking import lock_of, try_to_lock, wait_for_lock
 from engine.progress import LoadingStopped, Progress
 
 _VERSION = 3
 _BLOCK = 1 << 24
-DEFAULT_BOUND_GIB = 20.0
-BOUND_VARIABLE = "RESLAB_CACHE_GIB"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +96,7 @@ def _cache_is_written(cache: Path) -> Iterator[None]:
     except OSError as error:
         raise DatasetError(
             f"cannot keep decoded images in {cache} ({error.strerror or error}); free some space there, or choose "
-            f"another folder with RESLAB_CACHE ({BOUND_VARIABLE} bounds what is kept)"
+            f"another folder with RESLAB_CACHE ({CACHE_GIB.name} bounds what is kept)"
         ) from error
 
 
@@ -225,8 +224,4 @@ def keep_within_bound(cache: Path, newest: str) -> None:
 
 
 def _bound_gib() -> float:
-    text = os.environ.get(BOUND_VARIABLE, "").strip()
-    try:
-        return float(text) if text else DEFAULT_BOUND_GIB
-    except ValueError:
-        raise DatasetError(f"{BOUND_VARIABLE}: {text!r} is not valid; expected GiB, such as 20") from None
+    return number_of(CACHE_GIB) or DEFAULT_CACHE_GIB

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.errors import SpecError
+from engine.environment import MEMORY_GIB, number_of
 
 if TYPE_CHECKING:
     import torch
-
-BOUND_VARIABLE = "RESLAB_MEMORY_GIB"
 
 
 def memory_bound() -> int | None:
@@ -20,16 +17,8 @@ def memory_bound() -> int | None:
     Raises:
         SpecError: the variable is no number above 0.
     """
-    text = os.environ.get(BOUND_VARIABLE, "").strip()
-    if not text:
-        return None
-    try:
-        bound = int(float(text) * 2**30)
-    except ValueError:
-        bound = 0
-    if bound <= 0:
-        raise SpecError(f"{BOUND_VARIABLE}: {text!r} does not do; expected GiB above 0, such as 6.5")
-    return bound
+    bound = number_of(MEMORY_GIB)
+    return None if bound is None else int(bound * 2**30)
 
 
 _SHARE_FOR_IMAGES = 0.5  # of the room; the network, its gradients and activations need the rest

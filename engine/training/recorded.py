@@ -15,7 +15,6 @@ forecast fits, and dropped as soon as an allocation fails.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -24,12 +23,12 @@ import torch
 from torch import Tensor
 
 from engine.datasets.feeding import Batch
+from engine.environment import GRAPH, is_on
 from engine.training.learner import Learner
 
 if TYPE_CHECKING:
     from engine.memory.fitting import Plan
 
-GRAPH_VARIABLE = "RESLAB_GRAPH"
 _WARM_UPS = 3  # on a side stream, as torch's notes on CUDA graphs ask for, so that libraries choose their algorithms
 _log = logging.getLogger("reslab")
 
@@ -40,7 +39,7 @@ Recorder = Callable[[Callable[[], Outputs]], tuple[Outputs, Callable[[], None]]]
 
 def is_recordable(learner: Learner, plan: Plan) -> bool:
     """Whether this run's steps are to be recorded: on a GPU with the room for it, unless RESLAB_GRAPH=0."""
-    wanted = os.environ.get(GRAPH_VARIABLE, "1") != "0" and learner.placement.device.type == "cuda"
+    wanted = is_on(GRAPH) and learner.placement.device.type == "cuda"
     plain = plan.is_whole and not learner.draws and not learner.spec.compile
     return wanted and plain and plan.forecast is not None and 2 * plan.forecast.peak_bytes <= plan.room_bytes
 

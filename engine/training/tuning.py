@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ import torch
 from engine.control import Control
 from engine.cores import OthersMeter
 from engine.device import Placement, cpu_name
+from engine.environment import TUNE, is_on
 from engine.events import SettingsTuned, TuningChecked
 from engine.models.registry import choose_stem, find_model
 from engine.progress import LoadingStopped, Progress
@@ -32,7 +32,6 @@ from engine.shape import DataShape
 from engine.spec import RunSpec
 from engine.training.learner import Learner, build_learner
 
-TUNE_VARIABLE = "RESLAB_TUNE"
 QUIET_CORES = 0.25  # that others may use while it is measured
 _CLEARLY = 1.1  # times as fast as the plain form, by the median of the pairs
 _PAIRS = 5  # that must all agree; a form that is no quicker passes once in 32 times, and fails the median then
@@ -59,7 +58,7 @@ class _TimeIsUpError(Exception):
 
 def is_tunable(spec: RunSpec, placement: Placement) -> bool:
     """Whether there is anything to choose: `auto` on a processor, and nobody asked to leave it."""
-    asked = spec.dtype == "auto" and not spec.deterministic and os.environ.get(TUNE_VARIABLE, "1") != "0"
+    asked = spec.dtype == "auto" and not spec.deterministic and is_on(TUNE)
     return asked and placement.device.type == "cpu"
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from engine.control import RunControl
 from engine.device import cpu_name
+from engine.environment import TUNE
 from engine.events import DatasetProgressed, RunStarted, SettingsTuned
 from engine.paths import Places, find_places
 from engine.results.tables import tuning_text
 from engine.runs import Lab, run
 from engine.spec import RunSpec
-from engine.training.tuning import TUNE_VARIABLE
 
 _SPECS = (
     RunSpec("digits", "resnet18", epochs=3),
@@ -26,7 +26,7 @@ _SPECS = (
 
 def autotune(num_times: int = 3) -> None:
     """Every time in a new home folder; the load of others that the last measuring saw stands beside it."""
-    os.environ[TUNE_VARIABLE] = "1"
+    os.environ[TUNE.name] = "1"
     for spec in _SPECS:
         shares, chosen = list[str](), Counter[str]()
         for _ in range(num_times):
