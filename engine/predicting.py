@@ -17,6 +17,7 @@ from engine.errors import CheckpointError, DatasetError, SpecError
 from engine.memory.ledger import Ledger
 from engine.memory.shortage import unless_memory_runs_out
 from engine.models.building import build_model
+from engine.models.form import apply_form
 from engine.paths import Places, expand
 from engine.results.records import RunDetails
 from engine.shape import DataShape
@@ -167,10 +168,11 @@ class _Network:
 def _from_disk(details: RunDetails, places: Places, shape: DataShape) -> nn.Module:
     assert details.weights is not None
     path = places.run_folder(details.record.run) / details.weights.file
-    state = load_checkpoint(path, details.weights.sha256).model
+    checkpoint = load_checkpoint(path, details.weights.sha256)
     spec = RunSpec.from_mapping({**details.record.spec, "weights": "random", "freeze": "none", "backbone_rate": 1.0})
     model = build_model(spec, shape, seeded=False)  # a live run may be drawing from the same global state
-    model.load_state_dict(state)
-    if hasattr(model, "transform_input"):  # GoogLeNet and Inception take pixels as their first weights did
-        model.transform_input = details.record.spec.get("weights", "random") != "random" and shape.channels == 3  # type: ignore[assignment]
+    model.load_state_dict(checkpoint.model)
+    # Checkpoints from before their headers said it: GoogLeNet and Inception took pixels as their first weights did.
+    scaled = details.record.spec.get("weights", "random") != "random" and shape.channels == 3
+    apply_form(model, checkpoint.header.get("form", {"transform_input": scaled, "shortcut_padding": "end"}))
     return model

@@ -114,6 +114,12 @@ class RunSpec:
     backbone_rate: float = setting(
         1.0, help="share of the learning rate that the layers with trained weights get", group="recipe", above=0, high=1
     )
+    shortcut_padding: Literal["auto", "end", "both-sides"] = setting(
+        "auto",
+        help="where a CIFAR ResNet's shortcuts put the zeros of new channels; auto: at the end, for weights of others "
+        "where their statistics say",
+        group="model",
+    )
     norm: Literal["batch", "group"] = setting("batch", help="the normalisation layers of a ResNet", group="model")
     seed: int = setting(0, help="first weights, order of images, augmentation", group="run", low=0, high=2**32 - 1)
     device: DeviceChoice = setting("auto", help="where to train; auto: cuda, else mps, else cpu", group="run")
@@ -147,6 +153,11 @@ class RunSpec:
         info = find_model(self.model)
         if self.norm != "batch" and not info.resnet:
             raise SpecError(f"norm: {self.model} has its own normalisation; set norm to batch, which leaves it", "norm")
+        if self.shortcut_padding != "auto" and not info.padded_shortcuts:
+            raise SpecError(
+                f"shortcut padding: {self.model} has none that are padded, as the CIFAR ResNets have; leave it at auto",
+                "shortcut_padding",
+            )
         if self.nesterov and self.optimizer == "sgd" and self.momentum == 0:
             raise SpecError("nesterov: needs a momentum above 0; set momentum, or turn nesterov off", "nesterov")
         if self.warmup_epochs >= self.epochs:

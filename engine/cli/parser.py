@@ -11,6 +11,7 @@ from engine.cli.output import printable
 from engine.cluster import Cluster, find_cluster
 from engine.datasets.registry import absolute_dataset
 from engine.errors import SpecError
+from engine.paths import expand
 from engine.recipes import RECIPE_HELP, RECIPES, find_recipe
 from engine.reports import PRESETS
 from engine.results.queue import seeds_of
@@ -224,7 +225,7 @@ def _spec_from(values: dict[str, Any], command: str) -> RunSpec:
             f"{command} needs a dataset and a model; missing: {' and '.join(missing)}. "
             f"Example: reslab {command} digits resnet18"
         )
-    return RunSpec.from_mapping(_with_absolute_folder(values))
+    return RunSpec.from_mapping(_with_absolute_paths(values))
 
 
 def cluster_from(arguments: argparse.Namespace) -> Cluster | None:
@@ -254,13 +255,17 @@ def given_settings(arguments: argparse.Namespace) -> dict[str, Value]:
         given = getattr(arguments, name, None)
         if given is not None:
             values[name] = given if item.kind is bool else item.parse(given)
-    return _with_absolute_folder(values)
+    return _with_absolute_paths(values)
 
 
-def _with_absolute_folder(values: dict[str, Any]) -> dict[str, Any]:
-    """A folder is meant from where the person is now; later, from elsewhere, it is still that one."""
-    dataset = values.get("dataset")
-    return {**values, "dataset": absolute_dataset(dataset)} if isinstance(dataset, str) else values
+def _with_absolute_paths(values: dict[str, Any]) -> dict[str, Any]:
+    """Folder and weights file are meant from where the person is now; later, from elsewhere, they are still those."""
+    dataset, weights = values.get("dataset"), values.get("weights")
+    if isinstance(dataset, str):
+        values = {**values, "dataset": absolute_dataset(dataset)}
+    if isinstance(weights, str) and weights.strip() and weights not in ("random", "imagenet"):
+        values = {**values, "weights": str(expand(weights).absolute())}
+    return values
 
 
 def wants_settings(argv: Sequence[str]) -> bool:

@@ -39,8 +39,13 @@ def batch_bounds(num_images: int, batch_size: int) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """Turns uint8 images into what the network takes; `flip` and `crop_padding` (pixels) are for training alone."""
+    """Turns uint8 images into what the network takes; `flip` and `crop_padding` (pixels) are for training alone.
 
+    `scale` and `shift` do what `mean` and `std` say of pixels from 0 to 1.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     scale: Tensor
     shift: Tensor
     memory_format: torch.memory_format
@@ -62,7 +67,7 @@ class Preparation:
         shift = -torch.tensor(mean, dtype=torch.float64) / torch.tensor(std, dtype=torch.float64)
         shape = (1, -1, 1, 1)
         return cls(
-            (1 / std_255).float().view(shape).to(device), shift.float().view(shape).to(device),
+            mean, std, (1 / std_255).float().view(shape).to(device), shift.float().view(shape).to(device),
             memory_format, flip, crop_padding,
         )  # fmt: skip
 

@@ -88,7 +88,7 @@ def load_dataset(
     if len(train) < 2:
         raise DatasetError(f"{spec.dataset} has {counted(len(train), 'training image')}; expected at least two")
     pretrained = spec.weights != "random"
-    mean, std = imagenet_moments(train.images.shape[1]) if pretrained else _moments(train)
+    mean, std = imagenet_moments(train.images.shape[1]) if pretrained else moments_of(train)
     hashed = _sha256_of_files(manifest) if manifest else train.sha256() + (val.sha256() if val else "")
     return ImageData(
         train, val, test, raw.class_names, mean, std, test.sha256(), hashed, manifest, raw.notes, raw.shared, rules,
@@ -160,7 +160,7 @@ def _resized(split: Split, size: int, control: Control) -> Generator[Progress, N
     return Split(torch.cat(chunks), split.labels)
 
 
-def _moments(split: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def moments_of(split: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel, exactly, from the counts of the 256 values; pixels from 0 to 1."""
     values = torch.arange(256, dtype=torch.float64) / 255
     means, stds = [], []

@@ -48,6 +48,7 @@ _IRRELEVANT = {
     "dataset": "digits", "epochs": 1, "learning_rate": 0.1, "weight_decay": 0.0, "schedule": "constant",
     "warmup_epochs": 0.0, "label_smoothing": 0.0, "val_share": 0.0, "test_share": 0.2, "split_seed": 0, "seed": 0,
     "deterministic": False, "compile": False, "image_size": None, "on_oom": "micro-batch", "device": "auto",
+    "shortcut_padding": "auto",
 }  # fmt: skip
 
 

@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from engine.control import Control
 from engine.errors import FetchError, ModelError
 from engine.fetching import fetch
+from engine.models.cifar import PADDINGS, CifarNet
 from engine.models.first_last import fit_first_last
+from engine.models.form import apply_form
 from engine.models.one_pixel import fold_one_pixel
 from engine.models.registry import ModelInfo, choose_stem, find_model, misfit
-from engine.models.weights import check_fit, read_state
+from engine.models.weights import Weights, check_fit, read_weights
 from engine.paths import expand
 from engine.progress import Progress
 from engine.shape import DataShape
@@ -54,10 +56,13 @@ def build_model(spec: RunSpec, shape: DataShape, seeded: bool = True, weighted: 
         pretrained = spec.weights != "random"
         builder: Builder = getattr(import_module(module), function)
         network = builder(info, group_norm if spec.norm == "group" else None, shape, pretrained)
-        if pretrained and weighted:
-            _load_imagenet_form(network, spec)
         stem = choose_stem(info, spec.stem, shape)
+        network.notes, network.is_foreign = (), False  # type: ignore[assignment]
+        if pretrained and weighted:
+            _load_weights(network, spec, stem)
         network.new_names = fit_first_last(network, info, shape, stem, keep_weights=pretrained)  # type: ignore[assignment]
+    if spec.shortcut_padding != "auto":
+        apply_form(network, {"shortcut_padding": spec.shortcut_padding})
     if spec.freeze == "backbone":
         freeze_backbone(network)
     fold_one_pixel(network)
@@ -117,13 +122,55 @@ def group_norm(num_channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(min(_GROUPS, num_channels // 4), num_channels)
 
 
-def _load_imagenet_form(network: nn.Module, spec: RunSpec) -> None:
-    """Put weights of 3 channels and 1000 classes into `network`, strictly."""
+def _load_weights(network: nn.Module, spec: RunSpec, stem: str) -> None:
+    """Put trained weights into `network`, strictly: those of a run, or somebody's in the network's native form."""
+    path = _imagenet_file(spec.model)[1] if spec.weights == "imagenet" else expand(spec.weights)
+    weights = read_weights(path, sum(values.nbytes for values in network.state_dict().values()))
+    if weights.header is not None:
+        _load_own(network, spec, stem, weights, weights.header)
+        return
     if spec.norm != "batch":
         raise ModelError("weights trained with batch-norm do not fit norm=group; choose norm=batch or weights=random")
-    path = _imagenet_file(spec.model)[1] if spec.weights == "imagenet" else expand(spec.weights)
-    own = sum(values.nbytes for values in network.state_dict().values())
-    state = read_state(path, own)
+    _load_native(network, spec, weights.state)
+    network.is_foreign = spec.weights != "imagenet" and isinstance(network, CifarNet)  # type: ignore[assignment]
+
+
+def _load_own(network: nn.Module, spec: RunSpec, stem: str, weights: Weights, header: dict[str, Any]) -> None:
+    """Weights of a run of reslab, whose network was fitted to its dataset: `network` is fitted to that one first."""
+    theirs, info = header["spec"], find_model(spec.model)
+    run = f"the weights {spec.weights} are of run {header.get('run', '?')}"
+    if theirs["model"] != spec.model:
+        raise ModelError(f"{run}, a {theirs['model']}; expected a {spec.model}: choose its network, or other weights")
+    if (norm := theirs.get("norm", "batch")) != spec.norm:
+        raise ModelError(f"{run}, with norm={norm}; expected norm={spec.norm}: set norm to {norm}")
+    form = {"shortcut_padding": "end", "transform_input": _scaled_its_input(theirs, weights), **header.get("form", {})}
+    if spec.shortcut_padding not in ("auto", form["shortcut_padding"]):
+        padding = form["shortcut_padding"]
+        where = PADDINGS.get(padding, padding)
+        raise ModelError(f"{run}, with shortcuts padded {where}; set shortcut padding to auto or {padding}")
+    first, last = (weights.state.get(f"{name}.weight") for name in (info.first, info.last))
+    if first is not None and last is not None and first.dim() == 4 and last.dim() >= 2:
+        their_stem = "own" if info.own_stem else "small" if first.shape[-1] == 3 else "imagenet"
+        if (their_stem, stem) == ("small", "imagenet"):
+            raise ModelError(f"{run}, with stem=small, and these images get stem=imagenet: set stem to small")
+        shape = DataShape(first.shape[1], 1, 1, last.shape[0])
+        fit_first_last(network, info, shape, their_stem, keep_weights=True)
+    if problem := check_fit(weights.state, network):
+        raise ModelError(f"{run}, and do not fit {spec.model} here ({problem}); expected another image size or network")
+    network.load_state_dict(weights.state)
+    apply_form(network, form)
+    network.notes = (f"weights of run {header.get('run', '?')}",)  # type: ignore[assignment]
+
+
+def _scaled_its_input(theirs: dict[str, Any], weights: Weights) -> bool:
+    """Of GoogLeNet and Inception, in checkpoints from before their headers said so."""
+    channels = {
+        values.shape[1] for name, values in weights.state.items() if values.dim() == 4 and "conv1" in name.lower()
+    }
+    return theirs.get("weights", "random") != "random" and 3 in channels
+
+
+def _load_native(network: nn.Module, spec: RunSpec, state: dict[str, Tensor]) -> None:
     # DenseNet's published files still say norm.1 where torchvision's modules say norm1.
     state = {
         re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", name): value

@@ -2,7 +2,8 @@
 
 A 3×3 convolution of 16 channels; stages of 16, 32 and 64 channels at 32, 16 and 8 pixels; global average; one linear
 layer. Shortcuts are the paper's option A: identity, zeros for the new channels, every second pixel; no parameter, so a
-plain network has exactly its twin's.
+plain network has exactly its twin's. The paper does not say where the zeros go: here, after the channels that are there
+("end"); in networks of others, half of them before those ("both-sides").
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from engine.models.registry import ModelInfo
 from engine.shape import DataShape
 
 _WIDTHS = (16, 32, 64)
+PADDINGS = {"end": "at the end", "both-sides": "on both sides"}  # of the channels that are there, in words
 
 
 class Block(nn.Module):
@@ -30,6 +32,7 @@ class Block(nn.Module):
         self.stride = stride
         self.num_new = after - before
         self.shortcut = shortcut
+        self.padding = "end"
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
@@ -38,7 +41,8 @@ class Block(nn.Module):
     def _identity(self, x: Tensor) -> Tensor:
         if not self.num_new:
             return x
-        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.num_new))
+        before = self.num_new // 2 if self.padding == "both-sides" else 0
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, before, self.num_new - before))
 
 
 class CifarNet(nn.Module):

@@ -19,7 +19,7 @@ def fit_first_last(
     """Change `network` in place to take and give `shape`; returns the names of the layers that are new.
 
     Args:
-        network: with the 3 channels and the classes of its native form.
+        network: in its native form, or fitted to somebody's weights already.
         info: names its first and its last layer.
         shape: of the images to come.
         stem: `imagenet` keeps ResNet's 7×7/2 convolution and max-pool; `small` is a 3×3/1 convolution without pool;
@@ -37,7 +37,7 @@ def fit_first_last(
         _replace(network, info.first, _fitted_conv(old, shape.channels, kernel, keep_weights))
         new.insert(0, info.first)
     last = network.get_submodule(info.last)
-    if shape.num_classes != info.num_classes:
+    if shape.num_classes != _num_classes(last):
         _replace(network, info.last, _fitted_last(last, shape.num_classes))
     return tuple(new)
 
@@ -64,6 +64,10 @@ def _fitted_conv(old: nn.Conv2d, channels: int, kernel: int, keep_weights: bool)
         if old.bias is not None and new.bias is not None:
             new.bias.copy_(old.bias)
     return new
+
+
+def _num_classes(last: nn.Module) -> int:
+    return last.out_channels if isinstance(last, nn.Conv2d) else int(last.out_features)  # type: ignore[arg-type]
 
 
 def _fitted_last(old: nn.Module, num_classes: int) -> nn.Module:

@@ -25,8 +25,9 @@ class ModelInfo:
     its filters, `features` the width of the input of the last, which has a bias or not. `builder` is
     "module:function", a `Builder`; `pretrained` says whether torchvision has ImageNet weights for it; `own_stem` that
     its first layers are part of the architecture, `resnet` that it is built of a norm layer that may be chosen and has
-    ResNet's names. `twin` is the same network without, or with, its shortcuts. An image must have a side of at least
-    `min_size` pixels, and of a multiple of `multiple`.
+    ResNet's names. `twin` is the same network without, or with, its shortcuts; `padded_shortcuts` says that these have
+    no parameters and put zeros in place of new channels (type A of He et al. 2015). An image must have a side of at
+    least `min_size` pixels, and of a multiple of `multiple`.
     """
 
     name: str
@@ -45,6 +46,7 @@ class ModelInfo:
     own_stem: bool = False
     resnet: bool = True
     twin: str | None = None
+    padded_shortcuts: bool = False
     min_size: int = 1
     multiple: int = 1
 
@@ -78,6 +80,7 @@ def _cifar(depth: int, num_parameters: int, plain: bool) -> ModelInfo:
         pretrained=False,
         own_stem=True,
         twin=twin,
+        padded_shortcuts=not plain,
     )
 
 

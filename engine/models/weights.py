@@ -8,11 +8,14 @@ safetensors, which then goes the same way. There is no other reader to fall back
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,10 +27,19 @@ _MOST_HEADER = 16 * 2**20  # bytes: a header of a thousand tensors is under 0.2 
 _MOST_TIMES = 4  # a file may be so many times as large as the network's weights: float64 takes two
 _MOST_SECONDS = 300  # for reading a pickle: the largest of torchvision's takes 10 s with torch's import
 _WANTED = "expected a state dict as .safetensors or .pth"
+_OWN, _MODEL = "reslab", "model."  # the key of a checkpoint's header, and what its weights' names begin with
 
 
-def read_state(path: Path, num_bytes: int) -> dict[str, Tensor]:
-    """Read a state dict of a network whose own weights are `num_bytes` large.
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A state dict, and what the file says of itself where a run of reslab wrote it: its header, as in a checkpoint."""
+
+    state: dict[str, Tensor]
+    header: dict[str, Any] | None = None
+
+
+def read_weights(path: Path, num_bytes: int) -> Weights:
+    """Read the weights of a network whose own ones are `num_bytes` large; of reslab's checkpoints the weights alone.
 
     Raises:
         ModelError: there is no such file, it is far too large, it is damaged, or it holds anything but tensors of
@@ -42,14 +54,14 @@ def read_state(path: Path, num_bytes: int) -> dict[str, Tensor]:
             "this network"
         )
     if path.suffix == ".safetensors":
-        state = _read_safetensors(path)
+        weights = _read_safetensors(path)
     else:
         with tempfile.TemporaryDirectory(prefix="reslab-") as folder:
-            state = _read_safetensors(_unpickled(path, Path(folder) / "state.safetensors"), path)
-    for name, value in state.items():
+            weights = _read_safetensors(_unpickled(path, Path(folder) / "state.safetensors"), path)
+    for name, value in weights.state.items():
         if value.is_floating_point() and not torch.isfinite(value.float()).all():
             raise ModelError(f"the weights {path} are not finite in {name}; expected numbers")
-    return state
+    return weights
 
 
 def check_fit(state: dict[str, Tensor], network: nn.Module) -> str | None:
@@ -70,13 +82,16 @@ def check_fit(state: dict[str, Tensor], network: nn.Module) -> str | None:
     return None
 
 
-def _read_safetensors(path: Path, named: Path | None = None) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
+def _read_safetensors(path: Path, named: Path | None = None) -> Weights:
+    from safetensors import safe_open
 
     named = named or path
     try:
-        _check_header(path)
-        return load_file(path)
+        own = _own(_read_header(path))
+        with safe_open(path, framework="pt") as file:
+            names = [name for name in file.keys() if own is None or name.startswith(_MODEL)]  # noqa: SIM118  # no dict
+            state = {name if own is None else name.removeprefix(_MODEL): file.get_tensor(name) for name in names}
+        return Weights(state, own)
     except ModelError as error:
         raise ModelError(f"cannot read the weights {named} ({error}); {_WANTED}") from None
     except Exception as error:  # the reader raises many kinds on a damaged file
@@ -84,7 +99,48 @@ def _read_safetensors(path: Path, named: Path | None = None) -> dict[str, Tensor
         raise ModelError(f"cannot read the weights {named} ({reason}); {_WANTED}") from None
 
 
-def _check_header(path: Path) -> None:
+def own_header(path: Path) -> dict[str, Any] | None:
+    """What a run of reslab wrote into its weights file beside the tensors; None where the file is no run's.
+
+    Raises:
+        ModelError: it is damaged.
+    """
+    if path.suffix != ".safetensors":
+        return None
+    try:
+        return _own(_read_header(path))
+    except OSError as error:
+        raise ModelError(f"cannot read the weights {path} ({error.strerror or error}); {_WANTED}") from None
+    except ModelError as error:
+        raise ModelError(f"cannot read the weights {path} ({error}); {_WANTED}") from None
+
+
+def _own(header: dict[str, Any]) -> dict[str, Any] | None:
+    """What a run of reslab wrote into the file beside its tensors; None where none did."""
+    metadata = header.get("__metadata__")
+    if not isinstance(metadata, dict) or _OWN not in metadata:
+        return None
+    try:
+        own = json.loads(metadata[_OWN])
+        is_whole = isinstance(own["spec"]["model"], str) and isinstance(own.get("form", {}), dict)
+        is_whole = is_whole and _is_normalization(own.get("normalization"))
+    except (ValueError, KeyError, TypeError):
+        is_whole = False
+    if not is_whole:
+        raise ModelError("its header does not say which run of reslab it is of")
+    return dict(own)
+
+
+def _is_normalization(said: Any) -> bool:
+    """Nothing, or a positive number of finite values, the spreads above 0."""
+    if said is None:
+        return True
+    mean, std = said["mean"], said["std"]
+    values = [float(value) for value in (*mean, *std)]
+    return bool(mean) and len(mean) == len(std) and all(map(math.isfinite, values)) and min(std) > 0
+
+
+def _read_header(path: Path) -> dict[str, Any]:
     """Raises ModelError where the header is too long, no JSON object, or speaks of more than the file holds."""
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -103,6 +159,7 @@ def _check_header(path: Path) -> None:
         offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
         if not (isinstance(offsets, list) and all(type(at) is int and 0 <= at <= size - 8 - length for at in offsets)):
             raise ModelError("a tensor of it lies outside the file")
+    return header
 
 
 def _unpickled(path: Path, target: Path) -> Path:

@@ -41,6 +41,12 @@ class Learner:
     draws: bool
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What the weights are that it began with, and what was found out about them, in a few words each."""
+        found = (getattr(module, "notes", None) for module in self.model.modules())
+        return next((notes for notes in found if notes is not None), ())
+
+    @property
     def num_bytes(self) -> int:
         """Of weights, statistics and optimizer state: what a checkpoint holds."""
         state = [value for values in self.optimizer.state.values() for value in values.values()]

@@ -13,6 +13,7 @@ from engine.datasets.images import FIRST_RULES, NEWEST_RULES, ImageData
 from engine.device import Placement
 from engine.errors import CheckpointError
 from engine.events import Resolved
+from engine.models.form import apply_form
 from engine.training.checkpoint import Checkpoint
 from engine.training.learner import Learner
 from engine.training.position import START, Position
@@ -85,6 +86,7 @@ class Resume:
         """
         if self.checkpoint is None:
             return
+        apply_form(learner.model, self.checkpoint.header.get("form", {"shortcut_padding": "end"}))
         state = _state_by_index(learner.optimizer)
         if state.keys() != self.checkpoint.optimizer.keys():
             raise CheckpointError("the checkpoint's optimizer has other parameters than the one built here")

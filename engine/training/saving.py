@@ -15,6 +15,7 @@ from pathlib import Path
 
 from engine.errors import CheckpointError
 from engine.events import CheckpointFailed, CheckpointSaved
+from engine.models.form import form_of
 from engine.training.checkpoint import SavedFile, snapshot, write_checkpoint
 from engine.training.learner import Learner
 from engine.training.position import Position
@@ -53,7 +54,10 @@ class Saver:
         """Copy the state and have it written; the one before has been told of."""
         assert self._writer is None
         self._began_at = began = time.monotonic()
-        header = {"run": self._run, "spec": learner.spec.to_dict(), **position.to_dict()}
+        form = form_of(learner.model)
+        normalization = {"mean": learner.prepare.mean, "std": learner.prepare.std}
+        about = {"spec": learner.spec.to_dict(), "form": form, "normalization": normalization}
+        header = {"run": self._run, **about, **position.to_dict()}
         tensors = snapshot(learner.model, learner.optimizer)
         copied_s = time.monotonic() - began
 

@@ -33,9 +33,11 @@ from engine.text import counted, memory_size
 from engine.training.compiling import compile_network
 from engine.training.evaluation import evaluation_batch
 from engine.training.learner import Learner, build_learner
+from engine.training.normalization import normalized_for
 from engine.training.recorded import RecordedStep, is_recordable
 from engine.training.recovery import Recovery, free_idle
 from engine.training.resuming import Resume
+from engine.training.shortcuts import settle_shortcuts
 from engine.training.tuning import apply_tuning, is_tunable, known_tuning, tune
 
 if TYPE_CHECKING:
@@ -103,7 +105,7 @@ class Setup:
             test_sha256=self.data.test_sha256,
             train_sha256=self.data.train_sha256,
             num_parameters=sum(values.numel() for values in self.learner.model.parameters()),
-            changes=describe_changes(info, shape, stem),
+            changes=(*describe_changes(info, shape, stem), *self.learner.notes),
             num_steps=self.num_steps,
             notes=self.data.notes,
             left_out=left_out_by_kind(self.data.manifest),
@@ -172,6 +174,7 @@ def _prepare(
     others = OthersMeter()
     rules = NEWEST_RULES if resume is None else resume.data_rules
     data = yield from _images(run, spec, places, control, placement, ledger, rules)
+    data = normalized_for(spec, data, resume)
     if resume is not None:
         resume.check_images(data)
     if data.manifest and (crew is None or crew.leads):
@@ -281,13 +284,13 @@ def _build(
         return build_learner(spec, data.shape, moments, placement, sync_batchnorm=sync, weighted=weighted)
 
     try:
-        return built()
+        return settle_shortcuts(built(), data)
     except Exception as error:
         if not ran_out(error):
             raise
     free_idle(ledger)
     try:
-        return built()
+        return settle_shortcuts(built(), data)
     except Exception as error:
         if not ran_out(error):
             raise

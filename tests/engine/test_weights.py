@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from engine.errors import ModelError
 from engine.models.building import build_model
-from engine.models.weights import check_fit, read_state
+from engine.models.weights import check_fit, read_weights
 from engine.shape import DataShape
 from engine.spec import RunSpec
 
@@ -31,7 +31,7 @@ def state_of(name: str = "resnet18") -> dict[str, Tensor]:
 
 def refused(path: Path) -> str:
     with pytest.raises(ModelError) as told:
-        read_state(path, 100 * 2**20)
+        read_weights(path, 100 * 2**20)
     assert "\n" not in str(told.value)
     assert str(path) in str(told.value)
     return str(told.value)
@@ -41,7 +41,7 @@ def refused(path: Path) -> str:
 def test_a_state_dict_comes_back_whole(tmp_path: Path, ending: str) -> None:
     state, path = state_of(), tmp_path / f"own{ending}"
     torch.save(state, path) if ending == ".pth" else save_file(state, path)
-    found = read_state(path, 100 * 2**20)
+    found = read_weights(path, 100 * 2**20).state
     assert found.keys() == state.keys()
     assert all(found[name].equal(value) for name, value in state.items())
 
@@ -149,7 +149,7 @@ def test_a_file_that_is_far_too_large_is_not_even_read(tmp_path: Path) -> None:
     with path.open("wb") as file:
         file.truncate(2**40)  # a hole: it takes nothing on the disk
     with pytest.raises(ModelError, match=r"take 1024\.0 GiB; expected at most"):
-        read_state(path, 2**20)
+        read_weights(path, 2**20)
 
 
 def test_numbers_that_float32_cannot_hold_are_not_finite(tmp_path: Path) -> None:
@@ -164,5 +164,5 @@ def test_a_torch_that_lies_in_the_current_folder_is_not_run(tmp_path: Path, monk
     path = tmp_path / "w.pth"
     torch.save({"a": torch.ones(2)}, path)
     monkeypatch.chdir(tmp_path)
-    assert read_state(path, 2**20)["a"].tolist() == [1.0, 1.0]
+    assert read_weights(path, 2**20).state["a"].tolist() == [1.0, 1.0]
     assert not (tmp_path / "ran").exists()
