@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pynvml
 import pytest
 from hypothesis import settings
 
+from engine.control import Control
 from engine.paths import Places
+from engine.spec import RunSpec
 
 settings.register_profile("reslab", deadline=None)  # how long an example takes is no test of anything
 settings.load_profile("reslab")
@@ -50,6 +54,23 @@ def _no_driver() -> None:
 @pytest.fixture
 def places(tmp_path: Path) -> Places:
     return Places(home=tmp_path / "home", data=tmp_path / "data", cache=tmp_path / "cache")
+
+
+@pytest.fixture
+def few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An eighth of the digits, 180 to train on and 45 to test: for what hangs on steps, not on what is learnt."""
+    import torch
+
+    from engine.datasets import digits
+
+    whole = digits.load
+
+    def load(spec: RunSpec, places: Places, control: Control) -> Any:
+        images = yield from whole(spec, places, control)
+        few = (part.take(torch.arange(number)) for part, number in ((images.train, 180), (images.test, 45)))
+        return replace(images, **dict(zip(("train", "test"), few, strict=True)))
+
+    monkeypatch.setattr(digits, "load", load)
 
 
 @pytest.fixture

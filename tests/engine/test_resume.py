@@ -34,7 +34,8 @@ from engine.training.position import Position
 from engine.training.saving import Saver
 from tests.fakes import events_of
 
-SPEC = RunSpec("digits", "resnet20", epochs=3, batch_size=256)
+pytestmark = pytest.mark.usefixtures("few_digits")
+SPEC = RunSpec("digits", "resnet20", epochs=3, batch_size=32)
 STEPS = 6  # an epoch
 
 
@@ -226,7 +227,7 @@ def test_a_resume_that_is_stopped_at_once_keeps_the_figures(places: Places, monk
     assert isinstance(stopped, RunEnded)
     assert (stopped.status, stopped.steps, stopped.untrained) == ("stopped", ended.steps, ended.untrained)
     with Store(places.database) as store:
-        assert len(store.predictions(1).labels) == 360
+        assert len(store.predictions(1).labels) == 45
 
 
 def test_a_run_cut_off_in_its_first_evaluation_begins_anew(places: Places) -> None:
@@ -308,7 +309,7 @@ def test_a_checkpoint_comes_due_in_an_evaluation_too(places: Places, monkeypatch
     monkeypatch.setattr("engine.training.evaluation._TELL_EVERY_S", 0.0)
     for event in run(SPEC.replace(epochs=1, batch_size=16), Lab(places), RunControl()):
         epoch_over = epoch_over or isinstance(event, EpochEnded)
-    assert saved == [(90, False)]  # before the figures were there
+    assert saved == [(12, False)]  # before the figures were there
 
 
 def test_a_record_cannot_lead_out_of_the_folder_of_its_run(places: Places) -> None:

@@ -21,7 +21,8 @@ from engine.training.learner import Learner
 from engine.training.tuning import is_tunable
 
 CPU = Placement(torch.device("cpu"), torch.float32, torch.contiguous_format, "test")
-SPEC = RunSpec("digits", "resnet20", epochs=1)
+pytestmark = pytest.mark.usefixtures("few_digits")
+SPEC = RunSpec("digits", "resnet20", epochs=1, batch_size=32)
 
 
 @pytest.fixture
