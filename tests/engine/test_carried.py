@@ -219,6 +219,7 @@ def test_what_a_worker_elsewhere_has_written_meanwhile_is_left_alone(tmp_path: P
     assert [path.name for path in tmp_path.iterdir()] == names[1:2]
 
 
+@pytest.mark.slow
 def test_whoever_leaves_before_the_run_has_begun_is_let_go(places: Places) -> None:
     control = RunControl()
     threading.Timer(0.3, control.leave).start()
@@ -309,7 +310,11 @@ def test_what_keeps_a_run_from_being_begun_is_told_by_its_process(places: Places
 
 
 @pytest.mark.parametrize(
-    ("number", "says"), [(signal.SIGKILL, "was lost (exit code -9); "), (signal.SIGTERM, "was asked to stop; ")]
+    ("number", "says"),
+    [
+        (signal.SIGKILL, "was lost (exit code -9); "),
+        pytest.param(signal.SIGTERM, "was asked to stop; ", marks=pytest.mark.slow),
+    ],
 )
 def test_a_process_that_ends_before_its_time_is_no_good_end(places: Places, number: int, says: str) -> None:
     """Else the app would begin it again, and whoever waits for the queue take it for done."""
@@ -322,6 +327,7 @@ def test_a_process_that_ends_before_its_time_is_no_good_end(places: Places, numb
     assert "what waited for its turn still does" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_whoever_asks_it_to_stop_is_told_of_no_fault(places: Places) -> None:
     carrier = Carrier(Job(places, (SPEC.replace(epochs=1000),)))
     runs = carrier.runs()

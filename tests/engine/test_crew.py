@@ -173,7 +173,9 @@ def test_the_losses_are_those_of_one_process(size: int, changes: dict[str, Any],
 @pytest.mark.parametrize(
     "changes",
     [
-        {"norm": "batch", "batch_size": 717},  # one process has nothing to do in the end, and must not count
+        pytest.param(  # one process has nothing to do in the end, and must not count
+            {"norm": "batch", "batch_size": 717}, marks=pytest.mark.slow
+        ),
         pytest.param({"norm": "batch", "learning_rate": 0.1}, marks=pytest.mark.slow),
         pytest.param({"norm": "batch", "model": "resnet18", "learning_rate": 0.1}, marks=pytest.mark.slow),
         pytest.param({"norm": "group", "learning_rate": 0.1}, marks=pytest.mark.slow),

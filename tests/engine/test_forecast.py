@@ -43,13 +43,16 @@ def of(spec: RunSpec, shape: DataShape = PHOTOS, **more: Any) -> Forecast:
     return forecast(spec, shape, 0, CPU, Calibration(), **more)
 
 
-@pytest.mark.parametrize(("model", "batch", "size"), [("resnet20", 64, 28), ("resnet18", 16, 64), ("plain20", 128, 28)])
+@pytest.mark.parametrize(
+    ("model", "batch", "size"),
+    [("resnet20", 64, 28), ("resnet18", 16, 64), pytest.param("plain20", 128, 28, marks=pytest.mark.slow)],
+)
 def test_it_is_what_the_allocator_reaches(model: str, batch: int, size: int) -> None:
     said = of(RunSpec("digits", model, batch_size=batch), DataShape(3, size, size, 10))
     assert said.peak_bytes == pytest.approx(measure(model, batch, size), rel=0.03)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
 def test_other_layouts_and_types_are_forecast_too(dtype: torch.dtype) -> None:
     placement = Placement(CPU.device, dtype, torch.channels_last, "test")
     spec, shape = RunSpec("digits", "resnet20", batch_size=64), DataShape(3, 28, 28, 10)
@@ -141,7 +144,7 @@ def test_the_words_are_those_of_the_room(monkeypatch: pytest.MonkeyPatch) -> Non
     assert words(1.3 * peak) == f"fits after freeing {0.2 * peak / MIB:.1f} MiB"
 
 
-@pytest.mark.parametrize("batch", [4, 64, 512])
+@pytest.mark.parametrize("batch", [64, *(pytest.param(size, marks=pytest.mark.slow) for size in (4, 512))])
 def test_the_largest_batch_fits_and_a_larger_one_does_not(monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
     spec = RunSpec("cats-dogs", "resnet18", batch_size=batch)
     room = 400 * MIB

@@ -168,7 +168,7 @@ def test_an_evaluation_goes_on_in_smaller_parts(places: Places, monkeypatch: pyt
 
     monkeypatch.setattr(evaluation, "forward", forward)
     troubled = list(run(SPEC, Lab(places), RunControl()))
-    assert of(troubled, MemoryRecovered)[-1].action == "evaluating 11 images at once"
+    assert of(troubled, MemoryRecovered)[-1].action == "evaluating 12 images at once"
     assert [event.confusion for event in of(troubled, Evaluated)] == [e.confusion for e in of(untroubled, Evaluated)]
 
 

@@ -287,7 +287,7 @@ def test_what_cannot_go_on_is_one_sentence(places: Places, change: str, words: s
 
 
 def test_less_room_than_before_cuts_the_batches_and_says_so(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
-    cut(places, 8)
+    cut(places, 1, SPEC.replace(batch_size=256))
     monkeypatch.setenv("RESLAB_MEMORY_GIB", "0.015")
     events = go_on(places, 1)
     assert events[-1].status == "completed"  # type: ignore[union-attr]

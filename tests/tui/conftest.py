@@ -20,6 +20,11 @@ from tui.session import Session
 
 SCREENS = Path(__file__).parent / "screens"
 SIZES = ((80, 24), (120, 36), (200, 60))
+at_every_size = pytest.mark.parametrize(
+    "size",
+    [pytest.param(size, marks=() if size == SIZES[0] else pytest.mark.slow) for size in SIZES],  # the narrowest always
+    ids=lambda size: f"{size[0]}x{size[1]}",
+)
 
 MakeApp = Callable[..., ReslabApp]
 Compare = Callable[[App[None], str], None]
