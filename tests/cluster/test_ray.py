@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from importlib.util import find_spec
@@ -46,14 +45,15 @@ from engine.cluster.seat import take_seat  # noqa: E402
 from engine.cluster.task import Task, Teller  # noqa: E402
 from tests.cluster.nodes import nodes, watched  # noqa: E402
 from tests.fakes import events_of  # noqa: E402
+from tests.waiting import WITHIN_S, exit_code, until  # noqa: E402
 
 pytestmark = pytest.mark.cluster
 
 # At the default learning rate the rounding of a second thread alone moves a loss by 6e-4 within the epoch.
 SPEC = RunSpec("digits", "resnet20", epochs=1, norm="group", dtype="float32", learning_rate=0.001)
 TWO = Cluster(None, 2)
-# Sums over two halves round differently, and a batch-norm whose input is near a kink of the ReLU makes more of it: up to
-# 3.3e-5 at the twelfth step, for two seeds and two learning rates on an AVX2 processor. Another function is far off:
+# Sums over two halves round differently, and a batch-norm whose input is near a kink of the ReLU makes more of it: up
+# to 3.3e-5 at the twelfth step, for two seeds and two learning rates on an AVX2 processor. Another function is far off:
 # `test_without_a_common_batch_norm_two_workers_make_another_run`.
 ROUNDING = 1e-4
 
@@ -195,10 +195,7 @@ def test_a_run_whose_driver_is_gone_stops(machine: None, tmp_path: Path, monkeyp
     monkeypatch.setattr("engine.cluster.task._PATIENCE_S", 0.3)
     deaf, control = Deaf(10**6, Asked()), RunControl()
     teller = Teller(Task(1, SPEC, places_in(tmp_path), False, deaf, {}), 7, control)
-    deadline = time.monotonic() + 20
-    while not control.stop_requested:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    assert until(lambda: control.stop_requested)
     assert control.stop_reason == "the driver of the run was lost"
     teller.close()
 
@@ -343,10 +340,8 @@ def test_nodes_tell_of_their_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("platform.node", lambda: "another")
     with nodes(1, num_cpus=1), closing(NodeWatch(places_in(tmp_path))):
         (tmp_path / "home").mkdir()
-        deadline = time.monotonic() + 60
-        while not (found := read_nodes(tmp_path / "home")):
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
+        assert until(lambda: read_nodes(tmp_path / "home"), every_s=0.2)
+        found = read_nodes(tmp_path / "home")
     assert {node.host.total_bytes for node in found} == {psutil.virtual_memory().total}
     assert read_nodes(tmp_path / "home") == ()
 
@@ -361,8 +356,8 @@ def test_by_the_command_line_and_picked_up_by_another_terminal(tmp_path: Path) -
         if json.loads(line)["event"] == "steps_completed":
             break
     asking.send_signal(signal.SIGHUP)
-    assert asking.wait(20) == 0
-    attached = subprocess.run((*command, "attach", "1", "--json"), capture_output=True, text=True, timeout=200)
+    assert exit_code(asking) == 0
+    attached = subprocess.run((*command, "attach", "1", "--json"), capture_output=True, text=True, timeout=WITHIN_S)
     told = [json.loads(line) for line in attached.stdout.splitlines()]
     (begun,) = (event for event in told if event["event"] == "run_started")
     assert begun["resolved"]["workers"] == "2 workers on one machine, batch-norm per worker"
@@ -371,6 +366,12 @@ def test_by_the_command_line_and_picked_up_by_another_terminal(tmp_path: Path) -
     listed = subprocess.run((*command, "runs", "--json"), capture_output=True, text=True, check=True)
     (record,) = json.loads(listed.stdout)
     assert record["workers"].startswith("2 workers")
+
+
+def _answers(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
 
 
 @contextmanager
@@ -386,16 +387,11 @@ def running_cluster(**environment: str) -> Iterator[str]:
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     try:
-        deadline = time.monotonic() + 60
-        while True:
-            with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                break
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
+        assert until(lambda: _answers(port), every_s=0.2, lives=lambda: head.poll() is None)
         yield f"127.0.0.1:{port}"
     finally:
         head.send_signal(signal.SIGINT)
-        head.wait(60)
+        exit_code(head)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -407,7 +403,7 @@ def test_a_cluster_that_runs_already_is_reached_by_its_address(tmp_path: Path) -
         words = ("train", "digits", "resnet20", "--epochs", "1", "--on", f"ray:{address}", "--json")
         command = (sys.executable, "-m", "tui", "--home", str(tmp_path), *words)
         environment = {name: text for name, text in os.environ.items() if name != "RAY_AUTH_MODE"} | environment
-        done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=WITHIN_S, env=environment)
         end: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return end
 

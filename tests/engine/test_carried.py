@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -30,7 +29,9 @@ from engine.events import Event, RunEnded, RunPaused, RunResumed, StepsCompleted
 from engine.paths import Places
 from engine.results.store import Store
 from engine.spec import RunSpec
+from tests import waiting
 from tests.fakes import Carried, evaluated, events_of, metrics, started
+from tests.waiting import join
 
 SPEC = RunSpec("digits", "resnet20", epochs=3)
 OTHERS: list[Event] = [
@@ -92,16 +93,11 @@ def followed(run: int, places: Places, control: RunControl) -> Iterator[list[Eve
         yield seen
     finally:
         control.leave()
-        thread.join(10)
-        assert not thread.is_alive()
+        join(thread)
 
 
 def until(what: Callable[[], object]) -> None:
-    """Another process may have to load torch first, beside others: the bound is for one that never comes."""
-    deadline = time.monotonic() + 300
-    while not what():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.01)
+    assert waiting.until(what, every_s=0.01), "it did not come to that"
 
 
 def test_two_followers_see_all_of_it_whenever_they_come(run: Carried, places: Places) -> None:

@@ -31,6 +31,7 @@ from engine.results.store import Store
 from engine.spec import RunSpec
 from tests.engine.test_datasets import make_folder
 from tests.fakes import events_of, started
+from tests.waiting import WITHIN_S
 
 OPENED: list[Opening] = []
 
@@ -282,11 +283,13 @@ def test_the_progress_bar_takes_no_name_for_markup(tmp_path: Path) -> None:
     code = (
         "import pty, sys; output = []\n"
         "def read(fd):\n    import os; data = os.read(fd, 4096); output.append(data); return data\n"
-        f"words = ['train', 'folder:{root}', 'resnet18', '--epochs', '1']\n"
+        f"words = ['train', 'folder:{root}', 'resnet20', '--epochs', '1']\n"
         "status = pty.spawn([sys.executable, '-m', 'tui', *words], read)\n"
         "sys.exit(status or b'MarkupError' in b''.join(output))"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, stdin=subprocess.DEVNULL, timeout=120)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, stdin=subprocess.DEVNULL, timeout=WITHIN_S
+    )
     assert b"completed" in result.stdout
     assert b"MarkupError" not in result.stdout
     assert result.returncode == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from textual.pilot import Pilot
 from engine.memory.gauges import MemoryReading
 from engine.paths import Places
 from tests.fakes import GPU_READING, ScriptedRun
+from tests.waiting import WITHIN_S
 from tui.app import ReslabApp
 from tui.messages import GaugesRead
 from tui.session import Session
@@ -51,9 +53,10 @@ def make_app(places: Places, monkeypatch: pytest.MonkeyPatch, reading: MemoryRea
     return make
 
 
-async def until(pilot: Pilot[None], condition: Callable[[], object], timeout_s: float = 20.0) -> None:
+async def until(pilot: Pilot[None], condition: Callable[[], object]) -> None:
     """Wait until `condition` is true; fail where it never is."""
-    for _ in range(int(timeout_s / 0.02)):
+    began = time.monotonic()
+    while time.monotonic() - began < WITHIN_S:
         await pilot.pause(0.02)
         if condition():
             return
@@ -68,7 +71,7 @@ async def drawn(pilot: Pilot[None]) -> None:
     if app.current_mode == "train" and hasattr(app.screen, "redraw"):
         app.screen.redraw()
     if not app.screen.is_modal:  # a worker that waits for an answer waits for long
-        await asyncio.wait_for(app.workers.wait_for_complete(), 20)
+        await asyncio.wait_for(app.workers.wait_for_complete(), WITHIN_S)
     await pilot.pause()
 
 

@@ -13,6 +13,7 @@ from engine.results.store import Store
 from engine.spec import RunSpec
 from tests.fakes import ScriptedRun
 from tests.tui.conftest import Compare, MakeApp, at_every_size, drawn, text_of, told, until
+from tests.waiting import WITHIN_S
 from tui.screens.queue import QueueScreen
 from tui.widgets.menu import Menu
 
@@ -158,7 +159,7 @@ async def test_a_first_run_that_is_quicker_than_the_record_leaves_none_behind(
     script, late, enqueue = ScriptedRun(), threading.Event(), Store.enqueue
 
     def slowly(store: Store, specs: Sequence[RunSpec]) -> None:
-        late.wait(20)
+        late.wait(WITHIN_S)
         enqueue(store, specs)
 
     monkeypatch.setattr(Store, "enqueue", slowly)
