@@ -210,6 +210,7 @@ def test_it_says_who_worked_and_what_batch_norm_saw(tmp_path: Path) -> None:
     assert 1 <= len(losses(events)) < 12
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_it_for_all(tmp_path: Path) -> None:
     events, ending = together(Trial(2, SPEC, tmp_path, poisoned=5))
     assert ending.status == "diverged"
