@@ -387,14 +387,7 @@ def live_bytes() -> int:
     return sum(storages.values())
 
 
-@pytest.fixture
-def _thaw() -> Iterator[None]:
-    yield
-    gc.unfreeze()
-
-
 @few_digits
-@pytest.mark.usefixtures("_thaw")
 @pytest.mark.parametrize("failing", [False, True])
 def test_freeing_a_hundred_times_leaves_no_tensor_of_a_finished_run(
     places: Places, monkeypatch: pytest.MonkeyPatch, failing: bool
