@@ -19,7 +19,7 @@ from engine.events import MemoryForecasted, MemoryRecovered, RunEnded, RunStarte
 from engine.memory import forecast as forecast_module
 from engine.memory.asking import ask_forecast, expected_images
 from engine.memory.calibration import Calibration
-from engine.memory.fitting import plan_run
+from engine.memory.fitting import Plan, plan_run
 from engine.memory.forecast import forecast, resident_bytes
 from engine.memory.ledger import Holding, Ledger
 from engine.memory.timeline import BYTES_FIELDS, Forecast
@@ -119,29 +119,34 @@ def with_bound(monkeypatch: pytest.MonkeyPatch, num_bytes: float) -> None:
     monkeypatch.setenv("RESLAB_MEMORY_GIB", str(num_bytes / 2**30))
 
 
+def planned(monkeypatch: pytest.MonkeyPatch, room: float, ledger: Ledger | None = None, **changes: Any) -> Plan:
+    with_bound(monkeypatch, room)
+    return plan_run(ROOMY.replace(**changes), PHOTOS, 0, CPU, ledger or Ledger(), Calibration())
+
+
+ROOMY = RunSpec("cats-dogs", "resnet18", batch_size=64)
+
+
 def test_the_words_are_those_of_the_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = RunSpec("cats-dogs", "resnet18", batch_size=64)
-    peak = of(spec).peak_bytes
-    ledger = Ledger()
+    peak = of(ROOMY).peak_bytes
+    assert planned(monkeypatch, 1.01 * peak).words == "fits"
+    assert planned(monkeypatch, 0.99 * peak).words == "fits with micro-batches of 32"
+    assert planned(monkeypatch, 0.99 * peak, on_oom="fail").words == "will not fit"
 
-    def bounded(room: float) -> Ledger:
-        with_bound(monkeypatch, room)
-        return ledger
 
-    def words(room: float, **changes: Any) -> str:
-        with_bound(monkeypatch, room)
-        return plan_run(spec.replace(**changes), PHOTOS, 0, CPU, ledger, Calibration()).words
-
-    assert words(1.01 * peak) == "fits"
-    assert words(0.99 * peak) == "fits with micro-batches of 32"
-    assert words(0.99 * peak, on_oom="checkpoint") == "fits with activations computed twice"
-    assert words(0.99 * peak, on_oom="fail") == "will not fit"
-    twice = of(spec, recompute=True).peak_bytes
-    plan = plan_run(spec.replace(on_oom="checkpoint"), PHOTOS, 0, CPU, bounded(0.98 * twice), Calibration())
+@pytest.mark.slow
+def test_so_they_are_where_activations_can_be_computed_twice_and_where_there_is_something_to_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    peak = of(ROOMY).peak_bytes
+    assert planned(monkeypatch, 0.99 * peak, on_oom="checkpoint").words == "fits with activations computed twice"
+    twice = of(ROOMY, recompute=True).peak_bytes
+    plan = planned(monkeypatch, 0.98 * twice, on_oom="checkpoint")
     assert (plan.fit, plan.micro_batch, plan.recompute) == ("micro-batches", 32, True)
-    assert words(20 * MIB) == "will not fit"
+    assert planned(monkeypatch, 20 * MIB).words == "will not fit"
+    ledger = Ledger()
     ledger.hold("old", object(), Holding("model", "resnet50", 1, (("parameters", peak // 2),), live=False))
-    assert words(1.3 * peak) == f"fits after freeing {0.2 * peak / MIB:.1f} MiB"
+    assert planned(monkeypatch, 1.3 * peak, ledger).words == f"fits after freeing {0.2 * peak / MIB:.1f} MiB"
 
 
 @pytest.mark.parametrize("batch", [64, *(pytest.param(size, marks=pytest.mark.slow) for size in (4, 512))])

@@ -106,7 +106,8 @@ def assert_same(places: Places, one: int, other: int) -> None:
 @pytest.mark.parametrize(
     ("changes", "step"),
     [
-        ({}, 1), ({}, 5), ({}, STEPS), ({}, 2 * STEPS), ({}, 3 * STEPS),
+        ({}, 1), pytest.param({}, 5, marks=pytest.mark.slow), ({}, STEPS),
+        pytest.param({}, 2 * STEPS, marks=pytest.mark.slow), ({}, 3 * STEPS),
         ({"optimizer": "adamw", "schedule": "cosine", "learning_rate": 0.001}, 9),
         ({"val_share": 0.2, "schedule": "one-cycle", "nesterov": True, "flip": True, "crop_padding": 1}, 7),
         ({"model": "squeezenet1_1", "image_size": 32, "learning_rate": 0.001, "epochs": 1}, 3),

@@ -89,6 +89,7 @@ def test_a_pickle_that_holds_something_else_is_refused(tmp_path: Path) -> None:
     assert "holds no state dict" in refused(path)
 
 
+@pytest.mark.slow
 def test_a_small_file_cannot_ask_for_much_memory(tmp_path: Path) -> None:
     """Forty times a tensor of 400 MB that is one number, repeated: 200 bytes each in the file, 16 GB as copies."""
     path = tmp_path / "bomb.pth"
