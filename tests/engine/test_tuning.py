@@ -77,6 +77,7 @@ def test_the_quickest_form_is_taken_recorded_and_not_measured_again(
     assert len(tuned(collect(places, SPEC.replace(batch_size=64)))) == 1  # another shape is another question
 
 
+@pytest.mark.slow
 def test_fewer_threads_are_taken_where_they_are_quicker(
     places: Places, seconds: Callable[[Callable[[Placement, int], float]], None]
 ) -> None:
@@ -85,6 +86,7 @@ def test_fewer_threads_are_taken_where_they_are_quicker(
     assert (found.num_threads, found.memory_format, found.gain) == (1, "contiguous_format", 4)
 
 
+@pytest.mark.slow
 def test_a_little_quicker_is_not_enough(
     places: Places, seconds: Callable[[Callable[[Placement, int], float]], None]
 ) -> None:

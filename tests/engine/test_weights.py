@@ -83,6 +83,7 @@ def test_a_whole_network_and_a_text_are_no_state_dict(tmp_path: Path) -> None:
     assert not advises_to_run_it(refused(path))
 
 
+@pytest.mark.slow
 def test_a_pickle_that_holds_something_else_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "list.pth"
     torch.save([torch.zeros(3)], path)
