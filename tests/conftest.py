@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pynvml
 import pytest
 from hypothesis import settings
 
+from engine.control import Control
 from engine.paths import Places
+from engine.spec import RunSpec
 
 settings.register_profile("reslab", deadline=None)  # how long an example takes is no test of anything
 settings.load_profile("reslab")
@@ -23,6 +28,17 @@ def pytest_configure(config: pytest.Config) -> None:
     """Only the tests marked so see a GPU; all others say what happens without one, on every machine."""
     if config.option.markexpr != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def pytest_collection_finish() -> None:
+    """What all tests share stays: else each collection of garbage, and there are many, looks through all of torch."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000)  # an app makes and drops thousands of objects
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -50,6 +66,22 @@ def _no_driver() -> None:
 @pytest.fixture
 def places(tmp_path: Path) -> Places:
     return Places(home=tmp_path / "home", data=tmp_path / "data", cache=tmp_path / "cache")
+
+
+@pytest.fixture
+def few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An eighth of the digits, 180 to train on and 45 to test: for what hangs on steps, not on what is learnt."""
+    import torch
+
+    from engine.datasets import digits
+
+    whole = digits.load
+
+    def load(spec: RunSpec, places: Places, control: Control) -> Any:
+        images = yield from whole(spec, places, control)
+        return replace(images, train=images.train.take(torch.arange(180)), test=images.test.take(torch.arange(45)))
+
+    monkeypatch.setattr(digits, "load", load)
 
 
 @pytest.fixture

@@ -31,22 +31,22 @@ async def take(places: Places) -> None:
         (PICTURES / f"{name}.svg").write_text(app.export_screenshot(title="reslab"), encoding="utf-8")
 
     async with app.run_test(size=SIZE) as pilot:
-        await until(pilot, lambda: "fits" in text_of(app), 60)
+        await until(pilot, lambda: "fits" in text_of(app))
         await shoot(pilot, "set-up")
         await pilot.press("s", "enter", "enter")
-        await until(pilot, lambda: app.live and app.live.epoch == 6, 120)
+        await until(pilot, lambda: app.live and app.live.epoch == 6)
         await shoot(pilot, "train")
-        await until(pilot, lambda: app.live and app.live.over, 120)
+        await until(pilot, lambda: app.live and app.live.over)
         await shoot(pilot, "train-ended")
         await pilot.press("enter")
         await shoot(pilot, "run")
         await pilot.press("right", "right", "right")
-        await until(pilot, lambda: "1 to " in text_of(app), 40)
+        await until(pilot, lambda: "1 to " in text_of(app))
         await shoot(pilot, "mistakes")
         await pilot.press("escape")
         await shoot(pilot, "results")
         app.compare((1, 3))
-        await until(pilot, lambda: "McNemar" in text_of(app), 60)
+        await until(pilot, lambda: "McNemar" in text_of(app))
         await shoot(pilot, "compare")
 
 
@@ -66,11 +66,11 @@ async def take_nodes(places: Places, address: str) -> None:
 
 async def _shoot_nodes(app: ReslabApp) -> None:
     async with app.run_test(size=SIZE) as pilot:
-        await until(pilot, lambda: app.live and app.live.epoch >= 25 and "node " in text_of(app), 120)
+        await until(pilot, lambda: app.live and app.live.epoch >= 25 and "node " in text_of(app))
         await pilot.pause(1.2)
         (PICTURES / "nodes.svg").write_text(app.export_screenshot(title="reslab"), encoding="utf-8")
         app.stop_run()
-        await until(pilot, lambda: app.live and app.live.over, 60)
+        await until(pilot, lambda: app.live and app.live.over)
 
 
 def main() -> None:

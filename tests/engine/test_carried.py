@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -30,7 +29,9 @@ from engine.events import Event, RunEnded, RunPaused, RunResumed, StepsCompleted
 from engine.paths import Places
 from engine.results.store import Store
 from engine.spec import RunSpec
+from tests import waiting
 from tests.fakes import Carried, evaluated, events_of, metrics, started
+from tests.waiting import join
 
 SPEC = RunSpec("digits", "resnet20", epochs=3)
 OTHERS: list[Event] = [
@@ -93,16 +94,11 @@ def followed(run: int, places: Places, control: RunControl) -> Iterator[list[Eve
         yield seen
     finally:
         control.leave()
-        thread.join(10)
-        assert not thread.is_alive()
+        join(thread)
 
 
 def until(what: Callable[[], object]) -> None:
-    """Another process may have to load torch first, beside others: the bound is for one that never comes."""
-    deadline = time.monotonic() + 300
-    while not what():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.01)
+    assert waiting.until(what, every_s=0.01), "it did not come to that"
 
 
 def test_two_followers_see_all_of_it_whenever_they_come(run: Carried, places: Places) -> None:
@@ -220,6 +216,7 @@ def test_what_a_worker_elsewhere_has_written_meanwhile_is_left_alone(tmp_path: P
     assert [path.name for path in tmp_path.iterdir()] == names[1:2]
 
 
+@pytest.mark.slow
 def test_whoever_leaves_before_the_run_has_begun_is_let_go(places: Places) -> None:
     control = RunControl()
     threading.Timer(0.3, control.leave).start()
@@ -310,7 +307,11 @@ def test_what_keeps_a_run_from_being_begun_is_told_by_its_process(places: Places
 
 
 @pytest.mark.parametrize(
-    ("number", "says"), [(signal.SIGKILL, "was lost (exit code -9); "), (signal.SIGTERM, "was asked to stop; ")]
+    ("number", "says"),
+    [
+        (signal.SIGKILL, "was lost (exit code -9); "),
+        pytest.param(signal.SIGTERM, "was asked to stop; ", marks=pytest.mark.slow),
+    ],
 )
 def test_a_process_that_ends_before_its_time_is_no_good_end(places: Places, number: int, says: str) -> None:
     """Else the app would begin it again, and whoever waits for the queue take it for done."""
@@ -323,6 +324,7 @@ def test_a_process_that_ends_before_its_time_is_no_good_end(places: Places, numb
     assert "what waited for its turn still does" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_whoever_asks_it_to_stop_is_told_of_no_fault(places: Places) -> None:
     carrier = Carrier(Job(places, (SPEC.replace(epochs=1000),)))
     runs = carrier.runs()

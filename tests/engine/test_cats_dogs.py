@@ -33,6 +33,7 @@ from engine.paths import Places
 from engine.progress import LoadingStopped, Progress
 from engine.spec import RunSpec
 from tests.fakes import drain
+from tests.waiting import WITHIN_S
 
 SPEC = RunSpec("cats-dogs", "resnet18", image_size=16)
 
@@ -305,7 +306,7 @@ def at_once(number: int, work: Callable[[], object]) -> None:
     """Do it in so many threads, and fail as any of them did."""
     with ThreadPoolExecutor(number) as pool:
         for done in [pool.submit(work) for _ in range(number)]:
-            done.result(timeout=30)
+            done.result(WITHIN_S)
 
 
 def test_duplicates_that_are_too_many_for_the_test_set_leave_it_to_others() -> None:

@@ -6,9 +6,11 @@ import csv
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from engine.results.store import Store
 from engine.spec import RunSpec
 from tests.engine.test_datasets import make_folder
 from tests.fakes import events_of, started
+from tests.waiting import WITHIN_S
 
 OPENED: list[Opening] = []
 
@@ -43,10 +46,24 @@ def output_of(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
+@pytest.fixture(scope="module")
+def trained_home(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A home with a run in it, and what its command printed."""
+    home, out = tmp_path_factory.mktemp("trained") / "home", io.StringIO()
+    with pytest.MonkeyPatch.context() as patched, redirect_stdout(out):
+        patched.setenv("RESLAB_TUNE", "0")
+        patched.setenv("RESLAB_CACHE", str(home.parent / "cache"))
+        words = ("train", "digits", "resnet18", "--epochs", "1", "--json", "--home", str(home))
+        assert reslab(*words, "--data-dir", str(home.parent / "data")) == 0
+    return home, out.getvalue()
+
+
 @pytest.fixture
-def trained(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
-    assert reslab("train", "digits", "resnet18", "--epochs", "1", "--json") == 0
-    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+def trained(trained_home: tuple[Path, str], places: Places) -> list[dict[str, Any]]:
+    """What the command printed; the run stands in the home of this test."""
+    home, out = trained_home
+    shutil.copytree(home, places.home)
+    return [json.loads(line) for line in out.splitlines()]
 
 
 def test_json_is_one_event_a_line_and_nothing_else(trained: list[dict[str, Any]]) -> None:
@@ -266,11 +283,13 @@ def test_the_progress_bar_takes_no_name_for_markup(tmp_path: Path) -> None:
     code = (
         "import pty, sys; output = []\n"
         "def read(fd):\n    import os; data = os.read(fd, 4096); output.append(data); return data\n"
-        f"words = ['train', 'folder:{root}', 'resnet18', '--epochs', '1']\n"
+        f"words = ['train', 'folder:{root}', 'resnet20', '--epochs', '1']\n"
         "status = pty.spawn([sys.executable, '-m', 'tui', *words], read)\n"
         "sys.exit(status or b'MarkupError' in b''.join(output))"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, stdin=subprocess.DEVNULL, timeout=120)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, stdin=subprocess.DEVNULL, timeout=WITHIN_S
+    )
     assert b"completed" in result.stdout
     assert b"MarkupError" not in result.stdout
     assert result.returncode == 0

@@ -32,6 +32,7 @@ from engine.training.crew import Crew, follow
 from engine.training.setup import Known, set_up
 from engine.training.train import Ending, train
 from tests.fakes import drain
+from tests.waiting import join, until
 
 # At the default learning rate the rounding of a second thread alone moves a loss by 6e-4 within the epoch.
 SPEC = RunSpec("digits", "resnet20", epochs=1, norm="group", dtype="float32", learning_rate=0.001)
@@ -128,10 +129,17 @@ def in_processes(size: int, target: Callable[..., None], *arguments: Any) -> lis
     started = [processes.Process(target=target, args=(rank, port, *arguments, results)) for rank in range(size)]
     for process in started:
         process.start()
-    found = dict(results.get(timeout=100) for _ in started)
-    for process in started:
-        process.join(20)
-        assert process.exitcode == 0
+    found: dict[int, Any] = {}
+
+    def all_told() -> bool:
+        while not results.empty():
+            rank, value = results.get()
+            found[rank] = value
+        return len(found) == size
+
+    assert until(all_told, every_s=0.01, lives=lambda: all(process.exitcode in (None, 0) for process in started))
+    join(*started)
+    assert [process.exitcode for process in started] == [0] * size
     return [found[rank] for rank in range(size)]
 
 
@@ -173,7 +181,9 @@ def test_the_losses_are_those_of_one_process(size: int, changes: dict[str, Any],
 @pytest.mark.parametrize(
     "changes",
     [
-        {"norm": "batch", "batch_size": 717},  # one process has nothing to do in the end, and must not count
+        pytest.param(  # one process has nothing to do in the end, and must not count
+            {"norm": "batch", "batch_size": 717}, marks=pytest.mark.slow
+        ),
         pytest.param({"norm": "batch", "learning_rate": 0.1}, marks=pytest.mark.slow),
         pytest.param({"norm": "batch", "model": "resnet18", "learning_rate": 0.1}, marks=pytest.mark.slow),
         pytest.param({"norm": "group", "learning_rate": 0.1}, marks=pytest.mark.slow),
@@ -200,6 +210,7 @@ def test_it_says_who_worked_and_what_batch_norm_saw(tmp_path: Path) -> None:
     assert 1 <= len(losses(events)) < 12
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_it_for_all(tmp_path: Path) -> None:
     events, ending = together(Trial(2, SPEC, tmp_path, poisoned=5))
     assert ending.status == "diverged"

@@ -19,7 +19,7 @@ from engine.events import MemoryForecasted, MemoryRecovered, RunEnded, RunStarte
 from engine.memory import forecast as forecast_module
 from engine.memory.asking import ask_forecast, expected_images
 from engine.memory.calibration import Calibration
-from engine.memory.fitting import plan_run
+from engine.memory.fitting import Plan, plan_run
 from engine.memory.forecast import forecast, resident_bytes
 from engine.memory.ledger import Holding, Ledger
 from engine.memory.timeline import BYTES_FIELDS, Forecast
@@ -43,13 +43,16 @@ def of(spec: RunSpec, shape: DataShape = PHOTOS, **more: Any) -> Forecast:
     return forecast(spec, shape, 0, CPU, Calibration(), **more)
 
 
-@pytest.mark.parametrize(("model", "batch", "size"), [("resnet20", 64, 28), ("resnet18", 16, 64), ("plain20", 128, 28)])
+@pytest.mark.parametrize(
+    ("model", "batch", "size"),
+    [("resnet20", 64, 28), ("resnet18", 16, 64), pytest.param("plain20", 128, 28, marks=pytest.mark.slow)],
+)
 def test_it_is_what_the_allocator_reaches(model: str, batch: int, size: int) -> None:
     said = of(RunSpec("digits", model, batch_size=batch), DataShape(3, size, size, 10))
     assert said.peak_bytes == pytest.approx(measure(model, batch, size), rel=0.03)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
 def test_other_layouts_and_types_are_forecast_too(dtype: torch.dtype) -> None:
     placement = Placement(CPU.device, dtype, torch.channels_last, "test")
     spec, shape = RunSpec("digits", "resnet20", batch_size=64), DataShape(3, 28, 28, 10)
@@ -74,6 +77,7 @@ def test_its_parts_add_up_and_are_what_they_are_called() -> None:
     assert whole.allocator_bytes == whole.peak_bytes - 7 * MIB
 
 
+@pytest.mark.slow
 def test_more_images_and_activations_kept_take_more() -> None:
     spec = RunSpec("cats-dogs", "resnet50", batch_size=64)
     whole = of(spec)
@@ -116,32 +120,37 @@ def with_bound(monkeypatch: pytest.MonkeyPatch, num_bytes: float) -> None:
     monkeypatch.setenv("RESLAB_MEMORY_GIB", str(num_bytes / 2**30))
 
 
+def planned(monkeypatch: pytest.MonkeyPatch, room: float, ledger: Ledger | None = None, **changes: Any) -> Plan:
+    with_bound(monkeypatch, room)
+    return plan_run(ROOMY.replace(**changes), PHOTOS, 0, CPU, ledger or Ledger(), Calibration())
+
+
+ROOMY = RunSpec("cats-dogs", "resnet18", batch_size=64)
+
+
 def test_the_words_are_those_of_the_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = RunSpec("cats-dogs", "resnet18", batch_size=64)
-    peak = of(spec).peak_bytes
-    ledger = Ledger()
+    peak = of(ROOMY).peak_bytes
+    assert planned(monkeypatch, 1.01 * peak).words == "fits"
+    assert planned(monkeypatch, 0.99 * peak).words == "fits with micro-batches of 32"
+    assert planned(monkeypatch, 0.99 * peak, on_oom="fail").words == "will not fit"
 
-    def bounded(room: float) -> Ledger:
-        with_bound(monkeypatch, room)
-        return ledger
 
-    def words(room: float, **changes: Any) -> str:
-        with_bound(monkeypatch, room)
-        return plan_run(spec.replace(**changes), PHOTOS, 0, CPU, ledger, Calibration()).words
-
-    assert words(1.01 * peak) == "fits"
-    assert words(0.99 * peak) == "fits with micro-batches of 32"
-    assert words(0.99 * peak, on_oom="checkpoint") == "fits with activations computed twice"
-    assert words(0.99 * peak, on_oom="fail") == "will not fit"
-    twice = of(spec, recompute=True).peak_bytes
-    plan = plan_run(spec.replace(on_oom="checkpoint"), PHOTOS, 0, CPU, bounded(0.98 * twice), Calibration())
+@pytest.mark.slow
+def test_so_they_are_where_activations_can_be_computed_twice_and_where_there_is_something_to_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    peak = of(ROOMY).peak_bytes
+    assert planned(monkeypatch, 0.99 * peak, on_oom="checkpoint").words == "fits with activations computed twice"
+    twice = of(ROOMY, recompute=True).peak_bytes
+    plan = planned(monkeypatch, 0.98 * twice, on_oom="checkpoint")
     assert (plan.fit, plan.micro_batch, plan.recompute) == ("micro-batches", 32, True)
-    assert words(20 * MIB) == "will not fit"
+    assert planned(monkeypatch, 20 * MIB).words == "will not fit"
+    ledger = Ledger()
     ledger.hold("old", object(), Holding("model", "resnet50", 1, (("parameters", peak // 2),), live=False))
-    assert words(1.3 * peak) == f"fits after freeing {0.2 * peak / MIB:.1f} MiB"
+    assert planned(monkeypatch, 1.3 * peak, ledger).words == f"fits after freeing {0.2 * peak / MIB:.1f} MiB"
 
 
-@pytest.mark.parametrize("batch", [4, 64, 512])
+@pytest.mark.parametrize("batch", [64, *(pytest.param(size, marks=pytest.mark.slow) for size in (4, 512))])
 def test_the_largest_batch_fits_and_a_larger_one_does_not(monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
     spec = RunSpec("cats-dogs", "resnet18", batch_size=batch)
     room = 400 * MIB
@@ -175,16 +184,16 @@ def test_the_command_prints_it_and_its_exit_code_says_whether_it_fits(
         code = main(words, lambda *arguments: 0)
         return code, capsys.readouterr().out
 
-    code, out = reslab("forecast", "digits", "resnet18", "--batch-size", "64", "--json")
+    code, out = reslab("forecast", "digits", "squeezenet1_1", "--image-size", "32", "--batch-size", "64", "--json")
     found = json.loads(out)
     assert code == 0
     assert set(BYTES_FIELDS) <= found.keys()
     assert found["peak_bytes"] == sum(found[name] for name in BYTES_FIELDS if name != "peak_bytes")
     assert found["verdict"] == "fits"
-    with_bound(monkeypatch, 30 * MIB)
-    code, out = reslab("forecast", "digits", "resnet18")
+    with_bound(monkeypatch, 10 * MIB)
+    code, out = reslab("forecast", "digits", "squeezenet1_1", "--image-size", "32", "--batch-size", "64")
     assert code == 1
-    assert "for tensors, 30.0 MiB available for them" in out
+    assert "for tensors, 10.0 MiB available for them" in out
 
 
 def record(store: Store, device: str, said: MemoryForecasted, peak: int, context: int | None) -> None:
@@ -219,6 +228,7 @@ def test_runs_on_a_gpu_teach_the_next_forecast_there(places: Places) -> None:
     assert details.caveat == "trained in micro-batches of 64: batch-norm statistics differ"
 
 
+@pytest.mark.slow
 def test_a_run_on_a_cluster_asks_for_what_its_forecast_says() -> None:
     spec = RunSpec("digits", "resnet50", device="cpu")
     here, small = request_for(spec, None, 2**40), request_for(spec.replace(batch_size=16), None, 2**40)

@@ -48,7 +48,8 @@ def test_a_driver_that_stays_lost_is_said(code: int) -> None:
     assert "NVML no longer answers" in str(reading.no_gpu)
 
 
-def test_four_hours_of_readings_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("hours", [0.5, pytest.param(4, marks=pytest.mark.slow)])
+def test_hours_of_readings_leave_nothing_behind(hours: float) -> None:
     """A reading a second of a card that fails now and then; the time is simulated. Descriptors and memory stay flat."""
     nvml = FakeNvml(num_gpus=2)
     gauges = Gauges(lambda: nvml)
@@ -66,7 +67,7 @@ def test_four_hours_of_readings_leave_nothing_behind(monkeypatch: pytest.MonkeyP
     gc.collect()
     before, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    read(4 * 3600 - 700)
+    read(round(hours * 3600) - 700)
     tracemalloc.start()
     read(200)
     gc.collect()

@@ -49,8 +49,9 @@ def test_norms_and_ratios_are_those_of_the_definitions() -> None:
     assert gradients.read() is None
 
 
+@pytest.mark.usefixtures("few_digits")
 def test_a_run_measures_a_few_steps_and_trains_the_same(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = RunSpec("digits", "resnet20", epochs=2)
+    spec = RunSpec("digits", "resnet20", epochs=2, batch_size=16)
     events = list(run(spec, Lab(places), RunControl()))
     measured = [event for event in events if isinstance(event, GradientsMeasured)]
     started = next(event for event in events if isinstance(event, RunStarted))

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from engine.control import RunControl
@@ -43,7 +44,8 @@ def test_the_tables_counts_are_those_of_the_built_networks(info: ModelInfo) -> N
         (DataShape(3, 224, 224, 1000), "auto"),
     )
     for shape, stem in cases:
-        network = build_model(RunSpec("digits", info.name, stem=stem), shape)
+        with torch.device("meta"):
+            network = build_model(RunSpec("digits", info.name, stem=stem), shape)
         assert num_parameters(network) == count_parameters(info, shape, choose_stem(info, stem, shape))
 
 
@@ -75,8 +77,8 @@ def imagenet_form(tmp_path: Path) -> tuple[nn.Module, Path]:
     from torchvision import models
 
     network = models.resnet18(weights=None)
-    path = tmp_path / "own.pth"
-    torch.save(network.state_dict(), path)
+    path = tmp_path / "own.safetensors"
+    save_file(network.state_dict(), path)
     return network.eval(), path
 
 
@@ -181,11 +183,11 @@ def test_imagenet_weights_offline_are_one_sentence(tmp_path: Path, monkeypatch: 
 
 
 def test_imagenet_weights_that_are_there_are_used_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    network, path = imagenet_form(tmp_path)
+    network, _ = imagenet_form(tmp_path)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     cached = tmp_path / "torch" / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
     cached.parent.mkdir(parents=True)
-    cached.write_bytes(path.read_bytes())
+    torch.save(network.state_dict(), cached)
 
     def offline(*arguments: object, **named: object) -> None:
         raise OSError("no network")
@@ -197,6 +199,7 @@ def test_imagenet_weights_that_are_there_are_used_and_checked(tmp_path: Path, mo
     assert fitted.get_parameter("layer4.1.conv2.weight").equal(network.get_parameter("layer4.1.conv2.weight"))
 
 
+@pytest.mark.usefixtures("few_digits")
 def test_a_frozen_backbone_stays_as_it_was_and_the_last_layer_learns(tmp_path: Path, places: Places) -> None:
     from engine.memory.ledger import Ledger
     from engine.training.train import train

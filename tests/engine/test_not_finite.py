@@ -25,7 +25,8 @@ from engine.training.checkpoint import load_checkpoint
 from engine.training.guard import what_is_not_finite
 from engine.training.learner import Learner
 
-SPEC = RunSpec("digits", "resnet20", epochs=1, batch_size=512)
+pytestmark = pytest.mark.usefixtures("few_digits")
+SPEC = RunSpec("digits", "resnet20", epochs=1, batch_size=64)
 STEPS = 3  # of an epoch
 
 

@@ -66,6 +66,7 @@ def test_a_twin_differs_in_its_shortcuts_alone() -> None:
     assert len(with_twin(RunSpec("digits", "resnet101"))) == 1
 
 
+@pytest.mark.usefixtures("few_digits")
 def test_several_specs_and_seeds_run_one_after_another(tmp_path, capsys) -> None:  # type: ignore[no-untyped-def]
     for name in ("resnet20", "plain20"):
         (tmp_path / f"{name}.toml").write_text(RunSpec("digits", name, epochs=1).to_toml())

@@ -23,8 +23,9 @@ from engine.training import recorded
 from engine.training.learner import Learner, build_learner
 from engine.training.recorded import Outputs, RecordedStep, is_recordable
 
+pytestmark = pytest.mark.usefixtures("few_digits")
 # A power of two: the recorded step reads its learning rate as float32, the ordinary one as float64.
-SPEC = RunSpec("digits", "resnet20", epochs=2, batch_size=256, learning_rate=2.0**-6, flip=True)
+SPEC = RunSpec("digits", "resnet20", epochs=2, batch_size=32, learning_rate=2.0**-6, flip=True)
 CPU = Placement(torch.device("cpu"), torch.float32, torch.contiguous_format, "test")
 
 
@@ -76,7 +77,7 @@ def test_a_recorded_run_is_the_ordinary_one_bit_for_bit(
     spec = SPEC.replace(**changes)
     events = collect(places, spec)
     assert recorder.num_recorded == 2
-    assert recorder.num_replayed == 2 * 2 * 5  # two epochs of five whole batches; the sixth has 157 images
+    assert recorder.num_replayed == 2 * 2 * 5  # two epochs of five whole batches; the sixth has 20 images
     assert any(isinstance(event, GradientsMeasured) for event in events)
     monkeypatch.setattr("engine.training.setup.is_recordable", lambda *_: False)
     if spec.schedule == "constant":
@@ -107,7 +108,7 @@ def test_recording_changes_nothing_and_each_loss_is_its_own(recorder: Recorder) 
 
 def test_a_smaller_batch_goes_the_ordinary_way(recorder: Recorder) -> None:
     step = RecordedStep(_learner(), recorder)
-    assert step.compute_gradients(_batch(1, 100), 1, 0) is None
+    assert step.compute_gradients(_batch(1, 20), 1, 0) is None
     assert recorder.num_recorded == 0
 
 
@@ -180,7 +181,7 @@ def _learner() -> Learner:
     return build_learner(SPEC, DataShape(1, 8, 8, 10), ((0.5,), (0.5,)), CPU)
 
 
-def _batch(seed: int, number: int = 256) -> Batch:
+def _batch(seed: int, number: int = 32) -> Batch:
     draws = torch.Generator().manual_seed(seed)
     pixels = torch.randint(256, (number, 1, 8, 8), generator=draws, dtype=torch.uint8)
     return pixels, torch.randint(10, (number,), generator=draws)

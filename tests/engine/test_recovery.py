@@ -36,7 +36,8 @@ from engine.spec import RunSpec
 from engine.training.checkpoint import load_checkpoint
 from engine.training.learner import Learner, build_learner, part_bounds
 
-SPEC = RunSpec("digits", "resnet20", epochs=2)
+SPEC = RunSpec("digits", "resnet20", epochs=2, batch_size=16)
+few_digits = pytest.mark.usefixtures("few_digits")
 CPU = Placement(torch.device("cpu"), torch.float32, torch.contiguous_format, "test")
 NO_MEMORY = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 24.00 GiB"
 
@@ -100,6 +101,7 @@ def weights_of(places: Places, number: int) -> dict[str, Tensor]:
     return load_checkpoint(places.run_folder(number) / weights.file, weights.sha256).model
 
 
+@few_digits
 @pytest.mark.parametrize(
     ("model", "seed"),
     [
@@ -116,7 +118,7 @@ def test_a_run_with_failures_at_random_steps_is_the_untroubled_one_bit_for_bit(
     """Twice in one step and once in a later one, anywhere in it; from the second failure on activations are computed
     twice. Shortcuts, dropout, rectifiers that overwrite what they are given.
     """
-    spec = SPEC.replace(model=model, on_oom="checkpoint", batch_size=256, flip=True)
+    spec = SPEC.replace(model=model, on_oom="checkpoint", batch_size=32, flip=True)
     if model != "resnet20":
         spec = spec.replace(image_size=32, learning_rate=0.001)
     untroubled = list(run(spec, Lab(places), RunControl()))
@@ -133,6 +135,7 @@ def test_a_run_with_failures_at_random_steps_is_the_untroubled_one_bit_for_bit(
     assert all(before[name].equal(after[name]) for name in before)
 
 
+@few_digits
 @pytest.mark.parametrize("attempt", [1, 6, 12])
 def test_a_failure_at_the_first_a_middle_and_the_last_step_changes_nothing(
     places: Places, monkeypatch: pytest.MonkeyPatch, attempt: int
@@ -151,6 +154,7 @@ def test_a_failure_at_the_first_a_middle_and_the_last_step_changes_nothing(
     assert live_bytes() <= 1.02 * live
 
 
+@few_digits
 def test_an_evaluation_goes_on_in_smaller_parts(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
     from engine.training import evaluation
 
@@ -158,16 +162,17 @@ def test_an_evaluation_goes_on_in_smaller_parts(places: Places, monkeypatch: pyt
     original = evaluation.forward
 
     def forward(model: Any, images: Tensor, labels: Tensor, placement: Any) -> Any:
-        if len(labels) > 100:
+        if len(labels) > 12:
             raise torch.OutOfMemoryError(NO_MEMORY)
         return original(model, images, labels, placement)
 
     monkeypatch.setattr(evaluation, "forward", forward)
     troubled = list(run(SPEC, Lab(places), RunControl()))
-    assert of(troubled, MemoryRecovered)[-1].action == "evaluating 90 images at once"
+    assert of(troubled, MemoryRecovered)[-1].action == "evaluating 12 images at once"
     assert [event.confusion for event in of(troubled, Evaluated)] == [e.confusion for e in of(untroubled, Evaluated)]
 
 
+@few_digits
 def test_images_that_cannot_be_uploaded_at_first_are_uploaded_after_freeing(
     places: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,6 +189,7 @@ def test_images_that_cannot_be_uploaded_at_first_are_uploaded_after_freeing(
     assert len(calls) == 3
 
 
+@few_digits
 def test_every_third_allocation_fails_and_the_run_completes(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the large ones: an upload, the building, each attempt at a step, each batch of an evaluation."""
     from engine.training import evaluation, setup
@@ -215,6 +221,7 @@ def test_every_third_allocation_fails_and_the_run_completes(places: Places, monk
     assert live_bytes() <= 1.02 * live
 
 
+@few_digits
 def test_where_whole_batches_do_not_fit_they_are_cut_and_the_run_is_marked(
     places: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,11 +233,11 @@ def test_where_whole_batches_do_not_fit_they_are_cut_and_the_run_is_marked(
         return original(self, images, labels, share)
 
     monkeypatch.setattr(Learner, "_one_part", one_part)
-    events = list(run(SPEC, Lab(places), RunControl()))
+    events = list(run(SPEC.replace(batch_size=128), Lab(places), RunControl()))
     assert of(events, RunEnded)[0].status == "completed"
     assert of(events, MemoryRecovered)[-1].micro_batch == 32
     assert sum(event.train_accuracy >= 0 for event in of(events, EpochEnded)) == 2
-    assert of(events, StepsCompleted)[-1].images == 2 * 1437
+    assert of(events, StepsCompleted)[-1].images == 2 * 180
     with Store(places.database) as store:
         details = store.details(1)
     assert details.memory.micro_batch == 32
@@ -240,7 +247,7 @@ def test_where_whole_batches_do_not_fit_they_are_cut_and_the_run_is_marked(
     assert comparison_rows([details.record] * 2, True, [32, None])[-1] == ("batches in parts of", "32", "whole", "")
 
 
-@pytest.mark.parametrize("micro_batch", [2, 5, 16, 31])
+@pytest.mark.parametrize("micro_batch", [2, 31, *(pytest.param(size, marks=pytest.mark.slow) for size in (5, 16))])
 def test_micro_batches_add_up_to_the_gradient_of_the_whole(micro_batch: int) -> None:
     """With group-norm, which does not mind who else is in a batch.
 
@@ -283,6 +290,7 @@ def test_parts_hold_every_image_once_and_never_a_single_one(number: int, micro_b
     assert max(sizes) <= max(micro_batch, 3)  # three images cannot be cut into twos
 
 
+@few_digits
 def test_larger_parts_are_tried_again_after_a_while(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
     from engine.training import recovery
 
@@ -290,9 +298,10 @@ def test_larger_parts_are_tried_again_after_a_while(places: Places, monkeypatch:
     failing_steps(monkeypatch, {2: [10], 3: [10], 4: [10]})
     events = list(run(SPEC.replace(epochs=1), Lab(places), RunControl()))
     sizes = [(event.step, event.micro_batch) for event in of(events, MemoryRecovered)]
-    assert sizes == [(2, None), (2, 64), (2, 32), (5, 64), (8, None)]
+    assert sizes == [(2, None), (2, 8), (2, 4), (5, 8), (8, None)]
 
 
+@few_digits
 def test_a_try_that_fails_goes_back_and_the_next_one_waits_twice_as_long(
     places: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -301,7 +310,7 @@ def test_a_try_that_fails_goes_back_and_the_next_one_waits_twice_as_long(
     original = Learner._one_part
 
     def one_part(self: Learner, pixels: Tensor, labels: Tensor, share: float | None) -> Any:
-        if len(labels) > 64:
+        if len(labels) > 8:
             raise torch.OutOfMemoryError(NO_MEMORY)
         return original(self, pixels, labels, share)
 
@@ -310,8 +319,8 @@ def test_a_try_that_fails_goes_back_and_the_next_one_waits_twice_as_long(
     events = list(run(SPEC, Lab(places), RunControl()))
     tries = [event.step for event in of(events, MemoryRecovered) if event.action.startswith("trying")]
     assert tries[:3] == [3, 7, 15]
-    assert of(events, MemoryRecovered)[-1].micro_batch == 64
-    assert of(events, StepsCompleted)[-1].images == 2 * 1437
+    assert of(events, MemoryRecovered)[-1].micro_batch == 8
+    assert of(events, StepsCompleted)[-1].images == 2 * 180
 
 
 def test_what_the_forecast_cut_on_a_host_is_not_tried_whole(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,12 +328,14 @@ def test_what_the_forecast_cut_on_a_host_is_not_tried_whole(places: Places, monk
 
     monkeypatch.setattr(recovery, "_CALM_STEPS", 1)
     monkeypatch.setenv("RESLAB_MEMORY_GIB", str(12 / 1024))
-    events = list(run(SPEC.replace(epochs=1), Lab(places), RunControl()))
+    spec = SPEC.replace(epochs=1, batch_size=128)
+    events = list(run(spec, Lab(places), RunControl()))
     assert of(events, RunEnded)[0].status == "completed"
     (cut,) = of(events, MemoryRecovered)
     assert (cut.step, cut.micro_batch) == (0, 64)
 
 
+@few_digits
 def test_where_nothing_helps_the_run_says_what_is_missing_and_the_next_one_trains(
     places: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -341,6 +352,7 @@ def test_where_nothing_helps_the_run_says_what_is_missing_and_the_next_one_train
     assert of(list(run(SPEC, lab, RunControl())), RunEnded)[0].status == "completed"
 
 
+@few_digits
 def test_a_run_that_will_not_fit_into_the_hosts_memory_is_not_begun(
     places: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -352,6 +364,7 @@ def test_a_run_that_will_not_fit_into_the_hosts_memory_is_not_begun(
     assert "with 2 images at once, 2.0 MiB can be had, held are digits" in end.error
 
 
+@few_digits
 def test_a_run_that_shall_rather_fail_does_so_at_the_second_failure(
     places: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -359,7 +372,7 @@ def test_a_run_that_shall_rather_fail_does_so_at_the_second_failure(
     end = of(list(run(SPEC.replace(on_oom="fail"), Lab(places), RunControl())), RunEnded)[0]
     assert end.status == "failed"
     assert end.steps <= 1  # the second was not made
-    assert "a step with 128 images does not fit" in end.error
+    assert "a step with 16 images does not fit" in end.error
     assert "choose a smaller image size or network" in end.error
 
 
@@ -374,13 +387,7 @@ def live_bytes() -> int:
     return sum(storages.values())
 
 
-@pytest.fixture
-def _thaw() -> Iterator[None]:
-    yield
-    gc.unfreeze()
-
-
-@pytest.mark.usefixtures("_thaw")
+@few_digits
 @pytest.mark.parametrize("failing", [False, True])
 def test_freeing_a_hundred_times_leaves_no_tensor_of_a_finished_run(
     places: Places, monkeypatch: pytest.MonkeyPatch, failing: bool
@@ -398,6 +405,7 @@ def test_freeing_a_hundred_times_leaves_no_tensor_of_a_finished_run(
     assert [tensor.shape for tensor in live_tensors()] == []
 
 
+@few_digits
 def test_what_will_not_go_is_named_with_its_holder(places: Places) -> None:
     lab = Lab(places)
     list(run(SPEC.replace(epochs=1), lab, RunControl()))
@@ -410,6 +418,7 @@ def test_what_will_not_go_is_named_with_its_holder(places: Places) -> None:
     del held
 
 
+@few_digits
 def test_the_ledgers_sum_is_what_the_storages_hold(places: Places) -> None:
     """Between two steps of a live run: parameters, gradients, optimizer, dataset, copies; within 2 %."""
     gc.collect()

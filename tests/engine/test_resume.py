@@ -34,7 +34,8 @@ from engine.training.position import Position
 from engine.training.saving import Saver
 from tests.fakes import events_of
 
-SPEC = RunSpec("digits", "resnet20", epochs=3, batch_size=256)
+pytestmark = pytest.mark.usefixtures("few_digits")
+SPEC = RunSpec("digits", "resnet20", epochs=3, batch_size=32)
 STEPS = 6  # an epoch
 
 
@@ -105,7 +106,8 @@ def assert_same(places: Places, one: int, other: int) -> None:
 @pytest.mark.parametrize(
     ("changes", "step"),
     [
-        ({}, 1), ({}, 5), ({}, STEPS), ({}, 2 * STEPS), ({}, 3 * STEPS),
+        ({}, 1), pytest.param({}, 5, marks=pytest.mark.slow), ({}, STEPS),
+        pytest.param({}, 2 * STEPS, marks=pytest.mark.slow), ({}, 3 * STEPS),
         ({"optimizer": "adamw", "schedule": "cosine", "learning_rate": 0.001}, 9),
         ({"val_share": 0.2, "schedule": "one-cycle", "nesterov": True, "flip": True, "crop_padding": 1}, 7),
         ({"model": "squeezenet1_1", "image_size": 32, "learning_rate": 0.001, "epochs": 1}, 3),
@@ -226,7 +228,7 @@ def test_a_resume_that_is_stopped_at_once_keeps_the_figures(places: Places, monk
     assert isinstance(stopped, RunEnded)
     assert (stopped.status, stopped.steps, stopped.untrained) == ("stopped", ended.steps, ended.untrained)
     with Store(places.database) as store:
-        assert len(store.predictions(1).labels) == 360
+        assert len(store.predictions(1).labels) == 45
 
 
 def test_a_run_cut_off_in_its_first_evaluation_begins_anew(places: Places) -> None:
@@ -286,7 +288,7 @@ def test_what_cannot_go_on_is_one_sentence(places: Places, change: str, words: s
 
 
 def test_less_room_than_before_cuts_the_batches_and_says_so(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
-    cut(places, 8)
+    cut(places, 1, SPEC.replace(batch_size=256))
     monkeypatch.setenv("RESLAB_MEMORY_GIB", "0.015")
     events = go_on(places, 1)
     assert events[-1].status == "completed"  # type: ignore[union-attr]
@@ -308,7 +310,7 @@ def test_a_checkpoint_comes_due_in_an_evaluation_too(places: Places, monkeypatch
     monkeypatch.setattr("engine.training.evaluation._TELL_EVERY_S", 0.0)
     for event in run(SPEC.replace(epochs=1, batch_size=16), Lab(places), RunControl()):
         epoch_over = epoch_over or isinstance(event, EpochEnded)
-    assert saved == [(90, False)]  # before the figures were there
+    assert saved == [(12, False)]  # before the figures were there
 
 
 def test_a_record_cannot_lead_out_of_the_folder_of_its_run(places: Places) -> None:

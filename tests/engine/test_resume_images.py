@@ -7,18 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from engine.errors import StoreError
 from engine.paths import Places
 from tests.engine.test_resume import SPEC, cut, go_on
 
+pytestmark = pytest.mark.usefixtures("few_digits")
+
 
 def test_other_images_are_refused(places: Places) -> None:
     cut(places, 2)
     with sqlite3.connect(places.database) as other:
-        other.execute("UPDATE runs SET started = replace(started, '\"num_train\":1437', '\"num_train\":1400')")
+        other.execute("UPDATE runs SET started = replace(started, '\"num_train\":180', '\"num_train\":140')")
         other.execute("UPDATE runs SET seal = NULL")
     before = record_of(places)
     with pytest.raises(StoreError, match="the images are not those that the run began with"):
@@ -61,8 +63,8 @@ def test_two_training_images_that_change_places_are_noticed(places: Places, tmp_
 def test_a_run_goes_on_without_the_weights_that_it_began_with(places: Places, tmp_path: Path) -> None:
     from torchvision.models import resnet18
 
-    path = tmp_path / "mine.pth"
-    torch.save(resnet18().state_dict(), path)
+    path = tmp_path / "mine.safetensors"
+    save_file(resnet18().state_dict(), path)
     cut(places, 2, SPEC.replace(model="resnet18", weights=str(path)))
     path.unlink()
     assert go_on(places, 1)[-1].status == "completed"  # type: ignore[union-attr]

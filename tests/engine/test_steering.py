@@ -24,6 +24,7 @@ from engine.results.store import Store
 from engine.spec import RunSpec
 from tests.engine.test_cli import reslab
 from tests.fakes import Carried, events_of
+from tests.waiting import WITHIN_S, exit_code, join
 
 SPEC = RunSpec("digits", "resnet20", epochs=3)
 BEGUN = events_of(SPEC)[:5]
@@ -51,12 +52,12 @@ def live_run(status: Status = "stopped", error: str | None = None) -> Iterator[C
 
     thread = threading.Thread(target=work)
     thread.start()
-    ready.wait()
+    assert ready.wait(WITHIN_S)
     try:
         yield made[0]
     finally:
         made[0].control.stop()
-        thread.join()
+        join(thread)
 
 
 def test_stop_waits_for_the_end_and_says_how_it_came(capsys: pytest.CaptureFixture[str]) -> None:
@@ -165,12 +166,12 @@ def test_a_run_in_this_very_process_is_reached(capsys: pytest.CaptureFixture[str
 
     thread = threading.Thread(target=work)
     thread.start()
-    started.wait()
+    assert started.wait(WITHIN_S)
     assert reslab("pause", "1") == 0
     assert isinstance(seen[-1], RunPaused)
     assert reslab("resume", "1") == 0
     assert reslab("stop", "1") == 0
-    thread.join()
+    join(thread)
     (ended,) = (event for event in seen if isinstance(event, RunEnded))
     assert (ended.status, ended.error) == ("stopped", None)
 
@@ -199,7 +200,7 @@ def test_a_plain_train_in_another_terminal_is_paused_resumed_and_stopped(capsys:
         assert reslab("resume", "1") == 0
         assert reslab("stop", "1", "--json") == 0
         events: list[dict[str, Any]] = [json.loads(line) for line in process.stdout]
-        assert process.wait() == 130
+        assert exit_code(process) == 130
     names = [event["event"] for event in events]
     assert names.index("run_paused") < names.index("run_resumed") < names.index("run_ended")
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["status"] == "stopped"

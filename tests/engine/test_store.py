@@ -22,6 +22,7 @@ from engine.results.records import LOST
 from engine.results.store import Store
 from engine.spec import RunSpec
 from tests.fakes import events_of
+from tests.waiting import join
 
 SPEC = RunSpec("digits", "resnet18", epochs=3)
 
@@ -179,8 +180,7 @@ def test_its_thread_ends_with_the_run(places: Places) -> None:
         (heart,) = set(threading.enumerate()) - others
         for event in events_of(SPEC, run):
             store.record(event)
-        heart.join(20)
-        assert not heart.is_alive()
+        join(heart)
 
 
 def test_what_another_place_said_of_a_living_run_is_taken_back(store: Store, places: Places) -> None:

@@ -39,7 +39,8 @@ from engine.spec import RunSpec
 from engine.training.checkpoint import load_checkpoint
 from engine.training.optim import learning_rate
 
-SPEC = RunSpec("digits", "resnet18", epochs=1)
+SPEC = RunSpec("digits", "resnet20", epochs=1, batch_size=16)
+few_digits = pytest.mark.usefixtures("few_digits")
 DIGITS = DataShape(1, 8, 8, 10)
 T = TypeVar("T")
 
@@ -61,6 +62,7 @@ def ended(events: list[Event]) -> RunEnded:
     return events[-1]
 
 
+@few_digits
 def test_a_run_tells_its_story_in_order(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.training.saving._COST_SHARE", 1e-9)  # a slow machine would save in between
     events = collect(SPEC.replace(epochs=2), places)
@@ -74,19 +76,21 @@ def test_a_run_tells_its_story_in_order(places: Places, monkeypatch: pytest.Monk
     steps = of(events, StepsCompleted)
     assert [event.first_step for event in steps[1:]] == [event.last_step + 1 for event in steps[:-1]]
     assert steps[-1].last_step == of(events, RunStarted)[0].num_steps == 24
-    assert steps[-1].images == 2 * 1437
+    assert steps[-1].images == 2 * 180
     end = ended(events)
     assert end.status == "completed"
     assert end.final == of(events, Evaluated)[-1].metrics
     assert end.train_images_per_s == pytest.approx(steps[-1].images / steps[-1].train_s)
 
 
+@few_digits
 def test_epoch_means_are_over_images(places: Places) -> None:
     events = collect(SPEC, places)
-    sizes = [128] * 11 + [29]
+    sizes = [16] * 11 + [4]
     assert of(events, EpochEnded)[0].train_loss == pytest.approx(np.average(losses(events), weights=sizes), rel=1e-6)
 
 
+@few_digits
 def test_the_same_spec_gives_identical_losses_and_predictions(places: Places) -> None:
     spec = SPEC.replace(flip=True, crop_padding=1)
     first, second = (collect(spec, places) for _ in range(2))
@@ -97,14 +101,23 @@ def test_the_same_spec_gives_identical_losses_and_predictions(places: Places) ->
     assert losses(other_seed) != losses(first)
 
 
-def test_training_learns_more_than_chance(places: Places) -> None:
-    end = ended(collect(SPEC.replace(epochs=3, stem="small"), places))
+@pytest.mark.parametrize(
+    "spec",
+    [
+        RunSpec("digits", "resnet20", epochs=3),
+        pytest.param(RunSpec("digits", "resnet18", epochs=3, stem="small"), marks=pytest.mark.slow),
+    ],
+    ids=["resnet20", "resnet18"],
+)
+def test_training_learns_more_than_chance(places: Places, spec: RunSpec) -> None:
+    end = ended(collect(spec, places))
     assert end.untrained is not None
     assert end.final is not None
     assert end.untrained.accuracy < 0.3
     assert end.final.accuracy > 0.8
 
 
+@few_digits
 def test_with_a_validation_share_the_test_set_is_read_twice(places: Places) -> None:
     events = collect(SPEC.replace(epochs=2, val_share=0.2), places)
     read = [(event.split, event.moment) for event in of(events, Evaluated)]
@@ -120,6 +133,7 @@ def stop_after(kind: type[Event], control: RunControl, events: Iterator[Event]) 
     return seen
 
 
+@few_digits
 @pytest.mark.parametrize("kind", [RunStarted, StepsCompleted, EpochEnded])
 def test_a_run_can_be_stopped_anywhere_and_keeps_what_it_has(kind: type[Event], places: Places) -> None:
     control = RunControl()
@@ -141,6 +155,7 @@ def test_a_run_can_be_stopped_anywhere_and_keeps_what_it_has(kind: type[Event], 
     assert loaded.header["step"] == end.steps
 
 
+@few_digits
 def test_a_pause_stands_still_and_is_no_training_time(places: Places) -> None:
     control = RunControl()
     events: list[Event] = []
@@ -161,6 +176,7 @@ def test_a_pause_stands_still_and_is_no_training_time(places: Places) -> None:
     assert losses(events) == reference
 
 
+@few_digits
 def test_a_paused_run_can_be_stopped(places: Places) -> None:
     control = RunControl()
     events = []
@@ -188,6 +204,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, at_step: int, what: Callable[[Any], 
     monkeypatch.setattr(Preparation, "augment", augment)
 
 
+@few_digits
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_a_bad_loss_ends_the_run_with_the_state_before_it(
     optimizer: Any, places: Places, monkeypatch: pytest.MonkeyPatch
@@ -222,6 +239,7 @@ def weights_of(places: Places, number: int) -> Any:
     return load_checkpoint(places.run_folder(number) / weights.file, weights.sha256)
 
 
+@few_digits
 def test_weights_that_are_not_finite_are_not_kept(places: Places) -> None:
     end = ended(collect(SPEC.replace(learning_rate=1000.0, epochs=3), places))
     assert end.status == "diverged"
@@ -232,6 +250,7 @@ def test_weights_that_are_not_finite_are_not_kept(places: Places) -> None:
         assert all(torch.isfinite(value).all() for value in loaded.model.values())
 
 
+@few_digits
 def test_a_failure_is_told_in_one_sentence_and_logged_in_full(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
     def explode(images: Any) -> Any:
         raise RuntimeError("the disk\nis on fire")
@@ -246,6 +265,7 @@ def test_a_failure_is_told_in_one_sentence_and_logged_in_full(places: Places, mo
         assert store.details(end.run).record.error == end.error
 
 
+@few_digits
 def test_a_run_whose_iterator_is_closed_is_recorded_as_stopped(places: Places) -> None:
     events = run(SPEC, Lab(places), RunControl())
     for event in events:
@@ -256,6 +276,7 @@ def test_a_run_whose_iterator_is_closed_is_recorded_as_stopped(places: Places) -
         assert store.runs()[0].status == "stopped"
 
 
+@few_digits
 def test_an_event_is_in_the_record_before_it_is_seen(places: Places) -> None:
     for event in run(SPEC, Lab(places), RunControl()):
         if isinstance(event, Evaluated | EpochEnded | CheckpointSaved | RunEnded):
@@ -272,6 +293,7 @@ def test_an_event_is_in_the_record_before_it_is_seen(places: Places) -> None:
                 assert details.record.status == event.status
 
 
+@few_digits
 def test_a_second_run_uses_the_images_that_are_there_and_keeps_the_old_network_while_there_is_room(
     places: Places,
 ) -> None:
@@ -286,6 +308,7 @@ def test_a_second_run_uses_the_images_that_are_there_and_keeps_the_old_network_w
     ]  # fmt: skip
 
 
+@few_digits
 def test_group_norm_bfloat16_and_the_other_optimizers_train(places: Places) -> None:
     spec = SPEC.replace(norm="group", dtype="bfloat16", optimizer="adam", schedule="cosine", learning_rate=0.001)
     events = collect(spec, places)
@@ -293,6 +316,7 @@ def test_group_norm_bfloat16_and_the_other_optimizers_train(places: Places) -> N
     assert of(events, RunStarted)[0].resolved.dtype == "bfloat16"
 
 
+@few_digits
 def test_a_device_that_is_not_there_is_refused_before_anything_is_recorded(places: Places) -> None:
     from engine.errors import DeviceError
 
@@ -324,6 +348,7 @@ def test_warm_up_rises_and_cosine_falls_to_nothing() -> None:
     assert rates[-1] < 0.001
 
 
+@few_digits
 def test_a_damaged_checkpoint_is_not_loaded(places: Places) -> None:
     events = collect(SPEC, places)
     saved = of(events, CheckpointSaved)[0]
@@ -337,6 +362,7 @@ def test_a_damaged_checkpoint_is_not_loaded(places: Places) -> None:
         load_checkpoint(path, saved.sha256)
 
 
+@few_digits
 def test_weights_that_cannot_be_written_fail_the_run_and_keep_its_figures(places: Places) -> None:
     events = []
     for event in run(SPEC, Lab(places), RunControl()):
@@ -349,6 +375,7 @@ def test_weights_that_cannot_be_written_fail_the_run_and_keep_its_figures(places
     assert end.final is not None
 
 
+@few_digits
 def test_checkpoints_leave_no_second_file(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.training.saving._COST_SHARE", 1e9)
     events = collect(SPEC.replace(epochs=2), places)
@@ -364,6 +391,7 @@ def test_points_come_about_ten_times_a_second(places: Places) -> None:
     assert len(of(events, StepsCompleted)) <= 10 * took + 4
 
 
+@few_digits
 def test_an_error_with_a_name_that_is_no_text_is_recorded(places: Places, tmp_path: Path) -> None:
     for folder in (b"a\xff", b"b"):
         os.makedirs(os.path.join(os.fsencode(tmp_path), b"images", folder))

@@ -25,7 +25,8 @@ from engine.training.learner import Learner
 from engine.training.tuning import is_tunable
 
 CPU = Placement(torch.device("cpu"), torch.float32, torch.contiguous_format, "test")
-SPEC = RunSpec("digits", "resnet20", epochs=1)
+pytestmark = pytest.mark.usefixtures("few_digits")
+SPEC = RunSpec("digits", "resnet20", epochs=1, batch_size=32)
 
 
 @pytest.fixture
@@ -91,6 +92,7 @@ def test_the_quickest_form_is_taken_recorded_and_not_measured_again(
     assert len(tuned(set_up(places, SPEC.replace(batch_size=64)))) == 1  # another shape is another question
 
 
+@pytest.mark.slow
 def test_fewer_threads_are_taken_where_they_are_quicker(
     places: Places, seconds: Callable[[Callable[[Placement, int], float]], None]
 ) -> None:
@@ -99,6 +101,7 @@ def test_fewer_threads_are_taken_where_they_are_quicker(
     assert (found.num_threads, found.memory_format, found.gain) == (1, "contiguous_format", 4)
 
 
+@pytest.mark.slow
 def test_a_little_quicker_is_not_enough(
     places: Places, seconds: Callable[[Callable[[Placement, int], float]], None]
 ) -> None:
@@ -181,7 +184,7 @@ def test_measuring_ends_with_its_budget(places: Places, monkeypatch: pytest.Monk
     monkeypatch.setattr(tuning._Trial, "_seconds", timed)
     monkeypatch.setattr(OthersMeter, "read", lambda self: 0.0)
     shape, moments = DataShape(1, 8, 8, 10), ((0.5,), (0.5,))
-    for num_images, budget_s in ((1_437, 3.0), (143_700, 0.05 * 0.4 * 143_700 / 128)):
+    for num_images, budget_s in ((1_437, 3.0), (143_700, 0.05 * 0.4 * 143_700 / 32)):
         clock[0] = 0.0
         work = tuning.tune(1, SPEC, shape, moments, CPU, RunControl(), num_images)
         told = []
@@ -241,8 +244,8 @@ def test_the_command_lists_measures_and_forgets(
 
     assert "nothing was measured yet" in said("autotune")
     words = "float32, channels last, 4 threads: 2.00 times as fast as plain float32"
-    assert words in said("autotune", "digits", "resnet20")
-    assert f"resnet20  1×8×8     128  {words}" in said("autotune")
+    assert words in said("autotune", "digits", "resnet20", "--batch-size", "32")
+    assert f"resnet20  1×8×8      32  {words}" in said("autotune")
     assert not tuned(set_up(places))  # the run goes by it
     assert json.loads(said("autotune", "--json"))[0]["gain"] == 2
     assert "1 forgotten" in said("autotune", "--forget")

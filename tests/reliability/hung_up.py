@@ -20,7 +20,7 @@ from engine.results.store import Store
 from tests.reliability.sudden import check_stopped, steps_of
 from tests.reliability.terminal import Terminal
 from tests.reliability.tries import Outcome, places_in
-from tests.reliability.waiting import until
+from tests.waiting import WITHIN_S, until
 
 _MARK = "RESLAB_TRY"  # in the environment of all that a try starts
 _CODES = "import sys; from tui.__main__ import main; sys.exit(main())"
@@ -157,7 +157,7 @@ def _signals(*numbers: signal.Signals) -> Callable[[Path, list[str]], Opened]:
 
 def _reap(process: subprocess.Popen[bytes]) -> None:
     with suppress(subprocess.TimeoutExpired):
-        process.wait(60)
+        process.wait(WITHIN_S)
 
 
 _WAYS: dict[str, Callable[[Path, list[str]], Opened]] = {

@@ -24,7 +24,7 @@ from tests.fakes import events_of
 from tests.reliability import children
 from tests.reliability.terminal import Terminal
 from tests.reliability.tries import Outcome, finish, places_in, start
-from tests.reliability.waiting import until
+from tests.waiting import until
 
 _MARK = "zq"
 _UNSAFE = [char for char in map(chr, range(0x110000)) if unicodedata.category(char) in ("Cc", "Cf", "Zl", "Zp")]

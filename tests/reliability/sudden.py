@@ -30,7 +30,7 @@ from tests.reliability.tries import (
     start,
     story_of,
 )
-from tests.reliability.waiting import until
+from tests.waiting import until
 
 _GONE_WITHIN_S = 5.0
 _STEP_S = 1.0  # one step, on a busy machine

@@ -12,7 +12,7 @@ import threading
 import time
 from contextlib import suppress
 
-from tests.reliability.waiting import until
+from tests.waiting import until
 
 _KEPT = 4_000_000  # bytes
 

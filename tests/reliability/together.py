@@ -13,7 +13,7 @@ from engine.results.store import Store
 from tests.reliability import children
 from tests.reliability.terminal import Terminal
 from tests.reliability.tries import SPEC, Outcome, finish, places_in, start
-from tests.reliability.waiting import until
+from tests.waiting import until
 
 
 def two_labs(count: int, folder: Path) -> Outcome:

@@ -30,7 +30,7 @@ from engine.results.records import Curve, Predictions, RunDetails
 from engine.results.store import Store
 from engine.spec import RunSpec
 from engine.training.checkpoint import Checkpoint, load_checkpoint
-from tests.reliability.waiting import WITHIN_S
+from tests.waiting import WITHIN_S
 
 SPEC = RunSpec("digits", "resnet20", epochs=4, dtype="float32", checkpoint_every=1)
 ONE_EPOCH = SPEC.replace(epochs=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,12 +15,18 @@ from textual.pilot import Pilot
 from engine.memory.gauges import MemoryReading
 from engine.paths import Places
 from tests.fakes import GPU_READING, ScriptedRun
+from tests.waiting import WITHIN_S
 from tui.app import ReslabApp
 from tui.messages import GaugesRead
 from tui.session import Session
 
 SCREENS = Path(__file__).parent / "screens"
 SIZES = ((80, 24), (120, 36), (200, 60))
+at_every_size = pytest.mark.parametrize(
+    "size",
+    [pytest.param(size, marks=() if size == SIZES[0] else pytest.mark.slow) for size in SIZES],  # the narrowest always
+    ids=lambda size: f"{size[0]}x{size[1]}",
+)
 
 MakeApp = Callable[..., ReslabApp]
 Compare = Callable[[App[None], str], None]
@@ -46,9 +53,10 @@ def make_app(places: Places, monkeypatch: pytest.MonkeyPatch, reading: MemoryRea
     return make
 
 
-async def until(pilot: Pilot[None], condition: Callable[[], object], timeout_s: float = 20.0) -> None:
+async def until(pilot: Pilot[None], condition: Callable[[], object]) -> None:
     """Wait until `condition` is true; fail where it never is."""
-    for _ in range(int(timeout_s / 0.02)):
+    began = time.monotonic()
+    while time.monotonic() - began < WITHIN_S:
         await pilot.pause(0.02)
         if condition():
             return
@@ -63,7 +71,7 @@ async def drawn(pilot: Pilot[None]) -> None:
     if app.current_mode == "train" and hasattr(app.screen, "redraw"):
         app.screen.redraw()
     if not app.screen.is_modal:  # a worker that waits for an answer waits for long
-        await asyncio.wait_for(app.workers.wait_for_complete(), 20)
+        await asyncio.wait_for(app.workers.wait_for_complete(), WITHIN_S)
     await pilot.pause()
 
 

@@ -13,7 +13,7 @@ from engine.paths import Places
 from engine.results.store import Store
 from engine.spec import RunSpec
 from tests.fakes import events_of
-from tests.tui.conftest import SIZES, Compare, MakeApp, drawn, text_of, until
+from tests.tui.conftest import Compare, MakeApp, at_every_size, drawn, text_of, until
 
 
 def record(store: Store, spec: RunSpec, num_wrong: int, sha: str = "same") -> int:
@@ -44,7 +44,7 @@ def _runs(places: Places) -> None:
         record(store, RunSpec("mnist", "resnet18"), 3, sha="other")
 
 
-@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+@at_every_size
 async def test_two_marked_runs_are_compared(size: tuple[int, int], make_app: MakeApp, compare_screen: Compare) -> None:
     app = make_app()
     async with app.run_test(size=size) as pilot:

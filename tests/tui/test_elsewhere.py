@@ -20,7 +20,7 @@ from engine.results.records import RunRecord
 from engine.results.store import Store
 from engine.spec import RunSpec
 from tests.fakes import GPU_READING, HOST_READING, Carried, ScriptedRun, events_of, metrics
-from tests.tui.conftest import SIZES, Compare, MakeApp, drawn, text_of, told, until
+from tests.tui.conftest import Compare, MakeApp, at_every_size, drawn, text_of, told, until
 from tui.app import ReslabApp
 from tui.live import LiveRun
 from tui.messages import GaugesRead
@@ -216,27 +216,33 @@ def _stands(app: ReslabApp, *words: str) -> bool:
     return all(word in text for word in words)
 
 
-async def test_other_machines_have_gauges_too(make_app: MakeApp, carried: Carried, compare_screen: Compare) -> None:
+NODES = (
+    NodeReading("gpu-17", tuple(replace(GPU_READING.gpus[0], index=number) for number in range(2)), GPU_READING.host),
+    NodeReading("cpu-03", (), HOST_READING.host),
+)
+
+
+@at_every_size
+async def test_other_machines_have_gauges_too(
+    size: tuple[int, int], make_app: MakeApp, carried: Carried, compare_screen: Compare
+) -> None:
     carried.tell(*events_of(SPEC, carried.run)[:8])
-    nodes = (
-        NodeReading(
-            "gpu-17", tuple(replace(GPU_READING.gpus[0], index=number) for number in range(2)), GPU_READING.host
-        ),
-        NodeReading("cpu-03", (), HOST_READING.host),
-    )
-    for size in SIZES:
-        app = make_app(attached=carried.run)
-        async with app.run_test(size=size) as pilot:
-            await until(pilot, functools.partial(_shows, app, 8))
-            app.post_message(GaugesRead(HOST_READING, (), nodes))
-            await until(pilot, functools.partial(_stands, app, "node gpu-17", "24.0 / 64.0 GiB"))  # in one line
-            await drawn(pilot)
-            compare_screen(app, "nodes")
-    # The last size shows all of it; on a small screen it is scrolled.
+    app = make_app(attached=carried.run)
+    async with app.run_test(size=size) as pilot:
+        await until(pilot, functools.partial(_shows, app, 8))
+        app.post_message(GaugesRead(HOST_READING, (), NODES))
+        await until(pilot, functools.partial(_stands, app, "node gpu-17", "24.0 / 64.0 GiB"))  # in one line
+        await drawn(pilot)
+        compare_screen(app, "nodes")
+
+
+async def test_on_a_small_screen_the_gauges_of_other_machines_are_scrolled(make_app: MakeApp, carried: Carried) -> None:
+    carried.tell(*events_of(SPEC, carried.run)[:8])
     app = make_app(attached=carried.run)
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, functools.partial(_shows, app, 8))
-        app.post_message(GaugesRead(HOST_READING, (), nodes))
+        app.post_message(GaugesRead(HOST_READING, (), NODES))
+        await until(pilot, functools.partial(_stands, app, "node gpu-17", "24.0 / 64.0 GiB"))
         await drawn(pilot)
         assert "cpu-03" not in text_of(app)
         await pilot.press("pagedown", "pagedown", "pagedown", "pagedown")

@@ -14,7 +14,7 @@ from textual.widgets import Static, TabbedContent
 from engine.control import RunControl
 from engine.runs import Lab, run
 from engine.spec import RunSpec
-from tests.tui.conftest import SIZES, Compare, MakeApp, drawn, text_of, until
+from tests.tui.conftest import Compare, MakeApp, at_every_size, drawn, text_of, until
 from tui.widgets.gallery import Gallery, Picture, half_blocks
 
 
@@ -62,7 +62,7 @@ async def test_pages_show_every_picture_once() -> None:
         assert gallery._strips[0].text == "nothing here"
 
 
-@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+@at_every_size
 async def test_a_run_shows_the_images_it_got_wrong(
     size: tuple[int, int], make_app: MakeApp, compare_screen: Compare
 ) -> None:

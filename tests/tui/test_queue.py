@@ -12,7 +12,8 @@ from engine.paths import Places
 from engine.results.store import Store
 from engine.spec import RunSpec
 from tests.fakes import ScriptedRun
-from tests.tui.conftest import SIZES, Compare, MakeApp, drawn, text_of, told, until
+from tests.tui.conftest import Compare, MakeApp, at_every_size, drawn, text_of, told, until
+from tests.waiting import WITHIN_S
 from tui.screens.queue import QueueScreen
 from tui.widgets.menu import Menu
 
@@ -158,7 +159,7 @@ async def test_a_first_run_that_is_quicker_than_the_record_leaves_none_behind(
     script, late, enqueue = ScriptedRun(), threading.Event(), Store.enqueue
 
     def slowly(store: Store, specs: Sequence[RunSpec]) -> None:
-        late.wait(20)
+        late.wait(WITHIN_S)
         enqueue(store, specs)
 
     monkeypatch.setattr(Store, "enqueue", slowly)
@@ -172,7 +173,7 @@ async def test_a_first_run_that_is_quicker_than_the_record_leaves_none_behind(
     assert [spec.model for spec in script.specs] == ["resnet18", "plain18", "resnet34"]
 
 
-@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+@at_every_size
 async def test_the_queue_as_a_picture(size: tuple[int, int], make_app: MakeApp, compare_screen: Compare) -> None:
     app = make_app(ScriptedRun(hold_at=5), specs=WAITING)
     async with app.run_test(size=size) as pilot:

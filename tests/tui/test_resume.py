@@ -12,7 +12,7 @@ from engine.results.records import HUNG_UP
 from engine.results.store import Store
 from engine.spec import RunSpec
 from tests.fakes import ScriptedRun, events_of
-from tests.tui.conftest import SIZES, Compare, MakeApp, drawn, text_of, until
+from tests.tui.conftest import Compare, MakeApp, at_every_size, drawn, text_of, until
 from tui.screens.dialogs import Question
 
 SPEC = RunSpec("digits", "resnet18", epochs=2)
@@ -95,7 +95,7 @@ async def test_results_goes_on_with_a_stopped_run(make_app: MakeApp, places: Pla
         assert list(app.live.train_loss.x) == list(range(1, 25))
 
 
-@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+@at_every_size
 async def test_the_question_and_the_run_that_goes_on_as_pictures(
     size: tuple[int, int], make_app: MakeApp, places: Places, compare_screen: Compare
 ) -> None:

@@ -21,11 +21,10 @@ from engine.results.records import WeightsRecord
 from engine.results.store import Store
 from engine.spec import RunSpec
 from tests.fakes import ScriptedRun, events_of
-from tests.tui.conftest import SIZES, Compare, MakeApp, drawn, text_of, until
+from tests.tui.conftest import Compare, MakeApp, at_every_size, drawn, text_of, until
 from tui.widgets.confusion import ConfusionMap
 
 SPEC = RunSpec("digits", "resnet18")
-at_every_size = pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 
 
 def record_runs(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:

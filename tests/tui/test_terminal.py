@@ -21,7 +21,7 @@ from engine.results.store import Store
 from engine.spec import RunSpec
 from tests.fakes import events_of
 from tests.reliability.terminal import Terminal
-from tests.reliability.waiting import until
+from tests.waiting import exit_code, until
 from tui.terminal import Escapes, SafeFile
 
 Start = Callable[..., subprocess.Popen[bytes]]
@@ -88,9 +88,9 @@ def test_a_live_run_ends_with_its_terminal_and_the_process_too(
     end: Callable[[Terminal, subprocess.Popen[bytes]], None], terminal: Terminal, start: Start, tmp_path: Path
 ) -> None:
     process = start(*app_in(tmp_path, "live"))
-    assert until(lambda: b"epoch 2/10" in terminal.seen or process.poll() is not None)
+    assert until(lambda: b"epoch 2/10" in terminal.seen, lives=lambda: process.poll() is None)
     end(terminal, process)
-    assert process.wait(60) == 0
+    assert exit_code(process) == 0
     assert (tmp_path / "ended").read_text() == "stopped: cut off: the terminal went away"
     if end is not closed:
         assert terminal.problems() == []
@@ -111,7 +111,7 @@ def test_what_is_typed_before_the_app_stands_goes_where_it_would_have_gone(
     record_run(tmp_path)
     terminal.write(keys)
     process = start(*app_in(tmp_path))
-    assert process.wait(60) == 0
+    assert exit_code(process) == 0
     found = left(tmp_path)
     assert (found["mode"], found["filters"], found["values"]["epochs"]) == (mode, filters, epochs)
 
@@ -121,7 +121,7 @@ def test_on_a_terminal_that_cannot_move_its_cursor_the_app_says_so(
     command: tuple[str, ...], terminal: Terminal, start: Start, tmp_path: Path
 ) -> None:
     process = start("-m", "tui", *command, TERM="dumb", RESLAB_HOME=str(tmp_path))
-    assert process.wait(60) == 2
+    assert exit_code(process) == 2
     assert until(lambda: b"\n" in terminal.seen)
     said = "reslab: the app cannot be drawn on a terminal of the kind TERM=dumb; there use reslab train DATASET MODEL"
     assert terminal.seen.decode() == f"{said}\r\n"

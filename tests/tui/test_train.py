@@ -24,6 +24,7 @@ from engine.results.tables import _loss
 from engine.spec import RunSpec
 from tests.fakes import GPU_READING, HOST_READING, ScriptedRun, events_of, metrics
 from tests.tui.conftest import MakeApp, drawn, text_of, until
+from tests.waiting import WITHIN_S, join
 from tui.app import ReslabApp
 from tui.session import Session
 from tui.widgets.chart import Chart, Line
@@ -145,7 +146,7 @@ def test_leaving_waits_for_nothing_that_is_made_aside(places: Places) -> None:
     session, over = Session(places, print), threading.Event()
 
     async def leave() -> None:
-        task = asyncio.create_task(session.aside(lambda: over.wait(20)))
+        task = asyncio.create_task(session.aside(lambda: over.wait(WITHIN_S)))
         await asyncio.sleep(0)
         task.cancel()
 
@@ -153,7 +154,7 @@ def test_leaving_waits_for_nothing_that_is_made_aside(places: Places) -> None:
     assert session.busy
     over.set()
     for thread in session._aside:
-        thread.join()
+        join(thread)
     assert not session.busy
 
 
