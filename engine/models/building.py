@@ -63,6 +63,7 @@ def build_model(spec: RunSpec, shape: DataShape, seeded: bool = True, weighted: 
         network.new_names = fit_first_last(network, info, shape, stem, keep_weights=pretrained)  # type: ignore[assignment]
     if spec.shortcut_padding != "auto":
         apply_form(network, {"shortcut_padding": spec.shortcut_padding})
+        network.notes = (*network.notes, f"shortcuts padded {PADDINGS[spec.shortcut_padding]}")  # type: ignore[assignment,misc]
     if spec.freeze == "backbone":
         freeze_backbone(network)
     fold_one_pixel(network)
