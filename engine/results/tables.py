@@ -223,7 +223,7 @@ def busy_text(tuned: SettingsTuned) -> str:
     """What others did meanwhile, as a clause to append; empty where that was next to nothing."""
     if tuned.busy_cores is None or tuned.busy_cores < 0.1:
         return ""
-    return f", while others kept {tuned.busy_cores:.1f} cores busy"
+    return f", while others kept {tuned.busy_cores:.1f} of the cores busy"
 
 
 def continued_text(event: RunContinued) -> str:

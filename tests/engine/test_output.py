@@ -24,7 +24,7 @@ from PIL import Image
 from engine.cli import main, output
 from engine.cli.output import Output, printable, standard_streams
 from engine.cli.parser import build_parser
-from engine.errors import DatasetError, OutputError
+from engine.errors import DatasetError, OutputError, SpecError
 from engine.events import Event, RunEnded
 from engine.failures import describe_failure
 from engine.paths import DATABASE_NAME, Places, find_places
@@ -425,7 +425,7 @@ def test_a_bound_that_is_no_number_is_a_sentence(
     tmp_path: Path, places: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RESLAB_CACHE_GIB", "much")
-    with pytest.raises(DatasetError, match="RESLAB_CACHE_GIB: 'much' is not valid"):
+    with pytest.raises(SpecError, match="RESLAB_CACHE_GIB: 'much' is not valid"):
         load(RunSpec(f"folder:{make_classes(tmp_path / 'pets')}", "resnet20"), places)
 
 

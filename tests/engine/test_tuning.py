@@ -176,6 +176,8 @@ def test_measuring_ends_with_its_budget(places: Places, monkeypatch: pytest.Monk
     monkeypatch.setenv("RESLAB_TUNE", "1")
     clock = [0.0]
     monkeypatch.setattr("engine.training.tuning.perf_counter", lambda: clock[0])
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
 
     def timed(self: tuning._Trial, form: tuning._Form, learner: Learner, num_steps: int) -> float:
         clock[0] += 0.4 * num_steps
