@@ -34,7 +34,7 @@ def pytest_collection_finish() -> None:
     """What all tests share stays: else each collection of garbage, and there are many, looks through all of torch."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000)  # an app makes and drops thousands of objects
+    gc.set_threshold(50_000, 20, 100)  # an app makes and drops thousands of objects
 
 
 def pytest_unconfigure() -> None:

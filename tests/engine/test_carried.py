@@ -288,11 +288,20 @@ def test_a_process_of_its_own_carries_a_run_through_the_loss_of_whoever_began_it
         details = store.details(number)
     assert (details.record.status, details.intact) == ("stopped", True)
     until(lambda: not stream_path(places.run_folder(number)).exists())
+
+
+@pytest.mark.slow
+def test_a_process_of_its_own_goes_on_with_a_run_and_hears_a_signal_as_any_other(places: Places) -> None:
     control = RunControl()
-    for event in carried(Job(places, resume=number), control):
+    for event in carried(Job(places, (SPEC.replace(epochs=400),)), control):
+        if isinstance(event, StepsCompleted):
+            control.stop()
+    assert isinstance(event, RunEnded)
+    end, number = event, event.run
+    for event in carried(Job(places, resume=number), RunControl()):
         if isinstance(event, events.RunContinued):
             assert event.step == end.steps
-            with Store(places.database) as store:  # its process hears a signal as any other
+            with Store(places.database) as store:
                 (pid,) = store._rows("SELECT pid FROM runs WHERE run = ?", number)[0]
             os.kill(pid, signal.SIGHUP)
             os.kill(pid, signal.SIGTERM)

@@ -243,7 +243,7 @@ def test_hostile_class_names_are_harmless_in_every_command(tmp_path: Path, capsy
     assert "[@click=app.quit]x" in captured.out
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGHUP])
 def test_signals_stop_cleanly_with_exit_code_130(
     number: signal.Signals, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

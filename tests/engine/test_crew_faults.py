@@ -62,7 +62,8 @@ def carry_out(crew: Crew, control: RunControl, folder: Path) -> tuple[str, str]:
     return "left", ""
 
 
-@pytest.mark.parametrize("who", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
+@pytest.mark.parametrize("who", [0, 1])
 def test_what_keeps_one_from_beginning_is_heard_by_the_other(who: int, tmp_path: Path) -> None:
     found = in_processes(2, work, who, "images", tmp_path)
     assert found[who] == ("DatasetError", "the disk is gone")

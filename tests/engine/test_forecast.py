@@ -45,7 +45,11 @@ def of(spec: RunSpec, shape: DataShape = PHOTOS, **more: Any) -> Forecast:
 
 @pytest.mark.parametrize(
     ("model", "batch", "size"),
-    [("resnet20", 64, 28), ("resnet18", 16, 64), pytest.param("plain20", 128, 28, marks=pytest.mark.slow)],
+    [
+        ("resnet20", 64, 28),
+        pytest.param("resnet18", 16, 64, marks=pytest.mark.slow),
+        pytest.param("plain20", 128, 28, marks=pytest.mark.slow),
+    ],
 )
 def test_it_is_what_the_allocator_reaches(model: str, batch: int, size: int) -> None:
     said = of(RunSpec("digits", model, batch_size=batch), DataShape(3, size, size, 10))

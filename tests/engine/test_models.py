@@ -36,7 +36,11 @@ def num_parameters(network: nn.Module) -> int:
     return sum(values.numel() for values in network.parameters())
 
 
-@pytest.mark.parametrize("info", MODELS, ids=lambda info: info.name)
+@pytest.mark.parametrize(
+    "info",
+    [pytest.param(info, marks=pytest.mark.slow if (info.depth or 0) > 50 else ()) for info in MODELS],
+    ids=lambda info: info.name,
+)
 def test_the_tables_counts_are_those_of_the_built_networks(info: ModelInfo) -> None:
     cases: tuple[tuple[DataShape, Stem], ...] = (
         (GREY_8, "imagenet"),

@@ -58,9 +58,19 @@ def command_lines() -> dict[str, list[str]]:
 
 
 LINES = command_lines()
-every_line = pytest.mark.parametrize("words", LINES.values(), ids=LINES.keys())
+OFTEN = ("train", "train --json", "runs", "show", "forecast", "help")  # always tried; the others with the slow tests
+
+
+def each_of(lines: dict[str, list[str]]) -> pytest.MarkDecorator:
+    tried = [
+        pytest.param(words, id=name, marks=() if name in OFTEN else pytest.mark.slow) for name, words in lines.items()
+    ]
+    return pytest.mark.parametrize("words", tried)
+
+
+every_line = each_of(LINES)
 WORKING = {name: words for name, words in LINES.items() if "--help" not in words}
-every_command = pytest.mark.parametrize("words", WORKING.values(), ids=WORKING.keys())
+every_command = each_of(WORKING)
 
 
 @pytest.fixture(scope="session")

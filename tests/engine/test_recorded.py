@@ -68,7 +68,7 @@ def story(events: list[Event]) -> tuple[list[float], list[bytes]]:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"optimizer": "adam"}, {"schedule": "one-cycle", "momentum": 0.0}],
+    [{}, pytest.param({"optimizer": "adam"}, marks=pytest.mark.slow), {"schedule": "one-cycle", "momentum": 0.0}],
     ids=["momentum", "adam", "schedule"],
 )
 def test_a_recorded_run_is_the_ordinary_one_bit_for_bit(

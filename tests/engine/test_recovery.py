@@ -105,7 +105,8 @@ def weights_of(places: Places, number: int) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     ("model", "seed"),
     [
-        ("resnet20", 0), ("squeezenet1_1", 0),
+        ("resnet20", 0),
+        pytest.param("squeezenet1_1", 0, marks=pytest.mark.slow),
         pytest.param("resnet20", 1, marks=pytest.mark.slow),
         pytest.param("squeezenet1_1", 1, marks=pytest.mark.slow),
         pytest.param("mobilenet_v3_small", 0, marks=pytest.mark.slow),
@@ -136,7 +137,7 @@ def test_a_run_with_failures_at_random_steps_is_the_untroubled_one_bit_for_bit(
 
 
 @few_digits
-@pytest.mark.parametrize("attempt", [1, 6, 12])
+@pytest.mark.parametrize("attempt", [1, pytest.param(6, marks=pytest.mark.slow), 12])
 def test_a_failure_at_the_first_a_middle_and_the_last_step_changes_nothing(
     places: Places, monkeypatch: pytest.MonkeyPatch, attempt: int
 ) -> None:
@@ -247,7 +248,7 @@ def test_where_whole_batches_do_not_fit_they_are_cut_and_the_run_is_marked(
     assert comparison_rows([details.record] * 2, True, [32, None])[-1] == ("batches in parts of", "32", "whole", "")
 
 
-@pytest.mark.parametrize("micro_batch", [2, 31, *(pytest.param(size, marks=pytest.mark.slow) for size in (5, 16))])
+@pytest.mark.parametrize("micro_batch", [2, *(pytest.param(size, marks=pytest.mark.slow) for size in (5, 16, 31))])
 def test_micro_batches_add_up_to_the_gradient_of_the_whole(micro_batch: int) -> None:
     """With group-norm, which does not mind who else is in a batch.
 

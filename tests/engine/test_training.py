@@ -310,7 +310,9 @@ def test_a_second_run_uses_the_images_that_are_there_and_keeps_the_old_network_w
 
 @few_digits
 def test_group_norm_bfloat16_and_the_other_optimizers_train(places: Places) -> None:
-    spec = SPEC.replace(norm="group", dtype="bfloat16", optimizer="adam", schedule="cosine", learning_rate=0.001)
+    spec = SPEC.replace(
+        norm="group", dtype="bfloat16", optimizer="adam", schedule="cosine", learning_rate=0.001, batch_size=90
+    )
     events = collect(spec, places)
     assert ended(events).status == "completed"
     assert of(events, RunStarted)[0].resolved.dtype == "bfloat16"

@@ -37,7 +37,7 @@ def refused(path: Path) -> str:
     return str(told.value)
 
 
-@pytest.mark.parametrize("ending", [".pth", ".safetensors"])
+@pytest.mark.parametrize("ending", [pytest.param(".pth", marks=pytest.mark.slow), ".safetensors"])
 def test_a_state_dict_comes_back_whole(tmp_path: Path, ending: str) -> None:
     state, path = state_of(), tmp_path / f"own{ending}"
     torch.save(state, path) if ending == ".pth" else save_file(state, path)
