@@ -93,7 +93,8 @@ class RunStarted:
     their labels, so that two runs know whether they saw the same ones, `train_sha256` of those for training and
     validation, in their order, or of their files. `left_out` counts the files that were not used, by the kind of reason
     ({"no image": 2, "damaged": 1}), `shared` the images that two parts have in common ({"train and test": 12}); `notes`
-    are sentences about the images that a person should read, such as what became of each sub-folder of a folder.
+    are sentences about the weights and images that a person should read, such as which function the weights were found
+    to belong to and what became of each sub-folder of a folder.
     `data_rules` says how they were laid out, sized and split (`engine.datasets.images`); earlier runs had the first.
     `pixel_range` is what became 255 in images of more than 8 bits a sample, of integers and of floats, None where there
     were none; `resampler` says what brought the images to their size: "tensor", "pillow", or "" in runs that were

@@ -153,7 +153,7 @@ class RunSpec:
         info = find_model(self.model)
         if self.norm != "batch" and not info.resnet:
             raise SpecError(f"norm: {self.model} has its own normalisation; set norm to batch, which leaves it", "norm")
-        if self.shortcut_padding != "auto" and not info.padded_shortcuts:
+        if self.shortcut_padding != "auto" and not info.in_padded_pair:
             raise SpecError(
                 f"shortcut padding: {self.model} has none that are padded, as the CIFAR ResNets have; leave it at auto",
                 "shortcut_padding",

@@ -16,7 +16,7 @@ from engine.errors import FetchError, ModelError
 from engine.fetching import fetch
 from engine.models.cifar import PADDINGS, CifarNet
 from engine.models.first_last import fit_first_last
-from engine.models.form import apply_form
+from engine.models.form import apply_form, form_of
 from engine.models.one_pixel import fold_one_pixel
 from engine.models.registry import ModelInfo, choose_stem, find_model, misfit
 from engine.models.weights import Weights, check_fit, read_weights
@@ -24,6 +24,7 @@ from engine.paths import expand
 from engine.progress import Progress
 from engine.shape import DataShape
 from engine.spec import RunSpec
+from engine.text import safe_text
 
 
 class Builder(Protocol):
@@ -63,7 +64,7 @@ def build_model(spec: RunSpec, shape: DataShape, seeded: bool = True, weighted: 
         network.new_names = fit_first_last(network, info, shape, stem, keep_weights=pretrained)  # type: ignore[assignment]
     if spec.shortcut_padding != "auto":
         apply_form(network, {"shortcut_padding": spec.shortcut_padding})
-        network.notes = (*network.notes, f"shortcuts padded {PADDINGS[spec.shortcut_padding]}")  # type: ignore[assignment,misc]
+    network.notes = (*network.notes, *_padding_notes(network, info, spec))  # type: ignore[assignment,misc]
     if spec.freeze == "backbone":
         freeze_backbone(network)
     fold_one_pixel(network)
@@ -131,35 +132,56 @@ def _load_weights(network: nn.Module, spec: RunSpec, stem: str) -> None:
         _load_own(network, spec, stem, weights, weights.header)
         return
     if spec.norm != "batch":
-        raise ModelError("weights trained with batch-norm do not fit norm=group; choose norm=batch or weights=random")
+        raise ModelError(_group_norm_refusal(spec, weights.state))
     _load_native(network, spec, weights.state)
     network.is_foreign = spec.weights != "imagenet" and isinstance(network, CifarNet)  # type: ignore[assignment]
+    if spec.weights != "imagenet" and form_of(network).get("transform_input"):
+        network.notes = ("pixels are rescaled as for torchvision's weights",)  # type: ignore[assignment]
+
+
+def _group_norm_refusal(spec: RunSpec, state: dict[str, Tensor]) -> str:
+    """Group-norms of 16 and of 32 groups have the same names and shapes, so only a run's own header can say it."""
+    if any(name.endswith("running_mean") for name in state):
+        return "weights trained with batch-norm do not fit norm=group; choose norm=batch or weights=random"
+    return (
+        f"the weights {spec.weights} do not say how many groups their group-norm has; expected with norm=group: the "
+        "weights file of a run of reslab, or weights=random"
+    )
+
+
+def _padding_notes(network: nn.Module, info: ModelInfo, spec: RunSpec) -> tuple[str, ...]:
+    """Where the shortcuts' zeros go, if a person or the weights of a run said so."""
+    stated, padding = spec.shortcut_padding != "auto", form_of(network).get("shortcut_padding")
+    if padding is None:
+        return (f"{info.name} has no shortcuts, so shortcut padding changes nothing",) if stated else ()
+    if not stated and (spec.weights == "random" or network.is_foreign):
+        return ()
+    return (f"shortcuts padded {PADDINGS[padding]}",)
 
 
 def _load_own(network: nn.Module, spec: RunSpec, stem: str, weights: Weights, header: dict[str, Any]) -> None:
     """Weights of a run of reslab, whose network was fitted to its dataset: `network` is fitted to that one first."""
     theirs, info = header["spec"], find_model(spec.model)
     run = f"the weights {spec.weights} are of run {header.get('run', '?')}"
-    if theirs["model"] != spec.model:
-        raise ModelError(f"{run}, a {theirs['model']}; expected a {spec.model}: choose its network, or other weights")
-    if (norm := theirs.get("norm", "batch")) != spec.norm:
+    if (name := safe_text(theirs["model"], 40)) != spec.model:
+        raise ModelError(f"{run}, a {name}; expected a {spec.model}: choose its network, or other weights")
+    if (norm := safe_text(theirs.get("norm", "batch"), 40)) != spec.norm:
         raise ModelError(f"{run}, with norm={norm}; expected norm={spec.norm}: set norm to {norm}")
     form = {"shortcut_padding": "end", "transform_input": _scaled_its_input(theirs, weights), **header.get("form", {})}
-    if spec.shortcut_padding not in ("auto", form["shortcut_padding"]):
-        padding = form["shortcut_padding"]
-        where = PADDINGS.get(padding, padding)
-        raise ModelError(f"{run}, with shortcuts padded {where}; set shortcut padding to auto or {padding}")
+    apply_form(network, form)
+    padding = form["shortcut_padding"]
+    if info.padded_shortcuts and spec.shortcut_padding not in ("auto", padding):
+        raise ModelError(f"{run}, with shortcuts padded {PADDINGS[padding]}; set shortcut padding to auto or {padding}")
     first, last = (weights.state.get(f"{name}.weight") for name in (info.first, info.last))
     if first is not None and last is not None and first.dim() == 4 and last.dim() >= 2:
         their_stem = "own" if info.own_stem else "small" if first.shape[-1] == 3 else "imagenet"
-        if (their_stem, stem) == ("small", "imagenet"):
-            raise ModelError(f"{run}, with stem=small, and these images get stem=imagenet: set stem to small")
+        if their_stem != stem:
+            raise ModelError(f"{run}, with stem={their_stem}; expected stem={stem}: set stem to {their_stem}")
         shape = DataShape(first.shape[1], 1, 1, last.shape[0])
         fit_first_last(network, info, shape, their_stem, keep_weights=True)
     if problem := check_fit(weights.state, network):
         raise ModelError(f"{run}, and do not fit {spec.model} here ({problem}); expected another image size or network")
     network.load_state_dict(weights.state)
-    apply_form(network, form)
     network.notes = (f"weights of run {header.get('run', '?')}",)  # type: ignore[assignment]
 
 

@@ -14,6 +14,9 @@ from torch import nn
 
 from engine.errors import ModelError
 from engine.models.cifar import PADDINGS, Block
+from engine.text import safe_text
+
+_KNOWN = {"shortcut_padding": tuple(PADDINGS), "transform_input": (True, False)}
 
 
 def form_of(network: nn.Module) -> dict[str, Any]:
@@ -33,11 +36,12 @@ def apply_form(network: nn.Module, form: Mapping[str, Any]) -> None:
     Raises:
         ModelError: it says something that this version does not know.
     """
-    padding = form.get("shortcut_padding", "end")
-    if padding not in PADDINGS:
-        raise ModelError(f"shortcuts padded {padding!r} are not known here; update reslab")
+    for name, value in form.items():
+        if value not in _KNOWN.get(name, ()):
+            said = safe_text(f"{name}={value!r}", 60)
+            raise ModelError(f"this reslab does not know networks with {said}; update reslab")
     for module in network.modules():
         if isinstance(module, Block) and "shortcut_padding" in form:
-            module.padding = padding
+            module.padding = form["shortcut_padding"]
         elif hasattr(module, "transform_input") and "transform_input" in form:
             module.transform_input = bool(form["transform_input"])  # type: ignore[assignment]

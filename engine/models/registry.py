@@ -50,6 +50,11 @@ class ModelInfo:
     min_size: int = 1
     multiple: int = 1
 
+    @property
+    def in_padded_pair(self) -> bool:
+        """Whether it or its twin has padded shortcuts: the twins take the same settings, so that they can be paired."""
+        return self.padded_shortcuts or (self.twin is not None and find_model(self.twin).padded_shortcuts)
+
 
 def _plain(depth: int, num_parameters: int, features: int) -> ModelInfo:
     return ModelInfo(

@@ -21,12 +21,13 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import ModelError
-from engine.text import counted, memory_size
+from engine.text import counted, memory_size, safe_text
 
 _MOST_HEADER = 16 * 2**20  # bytes: a header of a thousand tensors is under 0.2 MiB
 _MOST_TIMES = 4  # a file may be so many times as large as the network's weights: float64 takes two
 _MOST_SECONDS = 300  # for reading a pickle: the largest of torchvision's takes 10 s with torch's import
 _WANTED = "expected a state dict as .safetensors or .pth"
+NEWEST_FORMAT = 1  # of the header that a run of reslab writes into a file
 _OWN, _MODEL = "reslab", "model."  # the key of a checkpoint's header, and what its weights' names begin with
 
 
@@ -123,11 +124,15 @@ def _own(header: dict[str, Any]) -> dict[str, Any] | None:
     try:
         own = json.loads(metadata[_OWN])
         is_whole = isinstance(own["spec"]["model"], str) and isinstance(own.get("form", {}), dict)
-        is_whole = is_whole and _is_normalization(own.get("normalization"))
+        is_whole = is_whole and isinstance(own.get("run", 0), int) and _is_normalization(own.get("normalization"))
     except (ValueError, KeyError, TypeError):
         is_whole = False
     if not is_whole:
         raise ModelError("its header does not say which run of reslab it is of")
+    number = own.get("format", NEWEST_FORMAT)  # the first files have none
+    if not isinstance(number, int) or number > NEWEST_FORMAT:
+        said = safe_text(number, 20)
+        raise ModelError(f"it has format {said}, this reslab reads formats up to {NEWEST_FORMAT}: update reslab")
     return dict(own)
 
 

@@ -40,8 +40,9 @@ def with_twin(spec: RunSpec) -> list[RunSpec]:
 
 
 def are_twins(a: RunSpec, b: RunSpec) -> bool:
-    """Whether two specs differ in nothing but their shortcuts."""
-    return find_model(a.model).twin == b.model and a.replace(model=b.model) == b
+    """Whether two specs differ in nothing but their shortcuts, of which one of them has none to pad."""
+    is_twin = find_model(a.model).twin == b.model
+    return is_twin and a.replace(model=b.model, shortcut_padding=b.shortcut_padding) == b
 
 
 def seeds_of(spec: RunSpec, num_seeds: int) -> Iterable[RunSpec]:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import CheckpointError
+from engine.models.weights import NEWEST_FORMAT
 
 _MODEL = "model."
 _OPTIMIZER = "optimizer."
@@ -31,7 +32,7 @@ _DTYPES = {
 }  # fmt: skip
 _ALIGNED = 8  # bytes: where the format wants the tensors to begin
 _META = "reslab"
-FORMAT = 1  # of the header
+FORMAT = NEWEST_FORMAT  # of the header
 _log = logging.getLogger("reslab")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from engine.datasets.feeding import feed
 from engine.datasets.images import ImageData
@@ -17,40 +18,58 @@ _MOST_IMAGES, _MOST_PIXELS = 256, 256 * 32 * 32
 
 
 def settle_shortcuts(learner: Learner, data: ImageData) -> Learner:
-    """Let the network compute what its weights were trained for; untouched where the weights are no stranger's.
+    """Let the network compute what its weights were trained for; untouched where nobody else's weights are in it.
 
-    A stated padding is taken as it is, else it is measured on training images, spread over all of them.
+    The statistics are measured on training images, spread over all of them. A stated padding is taken whatever they
+    say of it, and that is said.
 
     Raises:
-        ModelError: the weights are of the network with shortcuts where this one has none, or the reverse; or they do
-            not tell how the shortcuts are padded.
+        ModelError: the weights are of the network with shortcuts where this one has none, or the reverse; or neither
+            they nor the spec say how the shortcuts are padded.
     """
-    spec = learner.spec
-    if not learner.model.is_foreign or spec.shortcut_padding != "auto":
+    if not learner.model.is_foreign:
         return learner
+    spec, info = learner.spec, find_model(learner.spec.model)
+    measured = measure_shortcuts(learner.model, _some_images(learner, data))
+    if measured.form is not None and (measured.form == PLAIN) == info.padded_shortcuts:
+        raise ModelError(
+            f"the weights {spec.weights} are of a network {'without' if info.padded_shortcuts else 'with'} shortcuts: "
+            f"{_evidence(measured)}; choose {info.twin}, which has the same names"
+        )
+    if not info.padded_shortcuts:
+        said = f"weights of a network {'that may have' if measured.form is None else 'without'} shortcuts"
+    elif spec.shortcut_padding != "auto":
+        said = _of_stated(spec.shortcut_padding, measured)
+    elif measured.form is None:
+        raise ModelError(
+            f"the weights {spec.weights} do not tell where their shortcuts put the zeros of new channels: "
+            f"{_evidence(measured)}; set shortcut padding to end or both-sides, as their author has it"
+        )
+    else:
+        apply_form(learner.model, {"shortcut_padding": measured.form})
+        said = f"shortcuts padded {PADDINGS[measured.form]}"
+    learner.model.notes = (*learner.notes, f"{said}: {_evidence(measured)}")  # type: ignore[assignment]
+    return learner
+
+
+def _some_images(learner: Learner, data: ImageData) -> Tensor:
+    """(N, C, H, W) on the device, normalised: fewer of large ones."""
     pixels = data.shape.height * data.shape.width
     number = min(len(data.train), _MOST_IMAGES, max(_MOST_PIXELS // pixels, 2))
     spread = torch.linspace(0, len(data.train) - 1, number).round().to(torch.int64)
     images, _ = next(iter(feed(data.train, spread, [(0, number)], learner.placement.device)))
-    measured = measure_shortcuts(learner.model, learner.prepare(images))
-    info = find_model(spec.model)
-    if measured.form is not None and (measured.form == PLAIN) == info.padded_shortcuts:
-        raise ModelError(
-            f"the weights {spec.weights} are of a network {'without' if info.padded_shortcuts else 'with'} shortcuts: "
-            f"{_votes(measured)}; choose {info.twin}, which has the same names"
-        )
-    if not info.padded_shortcuts:
-        return learner
+    prepared: Tensor = learner.prepare(images)
+    return prepared
+
+
+def _of_stated(padding: str, measured: Measured) -> str:
     if measured.form is None:
-        raise ModelError(
-            f"the weights {spec.weights} do not tell where their shortcuts put the zeros of new channels: "
-            f"{_votes(measured)}; set shortcut padding to end or both-sides, as their author has it"
-        )
-    apply_form(learner.model, {"shortcut_padding": measured.form})
-    said = f"shortcuts padded {PADDINGS[measured.form]}: {_votes(measured)}"
-    learner.model.notes = (*learner.notes, said)  # type: ignore[assignment]
-    return learner
+        return "the weights do not tell whether that is right"
+    verb = "confirm that" if measured.form == padding else f"say {PADDINGS[measured.form]} instead"
+    return f"the weights {verb}"
 
 
-def _votes(measured: Measured) -> str:
-    return f"{measured.agreeing} of {measured.layers} batch-norms that tell agree"
+def _evidence(measured: Measured) -> str:
+    if measured.form is None:
+        return "on these images no form fits the statistics of their batch-norms clearly best"
+    return f"{measured.agreeing} of the {measured.layers} batch-norms in which the forms differ agree"
