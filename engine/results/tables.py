@@ -118,7 +118,7 @@ def _class_figures(item: ClassMetrics) -> tuple[str, str, str]:
 
 
 def data_lines(notes: Sequence[str], left_out: Mapping[str, int]) -> list[str]:
-    """What a person should know of a run's weights and images, a sentence each; the last one counts the files left out."""
+    """What a person should know of a run's weights and images, a sentence each; left out files come last."""
     text = left_out_text(left_out)
     return [*notes, *([text] if text else [])]
 

@@ -71,5 +71,5 @@ def _of_stated(padding: str, measured: Measured) -> str:
 
 def _evidence(measured: Measured) -> str:
     if measured.form is None:
-        return "on these images no form fits the statistics of their batch-norms clearly best"
+        return "on these images no form clearly fits the statistics of their batch-norms"
     return f"{measured.agreeing} of the {measured.layers} batch-norms in which the forms differ agree"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -13,20 +14,27 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from engine.control import RunControl
-from engine.datasets.loading import imagenet_moments
+from engine.datasets.images import ImageData
+from engine.datasets.loading import imagenet_moments, load_dataset
 from engine.datasets.splits import stratified
+from engine.device import Placement
 from engine.errors import ModelError, SpecError
 from engine.events import Evaluated, Event, RunEnded, RunStarted
 from engine.models.building import build_model
 from engine.models.form import apply_form, form_of
+from engine.models.shortcuts import measure_shortcuts
 from engine.paths import Places
 from engine.predicting import predict
+from engine.results.queue import are_twins, with_twin
 from engine.results.store import Store
 from engine.runs import Lab, resume, run
 from engine.shape import DataShape
 from engine.spec import RunSpec
+from engine.training.learner import build_learner
+from engine.training.shortcuts import settle_shortcuts
 
 GREY = DataShape(1, 8, 8, 10)
+CPU = Placement(torch.device("cpu"), torch.float32, torch.contiguous_format, "a test")
 
 
 class _TheirBlock(nn.Module):
@@ -91,28 +99,35 @@ def _digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return images[train], labels[train], images[test], labels[test]
 
 
+def _trained(pad: str, epochs: int) -> _Theirs:
+    torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # two would wait for each other where others are at work
+    network, (images, labels, _, _) = _Theirs(pad), _digits()
+    optimizer = torch.optim.SGD(network.parameters(), 0.05, momentum=0.9)
+    for _ in range(epochs):
+        for start in range(0, 1400, 56):
+            rows = slice(start, start + 56)
+            optimizer.zero_grad()
+            torch.autograd.backward(F.cross_entropy(network(images[rows]), labels[rows]))
+            optimizer.step()
+    torch.set_num_threads(threads)
+    return network
+
+
 @pytest.fixture(
     scope="module",
     params=["both-sides", *(pytest.param(form, marks=pytest.mark.slow) for form in ("end", "none"))],
 )
 def theirs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, float]:
     """How they pad, their weights after a short training, and their own accuracy on the test images."""
-    torch.manual_seed(0)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # two would wait for each other where others are at work
-    network, (images, labels, test_images, test_labels) = _Theirs(request.param), _digits()
-    optimizer = torch.optim.SGD(network.parameters(), 0.05, momentum=0.9)
-    for _ in range(3):
-        for start in range(0, 1400, 56):
-            rows = slice(start, start + 56)
-            optimizer.zero_grad()
-            torch.autograd.backward(F.cross_entropy(network(images[rows]), labels[rows]))
-            optimizer.step()
+    network = _trained(request.param, epochs=4)
+    _, _, test_images, test_labels = _digits()
     with torch.no_grad():
         accuracy = (network.eval()(test_images).argmax(1) == test_labels).float().mean().item()
-    torch.set_num_threads(threads)
-    path = tmp_path_factory.mktemp("theirs") / "theirs.pth"
-    torch.save(network.state_dict(), path)
+    path = tmp_path_factory.mktemp("theirs") / "theirs.safetensors"
+    save_file(network.state_dict(), path)
+    torch.save(network.state_dict(), path.with_suffix(".pth"))
     return request.param, path, accuracy
 
 
@@ -134,8 +149,8 @@ def accuracy_of(events: list[Event]) -> float:
     return next(event.metrics.accuracy for event in events if isinstance(event, Evaluated))
 
 
-def changes_of(events: list[Event]) -> tuple[str, ...]:
-    return next(event.changes for event in events if isinstance(event, RunStarted))
+def notes_of(events: list[Event]) -> tuple[str, ...]:
+    return next(event.notes for event in events if isinstance(event, RunStarted))
 
 
 def error_of(events: list[Event]) -> str:
@@ -148,37 +163,87 @@ def test_their_network_is_told_by_its_statistics(places: Places, theirs: tuple[s
     padding, path, accuracy = theirs
     assert accuracy > 0.5  # it has learnt something, so that the wrong function would show
     if padding == "none":
-        assert "are of a network without shortcuts" in error_of(begun(places, spec_with(path)))
+        for stated in ("auto", "end"):
+            said = error_of(begun(places, spec_with(path, shortcut_padding=stated)))
+            assert "are of a network without shortcuts" in said
+            assert "choose plain20" in said
         found = begun(places, spec_with(path, "plain20"))
-        assert not [change for change in changes_of(found) if "shortcuts" in change]
+        (said,) = notes_of(found)
+        assert said.startswith("weights of a network without shortcuts: ")
     else:
-        found = begun(places, spec_with(path))
+        found = begun(places, spec_with(path.with_suffix(".pth")))  # as it is handed about; read by another process
         where = {"end": "at the end", "both-sides": "on both sides"}[padding]
-        (said,) = (change for change in changes_of(found) if "shortcuts" in change)
-        assert said.startswith(f"shortcuts padded {where}: ")
-        assert said.endswith("batch-norms that tell agree")
-        assert "are of a network with shortcuts" in error_of(begun(places, spec_with(path, "plain20")))
+        (said,) = notes_of(found)
+        assert said.startswith(f"shortcuts padded {where}: 10 of the 10 batch-norms")
+        refusal = error_of(begun(places, spec_with(path, "plain20")))
+        assert "are of a network with shortcuts" in refusal
+        assert "choose resnet20" in refusal
         other = "end" if padding == "both-sides" else "both-sides"
         wrong = begun(places, spec_with(path, shortcut_padding=other))
         assert accuracy_of(wrong) < accuracy - 0.1
-        assert accuracy_of(begun(places, spec_with(path, shortcut_padding=padding))) == accuracy_of(found)
+        assert notes_of(wrong)[1].startswith(f"the weights say {where} instead: ")
+        right = begun(places, spec_with(path, shortcut_padding=padding))
+        assert accuracy_of(right) == accuracy_of(found)
+        assert notes_of(right)[1].startswith("the weights confirm that: ")
     assert accuracy_of(found) == pytest.approx(accuracy, abs=1e-6)
 
 
 def test_weights_that_do_not_tell_need_the_setting(places: Places, tmp_path: Path) -> None:
     """Statistics that no training has made."""
-    path = tmp_path / "fresh.pth"
-    torch.save(_Theirs("end").state_dict(), path)
+    path = tmp_path / "fresh.safetensors"
+    save_file(_Theirs("end").state_dict(), path)
     said = error_of(begun(places, spec_with(path)))
     assert "do not tell where their shortcuts put the zeros" in said
     assert "set shortcut padding to end or both-sides" in said
-    assert changes_of(begun(places, spec_with(path, shortcut_padding="both-sides")))
+    stated = notes_of(begun(places, spec_with(path, shortcut_padding="both-sides")))
+    assert stated[0] == "shortcuts padded on both sides"
+    assert stated[1].startswith("the weights do not tell whether that is right: ")
+    (said,) = notes_of(begun(places, spec_with(path, "plain20")))
+    assert said.startswith("weights of a network that may have shortcuts: ")
 
 
-def test_only_networks_that_pad_take_the_setting() -> None:
-    for model in ("plain20", "resnet18", "vgg11"):
+def test_the_least_bad_form_is_not_taken_for_the_right_one() -> None:
+    """Statistics of a short training and images of another kind: each batch-norm is nearest to a plain network's."""
+    network = build_model(RunSpec("cifar10", "resnet20"), DataShape(3, 32, 32, 10))
+    network.load_state_dict(_trained("both-sides", epochs=1).state_dict())
+    framed = F.pad(_digits()[0][:128], (10,) * 4, value=-2.0)
+    assert measure_shortcuts(network, framed).form is None
+
+
+def test_what_is_measured_is_the_training_images_alone(theirs: tuple[str, Path, float], places: Places) -> None:
+    _, path, _ = theirs
+    spec = spec_with(path, "plain20" if theirs[0] == "none" else "resnet20")
+    loading = load_dataset(spec, places, RunControl())
+    try:
+        while True:
+            next(loading)
+    except StopIteration as end:
+        data: ImageData = end.value
+    blind = dataclasses.replace(data, test=None, val=None)  # type: ignore[arg-type]
+    measured = [
+        settle_shortcuts(build_learner(spec, data.shape, (data.mean, data.std), CPU), one).notes
+        for one in (data, blind, blind)
+    ]
+    assert measured[0]
+    assert measured[0] == measured[1] == measured[2]
+
+
+def test_only_networks_that_pad_and_their_twins_take_the_setting() -> None:
+    for model in ("plain18", "resnet18", "vgg11"):
         with pytest.raises(SpecError, match="leave it at auto"):
             RunSpec("digits", model, shortcut_padding="end")
+    plain = build_model(RunSpec("digits", "plain20", shortcut_padding="both-sides"), GREY)
+    assert form_of(plain) == {}
+    assert plain.notes == ("plain20 has no shortcuts, so shortcut padding changes nothing",)
+
+
+def test_a_network_whose_padding_is_stated_has_its_twin() -> None:
+    spec = RunSpec("digits", "resnet20", shortcut_padding="both-sides")
+    assert [one.model for one in with_twin(spec)] == ["resnet20", "plain20"]
+    for plain in (RunSpec("digits", "plain20"), spec.replace(model="plain20")):
+        assert are_twins(spec, plain)
+        assert are_twins(plain, spec)
+    assert not are_twins(spec, RunSpec("digits", "plain20", seed=1))
 
 
 def test_the_form_is_kept_by_checkpoints_resumes_and_predictions(
@@ -219,7 +284,7 @@ def test_the_form_is_kept_by_checkpoints_resumes_and_predictions(
         assert from_disk.guesses[0].confidence == pytest.approx(confidences["both-sides"], abs=1e-4)
         assert from_disk.guesses[0].confidence != pytest.approx(confidences["end"], abs=1e-4)
         # As weights of another run: of whatever padding the file says, without measuring.
-        assert "weights of run 1" in changes_of(begun(places, spec_with(file)))
+        assert notes_of(begun(places, spec_with(file))) == ("weights of run 1", "shortcuts padded on both sides")
         assert accuracy_of(begun(places, spec_with(file))) == pytest.approx(events[-1].final.accuracy)
         with pytest.raises(ModelError, match="with shortcuts padded on both sides; set shortcut padding to auto"):
             build_model(spec_with(file, shortcut_padding="end"), GREY)
@@ -247,76 +312,3 @@ def test_a_run_that_is_cut_off_resumes_in_its_form(places: Places, theirs: tuple
     assert isinstance(ended, RunEnded)
     assert isinstance(whole[-1], RunEnded)
     assert ended.final == whole[-1].final
-
-
-@pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunEnded]:
-    """The weights file of a run, and how the run ended."""
-    root = tmp_path_factory.mktemp("own")
-    places = Places(root / "home", root / "data", root / "cache")
-    spec = RunSpec("digits", "resnet18", epochs=1, dtype="float32", stem="small")
-    *_, ended = run(spec, Lab(places), RunControl())
-    with Store(places.database) as store:
-        weights = store.details(1).weights
-    assert weights is not None
-    assert isinstance(ended, RunEnded)
-    return places.run_folder(1) / weights.file, ended
-
-
-def test_a_runs_own_weights_are_taken_whole(places: Places, own: tuple[Path, RunEnded]) -> None:
-    path, ended = own
-    events = begun(places, spec_with(path, "resnet18", stem="small"))
-    assert "weights of run 1" in changes_of(events)
-    assert ended.final is not None
-    # The last layer is kept, for the classes are as many, and the images are normalised as they were.
-    assert next(event for event in events if isinstance(event, Evaluated)).metrics == ended.final
-
-
-def test_a_runs_own_weights_are_fitted_to_other_images(own: tuple[Path, RunEnded]) -> None:
-    path, _ = own
-    network = build_model(spec_with(path, "resnet18", stem="small"), DataShape(3, 32, 32, 2))
-    theirs = load_file(path)
-    assert network.get_parameter("conv1.weight").sum(1).allclose(theirs["model.conv1.weight"][:, 0], atol=1e-6)
-    assert network.get_parameter("layer4.1.conv2.weight").equal(theirs["model.layer4.1.conv2.weight"])
-    assert network.get_parameter("fc.weight").shape == (2, 512)
-
-
-@pytest.mark.parametrize(
-    ("model", "settings", "expected"),
-    [
-        ("resnet34", {"stem": "small"}, "of run 1, a resnet18; expected a resnet34"),
-        ("resnet18", {"stem": "small", "norm": "group"}, "with norm=batch; expected norm=group"),
-        ("resnet18", {"stem": "imagenet"}, "with stem=small, and these images get stem=imagenet: set stem to small"),
-    ],
-)
-def test_a_runs_own_weights_for_something_else_are_refused(
-    own: tuple[Path, RunEnded], model: str, settings: dict[str, Any], expected: str
-) -> None:
-    with pytest.raises(ModelError, match=expected):
-        build_model(spec_with(own[0], model, **settings), GREY)
-
-
-@pytest.mark.parametrize(
-    "header", ["", "[]", "{}", '{"spec": {"model": 3}}', '{"spec": {"model": "resnet18"}, "form": 1}']
-)
-def test_a_header_that_is_none_of_a_run_is_refused(tmp_path: Path, header: str) -> None:
-    path = tmp_path / "odd.safetensors"
-    save_file({"model.fc.bias": torch.zeros(10)}, path, {"reslab": header})
-    with pytest.raises(ModelError, match="does not say which run of reslab it is of"):
-        build_model(spec_with(path, "resnet18"), GREY)
-
-
-def test_googlenets_own_weights_say_whether_it_scales_its_input(tmp_path: Path) -> None:
-    """A run from random weights did not; weights that are given make torchvision's do."""
-    shape = DataShape(3, 32, 32, 10)
-    network = build_model(RunSpec("cifar10", "googlenet"), shape)
-    assert form_of(network) == {"transform_input": False}
-    state = {f"model.{name}": value for name, value in network.state_dict().items()}
-    for number, (form, spec) in enumerate(
-        (({"form": form_of(network)}, {"weights": "x.pth"}), ({}, {"weights": "random"}), ({}, {"weights": "imagenet"}))
-    ):
-        path = tmp_path / f"{number}.safetensors"
-        header = {"run": 1, "spec": {"model": "googlenet", **spec}, **form}
-        save_file({name: value.contiguous() for name, value in state.items()}, path, {"reslab": json.dumps(header)})
-        found = build_model(RunSpec("cifar10", "googlenet", weights=str(path)), shape)
-        assert form_of(found) == {"transform_input": number == 2}
