@@ -22,6 +22,8 @@ from engine.shape import DataShape
 from engine.spec import RunSpec
 from tests.engine.test_shortcuts import GREY, begun, notes_of, spec_with
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunEnded]:

@@ -34,6 +34,7 @@ from engine.training.learner import build_learner
 from engine.training.shortcuts import settle_shortcuts
 
 GREY = DataShape(1, 8, 8, 10)
+pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = Placement(torch.device("cpu"), torch.float32, torch.contiguous_format, "a test")
 
 
@@ -101,8 +102,6 @@ def _digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 def _trained(pad: str, epochs: int) -> _Theirs:
     torch.manual_seed(0)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # two would wait for each other where others are at work
     network, (images, labels, _, _) = _Theirs(pad), _digits()
     optimizer = torch.optim.SGD(network.parameters(), 0.05, momentum=0.9)
     for _ in range(epochs):
@@ -111,7 +110,6 @@ def _trained(pad: str, epochs: int) -> _Theirs:
             optimizer.zero_grad()
             torch.autograd.backward(F.cross_entropy(network(images[rows]), labels[rows]))
             optimizer.step()
-    torch.set_num_threads(threads)
     return network
 
 
