@@ -22,7 +22,7 @@ _FORMS = (PLAIN, *PADDINGS)
 _ALPHA = 0.01
 _CLEARLY = 0.8  # of the other form's deviation, at most
 # Of a batch-norm, at most, on average. Measured with nine networks trained on digits for 1, 3 or 8 epochs, on images of
-# five kinds: up to 0.38 after 3 and 8 epochs on their own images, 0.46 and more in all 9 of 135 clear but wrong answers,
+# five kinds: up to 0.38 after 3 and 8 epochs on their own images, 0.46 and more in all 9 of 135 clear wrong answers,
 # which were of 1 epoch. On images of another kind even the right form mostly lies above, so there it has to be stated.
 _CLOSE = 0.4
 _LEAST = 1e-6  # by which deviations differ where they do
