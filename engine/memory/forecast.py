@@ -195,12 +195,14 @@ class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _without_contents(self, tensor: Tensor) -> Tensor:
         """In place of one that was made for real while the network was built. torch would convert it as well, and load
-        its compiler for that.
+        its compiler for that. It is an ordinary tensor even where an evaluation is the first to ask for it: views of
+        one made in inference mode cannot be taken here.
         """
         if isinstance(tensor, FakeTensor):
             return tensor
         if tensor not in self._emptied:
-            self._emptied[tensor] = torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype)
+            with torch.inference_mode(False):
+                self._emptied[tensor] = torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype)
         empty: Tensor = self._emptied[tensor]
         return empty
 

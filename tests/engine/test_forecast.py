@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
 from engine.cli import main
 from engine.cluster.request import request_for
@@ -109,6 +110,17 @@ def test_a_forecast_that_cannot_be_made_is_one_sentence_and_no_reason_not_to_tra
     assert isinstance(events[-1], RunEnded)
     assert events[-1].status == "completed"
     assert not any(isinstance(event, MemoryForecasted) for event in events)
+
+
+def test_a_table_made_while_building_can_be_viewed_in_an_evaluation() -> None:
+    """As Swin and MaxViT look up where one patch lies from another."""
+    storages = forecast_module._Storages()
+    with FakeTensorMode(allow_non_fake_inputs=True), storages:
+        table = torch.arange(4) + torch.tensor(1)
+        storages.timeline.moment = "evaluation"
+        with torch.inference_mode():
+            assert table.view(2, 2).shape == (2, 2)
+        assert (table.view(-1) * torch.ones(4)).shape == (4,)
 
 
 @pytest.mark.slow
