@@ -15,6 +15,7 @@ import pytest
 from hypothesis import settings
 
 from engine.control import Control
+from engine.cores import usable_cores
 from engine.paths import Places
 from engine.spec import RunSpec
 
@@ -29,6 +30,11 @@ def pytest_configure(config: pytest.Config) -> None:
     """Only the tests marked so see a GPU; all others say what happens without one, on every machine."""
     if config.option.markexpr != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: tests also wait, for processes and for screens."""
+    return usable_cores() + 1
 
 
 def pytest_collection_finish() -> None:

@@ -190,6 +190,7 @@ def test_a_run_that_cannot_be_asked_says_so(run: Carried, places: Places) -> Non
         next(told)
 
 
+@pytest.mark.slow
 def test_the_stream_of_a_process_that_was_killed_goes_when_the_run_does_on(places: Places) -> None:
     from engine.runs import Lab, resume
     from engine.runs import run as begin

@@ -277,6 +277,7 @@ def test_a_second_signal_after_a_while_breaks_off(monkeypatch: pytest.MonkeyPatc
             signal.raise_signal(signal.SIGINT)
 
 
+@pytest.mark.slow
 def test_the_progress_bar_takes_no_name_for_markup(tmp_path: Path) -> None:
     """On a terminal, for only there the bar is drawn; rich would raise at a closing tag that nothing opened."""
     root = make_folder(tmp_path / "x[" / "b]", {"a": 4, "b": 4}, size=(8, 8))

@@ -200,16 +200,16 @@ def test_the_command_prints_it_and_its_exit_code_says_whether_it_fits(
         code = main(words, lambda *arguments: 0)
         return code, capsys.readouterr().out
 
-    code, out = reslab("forecast", "digits", "squeezenet1_1", "--image-size", "32", "--batch-size", "64", "--json")
+    code, out = reslab("forecast", "digits", "resnet20", "--batch-size", "64", "--json")
     found = json.loads(out)
     assert code == 0
     assert set(BYTES_FIELDS) <= found.keys()
     assert found["peak_bytes"] == sum(found[name] for name in BYTES_FIELDS if name != "peak_bytes")
     assert found["verdict"] == "fits"
-    with_bound(monkeypatch, 10 * MIB)
-    code, out = reslab("forecast", "digits", "squeezenet1_1", "--image-size", "32", "--batch-size", "64")
+    with_bound(monkeypatch, 2 * MIB)
+    code, out = reslab("forecast", "digits", "resnet20", "--batch-size", "64")
     assert code == 1
-    assert "for tensors, 10.0 MiB available for them" in out
+    assert "for tensors, 2.0 MiB available for them" in out
 
 
 def record(store: Store, device: str, said: MemoryForecasted, peak: int, context: int | None) -> None:

@@ -34,13 +34,18 @@ def test_a_run_and_its_forecast_load_no_compiler() -> None:
 @pytest.mark.parametrize(
     "asked",
     [
-        "torch._dynamo.reset()",
-        "import torch._dynamo.utils; torch._dynamo.utils.counters",
         "from torch._dynamo.utils import counters",
-        "from torch._dynamo import optimize",
-        "import torch._dynamo.eval_frame",
-        "import torch._inductor.config",
-        "torch.use_deterministic_algorithms(True)",
+        *(
+            pytest.param(other, marks=pytest.mark.slow)
+            for other in (
+                "torch._dynamo.reset()",
+                "import torch._dynamo.utils; torch._dynamo.utils.counters",
+                "from torch._dynamo import optimize",
+                "import torch._dynamo.eval_frame",
+                "import torch._inductor.config",
+                "torch.use_deterministic_algorithms(True)",
+            )
+        ),
     ],
 )
 def test_whoever_asks_for_more_gets_the_real_one(asked: str) -> None:
@@ -58,6 +63,7 @@ def test_whoever_asks_for_more_gets_the_real_one(asked: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_network_compiles_after_a_run_that_did_not() -> None:
     said = carry_out(
         _A_RUN
@@ -69,6 +75,7 @@ def test_a_network_compiles_after_a_run_that_did_not() -> None:
     assert said.split() == ["3.0", "1"]
 
 
+@pytest.mark.slow
 def test_where_torch_is_loaded_already_nothing_is_put_in_its_place() -> None:
     carry_out("import torch, torchvision, sys, engine\nfrom engine.postponed import is_postponed\n"
               "assert not is_postponed()")  # fmt: skip

@@ -191,6 +191,7 @@ def test_images_that_cannot_be_uploaded_at_first_are_uploaded_after_freeing(
 
 
 @few_digits
+@pytest.mark.slow
 def test_every_third_allocation_fails_and_the_run_completes(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the large ones: an upload, the building, each attempt at a step, each batch of an evaluation."""
     from engine.training import evaluation, setup

@@ -108,9 +108,11 @@ def assert_same(places: Places, one: int, other: int) -> None:
     [
         ({}, 1), pytest.param({}, 5, marks=pytest.mark.slow), ({}, STEPS),
         pytest.param({}, 2 * STEPS, marks=pytest.mark.slow), pytest.param({}, 3 * STEPS, marks=pytest.mark.slow),
-        ({"optimizer": "adamw", "schedule": "cosine", "learning_rate": 0.001}, 9),
+        pytest.param({"optimizer": "adamw", "schedule": "cosine", "learning_rate": 0.001}, 9, marks=pytest.mark.slow),
         ({"val_share": 0.2, "schedule": "one-cycle", "nesterov": True, "flip": True, "crop_padding": 1}, 7),
-        ({"model": "squeezenet1_1", "image_size": 32, "learning_rate": 0.001, "epochs": 1}, 3),
+        pytest.param(
+            {"model": "squeezenet1_1", "image_size": 32, "learning_rate": 0.001, "epochs": 1}, 3, marks=pytest.mark.slow
+        ),
     ],
     ids=["first", "middle", "epoch", "second-epoch", "last", "adamw", "validation", "dropout"],
 )  # fmt: skip

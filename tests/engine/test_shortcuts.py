@@ -297,6 +297,7 @@ def _metadata(file: Path) -> str:
         return str(opened.metadata()["reslab"])
 
 
+@pytest.mark.slow
 def test_a_run_that_is_cut_off_resumes_in_its_form(places: Places, theirs: tuple[str, Path, float]) -> None:
     padding, path, _ = theirs
     if padding != "both-sides":
