@@ -6,7 +6,6 @@ rollback journal is used because SQLite before 3.51.3 can corrupt a write-ahead 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import sqlite3
@@ -40,7 +39,6 @@ from engine.results.records import LOST, Curve, Predictions, RunDetails, RunReco
 from engine.results.rows import (
     EPOCH_COLUMNS,
     LISTED_COLUMNS,
-    RUN_COLUMNS,
     pack,
     read_any_run,
     read_evaluation,
@@ -49,9 +47,9 @@ from engine.results.rows import (
     unless_damaged,
     unpack,
 )
+from engine.results.seals import is_intact, write_seal
 from engine.spec import RunSpec
 
-_TABLES = ("steps", "epochs", "evaluations", "weights", "memory", "recoveries", "resumes")
 _COMMIT_EVERY_S = 1.0  # points wait this long: one commit costs an fsync, 1 to 20 ms
 _BUSY_MS = 5000
 _Progress = RunStarted | RunContinued | Evaluated | EpochEnded | CheckpointSaved | RunEnded
@@ -188,7 +186,7 @@ class Store:
         if event.status == "completed":
             resumes.keep_checkpoints(self._db, event.run, 1)
             resumes.forget_all_but_last_predictions(self._db, event.run)
-        self._seal(event.run)
+        write_seal(self._db, event.run)
 
     def reopen(self, run: int, step: int, epochs: int, evaluated: bool, spec: RunSpec | None = None) -> None:
         """Let a run that was cut off run again in this process, from its checkpoint at `step` on.
@@ -229,7 +227,7 @@ class Store:
             try:
                 with self._transaction():
                     if carriers.settle(self._db, *row, error=LOST):
-                        self._seal(row[0])
+                        write_seal(self._db, row[0])
             except StoreError as error:
                 if not carriers.read_only(error.__cause__):
                     raise
@@ -335,9 +333,8 @@ class Store:
 
     def intact(self, run: int) -> bool | None:
         """Whether a run's rows are those that were sealed at its end; None while it has no seal."""
-        ((seal,),) = self._rows("SELECT seal FROM runs WHERE run = ?", run)
         with _explained(self._path):
-            return None if seal is None else bool(seal == self._digest(run))
+            return is_intact(self._db, run)
 
     def calibration(self, device_name: str) -> Calibration | None:
         """What the latest runs on this GPU say of its forecasts; None where none was measured there."""
@@ -365,19 +362,6 @@ class Store:
     def _rows(self, query: str, *arguments: Any) -> list[Any]:
         with _explained(self._path):
             return self._db.execute(query, arguments).fetchall()
-
-    def _seal(self, run: int) -> None:
-        self._db.execute("UPDATE runs SET seal = ? WHERE run = ?", (self._digest(run), run))
-
-    def _digest(self, run: int) -> str:
-        """SHA-256 over all of a run's rows but the seal itself."""
-        digest = hashlib.sha256()
-        row = self._db.execute(f"SELECT {RUN_COLUMNS}, started FROM runs WHERE run = ?", (run,)).fetchone()
-        digest.update(repr(row).encode())
-        for table in _TABLES:
-            for row in self._db.execute(f"SELECT * FROM {table} WHERE run = ? ORDER BY rowid", (run,)):
-                digest.update(repr(row).encode())
-        return digest.hexdigest()
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -193,12 +193,9 @@ def test_a_run_that_cannot_be_asked_says_so(run: Carried, places: Places) -> Non
 @pytest.mark.slow
 def test_the_stream_of_a_process_that_was_killed_goes_when_the_run_does_on(places: Places) -> None:
     from engine.runs import Lab, resume
-    from engine.runs import run as begin
+    from tests.running import run_until
 
-    control = RunControl()
-    for event in begin(SPEC, Lab(places), control):
-        if isinstance(event, StepsCompleted):
-            control.stop()
+    run_until(StepsCompleted, places, SPEC)
     old = stream_path(places.run_folder(1))
     old.write_text("{}\n")
     there = [old.exists() for event in resume(1, Lab(places), RunControl()) if isinstance(event, events.RunContinued)]

@@ -1,7 +1,7 @@
 """Every command, wherever its output goes: no letters for it, no room, nobody who reads, no stream, no home.
 
 The commands come from the parser itself, so a new one is tried as well; where it takes a word that is not known here,
-the test says so.
+the test says so. Those that are used most are tried each time, the others with the slow tests.
 """
 
 from __future__ import annotations

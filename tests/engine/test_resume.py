@@ -33,6 +33,7 @@ from engine.training.checkpoint import Checkpoint, load_checkpoint, write_checkp
 from engine.training.position import Position
 from engine.training.saving import Saver
 from tests.fakes import events_of
+from tests.running import run_until
 
 pytestmark = pytest.mark.usefixtures("few_digits")
 SPEC = RunSpec("digits", "resnet20", epochs=3, batch_size=32)
@@ -53,12 +54,7 @@ def all_of(places: Places, spec: RunSpec = SPEC) -> list[Event]:
 
 def cut(places: Places, step: int, spec: RunSpec = SPEC, reason: str | None = None) -> list[Event]:
     """A run that is stopped as soon as `step` steps are done, or in the evaluation after them."""
-    control, events = RunControl(), []
-    for event in run(spec, Lab(places), control):
-        events.append(event)
-        if isinstance(event, StepsCompleted) and event.last_step >= step:
-            control.stop(reason)
-    return events
+    return run_until(lambda event: isinstance(event, StepsCompleted) and event.last_step >= step, places, spec, reason)
 
 
 def go_on(places: Places, number: int) -> list[Event]:
@@ -235,10 +231,7 @@ def test_a_resume_that_is_stopped_at_once_keeps_the_figures(places: Places, monk
 
 def test_a_run_cut_off_in_its_first_evaluation_begins_anew(places: Places) -> None:
     all_of(places)
-    control = RunControl()
-    for event in run(SPEC, Lab(places), control):
-        if isinstance(event, RunStarted):
-            control.stop()
+    run_until(RunStarted, places, SPEC)
     go_on(places, 2)
     assert_same(places, 2, 1)
 

@@ -32,6 +32,7 @@ from engine.shape import DataShape
 from engine.spec import RunSpec
 from engine.training.learner import build_learner
 from engine.training.shortcuts import settle_shortcuts
+from tests.running import run_until
 
 GREY = DataShape(1, 8, 8, 10)
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -135,12 +136,7 @@ def spec_with(path: Path, model: str = "resnet20", **settings: Any) -> RunSpec:
 
 def begun(places: Places, spec: RunSpec) -> list[Event]:
     """Until the test images were looked at before the first step."""
-    control, events = RunControl(), list[Event]()
-    for event in run(spec, Lab(places), control):
-        events.append(event)
-        if isinstance(event, Evaluated):
-            control.stop()
-    return events
+    return run_until(Evaluated, places, spec)
 
 
 def accuracy_of(events: list[Event]) -> float:
@@ -303,10 +299,9 @@ def test_a_run_that_is_cut_off_resumes_in_its_form(places: Places, theirs: tuple
     if padding != "both-sides":
         pytest.skip("the form that is not the default")
     whole = list(run(spec_with(path).replace(epochs=2), Lab(places), RunControl()))
-    control = RunControl()
-    for event in run(spec_with(path).replace(epochs=2), Lab(places), control):
-        if isinstance(event, Evaluated) and event.epoch == 1:
-            control.stop()
+    run_until(
+        lambda event: isinstance(event, Evaluated) and event.epoch == 1, places, spec_with(path).replace(epochs=2)
+    )
     *_, ended = resume(2, Lab(places), RunControl())
     assert isinstance(ended, RunEnded)
     assert isinstance(whole[-1], RunEnded)

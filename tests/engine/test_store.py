@@ -86,6 +86,15 @@ def test_a_change_after_the_end_is_noticed(change: str, store: Store, places: Pl
         store.predictions(run)
 
 
+def test_a_column_that_comes_later_breaks_no_seal(store: Store, places: Places) -> None:
+    run = record_run(store)
+    with sqlite3.connect(places.database) as other:
+        for (table,) in other.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+            if not table.startswith("sqlite_"):
+                other.execute(f"ALTER TABLE {table} ADD COLUMN later TEXT DEFAULT 'new'")
+    assert store.intact(run) is True
+
+
 def test_a_number_is_never_given_twice(store: Store) -> None:
     first = record_run(store)
     store.delete(first)

@@ -38,6 +38,7 @@ from engine.shape import DataShape
 from engine.spec import RunSpec
 from engine.training.checkpoint import load_checkpoint
 from engine.training.optim import learning_rate
+from tests.running import run_until
 
 SPEC = RunSpec("digits", "resnet20", epochs=1, batch_size=16)
 few_digits = pytest.mark.usefixtures("few_digits")
@@ -210,12 +211,8 @@ def test_a_bad_loss_ends_the_run_with_the_state_before_it(
     optimizer: Any, places: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = SPEC.replace(optimizer=optimizer, weight_decay=0.01)
-    control = RunControl()
-    stopped = []
-    for event in run(spec, Lab(places), control):  # what the state after four good steps is
-        stopped.append(event)
-        if isinstance(event, StepsCompleted) and event.last_step >= 4:
-            control.stop()
+    # What the state after four good steps is.
+    stopped = run_until(lambda event: isinstance(event, StepsCompleted) and event.last_step >= 4, places, spec)
     good_steps = ended(stopped).steps
     poison(monkeypatch, good_steps + 1, lambda images: images * float("nan"))
     events = collect(spec, places)

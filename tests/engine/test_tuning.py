@@ -23,6 +23,7 @@ from engine.spec import RunSpec
 from engine.training import setup, train, tuning
 from engine.training.learner import Learner
 from engine.training.tuning import is_tunable
+from tests.running import run_until
 
 CPU = Placement(torch.device("cpu"), torch.float32, torch.contiguous_format, "test")
 pytestmark = pytest.mark.usefixtures("few_digits")
@@ -54,12 +55,7 @@ def collect(places: Places, spec: RunSpec = SPEC) -> list[Event]:
 
 def set_up(places: Places, spec: RunSpec = SPEC) -> list[Event]:
     """As `collect`, stopped when the run is ready."""
-    control, events = RunControl(), list[Event]()
-    for event in run(spec, Lab(places), control):
-        events.append(event)
-        if isinstance(event, RunStarted):
-            control.stop()
-    return events
+    return run_until(RunStarted, places, spec)
 
 
 def tuned(events: list[Event]) -> list[SettingsTuned]:
@@ -214,12 +210,9 @@ def test_a_run_that_is_resumed_keeps_its_threads_and_measures_nothing(
     places: Places, seconds: Callable[[Callable[[Placement, int], float]], None]
 ) -> None:
     seconds(lambda placement, threads: 1.0)
-    control = RunControl()
-    for event in run(SPEC.replace(epochs=50), Lab(places), control):
-        if isinstance(event, StepsCompleted):
-            control.stop()
-    assert isinstance(event, RunEnded)
-    assert event.status == "stopped"
+    *_, ended = run_until(StepsCompleted, places, SPEC.replace(epochs=50))
+    assert isinstance(ended, RunEnded)
+    assert ended.status == "stopped"
     with Store(places.database) as store:
         assert store.forget_tunings() == 1
     seconds(lambda placement, threads: float(threads))  # a single one would be taken now

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from engine.results.records import LOST
+from engine.results.seals import write_seal
 from engine.results.store import Store
 from engine.spec import RunSpec
 from tests.fakes import events_of
@@ -147,7 +148,7 @@ def _record(home: Path, text: str, images: Path) -> None:
             db.execute("UPDATE runs SET status = 'failed', error = ? WHERE run = 3", (f"{LOST} {text}",))
         for run in (1, 2, 3):
             with store._transaction():
-                store._seal(run)
+                write_seal(store._db, run)
     places.run_folder(1).mkdir(parents=True)
     name = text.replace("\n", " ").replace("\r", " ").replace(",", " ").replace('"', " ")
     (places.run_folder(1) / "manifest.csv").write_text(
