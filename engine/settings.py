@@ -1,7 +1,7 @@
 """How a setting of `RunSpec` is described, checked and read from text. Knows no particular setting; loads no torch.
 
-A setting is described once, at its field. The form, the command line's `--help`, TOML files and every complaint
-about a bad value are made from that description.
+A setting is described once, at its field. The form, the command line's `--help`, TOML files, every complaint about a
+bad value, and every key that says "the same images" or "the same step" are made from that description.
 """
 
 from __future__ import annotations
@@ -16,14 +16,22 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from engine.errors import SpecError
 
 Value = str | int | float | bool | None
+Effect = Literal["images", "epoch", "step", "memory", "result"]
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One field: what it means (`help`), its `unit`, its closed range `low`..`high`, or an open lower end `above`."""
+    """One field: what it means (`help`), its `unit`, its closed range `low`..`high`, or an open lower end `above`.
+
+    `affects` names what changes with it: the `images` that are loaded, as they are normalised; how many or how large
+    the images of an `epoch` are; how long a `step` takes, and how much `memory`, on images of one shape; the `result`.
+    `common` settings come first in the form.
+    """
 
     help: str
     group: str
+    affects: tuple[Effect, ...]
+    common: bool = False
     unit: str = ""
     low: float | None = None
     high: float | None = None
@@ -131,9 +139,13 @@ def _plain(number: float) -> str:
     return f"{int(number):,}" if float(number).is_integer() else f"{number:g}"
 
 
-def setting(default: Any = dataclasses.MISSING, *, help: str, group: str, **limits: Any) -> Any:
+def setting(
+    default: Any = dataclasses.MISSING, *, help: str, group: str, affects: tuple[Effect, ...], **more: Any
+) -> Any:
     """A dataclass field that carries its own description."""
-    metadata = {"setting": Setting(help=help, group=group, **limits)}
+    if unknown := set(affects) - set(get_args(Effect)):
+        raise ValueError(f"a setting affects {', '.join(get_args(Effect))}, not {', '.join(sorted(unknown))}")
+    metadata = {"setting": Setting(help=help, group=group, affects=affects, **more)}
     return field(default=default, metadata=metadata)
 
 

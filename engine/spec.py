@@ -11,13 +11,14 @@ import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 from engine.datasets.registry import FOLDER_PREFIX, find_dataset
 from engine.errors import SpecError
 from engine.models.registry import find_model
-from engine.settings import Setting, Value, setting, settings_of
+from engine.settings import Effect, Setting, Value, setting, settings_of
 from engine.text import counted, escaped
 
 Stem = Literal["imagenet", "small", "auto"]
@@ -36,41 +37,86 @@ class RunSpec:
         SpecError: a value is out of range, or two values exclude each other; `.field` names the setting.
     """
 
-    dataset: str = setting(help="a name that `reslab datasets` lists, or folder:PATH", group="data")
-    model: str = setting(help="a name that `reslab models` lists", group="model")
-    epochs: int = setting(10, help="passes over the training images", group="recipe", low=1, high=100_000)
+    dataset: str = setting(
+        help="a name that `reslab datasets` lists, or folder:PATH", group="data", affects=("images", "epoch", "result")
+    )
+    model: str = setting(help="a name that `reslab models` lists", group="model", affects=("step", "memory", "result"))
+    epochs: int = setting(
+        10,
+        help="passes over the training images",
+        group="recipe",
+        affects=("result",),
+        common=True,
+        low=1,
+        high=100_000,
+    )
     batch_size: int = setting(
         128,
         help="images a step; a last batch of one joins the one before",
         group="recipe",
+        affects=("step", "memory", "result"),
+        common=True,
         unit="images",
         low=2,
         high=65_536,
     )
     learning_rate: float = setting(
-        0.01, help="the highest rate that the schedule reaches", group="recipe", above=0, high=1000
+        0.01,
+        help="the highest rate that the schedule reaches",
+        group="recipe",
+        affects=("result",),
+        common=True,
+        above=0,
+        high=1000,
     )
-    optimizer: Optimizer = setting("sgd", help="the rule that turns gradients into updates", group="recipe")
-    momentum: float = setting(0.9, help="of SGD; 0 is plain SGD; Adam ignores it", group="recipe", low=0, below=1)
-    nesterov: bool = setting(False, help="Nesterov's form of momentum, for SGD", group="recipe")
-    weight_decay: float = setting(0.0, help="L2 for SGD and Adam, decoupled for AdamW", group="recipe", low=0, high=10)
-    schedule: Schedule = setting("constant", help="how the learning rate moves over the run", group="recipe")
+    optimizer: Optimizer = setting(
+        "sgd",
+        help="the rule that turns gradients into updates",
+        group="recipe",
+        affects=("step", "memory", "result"),
+        common=True,
+    )
+    momentum: float = setting(
+        0.9,
+        help="of SGD; 0 is plain SGD; Adam ignores it",
+        group="recipe",
+        affects=("memory", "result"),
+        common=True,
+        low=0,
+        below=1,
+    )
+    nesterov: bool = setting(
+        False, help="Nesterov's form of momentum, for SGD", group="recipe", affects=("memory", "result")
+    )
+    weight_decay: float = setting(
+        0.0, help="L2 for SGD and Adam, decoupled for AdamW", group="recipe", affects=("result",), low=0, high=10
+    )
+    schedule: Schedule = setting(
+        "constant", help="how the learning rate moves over the run", group="recipe", affects=("result",), common=True
+    )
     warmup_epochs: float = setting(
         0.0,
         help="linear rise of the rate; one-cycle: its rising part, 0 meaning 30 % of the run",
         group="recipe",
+        affects=("result",),
         unit="epochs",
         low=0,
         high=100_000,
     )
     label_smoothing: float = setting(
-        0.0, help="share of the target spread over all classes", group="recipe", low=0, below=1
+        0.0, help="share of the target spread over all classes", group="recipe", affects=("result",), low=0, below=1
     )
-    flip: bool = setting(False, help="training images are mirrored at random, each on its own", group="recipe")
+    flip: bool = setting(
+        False,
+        help="training images are mirrored at random, each on its own",
+        group="recipe",
+        affects=("memory", "result"),
+    )
     crop_padding: int = setting(
         0,
         help="training images are shifted at random by up to this much; 0 is off",
         group="recipe",
+        affects=("memory", "result"),
         unit="pixels",
         low=0,
         high=512,
@@ -79,6 +125,8 @@ class RunSpec:
         None,
         help="resize to this square: shorter side, then centre crop; none keeps the native size",
         group="data",
+        affects=("images", "epoch", "result"),
+        common=True,
         unit="pixels",
         low=4,
         high=1024,
@@ -87,16 +135,23 @@ class RunSpec:
         0.0,
         help="share of the training images held out to tune on, so that the test set stays unread",
         group="data",
+        affects=("images", "epoch", "result"),
         low=0,
         below=1,
     )
     test_share: float = setting(
-        0.2, help="share of a folder without a test part that becomes the test set", group="data", above=0, below=1
+        0.2,
+        help="share of a folder without a test part that becomes the test set",
+        group="data",
+        affects=("images", "epoch", "result"),
+        above=0,
+        below=1,
     )
     split_seed: int = setting(
         0,
         help="seeds both splits, apart from the seed, so that several seeds see the same test images",
         group="data",
+        affects=("images", "result"),
         low=0,
         high=2**32 - 1,
     )
@@ -104,47 +159,76 @@ class RunSpec:
         "imagenet",
         help="ResNet's first layers: 7×7/2 with max-pool, or 3×3/1 without; auto: small under 64 pixels",
         group="model",
+        affects=("step", "memory", "result"),
+        common=True,
     )
-    weights: str = setting("random", help="random, imagenet, or the path of a state dict", group="model")
+    weights: str = setting(
+        "random",
+        help="random, imagenet, or the path of a state dict",
+        group="model",
+        affects=("images", "result"),
+        common=True,
+    )
     freeze: Literal["none", "backbone"] = setting(
         "none",
         help="backbone: train the last layer alone, and the first where it was changed; needs trained weights",
         group="model",
+        affects=("step", "memory", "result"),
     )
     backbone_rate: float = setting(
-        1.0, help="share of the learning rate that the layers with trained weights get", group="recipe", above=0, high=1
+        1.0,
+        help="share of the learning rate that the layers with trained weights get",
+        group="recipe",
+        affects=("result",),
+        above=0,
+        high=1,
     )
     shortcut_padding: Literal["auto", "end", "both-sides"] = setting(
         "auto",
         help="where a CIFAR ResNet's shortcuts put the zeros of new channels; auto: at the end, for weights of others "
         "where their statistics say",
         group="model",
+        affects=("result",),
     )
-    norm: Literal["batch", "group"] = setting("batch", help="the normalisation layers of a ResNet", group="model")
-    seed: int = setting(0, help="first weights, order of images, augmentation", group="run", low=0, high=2**32 - 1)
-    device: DeviceChoice = setting("auto", help="where to train; auto: cuda, else mps, else cpu", group="run")
+    norm: Literal["batch", "group"] = setting(
+        "batch", help="the normalisation layers of a ResNet", group="model", affects=("step", "memory", "result")
+    )
+    seed: int = setting(
+        0, help="first weights, order of images, augmentation", group="run", affects=("result",), low=0, high=2**32 - 1
+    )
+    device: DeviceChoice = setting(
+        "auto", help="where to train; auto: cuda, else mps, else cpu", group="run", affects=("step", "result")
+    )
     dtype: DtypeChoice = setting(
         "auto",
         help="of the arithmetic; auto: bfloat16 on GPUs that have it, on a processor what is measured to be quickest",
         group="run",
+        affects=("step", "memory", "result"),
     )
     on_oom: OnOom = setting(
         "micro-batch",
         help="where memory runs out: smaller parts of a batch, or activations computed twice (checkpoint), or fail",
         group="run",
+        affects=("result",),
     )
     compile: bool = setting(
-        False, help="let torch write code for the network before the first step: a minute or more, once", group="run"
+        False,
+        help="let torch write code for the network before the first step: a minute or more, once",
+        group="run",
+        affects=("step", "result"),
     )
     checkpoint_every: float = setting(
         60.0,
         help="at most this much work is at risk: a run that is cut off goes on from its last checkpoint",
         group="run",
+        affects=(),
         unit="s",
         low=1,
         high=86_400,
     )
-    deterministic: bool = setting(False, help="refuse operations that differ from run to run on a GPU", group="run")
+    deterministic: bool = setting(
+        False, help="refuse operations that differ from run to run on a GPU", group="run", affects=("step", "result")
+    )
 
     def __post_init__(self) -> None:
         for name, described in settings_of(RunSpec).items():
@@ -187,10 +271,11 @@ class RunSpec:
         return escaped("".join(lines), toml=True)
 
     def seed_group(self, with_folder: bool = True) -> str:
-        """The key of the group of runs that differ in their seed alone: the canonical JSON without it, and without the
-        path of a folder of images where those are known by their hash.
+        """The key of the group of runs that differ in their seed alone: the canonical JSON of the other settings that
+        affect the result, without the path of a folder of images where those are known by their hash.
         """
-        rest = {name: value for name, value in self.to_dict().items() if name != "seed"}
+        named = affecting("result")
+        rest = {name: value for name, value in self.to_dict().items() if name in named and name != "seed"}
         if not with_folder and self.dataset.startswith(FOLDER_PREFIX):
             rest["dataset"] = FOLDER_PREFIX
         return json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
@@ -232,6 +317,13 @@ class RunSpec:
             raise SpecError(f"not TOML: {error}; expected lines such as epochs = 10") from None
 
 
+@cache
+def affecting(*effects: Effect) -> tuple[str, ...]:
+    """The names of the settings that affect any of these, in the spec's order."""
+    described = settings_of(RunSpec).items()
+    return tuple(name for name, item in described if not set(effects).isdisjoint(item.affects))
+
+
 def read_spec_file(path: Path) -> dict[str, Any]:
     """The settings in a TOML file, unchecked (`RunSpec.from_mapping` checks them).
 
@@ -246,4 +338,4 @@ def read_spec_file(path: Path) -> dict[str, Any]:
         raise SpecError(f"{path} is no TOML: {error}; expected lines such as epochs = 10") from None
 
 
-__all__ = ["RunSpec", "Setting", "Value", "read_spec_file", "settings_of"]
+__all__ = ["RunSpec", "Setting", "Value", "affecting", "read_spec_file", "settings_of"]

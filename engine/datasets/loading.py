@@ -26,7 +26,7 @@ from engine.errors import DatasetError
 from engine.failures import dataset_is_used
 from engine.paths import Places
 from engine.progress import LoadingStopped, Progress
-from engine.spec import RunSpec
+from engine.spec import RunSpec, affecting
 from engine.text import counted
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # torchvision's documentation of its pretrained weights
@@ -45,9 +45,10 @@ def check_dataset(spec: RunSpec) -> None:
 
 def data_key(spec: RunSpec) -> tuple[object, ...]:
     """Two specs with the same key load the same images, as a person's folder is now."""
-    imagenet = spec.weights != "random"
+    chosen = {name: getattr(spec, name) for name in affecting("images")}
+    chosen["weights"] = spec.weights != "random"  # trained ones want the images normalised as ImageNet's
     files = _files_now(folder_path(spec.dataset)) if find_dataset(spec.dataset) is FOLDER else ""
-    return (spec.dataset, spec.image_size, spec.test_share, spec.val_share, spec.split_seed, imagenet, files)
+    return (*chosen.values(), files)
 
 
 def _files_now(root: Path) -> str:

@@ -30,7 +30,7 @@ from engine.memory.shapes import COMPOSITES, RETURNS
 from engine.memory.timeline import Forecast, Held, Timeline
 from engine.memory.workspace import CONVOLUTIONS, Convolution
 from engine.shape import DataShape
-from engine.spec import RunSpec
+from engine.spec import RunSpec, affecting, settings_of
 from engine.training.evaluation import evaluation_batch, forward
 from engine.training.gradients import Gradients
 from engine.training.learner import Learner, build_learner, part_bounds
@@ -43,13 +43,6 @@ _LISTS = (
     torch.ops.aten.linspace.default,
 )  # fmt: skip
 _READS = (torch.ops.aten._local_scalar_dense.default,)
-# What does not change the memory of a step; the other settings are the key of the cache.
-_IRRELEVANT = {
-    "dataset": "digits", "epochs": 1, "learning_rate": 0.1, "weight_decay": 0.0, "schedule": "constant",
-    "warmup_epochs": 0.0, "label_smoothing": 0.0, "val_share": 0.0, "test_share": 0.2, "split_seed": 0, "seed": 0,
-    "deterministic": False, "compile": False, "image_size": None, "on_oom": "micro-batch", "device": "auto",
-    "shortcut_padding": "auto",
-}  # fmt: skip
 
 
 def forecast(
@@ -62,13 +55,12 @@ def forecast(
         ModelError: the network cannot take such images.
         ForecastError: torch did not let itself be asked; the log has the rest.
     """
-    changes = {**_IRRELEVANT, "weights": "random", "freeze": "none", "backbone_rate": 1.0}
     frozen = spec.freeze == "backbone"
     at_once = evaluation_batch(spec.batch_size, shape)
     if micro_batch is not None:
         at_once = min(at_once, EVALUATED_PER_PART * micro_batch)
     try:
-        asked = spec.replace(**changes)
+        asked = memory_key(spec)
         found = _of_step(
             asked,
             shape,
@@ -91,6 +83,15 @@ def forecast(
         workspace_bytes=max(found.workspace_bytes + calibration.workspace_bytes, 0),
         context_bytes=calibration.context_bytes,
     )
+
+
+def memory_key(spec: RunSpec) -> RunSpec:
+    """`spec` with only what affects the memory of a step. Frozen layers are stated beside it, for trained weights would
+    have to be there.
+    """
+    named = affecting("memory")
+    changes = {name: item.default for name, item in settings_of(RunSpec).items() if name not in named}
+    return spec.replace(**{**changes, "dataset": "digits", "freeze": "none"})
 
 
 def resident_bytes(num_images: int, shape: DataShape) -> int:

@@ -152,12 +152,14 @@ def _computed_in(details: RunDetails) -> str | None:
 
 
 def differing_settings(specs: Sequence[dict[str, Any]]) -> dict[str, tuple[Any, ...]]:
-    """The settings in which the specs are not all alike, each with its value in every one of them.
+    """The settings in which the specs are not all alike, each with its value in every one of them; those aside that do
+    not affect the result.
 
     One that a spec does not have is at its default: an earlier version, which did not know it, recorded it.
     """
-    names = sorted({name for spec in specs for name in spec})
-    defaults = {name: item.default for name, item in settings_of(RunSpec).items()}
+    known = settings_of(RunSpec)
+    names = sorted({name for spec in specs for name in spec if name not in known or "result" in known[name].affects})
+    defaults = {name: item.default for name, item in known.items()}
     values = {name: tuple(spec.get(name, defaults.get(name)) for spec in specs) for name in names}
     return {name: found for name, found in values.items() if any(value != found[0] for value in found)}
 

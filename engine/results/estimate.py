@@ -7,11 +7,7 @@ from dataclasses import dataclass
 
 from engine.datasets.registry import find_dataset
 from engine.results.records import RunRecord
-from engine.spec import RunSpec
-
-# Two runs that agree in these take the same time an epoch, near enough.
-_SAME_PACE = ("dataset", "model", "image_size", "stem", "norm", "batch_size", "device", "dtype", "val_share")
-_SAME_STEP = ("model", "stem", "norm", "batch_size", "device", "dtype")
+from engine.spec import RunSpec, affecting, settings_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,16 +22,22 @@ def estimate_run(spec: RunSpec, records: Iterable[RunRecord]) -> Estimate | None
     """Scale the newest completed run of the same dataset and network by its epochs; else one whose images have the
     same shape, by its images. None where there is none.
     """
-    wanted = spec.to_dict()
+    step, pace = affecting("step"), affecting("step", "epoch")
     near: Estimate | None = None
     for record in sorted(records, key=lambda record: -record.run):
         if record.status != "completed" or not record.elapsed_s or not record.train_images_per_s:
             continue
-        if all(record.spec.get(name) == wanted.get(name) for name in _SAME_PACE):
+        if _are_alike(spec, record, pace):
             return Estimate(record.elapsed_s * spec.epochs / record.spec["epochs"], record.run)
-        if near is None and all(record.spec.get(name) == wanted.get(name) for name in _SAME_STEP):
+        if near is None and _are_alike(spec, record, step):
             near = _by_images(spec, record)
     return near
+
+
+def _are_alike(spec: RunSpec, record: RunRecord, names: Iterable[str]) -> bool:
+    """A setting that the record does not have is at its default."""
+    known = settings_of(RunSpec)
+    return all(record.spec.get(name, known[name].default) == getattr(spec, name) for name in names)
 
 
 def _by_images(spec: RunSpec, record: RunRecord) -> Estimate | None:

@@ -36,9 +36,6 @@ _MORE = "more …"
 _REST_S = 0.3  # the cursor rests this long before a forecast is made
 _REST_BESIDE_A_RUN_S = 1.0  # a forecast keeps Python to itself for a second, which keys and training would feel
 _RECIPE = {name: item for name, item in settings_of(RunSpec).items() if name not in ("dataset", "model")}
-# The settings that people change most come first; the rest follows in the spec's order.
-_FIRST = ("epochs", "batch_size", "learning_rate", "optimizer", "momentum", "schedule", "stem", "weights", "image_size")
-
 
 _MARK = Binding("space", "mark", "Mark", tooltip="mark the row for the queue, or take its mark away")
 
@@ -93,7 +90,7 @@ class SetupScreen(Screen[None]):
         with Horizontal(id="panes"):
             yield _Datasets(_dataset_rows([]), id="datasets", title="Dataset")
             yield _Models(_model_rows([]), id="models", title="Architecture")
-            names = [*_FIRST, *(name for name in _RECIPE if name not in _FIRST)]
+            names = sorted(_RECIPE, key=lambda name: not _RECIPE[name].common)
             yield RecipeForm({name: _RECIPE[name] for name in names}, self._check, id="recipe")
         plan = Static(id="plan", classes="pane", markup=False)
         plan.border_title = "What will run"
