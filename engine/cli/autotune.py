@@ -41,11 +41,13 @@ def list_command(places: Places, as_json: bool) -> int:
 
 
 def _row(tuned: SettingsTuned) -> tuple[str, ...]:
-    *_, channels, height, width, _classes, batch_size = key = json.loads(tuned.key)
+    key = json.loads(tuned.key)
+    model, (channels, height, width, _classes, batch_size), changed = key[3], key[7:12], dict(*key[12:])
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(tuned.measured_at)) if tuned.measured_at else "earlier"
     due = "; the next run measures again" if tuned.due else ""
     quickest = f"{tuning_text(tuned)}{busy_text(tuned)}{due}"
-    return when, safe_text(key[3], 40), f"{channels}×{height}×{width}", str(batch_size), quickest, ""
+    name = ", ".join((model, *(f"{name.replace('_', ' ')} {value}" for name, value in changed.items())))
+    return when, safe_text(name, 40), f"{channels}×{height}×{width}", str(batch_size), quickest, ""
 
 
 def forget_command(places: Places) -> int:

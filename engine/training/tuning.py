@@ -29,7 +29,7 @@ from engine.events import SettingsTuned, TuningChecked
 from engine.models.registry import choose_stem, find_model
 from engine.progress import LoadingStopped, Progress
 from engine.shape import DataShape
-from engine.spec import RunSpec, affecting
+from engine.spec import RunSpec, affecting, settings_of
 from engine.training.learner import Learner, build_learner
 
 QUIET_CORES = 0.25  # that others may use while it is measured
@@ -40,7 +40,7 @@ _LONGEST_BLOCK_S = 0.2
 _TRIAL_PIXELS = 128 * 64 * 64  # of a trial's batch: 10 images of 224×224, the whole batch of 128 up to 64×64
 _LEAST_CHECK_S = 3.0  # of training, before a run's speed says anything
 _OUTSIDE = 1.5  # times as fast or as slow as the first run
-_CHOSEN = ("device", "dtype")  # by the measuring, or before it
+_STATED = ("model", "stem", "norm", "optimizer", "batch_size", "device", "dtype")  # in every key, or what is measured
 _log = logging.getLogger("reslab")
 Moments = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -64,12 +64,17 @@ def is_tunable(spec: RunSpec, placement: Placement) -> bool:
 
 
 def tuning_key(spec: RunSpec, shape: DataShape) -> str:
-    """What a choice holds for: processor, threads that may be had, version of torch, images and what makes the step."""
-    step = {name: getattr(spec, name) for name in affecting("step") if name not in _CHOSEN}
-    step["stem"] = choose_stem(find_model(spec.model), spec.stem, shape)
-    images = (shape.channels, shape.height, shape.width, shape.num_classes)
+    """What a choice holds for: processor, threads that may be had, version of torch, network, images and batch; and
+    what else affects a step, where it is not at its default: a new setting leaves the older choices as they are.
+    """
+    stem = choose_stem(find_model(spec.model), spec.stem, shape)
+    images = (shape.channels, shape.height, shape.width, shape.num_classes, spec.batch_size)
     machine = (cpu_name(), torch.get_num_threads(), torch.__version__)
-    return json.dumps([*machine, *images, step])
+    known = settings_of(RunSpec)
+    others = {name: getattr(spec, name) for name in affecting("step") if name not in _STATED}
+    changed = {name: value for name, value in others.items() if value != known[name].default}
+    stated = [*machine, spec.model, stem, spec.norm, spec.optimizer, *images]
+    return json.dumps([*stated, changed] if changed else stated)
 
 
 def known_tuning(

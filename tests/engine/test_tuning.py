@@ -22,7 +22,7 @@ from engine.shape import DataShape
 from engine.spec import RunSpec
 from engine.training import setup, train, tuning
 from engine.training.learner import Learner
-from engine.training.tuning import is_tunable
+from engine.training.tuning import is_tunable, tuning_key
 from tests.running import run_until
 
 CPU = Placement(torch.device("cpu"), torch.float32, torch.contiguous_format, "test")
@@ -241,12 +241,25 @@ def test_the_command_lists_measures_and_forgets(
     words = "float32, channels last, 4 threads: 2.00 times as fast as plain float32"
     assert words in said("autotune", "digits", "resnet20", "--batch-size", "32")
     assert f"resnet20  1×8×8      32  {words}" in said("autotune")
+    assert words in said("autotune", "digits", "resnet20", "--batch-size", "32", "--compile")
+    assert "resnet20, compile True  1×8×8      32  " in said("autotune")
     assert not tuned(set_up(places))  # the run goes by it
     assert json.loads(said("autotune", "--json"))[0]["gain"] == 2
-    assert "1 forgotten" in said("autotune", "--forget")
+    assert "2 forgotten" in said("autotune", "--forget")
     assert "nothing was measured yet" in said("autotune")
     assert main(["autotune", "--forget", "digits", "resnet20"], lambda opening: 9) == 2
     assert "leave out the dataset" in capsys.readouterr().err
+
+
+def test_a_choice_holds_for_what_makes_the_step() -> None:
+    shape = DataShape(1, 8, 8, 10)
+    key = tuning_key(SPEC, shape)
+    assert json.loads(key)[3:] == ["resnet20", "own", "batch", "sgd", 1, 8, 8, 10, SPEC.batch_size]  # as ever
+    assert tuning_key(SPEC.replace(learning_rate=0.5, epochs=3, seed=4, momentum=0.5), shape) == key
+    frozen = tuning_key(SPEC.replace(weights="somewhere.pth", freeze="backbone"), shape)
+    assert json.loads(frozen)[12:] == [{"freeze": "backbone"}]
+    keys = {key, frozen, tuning_key(SPEC.replace(compile=True), shape), tuning_key(SPEC.replace(batch_size=8), shape)}
+    assert len(keys) == 4
 
 
 def test_a_form_that_cannot_be_computed_is_left_out(
