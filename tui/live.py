@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import assert_never
+
 from engine.events import (
     CheckpointFailed,
     CheckpointSaved,
@@ -11,6 +13,7 @@ from engine.events import (
     EvaluationProgressed,
     Event,
     GradientsMeasured,
+    MemoryForecasted,
     MemoryRecovered,
     Metrics,
     RunContinued,
@@ -18,7 +21,9 @@ from engine.events import (
     RunPaused,
     RunResumed,
     RunStarted,
+    SettingsTuned,
     StepsCompleted,
+    TuningChecked,
 )
 from engine.results.queue import are_twins
 from engine.results.tables import continued_text, data_lines
@@ -157,6 +162,10 @@ class LiveRun:
             case RunEnded():
                 self.ended = event
                 self.paused = False
+            case SettingsTuned() | TuningChecked() | MemoryForecasted():
+                pass  # Results shows them
+            case _:
+                assert_never(event)
 
     def _go_back(self, event: RunContinued) -> None:
         """What came after a checkpoint is done once more: where workers were lost, or a run was cut off."""

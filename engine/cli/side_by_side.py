@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import sys
 import threading
+from typing import assert_never
 
 from engine.carried.following import follow
 from engine.carried.process import Carrier, Job
@@ -13,7 +14,26 @@ from engine.cli.parser import columns
 from engine.cli.training import EXIT_CODES, JsonLines, View, on_signals, shown
 from engine.control import RunControl
 from engine.errors import ReslabError
-from engine.events import Evaluated, Event, MemoryRecovered, RunContinued, RunEnded, RunPaused, RunResumed, RunStarted
+from engine.events import (
+    CheckpointFailed,
+    CheckpointSaved,
+    DatasetProgressed,
+    EpochEnded,
+    Evaluated,
+    EvaluationProgressed,
+    Event,
+    GradientsMeasured,
+    MemoryForecasted,
+    MemoryRecovered,
+    RunContinued,
+    RunEnded,
+    RunPaused,
+    RunResumed,
+    RunStarted,
+    SettingsTuned,
+    StepsCompleted,
+    TuningChecked,
+)
 from engine.results.tables import continued_text, data_lines, duration
 from engine.text import counted, percent, safe_text
 
@@ -36,7 +56,7 @@ def train_side_by_side(job: Job, as_json: bool, detach: bool) -> int:
         return 0
     control, told = RunControl(), queue.Queue[_Told]()
     threading.Thread(target=_follow_all, args=(carrier, job, control, told), name="runs", daemon=True).start()
-    view: View = JsonLines() if as_json else _Lines()
+    view: View = JsonLines() if as_json else Lines()
     codes = []
     with on_signals(control, elsewhere=True, only_looks=False):
         stopped = False
@@ -55,7 +75,7 @@ def train_side_by_side(job: Job, as_json: bool, detach: bool) -> int:
             shown(view, event)
             if isinstance(event, RunEnded):
                 codes.append(EXIT_CODES[event.status])
-    if isinstance(view, _Lines):
+    if isinstance(view, Lines):
         view.table()
     if control.left:
         return 0
@@ -86,7 +106,7 @@ def _follow_one(run: int, job: Job, control: RunControl, told: queue.Queue[_Told
         print(f"reslab: {safe_text(error)}", file=sys.stderr)
 
 
-class _Lines:
+class Lines:
     """A line on stderr for what happens to each run; the table at the end goes to stdout."""
 
     def __init__(self) -> None:
@@ -113,11 +133,19 @@ class _Lines:
                 self._say(event, continued_text(event))
             case MemoryRecovered():
                 self._say(event, f"memory ran out: {event.action}")
+            case CheckpointFailed():
+                self._say(event, f"step {event.step:,} could not be saved, the run continues: {event.error}")
             case RunEnded():
                 self._ended[event.run] = event
                 self._say(event, f"{event.status} after {duration(event.elapsed_s)}")
                 if event.error:
                     self._say(event, event.error)
+            case DatasetProgressed() | EvaluationProgressed() | StepsCompleted() | EpochEnded():
+                pass  # of several runs at once, an evaluation each epoch is enough
+            case GradientsMeasured() | CheckpointSaved() | SettingsTuned() | TuningChecked() | MemoryForecasted():
+                pass
+            case _:
+                assert_never(event)
 
     def table(self) -> None:
         rows: list[tuple[str, ...]] = [("RUN", "DATASET", "MODEL", "SEED", "STATUS", "UNTRAINED", "FINAL", "WHERE")]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from functools import partial
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, Protocol, assert_never
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -25,10 +25,14 @@ from engine.control import RunControl
 from engine.errors import OutputError, SpecError
 from engine.events import (
     CheckpointFailed,
+    CheckpointSaved,
     DatasetProgressed,
     EpochEnded,
     Evaluated,
+    EvaluationProgressed,
     Event,
+    GradientsMeasured,
+    MemoryForecasted,
     MemoryRecovered,
     RunContinued,
     RunEnded,
@@ -315,6 +319,10 @@ class _Bar:
                 self._say(f"{why}: {event.action}")
             case RunEnded():
                 self._end(event)
+            case EvaluationProgressed() | GradientsMeasured() | CheckpointSaved() | MemoryForecasted():
+                pass  # shown in the app, and by --json
+            case _:
+                assert_never(event)
 
     def _update(self, title: str, done: int, total: int | None, figures: str = "") -> None:
         self._bar.update(self._task, description=title, completed=done, total=total, figures=figures)

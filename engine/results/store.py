@@ -14,18 +14,24 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, assert_never
 
 from engine.errors import StoreError
 from engine.events import (
+    CheckpointFailed,
     CheckpointSaved,
+    DatasetProgressed,
     EpochEnded,
     Evaluated,
+    EvaluationProgressed,
     Event,
+    GradientsMeasured,
     MemoryForecasted,
     MemoryRecovered,
     RunContinued,
     RunEnded,
+    RunPaused,
+    RunResumed,
     RunStarted,
     SettingsTuned,
     StepsCompleted,
@@ -114,19 +120,27 @@ class Store:
 
         Raises StoreError where the run was taken for lost meanwhile and goes on elsewhere.
         """
-        if isinstance(event, StepsCompleted):
-            self._points.append(event)
-            if time.monotonic() - self._committed_at >= _COMMIT_EVERY_S:
-                self._flush_points()
-        elif isinstance(event, _Written):
-            with self._transaction():
-                if self._carried.has(event.run):
-                    carriers.check_mine(self._db, event.run)
-                self._write_points()
-                self._write(event)
-            self._points.clear()
-            if isinstance(event, RunEnded):
-                self._carried.end(event.run)
+        match event:
+            case StepsCompleted():
+                self._points.append(event)
+                if time.monotonic() - self._committed_at >= _COMMIT_EVERY_S:
+                    self._flush_points()
+            case DatasetProgressed() | EvaluationProgressed() | GradientsMeasured() | CheckpointFailed():
+                pass  # of the moment
+            case RunPaused() | RunResumed():
+                pass
+            case _:
+                self._write_at_once(event)
+
+    def _write_at_once(self, event: _Written) -> None:
+        with self._transaction():
+            if self._carried.has(event.run):
+                carriers.check_mine(self._db, event.run)
+            self._write_points()
+            self._write(event)
+        self._points.clear()
+        if isinstance(event, RunEnded):
+            self._carried.end(event.run)
 
     def _flush_points(self) -> None:
         self._committed_at = time.monotonic()
@@ -164,6 +178,8 @@ class Store:
                 memory.write(self._db, event)
             case RunEnded():
                 self._write_end(event)
+            case _:
+                assert_never(event)
 
     def _write_evaluation(self, event: Evaluated) -> None:
         resumes.forget_predictions(self._db, event)

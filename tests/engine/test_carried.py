@@ -23,6 +23,7 @@ from engine.carried.process import Carrier, Job, carried
 from engine.carried.requests import Asked, ask
 from engine.carried.stream import Stream, stream_path
 from engine.carried.wire import event_from
+from engine.cli.side_by_side import Lines
 from engine.control import RunControl
 from engine.errors import ReslabError, StoreError
 from engine.events import Event, RunEnded, RunPaused, RunResumed, StepsCompleted, to_json_dict
@@ -32,6 +33,7 @@ from engine.spec import RunSpec
 from tests import waiting
 from tests.fakes import Carried, evaluated, events_of, metrics, started
 from tests.waiting import join
+from tui.live import LiveRun
 
 SPEC = RunSpec("digits", "resnet20", epochs=3)
 OTHERS: list[Event] = [
@@ -65,6 +67,23 @@ def test_every_event_comes_back_as_it_was() -> None:
             assert math.isnan(back.norms[1])
             back = replace(back, norms=event.norms)
         assert back == without_bytes(event)
+
+
+def test_whoever_shows_or_keeps_events_takes_every_one(places: Places, capsys: pytest.CaptureFixture[str]) -> None:
+    """In the order of a run: none is left over, and what went wrong is said."""
+    spec = SPEC.replace(epochs=1)
+    live, lines = LiveRun(spec), Lines()
+    with Store(places.database) as store:
+        number = store.create_run(spec)
+        seen = events_of(spec, number)
+        for event in (*seen[:-1], *OTHERS, seen[-1]):
+            event = replace(event, run=number)
+            live.add(event)
+            lines.show(event)
+            store.record(event)
+        assert store.run(number).status == "completed"
+    assert live.ended is not None
+    assert "run 1: step 5 could not be saved, the run continues: no space left" in capsys.readouterr().err
 
 
 def test_what_is_no_event_is_one_sentence() -> None:
