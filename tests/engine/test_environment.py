@@ -76,5 +76,5 @@ def test_no_other_is_read_and_the_readme_names_all() -> None:
     }
     known = {variable.name for variable in VARIABLES}
     assert named <= known
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "engine" / "cli" / "README.md").read_text()
     assert not [name for name in known if name not in readme]
