@@ -70,7 +70,7 @@ def choose_placement(spec: RunSpec) -> Placement:
     """Resolve the spec's device and dtype on this machine.
 
     Raises:
-        DeviceError: the one asked for is not to be had.
+        DeviceError: the one asked for is not available.
     """
     import torch
 
@@ -109,9 +109,9 @@ def _choose_device(asked: str) -> tuple[torch.device, str]:
 
     has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if asked == "cuda" and not has_cuda:
-        raise DeviceError(f"device cuda is not to be had: {why_no_cuda()}; choose device auto or cpu")
+        raise DeviceError(f"device cuda is not available: {why_no_cuda()}; choose device auto or cpu")
     if asked == "mps" and not has_mps:
-        raise DeviceError("device mps is not to be had: it needs an Apple GPU; choose device auto or cpu")
+        raise DeviceError("device mps is not available: it needs an Apple GPU; choose device auto or cpu")
     if asked != "auto":
         return torch.device(asked) if asked == "cpu" else torch.device(asked, 0), "asked for"
     if has_cuda:

@@ -59,7 +59,7 @@ class ClusterError(ReslabError):
 
 
 class DeviceError(ReslabError):
-    """The device or the numeric type asked for is not to be had here."""
+    """The device or the numeric type asked for is not available here."""
 
 
 class OutputError(ReslabError):

@@ -59,7 +59,7 @@ def find_preset(name: str, changes: Mapping[str, Any]) -> Preset:
     """The preset `name` with these settings changed in all of its runs.
 
     Raises:
-        SpecError: there is no such preset, or a setting does not do.
+        SpecError: there is no such preset, or a setting is not valid.
     """
     if name not in PRESETS:
         raise SpecError(f"no report {name!r}; there are {', '.join(PRESETS)}")

@@ -132,7 +132,7 @@ class Setting:
         return f"{value:g}" if isinstance(value, float) else str(value)
 
     def complaint(self, value: object) -> SpecError:
-        return SpecError(f"{self.label}: {value!r} does not do; expected {self.expected}", self.name)
+        return SpecError(f"{self.label}: {value!r} is not valid; expected {self.expected}", self.name)
 
 
 def _plain(number: float) -> str:

@@ -52,7 +52,7 @@ class RunSpec:
     )
     batch_size: int = setting(
         128,
-        help="images a step; a last batch of one joins the one before",
+        help="images per step; a last batch of one joins the one before",
         group="recipe",
         affects=("step", "memory", "result"),
         common=True,
@@ -194,7 +194,7 @@ class RunSpec:
         "batch", help="the normalisation layers of a ResNet", group="model", affects=("step", "memory", "result")
     )
     seed: int = setting(
-        0, help="first weights, order of images, augmentation", group="run", affects=("result",), low=0, high=2**32 - 1
+        0, help="initialisation, order of images, augmentation", group="run", affects=("result",), low=0, high=2**32 - 1
     )
     device: DeviceChoice = setting(
         "auto", help="where to train; auto: cuda, else mps, else cpu", group="run", affects=("step", "result")
@@ -219,7 +219,7 @@ class RunSpec:
     )
     checkpoint_every: float = setting(
         60.0,
-        help="at most this much work is at risk: a run that is cut off goes on from its last checkpoint",
+        help="at most this much work is at risk: an interrupted run resumes from its last checkpoint",
         group="run",
         affects=(),
         unit="s",
@@ -246,7 +246,7 @@ class RunSpec:
             raise SpecError("nesterov: needs a momentum above 0; set momentum, or turn nesterov off", "nesterov")
         if self.warmup_epochs >= self.epochs:
             raise SpecError(
-                f"warmup epochs: {self.warmup_epochs:g} does not do; expected less than the "
+                f"warmup epochs: {self.warmup_epochs:g} is not valid; expected less than the "
                 f"{counted(self.epochs, 'epoch')} of the run",
                 "warmup_epochs",
             )
@@ -288,7 +288,7 @@ class RunSpec:
         """Build a spec from parsed JSON or TOML.
 
         Raises:
-            SpecError: a key is unknown, the dataset or the model is missing, or a value does not do.
+            SpecError: a key is unknown, the dataset or the model is missing, or a value is not valid.
         """
         known = settings_of(RunSpec)
         unknown = [name for name in values if name not in known]

@@ -93,6 +93,6 @@ class Leaving:
         question = "A run is live. Stop it and leave? It keeps its figures and weights."
         if app.session.elsewhere:
             number = app.live.run if app.live and app.live.run is not None else "RUN"
-            question = f"The run goes on without this window; reslab attach {number} --tui comes back to it. Leave?"
+            question = f"The run continues without this window; reslab attach {number} --tui comes back to it. Leave?"
         if await app.push_screen_wait(Question(question)):
             self.leave()

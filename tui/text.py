@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from engine.spec import RunSpec
 
 GIB = 2**30
-_NO_ESTIMATE = "no earlier run tells how long"
+_NO_ESTIMATE = "duration unknown until a first run"
 
 
 def plain_content(text: object, style: str = "") -> Content:

@@ -206,7 +206,7 @@ def specs_from(arguments: argparse.Namespace) -> list[RunSpec]:
     """The runs that a command line asks for: each file's settings, overridden by the options, with every seed.
 
     Raises:
-        SpecError: a setting does not do, or the dataset or the architecture is missing.
+        SpecError: a setting is not valid, or the dataset or the architecture is missing.
     """
     num_seeds = getattr(arguments, "seeds", 1)
     if not 1 <= num_seeds <= 1000:
@@ -248,7 +248,7 @@ def given_settings(arguments: argparse.Namespace) -> dict[str, Value]:
     """The settings that stand on the command line, checked one by one.
 
     Raises:
-        SpecError: one of them does not do.
+        SpecError: one of them is not valid.
     """
     values: dict[str, Value] = {}
     for name, item in settings_of(RunSpec).items():

@@ -71,7 +71,7 @@ def _wait(run: int, places: Places, words: str, as_json: bool, is_so: Callable[[
             while not is_so() and (record := look(run, places)).status == "running":
                 time.sleep(_LOOK_EVERY_S)
     except KeyboardInterrupt:
-        print(f"reslab: run {run} was asked and will do so; reslab show {run} says how it stands", file=sys.stderr)
+        print(f"reslab: run {run} was asked to and will; reslab show {run} shows its status", file=sys.stderr)
         return INTERRUPTED
     record = look(run, places)
     if record.status != "running":

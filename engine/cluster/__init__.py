@@ -72,9 +72,9 @@ def find_cluster(text: str, num_workers: int = 1, sync_batchnorm: bool = False) 
     """
     engine, colon, address = text.partition(":")
     if engine != "ray" or (colon and not address):
-        raise ClusterError(f"--on {text} does not do; expected ray, or ray:ADDRESS such as ray:10.0.0.5:6379")
+        raise ClusterError(f"--on {text} is not valid; expected ray, or ray:ADDRESS such as ray:10.0.0.5:6379")
     if num_workers < 1:
-        raise ClusterError(f"--num-workers {num_workers} does not do; expected a whole number from 1 upwards")
+        raise ClusterError(f"--num-workers {num_workers} is not valid; expected a whole number from 1 upwards")
     if sync_batchnorm and num_workers == 1:
         raise ClusterError("--sync-batchnorm is for several workers of one run; add --num-workers, or leave it out")
     require_ray()

@@ -111,7 +111,7 @@ def connected(cluster: Cluster, places: Places) -> Iterator[None]:
     """Ray, started or reached, and its nodes watched, until the end of the block; as it is where it is there already.
 
     Raises:
-        ClusterError: it is not to be had.
+        ClusterError: it is not available.
     """
     if ray.is_initialized():
         yield

@@ -75,8 +75,8 @@ class Line:
             return ray.get(call)
         except RayError as error:
             raise ClusterError(
-                f"the cluster's head does not answer any more ({type(error).__name__}); when there is one again, "
-                f"reslab resume {self._run} goes on from the newest checkpoint"
+                f"the cluster's head no longer answers ({type(error).__name__}); once it is back, "
+                f"reslab resume {self._run} continues from the newest checkpoint"
             ) from error
 
 

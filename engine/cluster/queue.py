@@ -97,7 +97,7 @@ class Scheduler:
         self._idle: list[tuple[Request, Any]] = []  # seats whose run has ended, for the next one like it
 
     def carry(self) -> None:
-        """Raises ClusterError where Ray is not to be had, StoreError where the queue can no longer be read; the runs
+        """Raises ClusterError where Ray is not available, StoreError where the queue can no longer be read; the runs
         that have begun come to their end all the same.
         """
         with connected(self._cluster, self._places):

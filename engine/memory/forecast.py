@@ -76,7 +76,9 @@ def forecast(
         raise
     except Exception as error:  # the forecast stands on what torch does not promise
         _log.warning("no memory forecast for %s", spec.model, exc_info=True)
-        raise ForecastError(f"no memory forecast for {spec.model}: {type(error).__name__}, as the log tells") from None
+        raise ForecastError(
+            f"no memory forecast for {spec.model}: {type(error).__name__}, details in reslab.log"
+        ) from None
     return replace(
         found,
         dataset_bytes=dataset_bytes,

@@ -83,7 +83,7 @@ def check_mine(db: sqlite3.Connection, run: int) -> None:
     if row is None:
         return
     if row[1:] != (pid, began, place):
-        raise StoreError(f"run {run} was taken for lost, and another process goes on with it")
+        raise StoreError(f"run {run} was considered lost, and another process has resumed it")
     if row[0] != "running":
         db.execute(
             "UPDATE runs SET status = 'running', error = NULL, seal = NULL, beat_at = ? WHERE run = ?", (at, run)

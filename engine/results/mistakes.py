@@ -90,7 +90,7 @@ def load_test_images(
     """The `chosen` ones of the run's test images (N, C, H, W) uint8, by their place in its predictions. Loads torch.
 
     Raises:
-        DatasetError: they are not to be had any more, or are not those that the run was tested on.
+        DatasetError: they are no longer available, or are not those that the run was tested on.
     """
     import torch
 

@@ -26,7 +26,7 @@ def combine(
     other.
 
     Raises:
-        SpecError: a combination does not do.
+        SpecError: a combination is not valid.
     """
     first = int(settings.get("seed", 0))
     seeds = range(first, first + num_seeds)

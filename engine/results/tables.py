@@ -204,7 +204,7 @@ def tuning_text(tuned: SettingsTuned) -> str:
     """What was measured to be quickest on a processor, in words."""
     threads = counted(tuned.num_threads, "thread")
     if tuned.gain == 1:
-        return f"plain {tuned.dtype} on {threads} is as quick as anything"
+        return f"plain {tuned.dtype} on {threads} is fastest"
     layout = ", channels last" if tuned.memory_format == "channels_last" else ""
     return f"{tuned.dtype}{layout}, {threads}: {tuned.gain:.2f} times as fast as plain float32"
 
@@ -228,8 +228,8 @@ def busy_text(tuned: SettingsTuned) -> str:
 
 def continued_text(event: RunContinued) -> str:
     """How a run goes on, and what may round otherwise than before."""
-    at = f"goes on from step {event.step:,}" if event.step else "begins anew: there is no whole checkpoint"
-    return f"{at}; not as before: {', '.join(event.differs)}" if event.differs else at
+    at = f"resumed from step {event.step:,}" if event.step else "restarted, no usable checkpoint"
+    return f"{at}; changed since: {', '.join(event.differs)}" if event.differs else at
 
 
 def setting_rows(spec: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -239,14 +239,14 @@ def setting_rows(spec: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def describe_settings(spec: Mapping[str, Any]) -> str:
-    """The settings that are not the defaults: "seed 1, epochs 20, the rest as by default"."""
+    """The settings that are not the defaults: "seed 1, epochs 20, otherwise defaults"."""
     described = settings_of(RunSpec)
     changed = [
         f"{item.label} {item.show(spec[name])}"
         for name, item in described.items()
         if name in spec and name not in ("dataset", "model") and spec[name] != item.default
     ]
-    return ", ".join([*changed, "the rest as by default"]) if changed else "all as by default"
+    return ", ".join([*changed, "otherwise defaults"]) if changed else "all defaults"
 
 
 def duration(seconds: float | None) -> str:

@@ -47,7 +47,7 @@ def compile_network(
     except Exception as error:
         _log.warning("%s cannot be compiled", learner.spec.model, exc_info=True)
         raise ModelError(
-            f"torch cannot compile {learner.spec.model} here ({type(error).__name__}, as the log tells); "
+            f"torch cannot compile {learner.spec.model} here ({type(error).__name__}, details in reslab.log); "
             "leave --compile out"
         ) from None
     learner.model.train()

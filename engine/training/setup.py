@@ -142,7 +142,7 @@ def set_up(
     the run begins in micro-batches, or with activations computed twice, as the spec says.
 
     Raises:
-        DatasetError, ModelError: the images or the weights are not to be had.
+        DatasetError, ModelError: the images or the weights are not available.
         CheckpointError: the run to go on with has seen other images, or another network.
         MemoryShortageError: the network alone does not fit, or on a host whatever is tried.
         LoadingStopped: `control` asked for a stop.
@@ -307,7 +307,7 @@ def _will_not_fit(spec: RunSpec, plan: Plan, ledger: Ledger) -> str:
     held = [f"{item.label} #{item.run} {memory_size(item.num_bytes)}" for item in ledger.holdings()]
     return (
         f"{spec.model} will not fit: it needs {memory_size(plan.forecast.peak_bytes)} with {plan.micro_batch} "
-        f"images at once, {memory_size(plan.room_bytes)} can be had, held are {', '.join(held)}; choose a smaller "
+        f"images at once, {memory_size(plan.room_bytes)} available, held are {', '.join(held)}; choose a smaller "
         "image size, batch size or network, or free what others hold"
     )
 

@@ -92,7 +92,7 @@ def train(
     Only the thread that iterates may close it. Network and images stay in `ledger`, marked as idle.
 
     Raises:
-        ReslabError: images, weights or device are not to be had, weights cannot be written, or the run to go on with
+        ReslabError: images, weights or device are not available, weights cannot be written, or the run to go on with
             has seen other images.
     """
     with _arithmetic(spec.deterministic), keep_threads():

@@ -148,7 +148,7 @@ def test_lists_need_no_run(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["train", "digits", "resnet18", "--epochs", "ten"], "epochs: 'ten' does not do; expected a whole number"),
+        (["train", "digits", "resnet18", "--epochs", "ten"], "epochs: 'ten' is not valid; expected a whole number"),
         (["train", "digits", "resnet18", "--momentum", "1"], "momentum"),
         (["train", "digts", "resnet18"], "did you mean digits?"),
         (["train", "digits"], "missing: model"),

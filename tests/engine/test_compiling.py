@@ -55,4 +55,4 @@ def test_what_cannot_be_compiled_is_one_sentence(places: Places, monkeypatch: py
     monkeypatch.setattr("engine.training.compiling._pass_through", refuse)
     end = ended(collect(places, SPEC.replace(compile=True)))
     assert end.status == "failed"
-    assert end.error == "torch cannot compile resnet20 here (RuntimeError, as the log tells); leave --compile out"
+    assert end.error == "torch cannot compile resnet20 here (RuntimeError, details in reslab.log); leave --compile out"

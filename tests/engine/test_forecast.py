@@ -105,7 +105,9 @@ def test_a_forecast_that_cannot_be_made_is_one_sentence_and_no_reason_not_to_tra
 
     monkeypatch.setattr(forecast_module, "_of_step", refuse)
     assert main(("forecast", "digits", "resnet20"), lambda *arguments: 0) == 2
-    assert capsys.readouterr().err == ("reslab: no memory forecast for resnet20: AttributeError, as the log tells\n")
+    assert capsys.readouterr().err == (
+        "reslab: no memory forecast for resnet20: AttributeError, details in reslab.log\n"
+    )
     events = list(run(RunSpec("digits", "resnet20", epochs=1), Lab(places), RunControl()))
     assert isinstance(events[-1], RunEnded)
     assert events[-1].status == "completed"

@@ -364,7 +364,7 @@ def test_a_run_that_will_not_fit_into_the_hosts_memory_is_not_begun(
     end = of(list(run(SPEC, Lab(places), RunControl())), RunEnded)[0]
     assert (end.status, end.steps) == ("failed", 0)
     assert "resnet20 will not fit: it needs" in end.error
-    assert "with 2 images at once, 2.0 MiB can be had, held are digits" in end.error
+    assert "with 2 images at once, 2.0 MiB available, held are digits" in end.error
 
 
 @few_digits

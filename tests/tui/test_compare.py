@@ -132,7 +132,7 @@ async def test_runs_that_cannot_be_compared_have_no_images(make_app: MakeApp) ->
         await drawn(pilot)
         await pilot.press("i")
         await drawn(pilot)
-        assert "two runs on the same test images are needed" in text_of(app)
+        assert "comparing images needs two runs on the same test images" in text_of(app)
 
 
 async def test_several_seeds_of_one_spec_stand_with_their_mean_and_spread(make_app: MakeApp, places: Places) -> None:

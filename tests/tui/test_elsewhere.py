@@ -50,7 +50,7 @@ async def test_a_run_that_is_carried_elsewhere_is_watched_asked_and_left(make_ap
         await pilot.press("p")
         await until(pilot, lambda: not carried.control.pause_requested)
         await pilot.press("q")
-        await until(pilot, lambda: "goes on without this window" in text_of(app))
+        await until(pilot, lambda: "continues without this window" in text_of(app))
         await pilot.press("y")
         await until(pilot, lambda: not app.is_running)
     app.session.wait()
@@ -202,7 +202,7 @@ def test_the_curves_go_back_where_workers_were_lost() -> None:
     live.add(RunContinued(1, 14, (), 1, True))
     assert (live.step, len(live.train_loss), live.train_loss.x[-1]) == (14, 14, 14.0)
     assert list(live.test_loss.x) == [0.0, 12.0]
-    assert live.note == "workers were lost: it goes on from step 14"
+    assert live.note == "workers were lost: it resumed from step 14"
     live.add(StepsCompleted(1, 2, 15, (0.5,) * 10, (0.9,) * 10, 0.01, 3000, 2.0))
     assert list(live.train_loss.x) == [float(step) for step in range(1, 25)]
 

@@ -45,14 +45,14 @@ async def test_the_cursor_starts_at_the_worst_confusion_and_goes_on_to_the_next(
         shown = app.query_one(ConfusionMap)
         shown.show(NAMES, COUNTS)
         shown.focus()
-        assert "4 of 10 cat taken for bee: 40.0 %" in lines_of(shown)[-1]
+        assert "true cat → bee: 4 of 10, 40.0 %" in lines_of(shown)[-1]
         await pilot.press("n")
-        assert "2 of 10 ant taken for bee" in lines_of(shown)[-1]
+        assert "true ant → bee: 2 of 10" in lines_of(shown)[-1]
         await pilot.press("n", "n")
         assert shown.cursor == (2, 1)
         await pilot.press("b", "enter", "k", "h", "h", "h", "enter")
         assert app.chosen == [(2, 0), (1, 0)]
-        assert "0 of 10 bee taken for ant" in lines_of(shown)[-1]
+        assert "true bee → ant: 0 of 10" in lines_of(shown)[-1]
 
 
 @pytest.mark.parametrize(("number", "width"), [(3, 60), (10, 60), (100, 80), (100, 200), (1000, 80)])
@@ -104,9 +104,9 @@ async def test_a_cell_opens_to_its_images_and_one_s_own_image_is_looked_at(
         count = shown._counts[true][predicted]
         await pilot.press("down", "enter")
         await until(pilot, lambda: f"of {count}" in text_of(app) and "▀" in text_of(app))
-        assert f"{true} taken for {predicted}" in text_of(app)
+        assert f"{true} classified as {predicted}" in text_of(app)
         await pilot.press("m")
-        await until(pilot, lambda: "that were got wrong" in text_of(app) and f"of {count}" not in text_of(app))
+        await until(pilot, lambda: "misclassified test images" in text_of(app) and f"of {count}" not in text_of(app))
         await pilot.press("p")
         await until(pilot, lambda: isinstance(app.screen, PredictScreen))
         app.screen.query_one(Input).value = str(tmp_path / "gone.png")

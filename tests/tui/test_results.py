@@ -98,11 +98,11 @@ async def test_a_run_opens_to_all_its_tables(make_app: MakeApp) -> None:
         expected = [
             "balanced accuracy",
             "precision",
-            "true ╲ as",
+            "true╲predicted",
             "mnist is not here",
             "accuracy",
             "no folder of image files",
-            "epochs 2, the rest as by default",
+            "epochs 2, otherwise defaults",
         ]
         for words in expected:
             assert words in text_of(app)

@@ -46,7 +46,7 @@ async def test_a_run_that_was_cut_off_is_offered_at_the_start(make_app: MakeApp,
         assert (script.resumed, script.specs) == (1, [SPEC])
         assert app.current_mode == "train"
         await drawn(pilot)
-        assert "goes on from step 12; not as before: torch 2.15 instead of 2.14" in text_of(app)
+        assert "resumed from step 12; changed since: torch 2.15 instead of 2.14" in text_of(app)
         assert app.live is not None
         assert list(app.live.train_loss.x) == list(range(1, 19))
         script.release.set()

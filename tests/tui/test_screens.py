@@ -164,7 +164,7 @@ async def test_looking_at_mistakes(
         await drawn(pilot)
         compare_screen(app, "confusion")
         await pilot.press("enter")
-        await until(pilot, lambda: "cat taken for dog" in text_of(app) and "▀" in text_of(app))
+        await until(pilot, lambda: "cat classified as dog" in text_of(app) and "▀" in text_of(app))
         compare_screen(app, "mistakes")
         await pilot.press("right", "right")
         await drawn(pilot)

@@ -48,11 +48,11 @@ async def test_the_plan_follows_the_cursor(make_app: MakeApp) -> None:
     async with app.run_test(size=(100, 30)) as pilot:
         await drawn(pilot)
         assert "conv1 3→1 channels · fc 1000→10 classes · 11,175,370 parameters" in text_of(app)
-        assert "the small stem keeps more of it" in text_of(app)
+        assert "the small stem, which preserves resolution" in text_of(app)
         await pilot.press("s")
         await drawn(pilot)
         assert "conv1 7×7/2→3×3/1, no max-pool" in text_of(app)
-        assert "the small stem keeps more of it" not in text_of(app)
+        assert "the small stem, which preserves resolution" not in text_of(app)
         app.screen.query_one("#datasets", Menu).choose("cifar100")
         await drawn(pilot)
         assert "fc 1000→100 classes" in text_of(app)
@@ -64,7 +64,7 @@ async def test_a_number_is_edited_in_place_and_refused_at_the_field(make_app: Ma
         await pilot.press("tab", "tab", "enter")
         await pilot.press("backspace", "backspace", "0", "enter")
         await drawn(pilot)
-        assert "✗ epochs: 0 does not do" in text_of(app)
+        assert "✗ epochs: 0 is not valid" in text_of(app)
         recipe = setup_of(app).recipe
         assert (recipe.has_class("editing"), recipe.values["epochs"]) == (True, 10)
         await pilot.press("backspace", "3", "enter")

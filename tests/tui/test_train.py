@@ -379,7 +379,7 @@ async def test_free_memory_reports_what_came_free(make_app: MakeApp) -> None:
         app.session.ledger.hold("x", big, Holding("dataset", "[red]big", 1, (("dataset", big.nbytes),), live=False))
         del big
         await pilot.press("2", "f")
-        await until(pilot, lambda: "came free" in text_of(app))
+        await until(pilot, lambda: "; freed: " in text_of(app))
         assert "[red]big" in text_of(app).replace("\n", "")
         assert app.session.ledger.holdings() == ()
 
@@ -421,7 +421,7 @@ async def test_what_to_free_is_chosen_and_what_is_live_stays(make_app: MakeApp) 
         assert app.screen.is_modal
         assert "parameters 40.0 MiB · gradients 40.0 MiB" in text_of(app)
         await pilot.press("down", "enter")
-        await until(pilot, lambda: "dropped resnet34" in text_of(app))
+        await until(pilot, lambda: "unloaded resnet34" in text_of(app))
     assert [item.label for item in ledger.holdings()] == ["resnet50", "resnet18"]
 
 

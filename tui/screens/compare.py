@@ -133,7 +133,7 @@ class CompareScreen(Screen[None]):
             return
         self._images_asked = True
         if len(self._details) != 2 or not self._comparable:
-            gallery.show((), "two runs on the same test images are needed to show where they differ")
+            gallery.show((), "comparing images needs two runs on the same test images")
         else:
             self.load_images(*self._details)
 

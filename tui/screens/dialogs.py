@@ -59,7 +59,7 @@ class NumberQuestion(ModalScreen[int | None]):
         with Vertical(classes="dialog"):
             yield Static(plain_content(self._text))
             yield Input(str(self._default))
-            yield Static("enter takes it · esc goes back", id="verdict", classes="dim", markup=False)
+            yield Static("enter: accept · esc: cancel", id="verdict", classes="dim", markup=False)
 
     @on(Input.Submitted)
     def _take(self, event: Input.Submitted) -> None:
@@ -84,7 +84,7 @@ class Choice(ModalScreen[str | None]):
         with Vertical(classes="dialog wide"):
             yield Static(plain_content(self._text))
             yield Menu([Row(name, (f"{name}: {about}",)) for name, about in self._choices.items()], id="choices")
-            yield Static("enter takes it · esc goes back", classes="dim", markup=False)
+            yield Static("enter: accept · esc: cancel", classes="dim", markup=False)
 
     @on(Menu.Selected)
     def _take(self) -> None:
@@ -116,7 +116,7 @@ class FreeQuestion(ModalScreen[frozenset[int] | None]):
             yield Static("What is in memory, the latest used first:" if self._rows else "Nothing is held in memory.")
             yield Menu(self._rows, id="choices", always=3)
             yield Static(self._parts.get(self._rows[0].id, "") if self._rows else "", id="parts", markup=False)
-            yield Static("\nspace marks · enter frees the marked, or this one · esc goes back", classes="dim")
+            yield Static("\nspace: mark · enter: free the marked, or this one · esc: cancel", classes="dim")
 
     @on(Menu.Highlighted)
     def _show_parts(self) -> None:
@@ -158,7 +158,7 @@ class ModelQuestion(ModalScreen[str | None]):
         with Vertical(classes="dialog wide"):
             yield Input(placeholder="type a part of the name, for example densenet", compact=True)
             yield Menu(self._rows, id="choices", always=2)
-            yield Static("↑↓ moves · enter takes it · esc goes back", id="verdict", classes="dim", markup=False)
+            yield Static("↑↓: move · enter: accept · esc: cancel", id="verdict", classes="dim", markup=False)
 
     def action_move(self, by: int) -> None:
         self.query_one(Menu).action_cursor(by)
@@ -168,8 +168,8 @@ class ModelQuestion(ModalScreen[str | None]):
         words = event.value.lower().split()
         found = [row for row in self._rows if all(word in " ".join(row.cells).lower() for word in words)]
         self.query_one(Menu).set_rows(found, highlight=0)
-        none = "✗ no such network; esc goes back"
-        self.query_one("#verdict", Static).update("↑↓ moves · enter takes it · esc goes back" if found else none)
+        none = "✗ no such network · esc: cancel"
+        self.query_one("#verdict", Static).update("↑↓: move · enter: accept · esc: cancel" if found else none)
 
     @on(Input.Submitted)
     def _take(self) -> None:
@@ -191,7 +191,7 @@ class FolderQuestion(ModalScreen[Path | None]):
         with Vertical(classes="dialog wide"):
             yield Static("Your own images: one folder a class, or train/ and test/ folders of classes.", markup=False)
             yield Input(placeholder="~/pictures", id="path")
-            yield Static("enter takes it · esc goes back", id="verdict", classes="dim", markup=False)
+            yield Static("enter: accept · esc: cancel", id="verdict", classes="dim", markup=False)
 
     @on(Input.Submitted)
     def _take(self, event: Input.Submitted) -> None:
@@ -255,5 +255,5 @@ class Keys(ModalScreen[None]):
                 seen.add(binding.tooltip)
                 lines.append(_key_line(self.app.get_key_display(binding), binding.tooltip))
         lines.append(_key_line("↑↓ hjkl", "move in a pane"))
-        lines.append(Content.styled("\nesc goes back", "dim"))
+        lines.append(Content.styled("\nesc: back", "dim"))
         return lines

@@ -28,12 +28,10 @@ def plan_lines(spec: RunSpec, estimate: str, found: Survey | None = None) -> lis
     info, found = find_model(spec.model), found or published(spec)
     shape = found.shape if found else find_dataset(spec.dataset).spec_shape(spec.image_size)
     if shape is None:
-        size = (
-            f"{spec.image_size}×{spec.image_size}" if spec.image_size else "as they are, or 224×224 where they differ"
-        )
+        size = f"{spec.image_size}×{spec.image_size}" if spec.image_size else "native size if uniform, else 224×224"
         return [
             plain_content(f"{spec.dataset}"),
-            plain_content(f"images {size} · first and last layer of {spec.model} fitted to what is found · {estimate}"),
+            plain_content(f"images {size} · channels and classes read from the files · {estimate}"),
         ]
     if problem := misfit(info, shape):
         return [plain_content(problem, "$warning")]
@@ -45,7 +43,7 @@ def plan_lines(spec: RunSpec, estimate: str, found: Survey | None = None) -> lis
     ]
     last = list(found.notes) if found else []
     if stem == "imagenet" and min(shape.height, shape.width) < SMALL_IMAGE:
-        last.append(f"{shape.height}×{shape.width} is under {SMALL_IMAGE} pixels: the small stem keeps more of it (s)")
+        last.append(f"{shape.height}×{shape.width}: press s for the small stem, which preserves resolution")
     if last:
         lines.append(plain_content(" · ".join(last), "$warning"))
     return lines

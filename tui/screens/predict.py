@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from tui.app import ReslabApp
 
 _BAR = 16  # cells
-_HELP = "→ completes the path · enter looks · esc goes back"
+_HELP = "→: complete the path · enter: predict · esc: back"
 _TELL_EVERY = 16  # files of a folder
 
 
@@ -76,7 +76,8 @@ class PredictScreen(ModalScreen[None]):
     def compose(self) -> ComposeResult:
         record = self._details.record
         with Vertical(classes="dialog wide", id="predict"):
-            yield Static(plain_content(f"What run {record.run}, {record.model} on {record.dataset}, sees in an image:"))
+            title = f"What run {record.run}, {record.model} on {record.dataset}, predicts for an image:"
+            yield Static(plain_content(title))
             yield Input(placeholder="the path of an image, or of a folder", id="path", suggester=PathSuggester())
             with Horizontal():
                 yield Gallery(id="picture")
@@ -144,7 +145,7 @@ def folder_text(found: FolderGuesses, run: int) -> str:
     text += f" · left out {counted(found.num_left_out, 'other file')}" if found.num_left_out else ""
     if found.num_to_go:
         text += f" · {counted(found.num_to_go, 'file')} not read: reslab predict {run} FOLDER reads all"
-    return f"{text} · n, b: pages · esc goes back"
+    return f"{text} · n, b: pages · esc: back"
 
 
 def guess_lines(guesses: tuple[Guess, ...]) -> Content:

@@ -39,7 +39,7 @@ class ResultsScreen(ReadingScreen[None]):
         Binding("slash", "filter", "Filter", tooltip="show only the runs whose row contains a text"),
         Binding("s", "sort(1)", "Sort", tooltip="sort by the next column"),
         Binding("S", "reverse", "Reverse", show=False, tooltip="turn the order round"),
-        Binding("R", "resume", "Go on", show=False, tooltip="go on with a run that was cut off or stopped"),
+        Binding("R", "resume", "Go on", show=False, tooltip="resume a run that was interrupted or stopped"),
         Binding("W", "watch", "Watch", show=False, tooltip="follow a run that another process carries, on Train"),
         Binding("d", "delete", "Delete", tooltip="delete the run under the cursor, rows and weights"),
         Binding("e", "export", "Export", tooltip="write the run as CSV, JSON and TOML files"),

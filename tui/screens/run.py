@@ -199,10 +199,11 @@ class RunScreen(Screen[None]):
     @work(exclusive=True, group="mistakes")
     async def load_mistakes(self, details: RunDetails, cell: tuple[int, int] | None) -> None:
         gallery, names = self.query_one(Gallery), details.class_names
-        text = "the test images that were got wrong, the surest first"
+        text = "misclassified test images, most confident first"
         if cell is not None:
-            text = f"{names[cell[0]]} " + ("got right" if cell[0] == cell[1] else f"taken for {names[cell[1]]}")
-            text += ", the surest first · m shows all mistakes"
+            how = "correctly" if cell[0] == cell[1] else f"as {names[cell[1]]}"
+            text = f"{names[cell[0]]} classified {how}"
+            text += ", most confident first · m: all mistakes"
         self.query_one("#which", Static).update(plain_content(text))
         found = await load_into(
             gallery, self.app.session, lambda *way: read_mistakes(self.app.places, details, cell, *way)
@@ -213,7 +214,7 @@ class RunScreen(Screen[None]):
                 Picture(image, (f"{names[m.predicted]} {percent(m.confidence, 1)}", f"is {names[m.label]}"), m.file)
                 for image, m in zip(images, mistakes, strict=True)
             ]
-            gallery.show(pictures, "no test image is in this cell" if cell else "no test image was got wrong")
+            gallery.show(pictures, "no test image is in this cell" if cell else "no test image is misclassified")
 
     def action_predict(self) -> None:
         if self._details is not None:
@@ -298,7 +299,4 @@ def _reading_help(details: RunDetails) -> str:
         return ""
     val = details.started and details.started["num_val"]
     read = "the test set was read untrained and at the end" if val else "the figures are the last epoch's"
-    return (
-        f"\n\n{read}; no epoch and no setting was chosen by them.\n"
-        "Balanced accuracy is the mean of the classes' recalls."
-    )
+    return f"\n\n{read}; nothing was selected on the test set.\nBalanced accuracy is the mean of the classes' recalls."

@@ -74,7 +74,7 @@ class SetupScreen(Screen[None]):
         Binding("A", "add_seeds", "Seeds", show=False, tooltip="add the same with several seeds"),
         Binding("t", "twin", "Twin", tooltip="queue it and its twin with, or without, shortcuts"),
         Binding("o", "report", "Report", tooltip="queue one of the report's experiments"),
-        Binding("r", "recipe", "Recipe", show=False, tooltip="the recipe fast, or the report's again"),
+        Binding("r", "recipe", "Recipe", show=False, tooltip="the recipe fast, or the defaults"),
         Binding("s", "small_stem", "Stem", tooltip="the 7×7/2 stem with pool, or 3×3/1 without"),
     ]
 
@@ -258,7 +258,7 @@ class SetupScreen(Screen[None]):
         is_fast = all(self.recipe.values[name] == value for name, value in fast.items())
         defaults = {name: _RECIPE[name].default for name in fast}
         self.recipe.set_values(defaults if is_fast else dict(fast))
-        self.app.tell("the recipe is the report's again" if is_fast else "the recipe is fast: one epoch, one cycle")
+        self.app.tell("recipe: defaults" if is_fast else "recipe: fast, one epoch of one-cycle")
         self.show_plan()
 
     @work
@@ -306,7 +306,7 @@ class SetupScreen(Screen[None]):
         self.show_plan()
 
     def _check(self, values: dict[str, Value]) -> None:
-        """Raise SpecError where a recipe does not do, whatever the dataset."""
+        """Raise SpecError where a recipe is not valid, whatever the dataset."""
         RunSpec("digits", "resnet18" if self.model == _MORE else self.model, **values)  # type: ignore[arg-type]
 
     def show_plan(self) -> None:

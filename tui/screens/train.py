@@ -157,11 +157,11 @@ class TrainScreen(Screen[None]):
         epoch_bar, run_bar = self.query_one("#epoch-bar", Bar), self.query_one("#run-bar", Bar)
         if live.over:
             epoch_bar.say(_ending(live))
-            run_bar.say(self.app.queue.hint or "enter opens its tables · 1 sets up another run · 3 lists all runs")
+            run_bar.say(self.app.queue.hint or "enter: results · 1: set up another run · 3: all runs")
             return
         speed = f"{live.images_per_s:,.0f} img/s" if live.images_per_s else ""
         if live.paused:
-            epoch_bar.show("paused: p goes on", live.epoch_share, "")
+            epoch_bar.show("paused · p resumes", live.epoch_share, "")
         elif live.doing == "training":
             figures = f"{clock(live.epoch_left_s)} left  {speed}"
             epoch_bar.show(f"epoch {live.epoch}/{live.spec.epochs}", live.epoch_share, figures)
@@ -279,4 +279,4 @@ def freed_text(freed: Freed) -> str:
         measured.append(f"torch {memory_size(freed.allocator_bytes)}")
     if freed.driver_bytes is not None:
         measured.append(f"NVML {memory_size(freed.driver_bytes)}")
-    return "; ".join([f"dropped {dropped}; came free: {', '.join(measured)}", *freed.kept])
+    return "; ".join([f"unloaded {dropped}; freed: {', '.join(measured)}", *freed.kept])

@@ -24,7 +24,7 @@ from tui.text import fitted
 _SHADES = " ·░▒▓█"  # told apart without colour
 _GROUND = (18, 18, 18)
 _RIGHT, _WRONG = (0, 114, 178), (213, 94, 0)  # Okabe and Ito's blue and vermillion
-_CORNER = "true ╲ as"
+_CORNER = "true╲predicted"
 _LABEL, _LONG_LABEL = 14, 30  # cells at most for the name of a class, and where there is room
 
 
@@ -150,11 +150,9 @@ class ConfusionMap(Widget, can_focus=True):
     def _words(self) -> str:
         true, predicted = self.cursor
         count = self._counts[true][predicted]
-        what = "right" if true == predicted else f"taken for {safe_text(self._names[predicted], 24)}"
-        return (
-            f"{count:,} of {self._totals[true]:,} {safe_text(self._names[true], 24)} {what}: "
-            f"{percent(count / self._totals[true], 1)}"
-        )
+        names = [safe_text(self._names[index], 24) for index in (true, predicted)]
+        total = self._totals[true]
+        return f"true {names[0]} → {names[1]}: {count:,} of {total:,}, {percent(count / total, 1)}"
 
 
 def _level(share: float) -> int:

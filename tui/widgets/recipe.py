@@ -121,7 +121,7 @@ class RecipeForm(Vertical):
 
     @on(events.DescendantBlur)
     def _leave_editor(self) -> None:
-        """Leaving the field takes what was typed, as enter does; what does not do is said and left."""
+        """Leaving the field takes what was typed, as enter does; an invalid value is reported and left."""
         if self.editing and self.screen.focused is not (field := self.field):
             item = self._settings[self.menu.chosen]
             try:
