@@ -35,6 +35,13 @@ def _not_gib(text: str) -> str | None:
         return "GiB above 0, such as 6.5"
 
 
+def _not_gib_or_0(text: str) -> str | None:
+    try:
+        return None if 0 <= float(text) < 2**33 else "GiB of at least 0, such as 6.5"
+    except ValueError:
+        return "GiB of at least 0, such as 6.5"
+
+
 def _not_switch(text: str) -> str | None:
     return None if text in ("0", "1") else "0 or 1"
 
@@ -42,7 +49,7 @@ def _not_switch(text: str) -> str | None:
 HOME = Variable("RESLAB_HOME", "folder of runs and weights", "see --home", _no_problem)
 DATA = Variable("RESLAB_DATA", "folder of datasets", "see --data-dir", _no_problem)
 CACHE = Variable("RESLAB_CACHE", "folder of decoded images", "the user's cache folder", _no_problem)
-CACHE_GIB = Variable("RESLAB_CACHE_GIB", "GiB of decoded images to keep", f"{DEFAULT_CACHE_GIB:g}", _not_gib)
+CACHE_GIB = Variable("RESLAB_CACHE_GIB", "GiB of decoded images to keep", f"{DEFAULT_CACHE_GIB:g}", _not_gib_or_0)
 MEMORY_GIB = Variable("RESLAB_MEMORY_GIB", "GiB to hold on the training device", "all that is free", _not_gib)
 TUNE = Variable("RESLAB_TUNE", "0: measure no settings for dtype auto", "1", _not_switch)
 GRAPH = Variable("RESLAB_GRAPH", "0: record no CUDA graph of a step", "1", _not_switch)
@@ -91,4 +98,4 @@ def environment_rows() -> Iterator[tuple[str, bool | None, str]]:
                 yield variable.name, False, str(error)
     known = {variable.name for variable in VARIABLES}
     for name in sorted(name for name in os.environ if name.startswith("RESLAB_") and name not in known):
-        yield name, False, f"reslab knows no such variable; there are {', '.join(sorted(known))}"
+        yield name, False, f"unknown variable; known: {', '.join(sorted(known))}"

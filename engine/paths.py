@@ -57,6 +57,11 @@ def expand(path: str | Path) -> Path:
     return Path(os.path.expanduser(path))
 
 
+def absolute_weights(weights: str) -> str:
+    """A spec's `weights` with a path written out from the root, so that it means the same from everywhere."""
+    return weights if not weights.strip() or weights in ("random", "imagenet") else str(expand(weights).absolute())
+
+
 def _default_home() -> Path:
     clone = Path(__file__).resolve().parent.parent
     if (clone / "pyproject.toml").is_file() and (clone / "checkpoints").is_dir():

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from importlib.abc import Loader
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
 from types import ModuleType
@@ -45,8 +46,22 @@ class _Finder:
     def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name.startswith(f"{_NAME}.") and name != _ALONE and isinstance(sys.modules.get(_NAME), _StandIn):
             load_real(_NAME)
-            return find_spec(name)
+            loaded = sys.modules.pop(name, None)
+            return find_spec(name) if loaded is None else ModuleSpec(name, _AsLoaded(loaded), origin=loaded.__file__)
         return None
+
+
+class _AsLoaded(Loader):
+    """Gives a module that its package has loaded meanwhile, instead of a second one."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self._module, self._spec = module, module.__spec__
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return self._module
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__ = self._spec
 
 
 def postpone_compiler() -> None:

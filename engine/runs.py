@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from engine.memory.calibration import uncalibrated
 from engine.memory.ledger import Ledger
 from engine.models.building import check_weights
 from engine.models.registry import find_model, misfit
-from engine.paths import Places
+from engine.paths import Places, absolute_weights
 from engine.results.records import RunDetails, WeightsRecord
 from engine.results.store import Store
 from engine.spec import RunSpec
@@ -77,7 +77,7 @@ def run(spec: RunSpec, lab: Lab, control: RunControl) -> Generator[Event, None, 
         ReslabError: at the first step, before anything is recorded, where `check` finds something wrong or the record
             cannot be opened. Later failures end in RunEnded with the status `failed`.
     """
-    spec = spec.replace(dataset=absolute_dataset(spec.dataset))
+    spec = spec.replace(dataset=absolute_dataset(spec.dataset), weights=absolute_weights(spec.weights))
     check(spec, here=lab.cluster is None)
     with Store(lab.places.database) as store:
         number = store.create_run(spec)
@@ -188,6 +188,7 @@ def _carry(
             if isinstance(event, RunStarted) and resume is not None:
                 _take_up(store, spec, tally.run, lab.places, resume)
                 taken = True
+                event = replace(event, notes=tuple((resume.started or {}).get("notes", event.notes)))
             started = started or isinstance(event, RunStarted)
             tally.add(event)
             if not (isinstance(event, RunStarted) and resume is not None and resume.started is not None):

@@ -110,13 +110,13 @@ class RunSpec:
         False,
         help="training images are mirrored at random, each on its own",
         group="recipe",
-        affects=("memory", "result"),
+        affects=("step", "memory", "result"),
     )
     crop_padding: int = setting(
         0,
         help="training images are shifted at random by up to this much; 0 is off",
         group="recipe",
-        affects=("memory", "result"),
+        affects=("step", "memory", "result"),
         unit="pixels",
         low=0,
         high=512,

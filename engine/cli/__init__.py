@@ -154,6 +154,8 @@ def _autotune(arguments: argparse.Namespace, places: Places) -> int:
         raise SpecError("--forget forgets all that was measured; leave out the dataset and the model")
     if arguments.forget:
         return autotune.forget_command(places)
+    if not named and given_settings(arguments):
+        raise SpecError("dataset and model: missing; autotune measures with both, and lists what it knows without any")
     if not named:
         return autotune.list_command(places, arguments.json)
     return max(autotune.measure_command(spec, places, arguments.json) for spec in specs_from(arguments))

@@ -20,7 +20,7 @@ from engine.progress import Progress
 from engine.results.store import Store
 from engine.results.tables import busy_text, tuning_text
 from engine.spec import RunSpec
-from engine.text import safe_text
+from engine.text import counted, safe_text
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -34,7 +34,7 @@ def list_command(places: Places, as_json: bool) -> int:
         print_json(known)
         return 0
     if not known:
-        print("nothing was measured yet; a run with dtype auto on a processor does, or reslab autotune DATASET MODEL")
+        print("no choices recorded; reslab autotune DATASET MODEL makes one, or a run with dtype auto on a processor")
         return 0
     print(columns([("WHEN", "MODEL", "IMAGES", "BATCH", "QUICKEST", ""), *map(_row, known)], right=(3,)))
     return 0
@@ -53,7 +53,7 @@ def _row(tuned: SettingsTuned) -> tuple[str, ...]:
 def forget_command(places: Places) -> int:
     with Store(places.database) as store:
         number = store.forget_tunings()
-    print(f"{number} forgotten; the next runs measure again", file=sys.stderr)
+    print(f"{counted(number, 'choice')} deleted; the next runs measure again", file=sys.stderr)
     return 0
 
 
@@ -71,7 +71,7 @@ def measure_command(spec: RunSpec, places: Places, as_json: bool) -> int:
     placement, others = choose_placement(spec), OthersMeter()
     if not is_tunable(spec, placement):
         raise SpecError(
-            "there is nothing to choose: it needs dtype auto on a processor, without deterministic and RESLAB_TUNE=0"
+            "there is nothing to choose: it needs dtype auto on a processor, deterministic off and RESLAB_TUNE not at 0"
         )
     found = survey_now(spec, places)
     if problem := misfit(find_model(spec.model), found.shape):
@@ -81,7 +81,9 @@ def measure_command(spec: RunSpec, places: Places, as_json: bool) -> int:
     num_images = spec.epochs * found.num_train
     tuned = _shown(tune(0, spec, found.shape, (moments, moments), placement, RunControl(), num_images))
     if tuned is None:
-        print(f"five comparisons of {spec.model} take longer than 5 % of the run; it computes plainly", file=sys.stderr)
+        if as_json:
+            print_json(None)
+        print(f"not enough time to benchmark {spec.model} (5 % of the run, or 3 s); it uses float32", file=sys.stderr)
         return 0
     with Store(places.database) as store:
         store.record(tuned)

@@ -11,7 +11,7 @@ from engine.cli.output import printable
 from engine.cluster import Cluster, find_cluster
 from engine.datasets.registry import absolute_dataset
 from engine.errors import SpecError
-from engine.paths import expand
+from engine.paths import absolute_weights
 from engine.recipes import RECIPE_HELP, RECIPES, find_recipe
 from engine.reports import PRESETS
 from engine.results.queue import seeds_of
@@ -100,6 +100,7 @@ def _add_training(add: Callable[..., argparse.ArgumentParser], settings: bool) -
     if settings:
         _add_settings(forecast)
         _add_settings(autotune)
+        autotune.usage = f"{autotune.prog} [DATASET MODEL [options] | --forget]"
 
 
 def _add_reading(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -263,8 +264,8 @@ def _with_absolute_paths(values: dict[str, Any]) -> dict[str, Any]:
     dataset, weights = values.get("dataset"), values.get("weights")
     if isinstance(dataset, str):
         values = {**values, "dataset": absolute_dataset(dataset)}
-    if isinstance(weights, str) and weights.strip() and weights not in ("random", "imagenet"):
-        values = {**values, "weights": str(expand(weights).absolute())}
+    if isinstance(weights, str):
+        values = {**values, "weights": absolute_weights(weights)}
     return values
 
 

@@ -207,7 +207,7 @@ def keep_within_bound(cache: Path, newest: str) -> None:
     """Delete the least recently used entries, never `newest`, until all fit into RESLAB_CACHE_GIB (20 by default).
 
     Raises:
-        DatasetError: that is no number.
+        SpecError: that is no number.
     """
     bound = _bound_gib() * 2**30
     for part in cache.glob(".*.part"):  # of a process that was killed at it
@@ -224,4 +224,5 @@ def keep_within_bound(cache: Path, newest: str) -> None:
 
 
 def _bound_gib() -> float:
-    return number_of(CACHE_GIB) or DEFAULT_CACHE_GIB
+    asked = number_of(CACHE_GIB)
+    return DEFAULT_CACHE_GIB if asked is None else asked

@@ -60,11 +60,12 @@ def build_model(spec: RunSpec, shape: DataShape, seeded: bool = True, weighted: 
         stem = choose_stem(info, spec.stem, shape)
         network.notes, network.is_foreign = (), False  # type: ignore[assignment]
         if pretrained and weighted:
-            _load_weights(network, spec, stem)
+            _load_weights(network, spec, stem, shape)
         network.new_names = fit_first_last(network, info, shape, stem, keep_weights=pretrained)  # type: ignore[assignment]
     if spec.shortcut_padding != "auto":
         apply_form(network, {"shortcut_padding": spec.shortcut_padding})
-    network.notes = (*network.notes, *_padding_notes(network, info, spec))  # type: ignore[assignment,misc]
+    if weighted:
+        network.notes = (*network.notes, *_padding_notes(network, info, spec))  # type: ignore[assignment,misc]
     if spec.freeze == "backbone":
         freeze_backbone(network)
     fold_one_pixel(network)
@@ -124,12 +125,12 @@ def group_norm(num_channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(min(_GROUPS, num_channels // 4), num_channels)
 
 
-def _load_weights(network: nn.Module, spec: RunSpec, stem: str) -> None:
+def _load_weights(network: nn.Module, spec: RunSpec, stem: str, shape: DataShape) -> None:
     """Put trained weights into `network`, strictly: those of a run, or somebody's in the network's native form."""
     path = _imagenet_file(spec.model)[1] if spec.weights == "imagenet" else expand(spec.weights)
     weights = read_weights(path, sum(values.nbytes for values in network.state_dict().values()))
     if weights.header is not None:
-        _load_own(network, spec, stem, weights, weights.header)
+        _load_own(network, spec, stem, shape, weights, weights.header)
         return
     if spec.norm != "batch":
         raise ModelError(_group_norm_refusal(spec, weights.state))
@@ -159,15 +160,19 @@ def _padding_notes(network: nn.Module, info: ModelInfo, spec: RunSpec) -> tuple[
     return (f"shortcuts padded {PADDINGS[padding]}",)
 
 
-def _load_own(network: nn.Module, spec: RunSpec, stem: str, weights: Weights, header: dict[str, Any]) -> None:
+def _load_own(
+    network: nn.Module, spec: RunSpec, stem: str, shape: DataShape, weights: Weights, header: dict[str, Any]
+) -> None:
     """Weights of a run of reslab, whose network was fitted to its dataset: `network` is fitted to that one first."""
     theirs, info = header["spec"], find_model(spec.model)
     run = f"the weights {spec.weights} are of run {header.get('run', '?')}"
     if (name := safe_text(theirs["model"], 40)) != spec.model:
-        raise ModelError(f"{run}, a {name}; expected a {spec.model}: choose its network, or other weights")
+        raise ModelError(f"{run}, which trained {name}; expected {spec.model}: choose its network, or other weights")
     if (norm := safe_text(theirs.get("norm", "batch"), 40)) != spec.norm:
         raise ModelError(f"{run}, with norm={norm}; expected norm={spec.norm}: set norm to {norm}")
-    form = {"shortcut_padding": "end", "transform_input": _scaled_its_input(theirs, weights), **header.get("form", {})}
+    form: dict[str, Any] = {"shortcut_padding": "end", "transform_input": _scaled_its_input(info, theirs, weights)}
+    form |= header.get("form", {})
+    form["transform_input"] = form["transform_input"] and shape.channels == 3  # torchvision's layer needs three
     apply_form(network, form)
     padding = form["shortcut_padding"]
     if info.padded_shortcuts and spec.shortcut_padding not in ("auto", padding):
@@ -177,20 +182,19 @@ def _load_own(network: nn.Module, spec: RunSpec, stem: str, weights: Weights, he
         their_stem = "own" if info.own_stem else "small" if first.shape[-1] == 3 else "imagenet"
         if their_stem != stem:
             raise ModelError(f"{run}, with stem={their_stem}; expected stem={stem}: set stem to {their_stem}")
-        shape = DataShape(first.shape[1], 1, 1, last.shape[0])
-        fit_first_last(network, info, shape, their_stem, keep_weights=True)
+        their_shape = DataShape(first.shape[1], 1, 1, last.shape[0])
+        fit_first_last(network, info, their_shape, their_stem, keep_weights=True)
     if problem := check_fit(weights.state, network):
         raise ModelError(f"{run}, and do not fit {spec.model} here ({problem}); expected another image size or network")
     network.load_state_dict(weights.state)
     network.notes = (f"weights of run {header.get('run', '?')}",)  # type: ignore[assignment]
 
 
-def _scaled_its_input(theirs: dict[str, Any], weights: Weights) -> bool:
+def _scaled_its_input(info: ModelInfo, theirs: dict[str, Any], weights: Weights) -> bool:
     """Of GoogLeNet and Inception, in checkpoints from before their headers said so."""
-    channels = {
-        values.shape[1] for name, values in weights.state.items() if values.dim() == 4 and "conv1" in name.lower()
-    }
-    return theirs.get("weights", "random") != "random" and 3 in channels
+    first = weights.state.get(f"{info.first}.weight")
+    has_three_channels = first is not None and first.dim() == 4 and first.shape[1] == 3
+    return theirs.get("weights", "random") != "random" and has_three_channels
 
 
 def _load_native(network: nn.Module, spec: RunSpec, state: dict[str, Tensor]) -> None:

@@ -125,7 +125,7 @@ def _own(header: dict[str, Any]) -> dict[str, Any] | None:
         own = json.loads(metadata[_OWN])
         is_whole = isinstance(own["spec"]["model"], str) and isinstance(own.get("form", {}), dict)
         is_whole = is_whole and isinstance(own.get("run", 0), int) and _is_normalization(own.get("normalization"))
-    except (ValueError, KeyError, TypeError):
+    except Exception:  # whatever somebody wrote there
         is_whole = False
     if not is_whole:
         raise ModelError("its header does not say which run of reslab it is of")
@@ -141,8 +141,9 @@ def _is_normalization(said: Any) -> bool:
     if said is None:
         return True
     mean, std = said["mean"], said["std"]
-    values = [float(value) for value in (*mean, *std)]
-    return bool(mean) and len(mean) == len(std) and all(map(math.isfinite, values)) and min(std) > 0
+    if not all(type(value) in (int, float) and math.isfinite(value) for value in (*mean, *std)):
+        return False
+    return bool(mean) and len(mean) == len(std) and min(std) > 0
 
 
 def _read_header(path: Path) -> dict[str, Any]:
@@ -154,7 +155,7 @@ def _read_header(path: Path) -> dict[str, Any]:
             raise ModelError(f"its header would be {counted(length, 'byte')} long")
         try:
             header = json.loads(file.read(length))
-        except ValueError:
+        except (ValueError, RecursionError):
             raise ModelError("its header is no JSON") from None
     if not isinstance(header, dict):
         raise ModelError("its header is no JSON object")

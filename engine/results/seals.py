@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 
-from engine.results.rows import EPOCH_COLUMNS, RUN_COLUMNS
-
 # Named, so that a column that comes later breaks no older seal. What is here stays, in this order.
+_RUN = (
+    "run, dataset, model, status, created_at, spec, untrained, final, train_images_per_s, elapsed_s, steps, error, "
+    "started"
+)
 _SEALED = {
     "steps": "run, first_step, epoch, learning_rate, images, train_s, losses, accuracies",
-    "epochs": EPOCH_COLUMNS,
+    "epochs": "run, epoch, train_loss, train_accuracy, train_s, images_per_s",
     "evaluations": (
         "run, split, moment, epoch, step, metrics, per_class, confusion, elapsed_s, labels, predictions, confidences"
     ),
@@ -34,7 +36,7 @@ def is_intact(db: sqlite3.Connection, run: int) -> bool | None:
 
 def _digest(db: sqlite3.Connection, run: int) -> str:
     digest = hashlib.sha256()
-    row = db.execute(f"SELECT {RUN_COLUMNS}, started FROM runs WHERE run = ?", (run,)).fetchone()
+    row = db.execute(f"SELECT {_RUN} FROM runs WHERE run = ?", (run,)).fetchone()
     digest.update(repr(row).encode())
     for table, columns in _SEALED.items():
         for row in db.execute(f"SELECT {columns} FROM {table} WHERE run = ? ORDER BY rowid", (run,)):

@@ -190,9 +190,8 @@ def _prepare(
     tuned = None
     if (resume is None or not resume.recorded) and crew is None and plan.is_whole and is_tunable(spec, placement):
         tuned = yield from _tuned(run, spec, data, placement, control, known, others)
-        placement, plan = (
-            (placement, plan) if tuned is None else _with(tuned, spec, data, placement, plan, ledger, known)
-        )
+        if tuned is not None:
+            placement, plan, tuned = _with(tuned, spec, data, placement, plan, ledger, known)
     return data, plan, placement, _build(spec, data, placement, ledger, crew, weighted), tuned
 
 
@@ -257,13 +256,17 @@ def _tuned(
 
 def _with(
     tuned: SettingsTuned, spec: RunSpec, data: ImageData, placement: Placement, plan: Plan, ledger: Ledger, known: Known
-) -> tuple[Placement, Plan]:
-    """The placement that was chosen, and the plan for it, where that fits as well."""
+) -> tuple[Placement, Plan, SettingsTuned | None]:
+    """The placement that was chosen, and the plan for it, where that fits as well; else all as it was before."""
+    num_threads = torch.get_num_threads()
     chosen = apply_tuning(tuned, placement)
     if (chosen.dtype, chosen.memory_format) == (placement.dtype, placement.memory_format):
-        return chosen, plan
+        return chosen, plan, tuned
     other = fit_run(spec, data.shape, data.resident_bytes, chosen, ledger, known.calibration)
-    return (chosen, other) if other.is_whole else (placement, plan)
+    if other.is_whole:
+        return chosen, other, tuned
+    torch.set_num_threads(num_threads)
+    return placement, plan, None
 
 
 def _sizes(data: ImageData, spec: RunSpec, bounds: Bounds) -> tuple[list[int], list[int]]:

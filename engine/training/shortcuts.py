@@ -42,7 +42,7 @@ def settle_shortcuts(learner: Learner, data: ImageData) -> Learner:
         said = _of_stated(spec.shortcut_padding, measured)
     elif measured.form is None:
         raise ModelError(
-            f"the weights {spec.weights} do not tell where their shortcuts put the zeros of new channels: "
+            f"the weights {spec.weights} do not show where their shortcuts put the zeros of new channels: "
             f"{_evidence(measured)}; set shortcut padding to end or both-sides, as their author has it"
         )
     else:

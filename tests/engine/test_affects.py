@@ -51,7 +51,7 @@ assert differing_settings([without, other.to_dict()]) == {"width": (64, 65)}
 assert differing_settings([without, one.to_dict()]) == {}
 record = RunRecord(1, "digits", "resnet20", "completed", 0.0, without, None, None, 100.0, 5.0, 120, None)
 assert estimate_run(one, [record]).seconds == 5.0
-assert estimate_run(other, [record]) is None or estimate_run(other, [record]).run != 1
+assert estimate_run(other, [record]) is None
 assert "width" in _RECIPE
 assert build_parser().parse_args(["train", "digits", "resnet20", "--width", "65"]).width
 """

@@ -60,7 +60,7 @@ def test_a_runs_own_weights_are_fitted_to_other_images(own: tuple[Path, RunEnded
 @pytest.mark.parametrize(
     ("model", "settings", "expected"),
     [
-        ("resnet34", {"stem": "small"}, "of run 1, a resnet18; expected a resnet34"),
+        ("resnet34", {"stem": "small"}, "of run 1, which trained resnet18; expected resnet34"),
         ("resnet18", {"stem": "small", "norm": "group"}, "with norm=batch; expected norm=group"),
         ("resnet18", {"stem": "imagenet"}, "with stem=small; expected stem=imagenet: set stem to small"),
     ],
@@ -91,7 +91,7 @@ def test_weights_for_the_large_stem_are_not_cut_to_the_small_one(tmp_path: Path)
 def test_a_runs_weights_are_not_those_of_its_twin(tmp_path: Path) -> None:
     for model, twin in (("resnet20", "plain20"), ("plain20", "resnet20")):
         path = _own_file(tmp_path, RunSpec("digits", model))
-        with pytest.raises(ModelError, match=f"of run 1, a {model}; expected a {twin}"):
+        with pytest.raises(ModelError, match=f"of run 1, which trained {model}; expected {twin}"):
             build_model(spec_with(path, twin), GREY)
     assert build_model(spec_with(path, "plain20", shortcut_padding="both-sides"), GREY)
 
@@ -101,6 +101,16 @@ def test_weights_of_a_run_from_before_the_padding_was_said_are_padded_at_the_end
     del old["shortcut_padding"]
     path = _own_file(tmp_path, RunSpec("digits", "resnet20"), {"spec": old})
     assert form_of(build_model(spec_with(path), GREY)) == {"shortcut_padding": "end"}
+
+
+def test_a_relative_path_means_the_same_from_everywhere(
+    places: Places, own: tuple[Path, RunEnded], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(own[0].parent)
+    spec = RunSpec("digits", "resnet18", epochs=1, stem="small", weights=own[0].name)
+    begun(places, spec)  # from Python and from the app, as by the command line
+    with Store(places.database) as store:
+        assert store.run(1).spec["weights"] == str(own[0])
 
 
 @pytest.mark.parametrize(
@@ -129,7 +139,19 @@ def test_group_norms_of_others_do_not_say_how_many_groups_they_have(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    "header", ["", "[]", "{}", '{"spec": {"model": 3}}', '{"spec": {"model": "resnet18"}, "form": 1}']
+    "header",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"spec": {"model": 3}}',
+        '{"spec": {"model": "resnet18"}, "form": 1}',
+        "[" * 20_000,
+        *(
+            json.dumps({"spec": {"model": "resnet18"}, "normalization": {"mean": [mean], "std": [1]}})
+            for mean in (10**400, "0.5", True, float("nan"))
+        ),
+    ],
 )
 def test_a_header_that_is_none_of_a_run_is_refused(tmp_path: Path, header: str) -> None:
     path = tmp_path / "odd.safetensors"
@@ -152,3 +174,7 @@ def test_googlenets_own_weights_say_whether_it_scales_its_input(tmp_path: Path) 
         save_file({name: value.contiguous() for name, value in state.items()}, path, {"reslab": json.dumps(header)})
         found = build_model(RunSpec("cifar10", "googlenet", weights=str(path)), shape)
         assert form_of(found) == {"transform_input": number == 2}
+    grey = build_model(RunSpec("mnist", "googlenet", weights=str(path), image_size=32), DataShape(1, 32, 32, 10))
+    assert form_of(grey) == {"transform_input": False}  # the layer for it needs three channels
+    with torch.no_grad():
+        assert grey.eval()(torch.zeros(2, 1, 32, 32)).shape == (2, 10)

@@ -18,7 +18,9 @@ spec = RunSpec("digits", "resnet20", epochs=1)
 events = list(run(spec, Lab(Places(folder, folder, folder)), RunControl()))
 assert events[-1].status == "completed", events[-1]
 """
-_IS_POSTPONED = "from engine.postponed import is_postponed\nassert is_postponed() and 'triton' not in sys.modules\n"
+_IS_POSTPONED = (
+    "from engine.postponed import is_postponed\nassert is_postponed() and 'torch._inductor' not in sys.modules\n"
+)
 
 
 def carry_out(script: str) -> str:
@@ -34,14 +36,15 @@ def test_a_run_and_its_forecast_load_no_compiler() -> None:
 @pytest.mark.parametrize(
     "asked",
     [
-        "from torch._dynamo.utils import counters",
+        "import torch._dynamo.eval_frame",
         *(
             pytest.param(other, marks=pytest.mark.slow)
             for other in (
                 "torch._dynamo.reset()",
                 "import torch._dynamo.utils; torch._dynamo.utils.counters",
                 "from torch._dynamo import optimize",
-                "import torch._dynamo.eval_frame",
+                "from torch._dynamo.utils import counters",
+                "from torch._dynamo.backends.registry import lookup_backend; torch._dynamo.backends.registry",
                 "import torch._inductor.config",
                 "torch.use_deterministic_algorithms(True)",
             )
@@ -60,6 +63,8 @@ def test_whoever_asks_for_more_gets_the_real_one(asked: str) -> None:
         "assert torch._dynamo.utils is sys.modules['torch._dynamo.utils']\n"
         "assert torch._dynamo.utils.counters is not None\n"
         "assert not torch._dynamo.is_compiling()\n"
+        "import torch._dynamo.eval_frame\n"  # one module of each name, not a second one
+        "assert torch._dynamo.optimize.__globals__ is vars(sys.modules['torch._dynamo.eval_frame'])\n"
     )
 
 

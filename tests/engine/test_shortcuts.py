@@ -187,7 +187,7 @@ def test_weights_that_do_not_tell_need_the_setting(places: Places, tmp_path: Pat
     path = tmp_path / "fresh.safetensors"
     save_file(_Theirs("end").state_dict(), path)
     said = error_of(begun(places, spec_with(path)))
-    assert "do not tell where their shortcuts put the zeros" in said
+    assert "do not show where their shortcuts put the zeros" in said
     assert "set shortcut padding to end or both-sides" in said
     stated = notes_of(begun(places, spec_with(path, shortcut_padding="both-sides")))
     assert stated[0] == "shortcuts padded on both sides"
@@ -302,7 +302,9 @@ def test_a_run_that_is_cut_off_resumes_in_its_form(places: Places, theirs: tuple
     run_until(
         lambda event: isinstance(event, Evaluated) and event.epoch == 1, places, spec_with(path).replace(epochs=2)
     )
-    *_, ended = resume(2, Lab(places), RunControl())
+    resumed = list(resume(2, Lab(places), RunControl()))
+    assert notes_of(resumed) == notes_of(whole)
+    ended = resumed[-1]
     assert isinstance(ended, RunEnded)
     assert isinstance(whole[-1], RunEnded)
     assert ended.final == whole[-1].final

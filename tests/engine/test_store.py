@@ -208,7 +208,7 @@ def test_a_run_that_goes_on_elsewhere_is_left_to_it(store: Store, places: Places
     run = store.create_run(SPEC)
     with sqlite3.connect(places.database) as other:
         other.execute("UPDATE runs SET place = 'another', beat_at = ?", (time.time(),))
-    with pytest.raises(StoreError, match="another process goes on with it"):
+    with pytest.raises(StoreError, match="another process has resumed it"):
         store.record(events_of(SPEC, run)[0])
     assert store.details(run).started is None
 

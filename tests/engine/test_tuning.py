@@ -237,7 +237,7 @@ def test_the_command_lists_measures_and_forgets(
         assert code == 0, captured.err
         return captured.out + captured.err
 
-    assert "nothing was measured yet" in said("autotune")
+    assert "no choices recorded" in said("autotune")
     words = "float32, channels last, 4 threads: 2.00 times as fast as plain float32"
     assert words in said("autotune", "digits", "resnet20", "--batch-size", "32")
     assert f"resnet20  1×8×8      32  {words}" in said("autotune")
@@ -245,10 +245,12 @@ def test_the_command_lists_measures_and_forgets(
     assert "resnet20, compile True  1×8×8      32  " in said("autotune")
     assert not tuned(set_up(places))  # the run goes by it
     assert json.loads(said("autotune", "--json"))[0]["gain"] == 2
-    assert "2 forgotten" in said("autotune", "--forget")
-    assert "nothing was measured yet" in said("autotune")
+    assert "2 choices deleted" in said("autotune", "--forget")
+    assert "no choices recorded" in said("autotune")
     assert main(["autotune", "--forget", "digits", "resnet20"], lambda opening: 9) == 2
     assert "leave out the dataset" in capsys.readouterr().err
+    assert main(["autotune", "--batch-size", "32"], lambda opening: 9) == 2
+    assert "dataset and model: missing" in capsys.readouterr().err
 
 
 def test_a_choice_holds_for_what_makes_the_step() -> None:
