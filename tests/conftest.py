@@ -1,4 +1,4 @@
-"""What all tests share: folders of their own, the real data where it is to be had, and a clean environment."""
+"""What all tests share: folders of their own, the real data where it is available, and a clean environment."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from engine.events import (
     TuningChecked,
 )
 from engine.results.queue import are_twins
-from engine.results.tables import continued_text, data_lines
+from engine.results.tables import checked_text, continued_text, data_lines
 from engine.spec import RunSpec
 from tui.series import Series
 
@@ -162,7 +162,9 @@ class LiveRun:
             case RunEnded():
                 self.ended = event
                 self.paused = False
-            case SettingsTuned() | TuningChecked() | MemoryForecasted():
+            case TuningChecked():
+                self.note = checked_text(event) or self.note
+            case SettingsTuned() | MemoryForecasted():
                 pass  # Results shows them
             case _:
                 assert_never(event)
