@@ -19,8 +19,8 @@ def write(db: sqlite3.Connection, event: SettingsTuned | TuningChecked) -> None:
         )
         return
     values = (event.key, event.dtype, event.memory_format, event.num_threads, event.gain, event.busy_cores)
-    marks = ", ".join("?" * 9)
-    db.execute(f"INSERT OR REPLACE INTO tunings ({_COLUMNS}) VALUES ({marks})", (*values, None, event.due, time.time()))
+    marks, measured_at = ", ".join("?" * 9), event.measured_at or time.time()
+    db.execute(f"INSERT OR REPLACE INTO tunings ({_COLUMNS}) VALUES ({marks})", (*values, None, event.due, measured_at))
 
 
 def read(db: sqlite3.Connection, run: int = 0) -> dict[str, SettingsTuned]:

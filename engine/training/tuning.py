@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -121,7 +122,7 @@ def tune(
     chosen = best.placement
     return SettingsTuned(
         run, tuning_key(spec, shape), _name(chosen.dtype), _name(chosen.memory_format), best.num_threads, gain,
-        busy_cores=others.read(), due=trial.out_of_time,
+        busy_cores=others.read(), due=trial.out_of_time, measured_at=time.time(),
     )  # fmt: skip
 
 
