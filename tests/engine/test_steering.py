@@ -131,7 +131,7 @@ def test_ctrl_c_leaves_the_waiting_and_the_run_was_asked(
     with live_run() as run:
         assert reslab("stop", "1") == 130
         assert json.loads((run.folder / "asked.json").read_text())["stop"] is True
-    assert "run 1 was asked and will do so" in capsys.readouterr().err
+    assert "run 1 was asked to and will" in capsys.readouterr().err
 
 
 def test_delete_names_the_command_that_ends_the_run(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from itertools import count
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from engine.control import RunControl
 from engine.cores import OthersMeter
 from engine.device import Placement
 from engine.events import Event, RunContinued, RunEnded, RunStarted, SettingsTuned, StepsCompleted, TuningChecked
+from engine.memory.fitting import fit_run
 from engine.paths import Places
 from engine.results.store import Store
 from engine.results.tables import facts, tuning_text
@@ -318,3 +321,23 @@ def test_a_stop_in_the_middle_of_a_trial_ends_the_run(places: Places, monkeypatc
     events = list(run(SPEC, Lab(places), control))
     assert isinstance(events[-1], RunEnded)
     assert events[-1].status == "stopped"
+
+
+def test_a_choice_that_does_not_fit_is_neither_taken_nor_checked(
+    places: Places,
+    seconds: Callable[[Callable[[Placement, int], float]], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seconds(lambda placement, threads: 1.0 if placement.memory_format is torch.channels_last else 2.0)
+
+    def fit(spec: RunSpec, shape: DataShape, num_bytes: int, placement: Placement, *more: Any) -> Any:
+        plan = fit_run(spec, shape, num_bytes, placement, *more)
+        return dataclasses.replace(plan, fit="not") if placement.memory_format is torch.channels_last else plan
+
+    monkeypatch.setattr(setup, "fit_run", fit)
+    events = collect(places)
+    assert tuned(events)[0].memory_format == "channels_last"
+    assert started(events).resolved.memory_format == "contiguous_format"
+    assert not any(isinstance(event, TuningChecked) for event in events)
+    assert isinstance(events[-1], RunEnded)
+    assert events[-1].status == "completed"
