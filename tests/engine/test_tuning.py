@@ -335,6 +335,7 @@ def test_a_choice_that_does_not_fit_is_neither_taken_nor_checked(
         return dataclasses.replace(plan, fit="not") if placement.memory_format is torch.channels_last else plan
 
     monkeypatch.setattr(setup, "fit_run", fit)
+    monkeypatch.setattr(tuning, "_LEAST_CHECK_S", 0.0)
     events = collect(places)
     assert tuned(events)[0].memory_format == "channels_last"
     assert started(events).resolved.memory_format == "contiguous_format"
