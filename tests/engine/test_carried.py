@@ -327,6 +327,7 @@ def test_a_process_of_its_own_goes_on_with_a_run_and_hears_a_signal_as_any_other
     assert event.error is not None
 
 
+@pytest.mark.slow
 def test_what_keeps_a_run_from_being_begun_is_told_by_its_process(places: Places) -> None:
     with pytest.raises(ReslabError, match=r"no weights file /nowhere\.pth"):
         next(carried(Job(places, (SPEC.replace(weights="/nowhere.pth"),)), RunControl()))

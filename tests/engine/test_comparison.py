@@ -37,6 +37,7 @@ def test_wilson_is_statsmodels(num_right: int, num_images: int) -> None:
     assert wilson_interval(num_right, num_images) == pytest.approx(expected, abs=1e-9)
 
 
+@pytest.mark.slow
 @settings(max_examples=20)  # statsmodels takes 36 ms a call
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
 def test_holm_is_statsmodels(p_values: list[float]) -> None:

@@ -161,7 +161,9 @@ def evaluations(events: list[Event]) -> list[float]:
 @pytest.mark.parametrize(
     ("size", "changes"),
     [
-        (2, {"batch_size": 717}),  # three are left at the end: one process has nothing to do
+        pytest.param(  # three are left at the end: one process has nothing to do
+            2, {"batch_size": 717}, marks=pytest.mark.slow
+        ),
         pytest.param(2, {}, marks=pytest.mark.slow),
         pytest.param(3, {"flip": True, "crop_padding": 1, "label_smoothing": 0.1}, marks=pytest.mark.slow),
         pytest.param(  # six are left: two each

@@ -168,6 +168,7 @@ def test_so_they_are_where_activations_can_be_computed_twice_and_where_there_is_
     assert planned(monkeypatch, 1.3 * peak, ledger).words == f"fits after freeing {0.2 * peak / MIB:.1f} MiB"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [64, *(pytest.param(size, marks=pytest.mark.slow) for size in (4, 512))])
 def test_the_largest_batch_fits_and_a_larger_one_does_not(monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
     spec = RunSpec("cats-dogs", "resnet18", batch_size=batch)
@@ -195,6 +196,7 @@ def test_what_is_asked_of_a_dataset_needs_no_images(places: Places, tmp_path: Pa
     assert plan.forecast.dataset_bytes == resident_bytes(70_000, DataShape(1, 28, 28, 10))
 
 
+@pytest.mark.slow
 def test_the_command_prints_it_and_its_exit_code_says_whether_it_fits(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

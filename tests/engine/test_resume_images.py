@@ -60,6 +60,7 @@ def test_two_training_images_that_change_places_are_noticed(places: Places, tmp_
     assert go_on(places, 1)[-1].status == "completed"  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_without_the_weights_that_it_began_with(places: Places, tmp_path: Path) -> None:
     from torchvision.models import resnet18
 

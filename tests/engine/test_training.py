@@ -305,6 +305,7 @@ def test_a_second_run_uses_the_images_that_are_there_and_keeps_the_old_network_w
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 @few_digits
 def test_group_norm_bfloat16_and_the_other_optimizers_train(places: Places) -> None:
     spec = SPEC.replace(

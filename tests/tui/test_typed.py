@@ -102,6 +102,7 @@ def hidden_and_focusable(app: ReslabApp) -> Iterator[Widget]:
             yield field
 
 
+@pytest.mark.slow
 async def test_no_hidden_field_takes_the_focus_on_any_screen(make_app: MakeApp, places: Places) -> None:
     record(places)
     app = make_app(ScriptedRun())
