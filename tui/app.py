@@ -156,20 +156,22 @@ class ReslabApp(App[None]):
 
     @work
     async def _offer_to_resume(self) -> None:
-        """At the start: where the latest run was cut off, it can go on."""
+        """At the start: where the latest run was interrupted, it can be resumed."""
+        from engine.results.records import CUT_OFF
         from tui.screens.dialogs import Question
 
         newest = self.listing.runs[0].record if self.listing and self.listing.runs else None
         if newest is None or not newest.cut_off:
             return
-        what = f"Run {newest.run}, {newest.model} on {newest.dataset}, was {newest.error}."
-        if await self.push_screen_wait(Question(f"{safe_text(what)} Go on with it?")):
+        why = (newest.error or "").removeprefix(CUT_OFF)  # in the record these words stand for ever
+        what = f"Run {newest.run}, {newest.model} on {newest.dataset}, was interrupted{why}."
+        if await self.push_screen_wait(Question(f"{safe_text(what)} Resume it?")):
             self.resume_run(newest)
 
     def resume_run(self, record: RunRecord) -> None:
         """Go on with a run from its last checkpoint, or say why it cannot."""
         if record.status in ("completed", "running"):
-            return self.tell(f"run {record.run} is {record.status}: there is nothing to go on with", "warning")
+            return self.tell(f"run {record.run} is {record.status}: there is nothing to resume", "warning")
         try:
             self.start_run(RunSpec.from_mapping(record.spec), resumed=record.run)
         except SpecError as error:  # of a dataset or a network that there is no more

@@ -56,7 +56,7 @@ class Queue:
             from tui.screens.dialogs import Question
 
             wait = "waits" if len(self.waiting) == 1 else "wait"
-            text = f"{counted(len(self.waiting), 'run')} {wait} in the queue from the last time. Go on with it?"
+            text = f"{counted(len(self.waiting), 'run')} {wait} in the queue from the last time. Start the queue?"
             if await self._app.push_screen_wait(Question(text)):
                 self.start()
 

@@ -7,6 +7,7 @@ import sys
 import threading
 from typing import assert_never
 
+from engine import events
 from engine.carried.following import follow
 from engine.carried.process import Carrier, Job
 from engine.cli.output import print_json
@@ -14,31 +15,11 @@ from engine.cli.parser import columns
 from engine.cli.training import EXIT_CODES, JsonLines, View, on_signals, shown
 from engine.control import RunControl
 from engine.errors import ReslabError
-from engine.events import (
-    CheckpointFailed,
-    CheckpointSaved,
-    DatasetProgressed,
-    EpochEnded,
-    Evaluated,
-    EvaluationProgressed,
-    Event,
-    GradientsMeasured,
-    MemoryForecasted,
-    MemoryRecovered,
-    RunContinued,
-    RunEnded,
-    RunPaused,
-    RunResumed,
-    RunStarted,
-    SettingsTuned,
-    StepsCompleted,
-    TuningChecked,
-)
 from engine.results.tables import continued_text, data_lines, duration
 from engine.text import counted, percent, safe_text
 
 _LISTEN_S = 0.2
-_Told = Event | ReslabError | None  # None: all have ended
+_Told = events.Event | ReslabError | None  # None: all have ended
 
 
 def train_side_by_side(job: Job, as_json: bool, detach: bool) -> int:
@@ -73,7 +54,7 @@ def train_side_by_side(job: Job, as_json: bool, detach: bool) -> int:
             if isinstance(event, ReslabError):
                 raise event
             shown(view, event)
-            if isinstance(event, RunEnded):
+            if isinstance(event, events.RunEnded):
                 codes.append(EXIT_CODES[event.status])
     if isinstance(view, Lines):
         view.table()
@@ -110,39 +91,50 @@ class Lines:
     """A line on stderr for what happens to each run; the table at the end goes to stdout."""
 
     def __init__(self) -> None:
-        self._started: dict[int, RunStarted] = {}
-        self._ended: dict[int, RunEnded] = {}
+        self._started: dict[int, events.RunStarted] = {}
+        self._ended: dict[int, events.RunEnded] = {}
 
-    def show(self, event: Event) -> None:
+    def show(self, event: events.Event) -> None:
         started = self._started.get(event.run)
         match event:
-            case RunStarted():
+            case events.RunStarted():
                 self._started[event.run] = event
                 self._say(event, f"{_what(event)}, {event.resolved.workers}, {event.resolved.device}")
                 for line in data_lines(event.notes, event.left_out):
                     self._say(event, line)
-            case Evaluated():
+            case events.Evaluated():
                 epochs = started.spec.get("epochs", "?") if started else "?"
                 accuracy = percent(event.metrics.accuracy)
                 self._say(event, f"epoch {event.epoch}/{epochs}, {event.split} accuracy {accuracy}")
-            case RunPaused():
+            case events.RunPaused():
                 self._say(event, f"paused; reslab resume {event.run} continues it")
-            case RunResumed():
+            case events.RunResumed():
                 self._say(event, "resumed")
-            case RunContinued():
+            case events.RunContinued():
                 self._say(event, continued_text(event))
-            case MemoryRecovered():
+            case events.MemoryRecovered():
                 self._say(event, f"memory ran out: {event.action}")
-            case CheckpointFailed():
+            case events.CheckpointFailed():
                 self._say(event, f"step {event.step:,} could not be saved, the run continues: {event.error}")
-            case RunEnded():
+            case events.RunEnded():
                 self._ended[event.run] = event
                 self._say(event, f"{event.status} after {duration(event.elapsed_s)}")
                 if event.error:
                     self._say(event, event.error)
-            case DatasetProgressed() | EvaluationProgressed() | StepsCompleted() | EpochEnded():
+            case (
+                events.DatasetProgressed()
+                | events.EvaluationProgressed()
+                | events.StepsCompleted()
+                | events.EpochEnded()
+            ):
                 pass  # of several runs at once, an evaluation each epoch is enough
-            case GradientsMeasured() | CheckpointSaved() | SettingsTuned() | TuningChecked() | MemoryForecasted():
+            case (
+                events.GradientsMeasured()
+                | events.CheckpointSaved()
+                | events.SettingsTuned()
+                | events.TuningChecked()
+                | events.MemoryForecasted()
+            ):
                 pass
             case _:
                 assert_never(event)
@@ -157,9 +149,9 @@ class Lines:
             rows.append((str(run), *names, ended.status, *figures, started.resolved.workers if started else "–"))
         print(columns([tuple(map(safe_text, row)) for row in rows], right=(0, 3, 5, 6)))
 
-    def _say(self, event: Event, text: str) -> None:
+    def _say(self, event: events.Event, text: str) -> None:
         print(safe_text(f"run {event.run}: {text}"), file=sys.stderr, flush=True)
 
 
-def _what(event: RunStarted) -> str:
+def _what(event: events.RunStarted) -> str:
     return f"{event.spec.get('model')} on {event.spec.get('dataset')}, seed {event.spec.get('seed')}"

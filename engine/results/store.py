@@ -16,27 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, assert_never
 
+from engine import events
 from engine.errors import StoreError
-from engine.events import (
-    CheckpointFailed,
-    CheckpointSaved,
-    DatasetProgressed,
-    EpochEnded,
-    Evaluated,
-    EvaluationProgressed,
-    Event,
-    GradientsMeasured,
-    MemoryForecasted,
-    MemoryRecovered,
-    RunContinued,
-    RunEnded,
-    RunPaused,
-    RunResumed,
-    RunStarted,
-    SettingsTuned,
-    StepsCompleted,
-    TuningChecked,
-)
 from engine.memory.calibration import Calibration
 from engine.results import carriers, changes, memory, resumes, tunings, waiting
 from engine.results.migrations import migrate
@@ -58,8 +39,18 @@ from engine.spec import RunSpec
 
 _COMMIT_EVERY_S = 1.0  # points wait this long: one commit costs an fsync, 1 to 20 ms
 _BUSY_MS = 5000
-_Progress = RunStarted | RunContinued | Evaluated | EpochEnded | CheckpointSaved | RunEnded
-_Written = _Progress | SettingsTuned | TuningChecked | MemoryForecasted | MemoryRecovered
+_Written = (
+    events.RunStarted
+    | events.RunContinued
+    | events.Evaluated
+    | events.EpochEnded
+    | events.CheckpointSaved
+    | events.RunEnded
+    | events.SettingsTuned
+    | events.TuningChecked
+    | events.MemoryForecasted
+    | events.MemoryRecovered
+)
 _log = logging.getLogger("reslab")
 
 
@@ -71,7 +62,7 @@ class Store:
     """
 
     def __init__(self, path: Path) -> None:
-        self._points: list[StepsCompleted] = []
+        self._points: list[events.StepsCompleted] = []
         self._committed_at = time.monotonic()
         self._carried = carriers.Carried(path)
         with _explained(path):
@@ -115,19 +106,19 @@ class Store:
             self._carried.add(cursor.lastrowid)  # before another thread can see it
         return cursor.lastrowid
 
-    def record(self, event: Event) -> None:
+    def record(self, event: events.Event) -> None:
         """Write one event. Points are written about once a second; one that cannot be is tried again, not raised.
 
         Raises StoreError where the run was taken for lost meanwhile and goes on elsewhere.
         """
         match event:
-            case StepsCompleted():
+            case events.StepsCompleted():
                 self._points.append(event)
                 if time.monotonic() - self._committed_at >= _COMMIT_EVERY_S:
                     self._flush_points()
-            case DatasetProgressed() | EvaluationProgressed() | GradientsMeasured() | CheckpointFailed():
-                pass  # of the moment
-            case RunPaused() | RunResumed():
+            case events.DatasetProgressed() | events.EvaluationProgressed() | events.GradientsMeasured():
+                pass  # for live views alone
+            case events.CheckpointFailed() | events.RunPaused() | events.RunResumed():
                 pass
             case _:
                 self._write_at_once(event)
@@ -139,7 +130,7 @@ class Store:
             self._write_points()
             self._write(event)
         self._points.clear()
-        if isinstance(event, RunEnded):
+        if isinstance(event, events.RunEnded):
             self._carried.end(event.run)
 
     def _flush_points(self) -> None:
@@ -160,28 +151,28 @@ class Store:
 
     def _write(self, event: _Written) -> None:
         match event:
-            case RunStarted():
+            case events.RunStarted():
                 self._db.execute("UPDATE runs SET started = ? WHERE run = ?", (to_json(event), event.run))
-            case EpochEnded():
+            case events.EpochEnded():
                 mean = (event.train_loss, event.train_accuracy)
                 values = (event.run, event.epoch, *mean, event.train_s, event.images_per_s)
                 self._db.execute("INSERT INTO epochs VALUES (?, ?, ?, ?, ?, ?)", values)
-            case Evaluated():
+            case events.Evaluated():
                 self._write_evaluation(event)
-            case CheckpointSaved():
+            case events.CheckpointSaved():
                 resumes.write_checkpoint(self._db, event)
-            case RunContinued():
+            case events.RunContinued():
                 resumes.write_continued(self._db, event)
-            case SettingsTuned() | TuningChecked():
+            case events.SettingsTuned() | events.TuningChecked():
                 tunings.write(self._db, event)
-            case MemoryForecasted() | MemoryRecovered():
+            case events.MemoryForecasted() | events.MemoryRecovered():
                 memory.write(self._db, event)
-            case RunEnded():
+            case events.RunEnded():
                 self._write_end(event)
             case _:
                 assert_never(event)
 
-    def _write_evaluation(self, event: Evaluated) -> None:
+    def _write_evaluation(self, event: events.Evaluated) -> None:
         resumes.forget_predictions(self._db, event)
         head = (event.run, event.split, event.moment, event.epoch, event.step)
         figures = (to_json(event.metrics), to_json(event.per_class), to_json(event.confusion), event.elapsed_s)
@@ -193,7 +184,7 @@ class Store:
             column = "untrained" if event.moment == "untrained" else "final"
             self._db.execute(f"UPDATE runs SET {column} = ? WHERE run = ?", (to_json(event.metrics), event.run))
 
-    def _write_end(self, event: RunEnded) -> None:
+    def _write_end(self, event: events.RunEnded) -> None:
         self._db.execute(
             "UPDATE runs SET status = ?, elapsed_s = ?, train_images_per_s = ?, steps = ?, error = ? WHERE run = ?",
             (event.status, event.elapsed_s, event.train_images_per_s, event.steps, event.error, event.run),
@@ -312,7 +303,7 @@ class Store:
         return RunDetails(
             record=record,
             started=json.loads(started) if started else None,
-            epochs=tuple(EpochEnded(*row) for row in epochs),
+            epochs=tuple(events.EpochEnded(*row) for row in epochs),
             evaluations=tuple(read_evaluation(row) for row in evaluations),
             curve=self._curve(run),
             weights=weights[0] if weights else None,
@@ -357,7 +348,7 @@ class Store:
         with _explained(self._path):
             return memory.calibration(self._db, device_name)
 
-    def tunings(self, run: int = 0) -> dict[str, SettingsTuned]:
+    def tunings(self, run: int = 0) -> dict[str, events.SettingsTuned]:
         """What was measured to be quickest on this machine, by its key, as facts of `run`."""
         with _explained(self._path):
             return tunings.read(self._db, run)

@@ -113,7 +113,7 @@ async def test_a_run_that_has_ended_takes_nobody_away(make_app: MakeApp, carried
         assert app.live is not None
         assert (app.live.run, app.live.over) == (carried.run, False)
         app.resume_run(store_run(places, done))
-        await until(pilot, lambda: "there is nothing to go on with" in told(app))
+        await until(pilot, lambda: "there is nothing to resume" in told(app))
         assert app.live.run == carried.run
 
 

@@ -40,7 +40,7 @@ async def test_a_run_that_was_cut_off_is_offered_at_the_start(make_app: MakeApp,
     async with app.run_test(size=(120, 36)) as pilot:
         await until(pilot, lambda: isinstance(app.screen, Question))
         await drawn(pilot)
-        assert "Run 1, resnet18 on digits, was cut off" in text_of(app)
+        assert "Run 1, resnet18 on digits, was interrupted" in text_of(app)
         await pilot.press("y")
         await until(pilot, lambda: app.live is not None and app.live.step == 18)
         assert (script.resumed, script.specs) == (1, [SPEC])
