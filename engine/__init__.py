@@ -20,14 +20,14 @@ bound_spinning()  # libgomp reads its settings once, when torch is loaded
 postpone_compiler()
 
 _HOMES = {
-    "Lab": "engine.runs",
+    "Lab": "engine.launch.in_process",
     "RunControl": "engine.control",
     "RunSpec": "engine.spec",
-    "Store": "engine.results.store",
+    "Store": "engine.store.store",
     "ReslabError": "engine.errors",
     "find_places": "engine.paths",
-    "resume": "engine.runs",
-    "run": "engine.runs",
+    "resume": "engine.launch.in_process",
+    "run": "engine.launch.in_process",
 }
 
 __all__ = sorted(_HOMES)

@@ -95,7 +95,7 @@ class RunStarted:
     ({"no image": 2, "damaged": 1}), `shared` the images that two parts have in common ({"train and test": 12}); `notes`
     are sentences about the weights and images that a person should read, such as which function the weights were found
     to belong to and what became of each sub-folder of a folder.
-    `data_rules` says how they were laid out, sized and split (`engine.datasets.images`); earlier runs had the first.
+    `data_rules` says how they were laid out, sized and split (`engine.data.images`); earlier runs had the first.
     `pixel_range` is what became 255 in images of more than 8 bits a sample, of integers and of floats, None where there
     were none; `resampler` says what brought the images to their size: "tensor", "pillow", or "" in runs that were
     recorded before it was.

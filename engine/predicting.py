@@ -10,16 +10,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from engine.datasets.batches import Preparation
-from engine.datasets.registry import find_dataset
-from engine.datasets.resizing import Reading
+from engine.catalog.datasets import find_dataset
+from engine.data.batches import Preparation
+from engine.data.resizing import Reading
 from engine.errors import CheckpointError, DatasetError, SpecError
 from engine.memory.ledger import Ledger
 from engine.memory.shortage import unless_memory_runs_out
 from engine.models.building import build_model
 from engine.models.form import apply_form
 from engine.paths import Places, expand
-from engine.results.records import RunDetails
+from engine.records import RunDetails
 from engine.shape import DataShape
 from engine.spec import RunSpec
 from engine.training.checkpoint import load_checkpoint

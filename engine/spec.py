@@ -15,9 +15,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from engine.datasets.registry import FOLDER_PREFIX, find_dataset
+from engine.catalog.datasets import FOLDER_PREFIX, find_dataset
+from engine.catalog.models import find_model
 from engine.errors import SpecError
-from engine.models.registry import find_model
 from engine.settings import Effect, Setting, Value, setting, settings_of
 from engine.text import counted, escaped
 

@@ -91,7 +91,7 @@ def few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
     """An eighth of the digits, 180 to train on and 45 to test: for what hangs on steps, not on what is learnt."""
     import torch
 
-    from engine.datasets import digits
+    from engine.data import digits
 
     whole = digits.load
 

@@ -8,8 +8,6 @@ from collections.abc import Generator, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from engine.carried.requests import Requests
-from engine.carried.stream import Stream
 from engine.control import Control, RunControl
 from engine.events import (
     ClassMetrics,
@@ -24,11 +22,13 @@ from engine.events import (
     StepsCompleted,
 )
 from engine.events import Resolved as _Resolved
+from engine.launch.requests import Requests
+from engine.launch.stream import Stream
 from engine.memory.gauges import GpuReading, HostReading, MemoryReading
 from engine.memory.ledger import Ledger
 from engine.paths import Places
-from engine.results.store import Store
 from engine.spec import RunSpec
+from engine.store.store import Store
 
 GIB = 2**30
 STEPS_PER_EPOCH = 12

@@ -54,8 +54,8 @@ async def take_nodes(places: Places, address: str) -> None:
     """The live screen of a run that a cluster of two more nodes carries; they are processes of this machine, looked at
     as from another one.
     """
-    from engine.carried.process import Carrier, Job
-    from engine.cluster import Cluster
+    from engine.launch.detached import Carrier, Job
+    from engine.launch.ray import Cluster
 
     job = Job(places, (RunSpec("digits", "resnet18", epochs=60),), cluster=Cluster(address))
     run = next(Carrier(job).runs())
@@ -76,7 +76,7 @@ async def _shoot_nodes(app: ReslabApp) -> None:
 def main() -> None:
     PICTURES.mkdir(exist_ok=True)
     if find_spec("ray") is not None:  # with --extra cluster, this one alone
-        from engine.cluster import require_ray
+        from engine.launch.ray import require_ray
 
         require_ray()
         from tests.cluster.nodes import nodes

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from engine.control import RunControl
 from engine.events import Event
+from engine.launch.in_process import Lab, run
 from engine.paths import Places
-from engine.runs import Lab, run
 from engine.spec import RunSpec
 
 

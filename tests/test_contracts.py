@@ -33,14 +33,14 @@ def test_the_import_contracts_hold() -> None:
 @pytest.mark.parametrize(
     ("file", "line"),
     [
-        ("engine/runs.py", "import tui.text"),
+        ("engine/launch/in_process.py", "import tui.text"),
         ("engine/events.py", "import numpy"),
-        ("engine/training/train.py", "import engine.results.store"),
-        ("engine/models/first_last.py", "import engine.datasets.splits"),
+        ("engine/training/loop.py", "import engine.store.store"),
+        ("engine/models/first_last.py", "import engine.data.splits"),
         ("tui/widgets/chart.py", "import torch"),
         ("tui/screens/results.py", "import sqlite3"),
-        ("tui/app.py", "import engine.runs"),
-        ("engine/carried/process.py", "import ray"),
+        ("tui/app.py", "import engine.launch.in_process"),
+        ("engine/launch/detached.py", "import ray"),
     ],
 )
 def test_a_broken_wall_is_noticed(file: str, line: str, tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ HEAVY = {"torch", "torchvision", "sklearn", "scipy"}
     [
         "import engine",
         "import tui.app, tui.screens.setup, tui.screens.train, tui.screens.results, tui.screens.run",
-        "import engine.spec, engine.events, engine.datasets.registry, engine.models.registry",
+        "import engine.spec, engine.events, engine.catalog.datasets, engine.catalog.models",
         "import engine.cli.reading",
     ],
 )

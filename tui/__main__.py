@@ -9,12 +9,12 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from engine.opening import Opening
+    from engine.launch.opening import Opening
 
 
 def main() -> int:
     if len(sys.argv) == 1:  # the app's first paint need not wait for the parser of the command line
-        from engine.opening import Opening
+        from engine.launch.opening import Opening
         from engine.paths import find_places
 
         return open_app(Opening(find_places()))

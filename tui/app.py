@@ -42,9 +42,9 @@ from tui.watching import Watcher
 from tui.widgets.mode_bar import ModeBar
 
 if TYPE_CHECKING:
-    from engine.cluster import Cluster
-    from engine.datasets.survey import Survey
-    from engine.results.records import RunRecord
+    from engine.data.survey import Survey
+    from engine.launch.ray import Cluster
+    from engine.records import RunRecord
     from tui.listing import Listing
     from tui.live import LiveRun
 
@@ -157,7 +157,7 @@ class ReslabApp(App[None]):
     @work
     async def _offer_to_resume(self) -> None:
         """At the start: where the latest run was interrupted, it can be resumed."""
-        from engine.results.records import CUT_OFF
+        from engine.records import CUT_OFF
         from tui.screens.dialogs import Question
 
         newest = self.listing.runs[0].record if self.listing and self.listing.runs else None

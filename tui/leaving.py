@@ -16,7 +16,7 @@ from queue import SimpleQueue
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from engine.results.records import HUNG_UP, TERMINATED
+from engine.records import HUNG_UP, TERMINATED
 
 if TYPE_CHECKING:
     from tui.app import ReslabApp

@@ -14,8 +14,8 @@ from typing import Any
 
 from rich.cells import cell_len
 
-from engine.results.records import RunRecord
-from engine.results.tables import duration
+from engine.analysis.tables import duration
+from engine.records import RunRecord
 from engine.text import percent, safe_text
 
 LEFT = (1, 2, 3, 12)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import assert_never
 
+from engine.analysis.tables import checked_text, continued_text, data_lines
+from engine.combinations import are_twins
 from engine.events import (
     CheckpointFailed,
     CheckpointSaved,
@@ -25,8 +27,6 @@ from engine.events import (
     StepsCompleted,
     TuningChecked,
 )
-from engine.results.queue import are_twins
-from engine.results.tables import checked_text, continued_text, data_lines
 from engine.spec import RunSpec
 from tui.series import Series
 

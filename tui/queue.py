@@ -10,13 +10,13 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+from engine.combinations import Waiting
 from engine.errors import ReslabError
-from engine.results.queue import Waiting
 from engine.spec import RunSpec
 from tui.text import counted
 
 if TYPE_CHECKING:
-    from engine.results.store import Store
+    from engine.store.store import Store
     from tui.app import ReslabApp
 
 T = TypeVar("T")
@@ -177,7 +177,7 @@ class Queue:
 
     async def _with_store(self, work: Callable[[Store], T]) -> T | None:
         def call() -> T:
-            from engine.results.store import Store  # SQLite: the first paint need not wait for it
+            from engine.store.store import Store  # SQLite: the first paint need not wait for it
 
             with Store(self._app.places.database) as store:
                 return work(store)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from engine.device import import_torch
 from engine.errors import DatasetError
+from engine.export.files import export_run
 from engine.paths import Places, expand
-from engine.results.export import export_run
-from engine.results.records import RunDetails
-from engine.results.store import Store
+from engine.records import RunDetails
+from engine.store.store import Store
 from engine.text import memory_size
 from tui.listing import EMPTY, Listing, list_runs
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from engine.analysis.comparison import Comparison
+    from engine.analysis.mistakes import Mistake
+    from engine.analysis.seeds import GroupVerdict, SeedGroup
     from engine.control import Control
-    from engine.datasets.manifest import FileRecord
-    from engine.datasets.survey import Survey
+    from engine.data.manifest import FileRecord
+    from engine.data.survey import Survey
     from engine.memory.ledger import Ledger
     from engine.predicting import Guess
     from engine.progress import Progress
-    from engine.results.comparison import Comparison
-    from engine.results.mistakes import Mistake
-    from engine.results.seeds import GroupVerdict, SeedGroup
     from engine.spec import RunSpec
 
 
@@ -66,8 +66,8 @@ def read_mistakes(
     confusion matrix, given as true and predicted class. Loads torch.
     """
     import_torch()
-    from engine.results.mistakes import find_mistakes, load_test_images, with_files
-    from engine.results.naming import test_files
+    from engine.analysis.mistakes import find_mistakes, load_test_images, with_files
+    from engine.analysis.naming import test_files
 
     with Store(places.database) as store:
         predictions = store.predictions(details.record.run)
@@ -81,8 +81,8 @@ def read_differences(
 ) -> tuple[list[tuple[Mistake, Mistake]], NDArray[np.uint8]]:
     """The test images that exactly one of two runs gets right, with both answers, and those images. Loads torch."""
     import_torch()
-    from engine.results.mistakes import find_differences, load_test_images, with_files
-    from engine.results.naming import test_files
+    from engine.analysis.mistakes import find_differences, load_test_images, with_files
+    from engine.analysis.naming import test_files
 
     with Store(places.database) as store:
         predictions = store.predictions(a.record.run)
@@ -94,7 +94,7 @@ def read_differences(
 
 def read_opened(places: Places, run: int) -> tuple[RunDetails, list[FileRecord] | None]:
     """A run, and the files that it left out; None where its dataset is none of files."""
-    from engine.datasets.manifest import MANIFEST_NAME, read_unusable
+    from engine.data.manifest import MANIFEST_NAME, read_unusable
 
     with Store(places.database) as store:
         details = store.details(run)
@@ -155,7 +155,7 @@ def read_forecast(places: Places, ledger: Ledger, spec: RunSpec) -> str:
     """Whether a run would fit now, in words; where that cannot be said, why. Loads torch."""
     import_torch()
     from engine.errors import ReslabError
-    from engine.memory.asking import ask_forecast
+    from engine.forecast.asking import ask_forecast
 
     try:
         plan = ask_forecast(spec, places, ledger)
@@ -167,7 +167,7 @@ def read_forecast(places: Places, ledger: Ledger, spec: RunSpec) -> str:
 
 def read_survey(places: Places, spec: RunSpec) -> Survey | str:
     """What lies there of a dataset, by its files' names and headers; where that cannot be said, why."""
-    from engine.datasets.survey import survey_now
+    from engine.data.survey import survey_now
     from engine.errors import ReslabError
 
     try:
@@ -180,8 +180,8 @@ def read_comparison(
     places: Places, runs: Sequence[int]
 ) -> tuple[list[RunDetails], Comparison, list[SeedGroup], list[GroupVerdict]]:
     """The runs' details, their comparison, their groups of seeds, and the comparison of those."""
-    from engine.results.comparison import compare
-    from engine.results.seeds import compare_groups, group_by_seed, images_of
+    from engine.analysis.comparison import compare
+    from engine.analysis.seeds import compare_groups, group_by_seed, images_of
 
     with Store(places.database) as store:
         compared = store.compared(runs)

@@ -1,7 +1,7 @@
 """The bridge between the app and the engine: threads on that side, messages on this one.
 
 One run at a time: a new one is refused until the thread of the old one has posted its RunEnded and closed the record.
-`engine.runs` is imported inside the thread, so that torch is never loaded by the thread that draws.
+`engine.launch.in_process` is imported inside the thread, so that torch is never loaded by the thread that draws.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from tui.messages import (
 )
 
 if TYPE_CHECKING:
-    from engine.cluster import Cluster
     from engine.events import Event
+    from engine.launch.ray import Cluster
     from engine.memory.gauges import Gauges
 
 T = TypeVar("T")
@@ -62,7 +62,7 @@ def engine_run(
     from engine.device import import_torch
 
     import_torch()  # another thread may be at it
-    from engine.runs import Lab, resume, run
+    from engine.launch.in_process import Lab, resume, run
 
     lab = Lab(places, ledger)
     return run(spec, lab, control) if resumed is None else resume(resumed, lab, control)
@@ -148,7 +148,7 @@ class Session:
         def events(control: RunControl) -> Iterator[Event]:
             if cluster is None:
                 return self._run_function(spec, self.places, self.ledger, control, resumed)
-            from engine.carried.process import Job, carried
+            from engine.launch.detached import Job, carried
 
             return carried(Job(self.places, () if resumed else (spec,), resumed, cluster), control)
 
@@ -164,7 +164,7 @@ class Session:
             self.control.leave()
 
         def events(control: RunControl) -> Iterator[Event]:
-            from engine.carried.following import follow
+            from engine.launch.following import follow
 
             if before is not None:
                 before.join()
@@ -193,7 +193,7 @@ class Session:
             self._carrier.start()
 
     def _carry_queue(self) -> None:
-        from engine.carried.process import Carrier, Job
+        from engine.launch.detached import Carrier, Job
 
         error = None
         try:

@@ -11,7 +11,7 @@ from textual.content import Content
 from engine.text import safe_text
 
 if TYPE_CHECKING:
-    from engine.results.records import RunRecord
+    from engine.records import RunRecord
     from engine.spec import RunSpec
 
 GIB = 2**30
@@ -42,7 +42,7 @@ def estimate_text(spec: RunSpec, records: Sequence[RunRecord]) -> str:
     """How long a run will take here, by an earlier run."""
     if not records:  # the first paint need not wait for what reads them
         return _NO_ESTIMATE
-    from engine.results.estimate import estimate_run
+    from engine.forecast.duration import estimate_run
 
     found = estimate_run(spec, records)
     if found is None:

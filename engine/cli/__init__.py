@@ -15,8 +15,8 @@ from engine.cli.parser import build_parser, cluster_from, given_settings, specs_
 from engine.environment import check_environment
 from engine.errors import OutputError, ReslabError, SpecError, TorchError
 from engine.failures import describe_failure, describe_os_error
+from engine.launch.opening import Opening
 from engine.log import log_to
-from engine.opening import Opening
 from engine.paths import Places, find_places
 from engine.reports import find_preset
 from engine.text import safe_text

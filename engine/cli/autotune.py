@@ -7,19 +7,19 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from engine.analysis.tables import busy_text, tuning_text
+from engine.catalog.models import find_model, misfit
 from engine.cli.output import print_json
 from engine.cli.parser import columns
 from engine.control import RunControl
-from engine.datasets.survey import survey_now
+from engine.data.survey import survey_now
 from engine.device import import_torch
 from engine.errors import SpecError
 from engine.events import SettingsTuned
-from engine.models.registry import find_model, misfit
 from engine.paths import Places
 from engine.progress import Progress
-from engine.results.store import Store
-from engine.results.tables import busy_text, tuning_text
 from engine.spec import RunSpec
+from engine.store.store import Store
 from engine.text import counted, safe_text
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def measure_command(spec: RunSpec, places: Places, as_json: bool) -> int:
     import_torch()
     from engine.cores import OthersMeter
     from engine.device import choose_placement, share_cores
-    from engine.training.tuning import is_tunable, tune
+    from engine.training.autotune import is_tunable, tune
 
     placement, others = choose_placement(spec), OthersMeter()
     if not is_tunable(spec, placement):

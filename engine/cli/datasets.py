@@ -6,10 +6,10 @@ import sys
 import time
 from typing import Any
 
+from engine.catalog.datasets import DATASETS, FOLDER, DatasetInfo
 from engine.cli.output import print_json
 from engine.cli.parser import columns
-from engine.datasets.cache import CacheEntry, delete_entry, entries
-from engine.datasets.registry import DATASETS, FOLDER, DatasetInfo
+from engine.data.cache import CacheEntry, delete_entry, entries
 from engine.errors import DatasetError
 from engine.events import plain
 from engine.paths import Places

@@ -7,7 +7,7 @@ from typing import Any
 
 from engine.cli.output import print_json
 from engine.cli.parser import columns
-from engine.datasets.survey import Survey, survey
+from engine.data.survey import Survey, survey
 from engine.device import import_torch
 from engine.memory.ledger import Ledger
 from engine.paths import Places
@@ -24,7 +24,7 @@ _TITLES = {
 def forecast_command(spec: RunSpec, places: Places, as_json: bool) -> int:
     """Print the forecast; exit code 1 where the run will not fit."""
     import_torch()
-    from engine.memory.asking import ask_forecast
+    from engine.forecast.asking import ask_forecast
 
     found = _looked_at(spec, places)
     plan = ask_forecast(spec, places, Ledger())

@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from engine.catalog.datasets import absolute_dataset
 from engine.cli.output import printable
-from engine.cluster import Cluster, find_cluster
-from engine.datasets.registry import absolute_dataset
+from engine.combinations import seeds_of
 from engine.errors import SpecError
+from engine.launch.ray import Cluster, find_cluster
 from engine.paths import absolute_weights
 from engine.recipes import RECIPE_HELP, RECIPES, find_recipe
 from engine.reports import PRESETS
-from engine.results.queue import seeds_of
 from engine.settings import Setting, Value, settings_of
 from engine.spec import RunSpec, read_spec_file
 

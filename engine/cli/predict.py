@@ -18,7 +18,7 @@ from engine.device import import_torch
 from engine.errors import DatasetError
 from engine.events import plain
 from engine.paths import Places
-from engine.results.store import Store
+from engine.store.store import Store
 from engine.text import counted, escaped, percent, safe_text
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class _Counts:
 
     def add(self, item: ImageGuesses, named: bool) -> bool:
         """Count a file; whether it is shown."""
-        from engine.datasets.formats import is_another_kind
+        from engine.data.formats import is_another_kind
 
         if item.error is not None and not named and is_another_kind(item.error):
             self.num_others += 1

@@ -8,16 +8,24 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from engine.analysis.naming import named
+from engine.analysis.tables import (
+    class_rows,
+    comparison_rows,
+    differing_rows,
+    duration,
+    facts,
+    group_rows,
+    result_table,
+)
+from engine.catalog.models import MODELS, MORE_MODELS, ModelInfo
 from engine.cli.output import print_json
 from engine.cli.parser import columns
 from engine.events import plain
-from engine.models.registry import MODELS, MORE_MODELS, ModelInfo
+from engine.export.files import details_as_json, write_predictions
 from engine.paths import Places
-from engine.results.export import details_as_json, write_predictions
-from engine.results.naming import named
-from engine.results.records import RunDetails, RunRecord
-from engine.results.store import Store
-from engine.results.tables import class_rows, comparison_rows, differing_rows, duration, facts, group_rows, result_table
+from engine.records import RunDetails, RunRecord
+from engine.store.store import Store
 from engine.text import percent, safe_text
 
 
@@ -104,8 +112,8 @@ def compare_runs(
     places: Places, runs: Sequence[int], as_json: bool, pairs: Sequence[tuple[int, int]] | None = None
 ) -> int:
     """Print runs side by side, the settings that differ, and the verdict of every pair (or of these, by position)."""
-    from engine.results.comparison import compare
-    from engine.results.seeds import compare_groups, group_by_seed, images_of
+    from engine.analysis.comparison import compare
+    from engine.analysis.seeds import compare_groups, group_by_seed, images_of
 
     with Store(places.database) as store:
         compared = store.compared(runs)

@@ -6,16 +6,16 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from engine.analysis.tables import METRIC_NAMES
 from engine.cli.output import print_json
 from engine.cli.parser import columns
 from engine.cli.reading import compare_runs
 from engine.cli.training import train_command
 from engine.events import plain
 from engine.paths import Places
+from engine.records import RunRecord
 from engine.reports import Preset
-from engine.results.records import RunRecord
-from engine.results.store import Store
-from engine.results.tables import METRIC_NAMES
+from engine.store.store import Store
 from engine.text import percent, safe_text
 
 

@@ -8,14 +8,14 @@ import threading
 from typing import assert_never
 
 from engine import events
-from engine.carried.following import follow
-from engine.carried.process import Carrier, Job
+from engine.analysis.tables import continued_text, data_lines, duration
 from engine.cli.output import print_json
 from engine.cli.parser import columns
 from engine.cli.training import EXIT_CODES, JsonLines, View, on_signals, shown
 from engine.control import RunControl
 from engine.errors import ReslabError
-from engine.results.tables import continued_text, data_lines, duration
+from engine.launch.detached import Carrier, Job
+from engine.launch.following import follow
 from engine.text import counted, percent, safe_text
 
 _LISTEN_S = 0.2

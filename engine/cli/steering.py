@@ -11,14 +11,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from engine.carried.following import look
-from engine.carried.requests import Asked, ask, is_paused
+from engine.analysis.tables import duration
 from engine.cli.output import print_json
 from engine.errors import StoreError
 from engine.events import plain
+from engine.launch.following import look
+from engine.launch.requests import Asked, ask, is_paused
 from engine.paths import Places
-from engine.results.records import RunRecord
-from engine.results.tables import duration
+from engine.records import RunRecord
 from engine.text import percent, safe_text
 
 _LOOK_EVERY_S = 0.2

@@ -16,11 +16,18 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from engine.carried.following import follow, look
-from engine.carried.process import Carrier, Job, carried
+from engine.analysis.tables import (
+    busy_text,
+    checked_text,
+    continued_text,
+    data_lines,
+    duration,
+    fewer_threads,
+    metric_rows,
+    tuning_text,
+)
 from engine.cli.output import json_line, print_json, terminal_is_gone
 from engine.cli.parser import columns
-from engine.cluster import Cluster
 from engine.control import RunControl
 from engine.errors import OutputError, SpecError
 from engine.events import (
@@ -45,19 +52,12 @@ from engine.events import (
     TuningChecked,
     to_json_dict,
 )
+from engine.launch.detached import Carrier, Job, carried
+from engine.launch.following import follow, look
+from engine.launch.ray import Cluster
 from engine.memory.heap import keep_one_heap
 from engine.paths import Places
-from engine.results.records import HUNG_UP, TERMINATED
-from engine.results.tables import (
-    busy_text,
-    checked_text,
-    continued_text,
-    data_lines,
-    duration,
-    fewer_threads,
-    metric_rows,
-    tuning_text,
-)
+from engine.records import HUNG_UP, TERMINATED
 from engine.spec import RunSpec
 from engine.text import counted, percent, safe_text
 
@@ -81,7 +81,7 @@ def train_command(
         return _follow(partial(carried, Job(places, (spec,), cluster=cluster)), spec, as_json, quiet, elsewhere=True)
 
     def start(control: RunControl) -> Generator[Event, None, None]:
-        from engine.runs import Lab, run  # 4 to 12 s on a cold start: torch
+        from engine.launch.in_process import Lab, run  # 4 to 12 s on a cold start: torch
 
         return run(spec, Lab(places), control)
 
@@ -114,7 +114,7 @@ def resume_command(
         return max(_follow(partial(carried, job), spec, as_json, elsewhere=True), 0)
 
     def start(control: RunControl) -> Generator[Event, None, None]:
-        from engine.runs import Lab, resume
+        from engine.launch.in_process import Lab, resume
 
         return resume(number, Lab(places), control, dataset)
 
@@ -123,7 +123,7 @@ def resume_command(
 
 def attach_command(number: int, places: Places, as_json: bool) -> int:
     """Follow a run that another process carries. ctrl+c leaves it alone."""
-    from engine.results.store import Store
+    from engine.store.store import Store
 
     with Store(places.database) as store:
         spec = RunSpec.from_mapping(store.run(number).spec)

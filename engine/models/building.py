@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from engine.catalog.models import ModelInfo, choose_stem, find_model, misfit
 from engine.control import Control
 from engine.errors import FetchError, ModelError
 from engine.fetching import fetch
@@ -18,7 +19,6 @@ from engine.models.cifar import PADDINGS, CifarNet
 from engine.models.first_last import fit_first_last
 from engine.models.form import apply_form, form_of
 from engine.models.one_pixel import fold_one_pixel
-from engine.models.registry import ModelInfo, choose_stem, find_model, misfit
 from engine.models.weights import Weights, check_fit, read_weights
 from engine.paths import expand
 from engine.progress import Progress

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.models.registry import ModelInfo
+from engine.catalog.models import ModelInfo
 from engine.shape import DataShape
 
 _WIDTHS = (16, 32, 64)

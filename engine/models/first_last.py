@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from engine.models.registry import ModelInfo
+from engine.catalog.models import ModelInfo
 from engine.shape import DataShape
 
 

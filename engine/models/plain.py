@@ -11,7 +11,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-from engine.models.registry import ModelInfo
+from engine.catalog.models import ModelInfo
 from engine.shape import DataShape
 
 

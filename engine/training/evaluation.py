@@ -11,16 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engine.analysis.metrics import compute_metrics
 from engine.control import Control
-from engine.datasets.batches import Preparation
-from engine.datasets.feeding import feed
-from engine.datasets.images import Split
+from engine.data.batches import Preparation
+from engine.data.feeding import feed
+from engine.data.images import Split
 from engine.device import Placement
 from engine.events import Evaluated, EvaluationProgressed, MemoryRecovered, Moment
 from engine.events import Split as SplitName
-from engine.results.metrics import compute_metrics
 from engine.shape import DataShape
-from engine.training.recovery import EVALUATED_PER_PART, Outputs, Recovery
+from engine.training.out_of_memory import EVALUATED_PER_PART, Outputs, Recovery
 
 _BATCH = 512  # images: on 2 cores no larger batch was faster
 _PIXELS = _BATCH * 28 * 28  # and no more pixels than that, so that an evaluation needs less memory than a step

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from engine.datasets.images import ImageData
-from engine.datasets.loading import moments_of
+from engine.data.images import ImageData
+from engine.data.loading import moments_of
 from engine.models.weights import own_header
 from engine.paths import expand
 from engine.spec import RunSpec
-from engine.training.resuming import Resume
+from engine.training.resume import Resume
 
 Values = tuple[float, ...]
 

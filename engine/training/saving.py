@@ -16,8 +16,8 @@ from pathlib import Path
 from engine.errors import CheckpointError
 from engine.events import CheckpointFailed, CheckpointSaved
 from engine.models.form import form_of
+from engine.step.learner import Learner
 from engine.training.checkpoint import SavedFile, snapshot, write_checkpoint
-from engine.training.learner import Learner
 from engine.training.position import Position
 
 _COST_SHARE = 0.02  # of the time since the last one

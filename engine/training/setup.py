@@ -9,39 +9,39 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
+from engine.catalog.models import choose_stem, describe_changes, find_model
 from engine.control import Control
 from engine.cores import OthersMeter
-from engine.datasets.batches import batch_bounds
-from engine.datasets.images import NEWEST_RULES, ImageData
-from engine.datasets.loading import data_key, load_dataset
-from engine.datasets.manifest import MANIFEST_NAME, left_out_by_kind, write_manifest
+from engine.data.batches import batch_bounds
+from engine.data.images import NEWEST_RULES, ImageData
+from engine.data.loading import data_key, load_dataset
+from engine.data.manifest import MANIFEST_NAME, left_out_by_kind, write_manifest
 from engine.device import Placement, describe, share_cores
 from engine.errors import MemoryShortageError
 from engine.events import DatasetProgressed, MemoryForecasted, RunStarted, SettingsTuned
+from engine.forecast.fitting import Plan, fit_run
+from engine.forecast.timeline import BYTES_FIELDS, Forecast
 from engine.memory.calibration import Calibration
-from engine.memory.fitting import Plan, fit_run
+from engine.memory.headroom import bound_gpu, free_bytes, images_fit, room_bytes
 from engine.memory.ledger import Holding, Ledger, Part
-from engine.memory.room import bound_gpu, free_bytes, images_fit, room_bytes
 from engine.memory.shortage import ran_out
-from engine.memory.timeline import BYTES_FIELDS, Forecast
 from engine.models.building import fetch_imagenet_weights
-from engine.models.registry import choose_stem, describe_changes, find_model
 from engine.paths import Places
 from engine.progress import Progress
 from engine.spec import RunSpec
+from engine.step.learner import Learner, build_learner
 from engine.text import counted, memory_size
+from engine.training.autotune import apply_tuning, is_tunable, known_tuning, tune
 from engine.training.compiling import compile_network
+from engine.training.cuda_graph import RecordedStep, is_recordable
 from engine.training.evaluation import evaluation_batch
-from engine.training.learner import Learner, build_learner
 from engine.training.normalization import normalized_for
-from engine.training.recorded import RecordedStep, is_recordable
-from engine.training.recovery import Recovery, free_idle
-from engine.training.resuming import Resume
+from engine.training.out_of_memory import Recovery, free_idle
+from engine.training.resume import Resume
 from engine.training.shortcuts import settle_shortcuts
-from engine.training.tuning import apply_tuning, is_tunable, known_tuning, tune
 
 if TYPE_CHECKING:
-    from engine.training.crew import Crew
+    from engine.training.data_parallel import Crew
 
 T = TypeVar("T")
 Bounds = list[tuple[int, int]]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from engine.datasets.feeding import feed
-from engine.datasets.images import ImageData
+from engine.catalog.models import find_model
+from engine.data.feeding import feed
+from engine.data.images import ImageData
 from engine.errors import ModelError
 from engine.models.cifar import PADDINGS
 from engine.models.form import apply_form
-from engine.models.registry import find_model
 from engine.models.shortcuts import PLAIN, Measured, measure_shortcuts
-from engine.training.learner import Learner
+from engine.step.learner import Learner
 
 _MOST_IMAGES, _MOST_PIXELS = 256, 256 * 32 * 32
 

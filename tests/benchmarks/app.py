@@ -53,7 +53,7 @@ def _places(folder: str) -> Places:
 
 def store_many_runs(places: Places, num_runs: int) -> None:
     """So many rows in the record: one whole run, then copies of its row with other figures."""
-    from engine.results.store import Store
+    from engine.store.store import Store
     from tests.fakes import events_of
 
     with Store(places.database) as store:

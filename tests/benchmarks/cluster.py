@@ -15,16 +15,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from engine.carried.following import follow
-from engine.carried.stream import Stream
-from engine.cluster import Cluster, require_ray
 from engine.control import RunControl
 from engine.device import cpu_name
 from engine.events import StepsCompleted
+from engine.launch.following import follow
+from engine.launch.in_process import Lab, run
+from engine.launch.ray import Cluster, require_ray
+from engine.launch.stream import Stream
 from engine.paths import Places
-from engine.results.store import Store
-from engine.runs import Lab, run
 from engine.spec import RunSpec
+from engine.store.store import Store
 from tests.benchmarks.reporting import report
 from tests.fakes import started
 
@@ -43,7 +43,7 @@ def _places() -> Iterator[Places]:
 def queue(num_pairs: int = 1) -> None:
     """Wall time of eight runs of one core each on a cluster of two nodes, against the same on one node."""
     require_ray()
-    from engine.cluster.queue import Given, Scheduler
+    from engine.launch.ray.queue import Given, Scheduler
     from tests.cluster.nodes import nodes, watched
 
     specs = [RunSpec("digits", name, epochs=8, dtype="float32", seed=seed) for seed in range(4)
@@ -74,8 +74,8 @@ class _Clocked:
     def train(self, task: Any) -> None:
         import ray
 
-        from engine.cluster.task import Teller
-        from engine.training.train import Ending
+        from engine.launch.ray.task import Teller
+        from engine.training.loop import Ending
 
         ticket, _ = ray.get(task.exchange.enter.remote(task.run))
         teller = Teller(task, ticket, RunControl())
@@ -163,7 +163,7 @@ def rates(num_runs: int = 50) -> None:
     require_ray()
     import ray
 
-    from engine.cluster.exchange import Exchange, Newest
+    from engine.launch.ray.exchange import Exchange, Newest
 
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     exchange: Any = ray.remote(Exchange).remote()

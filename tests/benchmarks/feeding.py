@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from engine.control import RunControl
-from engine.datasets.batches import Preparation, batch_bounds, epoch_order
-from engine.datasets.feeding import feed
-from engine.datasets.images import ImageData
-from engine.datasets.loading import load_dataset
+from engine.data.batches import Preparation, batch_bounds, epoch_order
+from engine.data.feeding import feed
+from engine.data.images import ImageData
+from engine.data.loading import load_dataset
 from engine.memory.heap import keep_one_heap
 from engine.paths import Places
 from engine.spec import RunSpec

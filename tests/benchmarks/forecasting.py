@@ -16,16 +16,16 @@ from itertools import product
 
 import torch
 
+from engine.catalog.models import MODELS, find_model, misfit
 from engine.device import Placement, cpu_name
+from engine.forecast.step_memory import forecast
+from engine.forecast.timeline import Forecast
 from engine.memory.calibration import Calibration
-from engine.memory.forecast import forecast
-from engine.memory.timeline import Forecast
-from engine.models.registry import MODELS, find_model, misfit
 from engine.shape import DataShape
 from engine.spec import RunSpec
+from engine.step.gradients import Gradients
+from engine.step.learner import build_learner
 from engine.training.evaluation import evaluation_batch, forward
-from engine.training.gradients import Gradients
-from engine.training.learner import build_learner
 
 BATCHES = (16, 64, 128)
 SIZES = (28, 64, 224)

@@ -99,10 +99,10 @@ def gradients(num_pairs: int = 6) -> None:
 
     from engine.control import RunControl
     from engine.events import RunEnded
+    from engine.launch.in_process import Lab, run
     from engine.paths import Places
-    from engine.runs import Lab, run
     from engine.spec import RunSpec
-    from engine.training.gradients import Gradients
+    from engine.step.gradients import Gradients
 
     def images_per_s(measured: bool) -> float:
         with tempfile.TemporaryDirectory() as folder:
@@ -145,8 +145,8 @@ def checkpoints(num_times: int = 10) -> None:
     from engine.device import Placement, cpu_name
     from engine.shape import DataShape
     from engine.spec import RunSpec
+    from engine.step.learner import build_learner
     from engine.training.checkpoint import snapshot, write_checkpoint
-    from engine.training.learner import build_learner
 
     placement = Placement(torch.device("cpu"), torch.float32, torch.contiguous_format, "benchmark")
     for model in ("resnet18", "resnet50"):

@@ -63,7 +63,7 @@ class Task:
 
 def reslab(task: Task) -> dict[str, Any]:
     """The engine; what it measures for `dtype auto` is measured before the clock starts, as in a first run."""
-    from engine.runs import Lab, run
+    from engine.launch.in_process import Lab, run
 
     control, started = RunControl(), None
     first: StepsCompleted | None = None
@@ -226,8 +226,8 @@ def turns(task: Task) -> dict[str, Any]:
 
     On a machine that others use two processes scatter by 15 %; neighbouring seconds of one process do not.
     """
+    from engine.launch.in_process import Lab, run
     from engine.memory.heap import keep_one_heap
-    from engine.runs import Lab, run
 
     keep_one_heap()
     pixels, labels = _loaded(task)
@@ -277,11 +277,11 @@ def _engine_second(events: Iterator[Any]) -> float | None:
 
 def evaluation(task: Task) -> dict[str, Any]:
     """reslab's evaluation of the test images, and a bare inference loop with the same batches, by turns."""
-    from engine.datasets.loading import load_dataset
+    from engine.data.loading import load_dataset
     from engine.memory.ledger import Ledger
+    from engine.step.learner import build_learner
     from engine.training.evaluation import When, evaluate, evaluation_batch
-    from engine.training.learner import build_learner
-    from engine.training.recovery import Recovery
+    from engine.training.out_of_memory import Recovery
 
     spec = task.spec
     data = _exhausted(load_dataset(spec, Places(Path("."), data_folder(), Path(".")), RunControl()))
@@ -393,8 +393,8 @@ def _exhausted(work: Any) -> Any:
 
 def _loaded(task: Task) -> tuple[Tensor, Tensor]:
     """All training images, resized and normalised."""
-    from engine.datasets.batches import Preparation
-    from engine.datasets.loading import load_dataset
+    from engine.data.batches import Preparation
+    from engine.data.loading import load_dataset
 
     data = _exhausted(load_dataset(task.spec, Places(Path("."), data_folder(), Path(".")), RunControl()))
     prepare = Preparation.build(data.mean, data.std, torch.device("cpu"))

@@ -8,13 +8,13 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from engine.analysis.tables import tuning_text
 from engine.control import RunControl
 from engine.device import cpu_name
 from engine.environment import TUNE
 from engine.events import DatasetProgressed, RunStarted, SettingsTuned
+from engine.launch.in_process import Lab, run
 from engine.paths import Places, find_places
-from engine.results.tables import tuning_text
-from engine.runs import Lab, run
 from engine.spec import RunSpec
 
 _SPECS = (

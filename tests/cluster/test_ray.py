@@ -21,15 +21,15 @@ from typing import Any
 import psutil
 import pytest
 
-from engine.carried.requests import Asked
-from engine.cluster import Cluster, require_ray
 from engine.control import RunControl
 from engine.events import Event, RunContinued, RunEnded, RunStarted, StepsCompleted
+from engine.launch.in_process import Lab, resume, run
+from engine.launch.ray import Cluster, require_ray
+from engine.launch.requests import Asked
 from engine.memory.nodes import read_nodes
 from engine.paths import Places
-from engine.results.store import Store
-from engine.runs import Lab, resume, run
 from engine.spec import RunSpec
+from engine.store.store import Store
 
 if find_spec("ray") is None:
     pytest.skip("Ray is not installed: --extra cluster", allow_module_level=True)
@@ -38,12 +38,12 @@ require_ray()  # before it is imported, or under `uv run` it would send this who
 import ray  # noqa: E402
 from ray.exceptions import RayError  # noqa: E402
 
-from engine.cluster.driver import connected  # noqa: E402  # they import Ray
-from engine.cluster.nodes import NodeWatch, largest_node  # noqa: E402
-from engine.cluster.queue import Given, Recorded, Scheduler  # noqa: E402
-from engine.cluster.request import Request, request_for  # noqa: E402
-from engine.cluster.seat import take_seat  # noqa: E402
-from engine.cluster.task import Task, Teller  # noqa: E402
+from engine.launch.ray.driver import connected  # noqa: E402  # they import Ray
+from engine.launch.ray.nodes import NodeWatch, largest_node  # noqa: E402
+from engine.launch.ray.queue import Given, Recorded, Scheduler  # noqa: E402
+from engine.launch.ray.request import Request, request_for  # noqa: E402
+from engine.launch.ray.seat import take_seat  # noqa: E402
+from engine.launch.ray.task import Task, Teller  # noqa: E402
 from tests.cluster.nodes import nodes, watched  # noqa: E402
 from tests.fakes import events_of  # noqa: E402
 
@@ -192,7 +192,7 @@ def test_events_that_are_not_answered_are_sent_again_by_the_same_number(machine:
 
 
 def test_a_run_whose_driver_is_gone_stops(machine: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.cluster.task._PATIENCE_S", 0.3)
+    monkeypatch.setattr("engine.launch.ray.task._PATIENCE_S", 0.3)
     deaf, control = Deaf(10**6, Asked()), RunControl()
     teller = Teller(Task(1, SPEC, places_in(tmp_path), False, deaf, {}), 7, control)
     deadline = time.monotonic() + 20
@@ -212,8 +212,8 @@ def test_what_no_node_can_carry_is_tried_three_times_and_recorded(
         tries.append(request)
         raise RayError("no module named engine\nand much more")
 
-    monkeypatch.setattr("engine.cluster.queue.take_seat", take_seat)
-    monkeypatch.setattr("engine.cluster.queue._REST_S", 0.0)
+    monkeypatch.setattr("engine.launch.ray.queue.take_seat", take_seat)
+    monkeypatch.setattr("engine.launch.ray.queue._REST_S", 0.0)
     specs = [SPEC, SPEC.replace(seed=1)]
     Scheduler(Given(specs), places, Cluster("the test's"), RunControl(), begun.append).carry()
     assert len(tries) == 6
@@ -228,7 +228,7 @@ def test_a_queue_that_cannot_be_carried_is_recorded_run_by_run(
     machine: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No GPU in the cluster; weights that are not there, found only once it has its seat; the next one trains."""
-    monkeypatch.setattr("engine.cluster.queue._RETURN_S", 0.3)
+    monkeypatch.setattr("engine.launch.ray.queue._RETURN_S", 0.3)
     places = places_in(tmp_path)
     specs = [SPEC.replace(device="cuda"), SPEC.replace(weights=str(tmp_path / "none.pth")), SPEC]
     Scheduler(Given(specs), places, Cluster("the test's"), RunControl(), lambda run: None).carry()

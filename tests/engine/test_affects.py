@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from engine.results.comparison import differing_settings
+from engine.analysis.comparison import differing_settings
 from engine.settings import setting
 from engine.spec import RunSpec, affecting, settings_of
 
@@ -29,13 +29,13 @@ engine.spec.RunSpec = RunSpec
 assert list(engine.spec.settings_of(RunSpec))[-1] == "width"
 
 from engine.cli.parser import build_parser
-from engine.datasets.loading import data_key
-from engine.memory.forecast import memory_key
-from engine.results.comparison import differing_settings
-from engine.results.estimate import estimate_run
-from engine.results.records import RunRecord
+from engine.data.loading import data_key
+from engine.forecast.step_memory import memory_key
+from engine.analysis.comparison import differing_settings
+from engine.forecast.duration import estimate_run
+from engine.records import RunRecord
 from engine.shape import DataShape
-from engine.training.tuning import tuning_key
+from engine.training.autotune import tuning_key
 from tui.screens.setup import _RECIPE
 
 one, other = (RunSpec("digits", "resnet20", width=width) for width in (64, 65))

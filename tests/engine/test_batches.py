@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.datasets.batches import Preparation, batch_bounds, epoch_order, generator, random_crop, random_flip
+from engine.data.batches import Preparation, batch_bounds, epoch_order, generator, random_crop, random_flip
 
 CPU = torch.device("cpu")
 

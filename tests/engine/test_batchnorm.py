@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from engine.models.building import build_model, freeze_backbone
 from engine.shape import DataShape
 from engine.spec import RunSpec
-from engine.training.batchnorm import SharedBatchNorm, share_batchnorm, shared_norms
+from engine.step.batchnorm import SharedBatchNorm, share_batchnorm, shared_norms
 
 
 @pytest.fixture(autouse=True)

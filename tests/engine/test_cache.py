@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from engine.control import RunControl
-from engine.datasets.cache import Decoded, decoded
+from engine.data.cache import Decoded, decoded
 from engine.locking import lock_of, try_to_lock
 from engine.progress import LoadingStopped
 from tests.fakes import drain

@@ -17,19 +17,19 @@ from typing import Any, get_args
 import pytest
 
 from engine import events
-from engine.carried import following
-from engine.carried.following import follow
-from engine.carried.process import Carrier, Job, carried
-from engine.carried.requests import Asked, ask
-from engine.carried.stream import Stream, stream_path
-from engine.carried.wire import event_from
 from engine.cli.side_by_side import Lines
 from engine.control import RunControl
 from engine.errors import ReslabError, StoreError
 from engine.events import Event, RunEnded, RunPaused, RunResumed, StepsCompleted, to_json_dict
+from engine.launch import following
+from engine.launch.detached import Carrier, Job, carried
+from engine.launch.following import follow
+from engine.launch.requests import Asked, ask
+from engine.launch.stream import Stream, stream_path
+from engine.launch.wire import event_from
 from engine.paths import Places
-from engine.results.store import Store
 from engine.spec import RunSpec
+from engine.store.store import Store
 from tests import waiting
 from tests.fakes import Carried, evaluated, events_of, metrics, started
 from tests.waiting import join
@@ -211,7 +211,7 @@ def test_a_run_that_cannot_be_asked_says_so(run: Carried, places: Places) -> Non
 
 @pytest.mark.slow
 def test_the_stream_of_a_process_that_was_killed_goes_when_the_run_does_on(places: Places) -> None:
-    from engine.runs import Lab, resume
+    from engine.launch.in_process import Lab, resume
     from tests.running import run_until
 
     run_until(StepsCompleted, places, SPEC)
@@ -361,7 +361,7 @@ def test_whoever_asks_it_to_stop_is_told_of_no_fault(places: Places) -> None:
 
 
 def test_a_job_comes_through_as_it_was(places: Places) -> None:
-    from engine.cluster import Cluster
+    from engine.launch.ray import Cluster
 
     for job in (
         Job(places, (SPEC, SPEC.replace(seed=1)), cluster=Cluster("10.0.0.5:6379", 4, True)),

@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from engine.control import RunControl
-from engine.datasets import cats_dogs
-from engine.datasets.cache import delete_entry, entries
-from engine.datasets.images import ImageData
-from engine.datasets.loading import load_dataset
-from engine.datasets.splits import stratified_groups
+from engine.data import cats_dogs
+from engine.data.cache import delete_entry, entries
+from engine.data.images import ImageData
+from engine.data.loading import load_dataset
+from engine.data.splits import stratified_groups
 from engine.errors import DatasetError
 from engine.fetching import fetch
 from engine.locking import try_to_lock
@@ -94,7 +94,7 @@ def test_the_second_start_decodes_nothing(places: Places, monkeypatch: pytest.Mo
     pet_images(places.data / "PetImages")
     stages, first = load(places)
     assert {progress.stage for progress in stages} == {"decode", "check"}
-    monkeypatch.setattr("engine.datasets.decoding.decode", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr("engine.data.decoding.decode", lambda *_: pytest.fail("decoded again"))
     stages, second = load(places)
     assert {progress.stage for progress in stages} == {"check"}
     assert second.test_sha256 == first.test_sha256
@@ -181,7 +181,7 @@ def test_without_duplicates_the_share_is_exact_in_every_class() -> None:
 
 def test_the_manifest_lies_with_the_run(places: Places) -> None:
     from engine.memory.ledger import Ledger
-    from engine.training.train import train
+    from engine.training.loop import train
 
     root = pet_images(places.data / "PetImages")
     (root / "Dog" / "bad.jpg").write_text("x")

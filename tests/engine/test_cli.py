@@ -25,10 +25,10 @@ from engine.cli.parser import build_parser, specs_from
 from engine.control import RunControl
 from engine.errors import SpecError
 from engine.events import RunContinued, RunStarted, StepsCompleted
-from engine.opening import Opening
+from engine.launch.opening import Opening
 from engine.paths import Places, find_places
-from engine.results.store import Store
 from engine.spec import RunSpec
+from engine.store.store import Store
 from tests.engine.test_datasets import make_folder
 from tests.fakes import events_of, started
 from tests.waiting import WITHIN_S
@@ -218,7 +218,7 @@ def test_what_cannot_be_trained_there_is_one_sentence(
 def test_without_the_extra_on_ray_says_how_to_get_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("engine.cluster.find_spec", lambda name: None)
+    monkeypatch.setattr("engine.launch.ray.find_spec", lambda name: None)
     assert reslab("train", "digits", "resnet20", "--on", "ray") == 2
     assert "take the extra: uv run --extra cluster reslab" in capsys.readouterr().err
 

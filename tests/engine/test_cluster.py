@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from engine.carried.requests import Asked
-from engine.cluster import require_ray, versions_differ
-from engine.cluster.exchange import Exchange, Newest
 from engine.events import CheckpointSaved, Event, RunStarted, StepsCompleted, plain
+from engine.launch.ray import require_ray, versions_differ
+from engine.launch.ray.exchange import Exchange, Newest
+from engine.launch.requests import Asked
 from engine.spec import RunSpec
 from tests.fakes import events_of
 
@@ -92,7 +92,7 @@ def test_a_token_is_used_wherever_ray_finds_one(where: str, monkeypatch: pytest.
     """Ray itself asks for none when it is given an address."""
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("engine.cluster.find_spec", lambda name: name)
+    monkeypatch.setattr("engine.launch.ray.find_spec", lambda name: name)
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / ".ray").mkdir()
     match where:
@@ -111,7 +111,7 @@ def test_a_token_is_used_wherever_ray_finds_one(where: str, monkeypatch: pytest.
 
 
 def test_what_a_person_asks_of_ray_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.cluster.find_spec", lambda name: name)
+    monkeypatch.setattr("engine.launch.ray.find_spec", lambda name: name)
     monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     require_ray()

@@ -16,10 +16,10 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
+from engine.analysis.comparison import compare, holm, mcnemar_exact, paired_interval, points, wilson_interval
+from engine.analysis.seeds import SeedGroup, compare_groups, group_by_seed
 from engine.errors import StoreError
-from engine.results.comparison import compare, holm, mcnemar_exact, paired_interval, points, wilson_interval
-from engine.results.records import Predictions
-from engine.results.seeds import SeedGroup, compare_groups, group_by_seed
+from engine.records import Predictions
 
 counts = st.integers(0, 400)
 

@@ -9,8 +9,8 @@ import torch
 
 from engine.control import RunControl
 from engine.events import DatasetProgressed, Evaluated, Event, RunEnded, StepsCompleted
+from engine.launch.in_process import Lab, run
 from engine.paths import Places
-from engine.runs import Lab, run
 from engine.spec import RunSpec
 
 SPEC = RunSpec("digits", "resnet20", epochs=1)

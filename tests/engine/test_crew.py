@@ -17,20 +17,20 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from engine.cluster import Cluster
 from engine.control import RunControl
-from engine.datasets.batches import Preparation
+from engine.data.batches import Preparation
 from engine.device import choose_placement
 from engine.events import Evaluated, Event, RunEnded, RunStarted, StepsCompleted
+from engine.launch.in_process import Lab, run
+from engine.launch.ray import Cluster
 from engine.memory.ledger import Ledger
 from engine.models.building import build_model
 from engine.paths import Places
-from engine.runs import Lab, run
 from engine.shape import DataShape
 from engine.spec import RunSpec
-from engine.training.crew import Crew, follow
+from engine.training.data_parallel import Crew, follow
+from engine.training.loop import Ending, train
 from engine.training.setup import Known, set_up
-from engine.training.train import Ending, train
 from tests.fakes import drain
 from tests.waiting import join, until
 
@@ -100,7 +100,7 @@ def in_float64() -> Iterator[None]:
         network.register_forward_pre_hook(lambda module, given: (given[0].double(),))
         return network
 
-    with patch("engine.training.learner.build_model", build):
+    with patch("engine.step.learner.build_model", build):
         yield
 
 
@@ -229,7 +229,7 @@ def test_parts_cover_a_batch_and_are_never_of_one_image(num_images: int, size: i
 
 
 def test_without_ray_a_cluster_is_one_sentence(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.cluster.find_spec", lambda name: None)
+    monkeypatch.setattr("engine.launch.ray.find_spec", lambda name: None)
     *_, ended = run(SPEC, Lab(places, cluster=Cluster()), RunControl())
     assert isinstance(ended, RunEnded)
     assert ended.error == (

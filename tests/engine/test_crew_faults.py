@@ -12,14 +12,14 @@ import torch
 import torch.distributed as dist
 
 from engine.control import RunControl
-from engine.datasets.batches import Preparation
+from engine.data.batches import Preparation
 from engine.device import choose_placement
 from engine.errors import DatasetError
 from engine.memory.ledger import Ledger
 from engine.progress import LoadingStopped
-from engine.training.crew import Crew, follow
+from engine.training.data_parallel import Crew, follow
+from engine.training.loop import train
 from engine.training.setup import Known, set_up
-from engine.training.train import train
 from tests.engine.test_crew import SPEC, in_processes, places_in
 from tests.fakes import drain
 

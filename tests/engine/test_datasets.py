@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from engine.control import RunControl
-from engine.datasets.images import ImageData
-from engine.datasets.loading import IMAGENET_MEAN, check_dataset, load_dataset
-from engine.datasets.splits import stratified
+from engine.data.images import ImageData
+from engine.data.loading import IMAGENET_MEAN, check_dataset, load_dataset
+from engine.data.splits import stratified
 from engine.errors import DatasetError, FetchError
 from engine.events import RunStarted
+from engine.launch.in_process import Lab, run
 from engine.paths import Places, find_places
 from engine.progress import LoadingStopped
-from engine.runs import Lab, run
 from engine.spec import RunSpec
 from tests.fakes import drain
 

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from PIL import Image, features
 
 from engine.control import RunControl
-from engine.datasets import decoding
-from engine.datasets.cache import decoded
-from engine.datasets.decoding import BACKGROUND, decode, read_header
-from engine.datasets.depth import PixelRange
-from engine.datasets.formats import FORMATS, is_another_kind
-from engine.datasets.images import ImageData
-from engine.datasets.loading import load_dataset
+from engine.data import decoding
+from engine.data.cache import decoded
+from engine.data.decoding import BACKGROUND, decode, read_header
+from engine.data.depth import PixelRange
+from engine.data.formats import FORMATS, is_another_kind
+from engine.data.images import ImageData
+from engine.data.loading import load_dataset
 from engine.paths import Places
 from engine.spec import RunSpec
 from tests.engine.deep_files import png16, tiff

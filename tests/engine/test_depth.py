@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from engine.control import RunControl
-from engine.datasets.decoding import decode, read_header
-from engine.datasets.depth import Extreme, PixelRange, choose_range
-from engine.datasets.images import ImageData
-from engine.datasets.loading import load_dataset
+from engine.data.decoding import decode, read_header
+from engine.data.depth import Extreme, PixelRange, choose_range
+from engine.data.images import ImageData
+from engine.data.loading import load_dataset
 from engine.events import Evaluated, RunStarted, to_json_dict
+from engine.launch.in_process import Lab, run
 from engine.paths import Places
-from engine.runs import Lab, run
 from engine.spec import RunSpec
 from tests.engine.deep_files import png16, scaled, tiff
 from tests.fakes import drain

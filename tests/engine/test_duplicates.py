@@ -10,9 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.datasets.duplicates import count_shared, groups_of, pixel_groups
-from engine.datasets.images import FIRST_RULES, Split
-from engine.datasets.splits import split_off_val, stratified
+from engine.data.duplicates import count_shared, groups_of, pixel_groups
+from engine.data.images import FIRST_RULES, Split
+from engine.data.splits import split_off_val, stratified
 from engine.errors import DatasetError
 from engine.spec import RunSpec
 from tests.engine.test_datasets import load as load_named

@@ -11,14 +11,14 @@ import torch
 from PIL import Image
 
 from engine.control import RunControl
-from engine.datasets.feeding import feed
-from engine.datasets.images import Split
+from engine.data.feeding import feed
+from engine.data.images import Split
 from engine.errors import SpecError
 from engine.events import Evaluated, RunStarted, StepsCompleted
-from engine.memory import room
-from engine.memory.room import memory_bound
+from engine.launch.in_process import Lab, run
+from engine.memory import headroom as room
+from engine.memory.headroom import memory_bound
 from engine.paths import Places
-from engine.runs import Lab, run
 from engine.spec import RunSpec
 
 CPU = torch.device("cpu")

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from engine.control import RunControl
-from engine.datasets.images import FIRST_RULES, ImageData
-from engine.datasets.layout import find_layout, part_by_name
-from engine.datasets.loading import check_dataset, load_dataset
+from engine.data.images import FIRST_RULES, ImageData
+from engine.data.layout import find_layout, part_by_name
+from engine.data.loading import check_dataset, load_dataset
 from engine.errors import DatasetError
 from engine.paths import find_places
 from engine.spec import RunSpec

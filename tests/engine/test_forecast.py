@@ -11,26 +11,26 @@ import pytest
 import torch
 from torch._subclasses import FakeTensorMode
 
+from engine.analysis.tables import facts
+from engine.catalog.models import MODELS, MORE_MODELS, ModelInfo, choose_stem, count_parameters, find_model
 from engine.cli import main
-from engine.cluster.request import request_for
 from engine.control import RunControl
 from engine.device import Placement
 from engine.errors import DatasetError, ModelError
 from engine.events import MemoryForecasted, MemoryRecovered, RunEnded, RunStarted
-from engine.memory import forecast as forecast_module
-from engine.memory.asking import ask_forecast, expected_images
+from engine.forecast import step_memory as forecast_module
+from engine.forecast.asking import ask_forecast, expected_images
+from engine.forecast.fitting import Plan, plan_run
+from engine.forecast.step_memory import forecast, resident_bytes
+from engine.forecast.timeline import BYTES_FIELDS, Forecast
+from engine.launch.in_process import Lab, run
+from engine.launch.ray.request import request_for
 from engine.memory.calibration import Calibration
-from engine.memory.fitting import Plan, plan_run
-from engine.memory.forecast import forecast, resident_bytes
 from engine.memory.ledger import Holding, Ledger
-from engine.memory.timeline import BYTES_FIELDS, Forecast
-from engine.models.registry import MODELS, MORE_MODELS, ModelInfo, choose_stem, count_parameters, find_model
 from engine.paths import Places
-from engine.results.store import Store
-from engine.results.tables import facts
-from engine.runs import Lab, run
 from engine.shape import DataShape
 from engine.spec import RunSpec
+from engine.store.store import Store
 from tests.benchmarks.forecasting import measure
 from tests.engine.test_datasets import make_folder
 from tests.fakes import RESOLVED, started

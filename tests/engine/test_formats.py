@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from engine.analysis.comparison import differing_settings
 from engine.errors import CheckpointError
-from engine.results.comparison import differing_settings
 from engine.spec import RunSpec
 from engine.training import checkpoint
 from engine.training.checkpoint import load_checkpoint, write_checkpoint

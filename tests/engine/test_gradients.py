@@ -8,12 +8,12 @@ from torch import nn
 
 from engine.control import RunControl
 from engine.events import GradientsMeasured, RunStarted
+from engine.launch.in_process import Lab, run
 from engine.models.building import build_model
 from engine.paths import Places
-from engine.runs import Lab, run
 from engine.shape import DataShape
 from engine.spec import RunSpec
-from engine.training.gradients import Gradients, stages_of
+from engine.step.gradients import Gradients, stages_of
 
 
 @pytest.mark.parametrize("name", ["resnet18", "plain50", "resnet20"])

@@ -15,10 +15,10 @@ import pytest
 
 from engine.errors import StoreError
 from engine.paths import Places
-from engine.results import migrations
-from engine.results.migrations import STEPS
-from engine.results.store import Store
 from engine.spec import RunSpec
+from engine.store import migrations
+from engine.store.migrations import STEPS
+from engine.store.store import Store
 from tests.fakes import events_of
 
 LAYOUTS = sorted(Path(__file__).with_name("layouts").glob("*.sql"), key=lambda path: int(path.stem))
@@ -79,7 +79,7 @@ def test_where_the_copy_cannot_be_made_nothing_is_changed(places: Places, monkey
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("engine.results.migrations.os.replace", full)
+    monkeypatch.setattr("engine.store.migrations.os.replace", full)
     with pytest.raises(StoreError, match="No space left on device"):
         Store(places.database)
     assert places.database.read_bytes() == before
@@ -91,7 +91,7 @@ def test_one_that_another_connection_brought_up_to_date_meanwhile_is_not_copied(
 ) -> None:
     Store(places.database).close()
     versions = iter([0, len(STEPS)])  # it looks, waits for the other one, and looks again
-    monkeypatch.setattr("engine.results.migrations._version", lambda connection: next(versions))
+    monkeypatch.setattr("engine.store.migrations._version", lambda connection: next(versions))
     Store(places.database).close()
     assert list(places.home.iterdir()) == [places.database]
 

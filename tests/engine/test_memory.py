@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.memory import room
+from engine.memory import headroom as room
 from engine.memory.freeing import free_memory
 from engine.memory.gauges import Gauges, process_bytes, read_host
 from engine.memory.ledger import Holding, Ledger

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.results.metrics import compute_metrics
+from engine.analysis.metrics import compute_metrics
 
 
 @settings(deadline=None)
@@ -69,7 +69,7 @@ def test_they_are_what_scikit_learn_says_image_by_image(num_shown: int) -> None:
 
 def test_an_evaluation_loads_no_scikit_learn() -> None:
     script = (
-        "import sys; import numpy as np; from engine.results.metrics import compute_metrics; "
+        "import sys; import numpy as np; from engine.analysis.metrics import compute_metrics; "
         "compute_metrics(np.array([0, 1]), np.array([0, 0]), 2, 0.0); assert 'sklearn' not in sys.modules"
     )
     subprocess.run((sys.executable, "-c", script), check=True)

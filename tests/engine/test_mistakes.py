@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.analysis.mistakes import find_differences, find_mistakes, load_test_images
 from engine.control import RunControl
 from engine.errors import DatasetError
+from engine.launch.in_process import Lab, run
 from engine.paths import Places
-from engine.results.mistakes import find_differences, find_mistakes, load_test_images
-from engine.results.records import Predictions
-from engine.results.store import Store
-from engine.runs import Lab, run
+from engine.records import Predictions
 from engine.spec import RunSpec
+from engine.store.store import Store
 from tests.fakes import events_of
 
 answers = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.floats(0, 1, width=32)), min_size=1, max_size=60)

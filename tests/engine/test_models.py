@@ -12,11 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from engine.control import RunControl
-from engine.errors import ModelError, SpecError
-from engine.models.building import build_model, check_weights, fetch_imagenet_weights
-from engine.models.first_last import adapt_channels
-from engine.models.registry import (
+from engine.catalog.models import (
     MODELS,
     MORE_MODELS,
     ModelInfo,
@@ -25,6 +21,10 @@ from engine.models.registry import (
     describe_changes,
     find_model,
 )
+from engine.control import RunControl
+from engine.errors import ModelError, SpecError
+from engine.models.building import build_model, check_weights, fetch_imagenet_weights
+from engine.models.first_last import adapt_channels
 from engine.paths import Places
 from engine.shape import DataShape
 from engine.spec import RunSpec, Stem
@@ -206,7 +206,7 @@ def test_imagenet_weights_that_are_there_are_used_and_checked(tmp_path: Path, mo
 @pytest.mark.usefixtures("few_digits")
 def test_a_frozen_backbone_stays_as_it_was_and_the_last_layer_learns(tmp_path: Path, places: Places) -> None:
     from engine.memory.ledger import Ledger
-    from engine.training.train import train
+    from engine.training.loop import train
 
     _, path = imagenet_form(tmp_path)
     spec = RunSpec("digits", "resnet18", epochs=1, weights=str(path), freeze="backbone", learning_rate=0.1)
@@ -220,7 +220,7 @@ def test_a_frozen_backbone_stays_as_it_was_and_the_last_layer_learns(tmp_path: P
 
 
 def test_the_backbone_learns_at_its_share_of_the_rate(tmp_path: Path) -> None:
-    from engine.training.optim import build_optimizer, set_learning_rate
+    from engine.step.optim import build_optimizer, set_learning_rate
 
     _, path = imagenet_form(tmp_path)
     spec = RunSpec("digits", "resnet18", weights=str(path), backbone_rate=0.1)
@@ -244,9 +244,9 @@ def test_freezing_random_weights_is_refused() -> None:
 @pytest.mark.slow
 def test_every_network_of_torchvision_is_fitted_and_steps(info: ModelInfo) -> None:
     """Grey images, five classes, at 64 pixels or what it takes at least."""
-    from engine.training.gradients import stages_of
-    from engine.training.guard import StepGuard
-    from engine.training.optim import build_optimizer
+    from engine.step.gradients import stages_of
+    from engine.step.guard import StepGuard
+    from engine.step.optim import build_optimizer
 
     side = info.multiple * -(-max(info.min_size, 64) // info.multiple)
     shape = DataShape(1, side, side, 5)

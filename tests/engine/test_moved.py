@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from engine.analysis.seeds import group_by_seed, images_of
+from engine.catalog.datasets import absolute_dataset
 from engine.cli.parser import build_parser, specs_from
 from engine.control import RunControl
-from engine.datasets.registry import absolute_dataset
 from engine.errors import DatasetError, StoreError
+from engine.launch.in_process import Lab, resume, run
 from engine.paths import Places
-from engine.results.seeds import group_by_seed, images_of
-from engine.results.store import Store
-from engine.runs import Lab, resume, run
 from engine.spec import RunSpec
+from engine.store.store import Store
 from tests.engine.test_cli import reslab
 from tests.engine.test_datasets import write_idx_files
 from tests.engine.test_folders import pictures

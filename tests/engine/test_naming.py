@@ -14,14 +14,14 @@ import pytest
 import torch
 from PIL import Image
 
-from engine.datasets.images import ImageData
-from engine.datasets.manifest import FileRecord, write_manifest
+from engine.analysis.mistakes import Mistake, find_mistakes, with_files
+from engine.analysis.naming import test_files as files_of
+from engine.data.images import ImageData
+from engine.data.manifest import FileRecord, write_manifest
+from engine.export.files import export_run
 from engine.paths import Places, find_places
-from engine.results.export import export_run
-from engine.results.mistakes import Mistake, find_mistakes, with_files
-from engine.results.naming import test_files as files_of
-from engine.results.store import Store
 from engine.spec import RunSpec
+from engine.store.store import Store
 from engine.text import safe_path
 from tests.engine.test_cli import reslab
 from tests.engine.test_datasets import load

@@ -14,16 +14,16 @@ from torch import Tensor, nn
 from engine.cli import main
 from engine.control import RunControl
 from engine.events import CheckpointSaved, Evaluated, Event, RunEnded, StepsCompleted
+from engine.launch.in_process import Lab, run
 from engine.models.building import build_model
 from engine.paths import Places
-from engine.results.store import Store
-from engine.runs import Lab, run
 from engine.shape import DataShape
 from engine.spec import RunSpec
+from engine.step.guard import what_is_not_finite
+from engine.step.learner import Learner
+from engine.store.store import Store
 from engine.training import evaluation
 from engine.training.checkpoint import load_checkpoint
-from engine.training.guard import what_is_not_finite
-from engine.training.learner import Learner
 
 pytestmark = pytest.mark.usefixtures("few_digits")
 SPEC = RunSpec("digits", "resnet20", epochs=1, batch_size=64)

@@ -28,8 +28,8 @@ from engine.errors import DatasetError, OutputError, SpecError
 from engine.events import Event, RunEnded
 from engine.failures import describe_failure
 from engine.paths import DATABASE_NAME, Places, find_places
-from engine.results.store import Store
 from engine.spec import RunSpec
+from engine.store.store import Store
 from tests.fakes import events_of, started
 
 LETTERS = ("日本", "été – ×", "plain")
@@ -88,8 +88,8 @@ def _a_home_and_trainings_that_take_no_time(one_run: Path, monkeypatch: pytest.M
     shutil.copytree(one_run, find_places().home)
     monkeypatch.chdir(tmp_path)
     Image.new("L", (8, 8)).save("image.png")
-    monkeypatch.setattr("engine.runs.run", scripted)
-    monkeypatch.setattr("engine.results.store.Store.delete", lambda store, run: None)  # it is needed again
+    monkeypatch.setattr("engine.launch.in_process.run", scripted)
+    monkeypatch.setattr("engine.store.store.Store.delete", lambda store, run: None)  # it is needed again
 
 
 def scripted(spec: RunSpec, lab: Any, control: Any) -> Iterator[Event]:
@@ -302,7 +302,7 @@ def test_a_terminal_that_is_gone_ends_a_run_as_a_hang_up_does(monkeypatch: pytes
         asked.append(control.stop_reason)
         yield RunEnded(2, "stopped", None, None, 1.0, None, 0, control.stop_reason)
 
-    monkeypatch.setattr("engine.runs.run", run)
+    monkeypatch.setattr("engine.launch.in_process.run", run)
 
     class Gone(io.StringIO):
         def isatty(self) -> bool:
@@ -387,7 +387,7 @@ def make_classes(root: Path) -> Path:
 
 def load(spec: RunSpec, places: Places) -> None:
     from engine.control import RunControl
-    from engine.datasets.loading import load_dataset
+    from engine.data.loading import load_dataset
 
     for _ in load_dataset(spec, places, RunControl()):
         pass
@@ -424,7 +424,7 @@ def test_a_cache_that_cannot_be_written_names_its_setting(
         def no_room(number: int) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("engine.datasets.cache.os.fsync", no_room)
+        monkeypatch.setattr("engine.data.cache.os.fsync", no_room)
     with pytest.raises(DatasetError) as refused:
         load(RunSpec(f"folder:{root}", "resnet20"), places)
     assert str(places.cache) in str(refused.value)

@@ -13,13 +13,13 @@ from safetensors.torch import load_file, save_file
 from engine.control import RunControl
 from engine.errors import ModelError
 from engine.events import Evaluated, RunEnded
+from engine.launch.in_process import Lab, run
 from engine.models.building import build_model
 from engine.models.form import form_of
 from engine.paths import Places
-from engine.results.store import Store
-from engine.runs import Lab, run
 from engine.shape import DataShape
 from engine.spec import RunSpec
+from engine.store.store import Store
 from tests.engine.test_shortcuts import GREY, begun, notes_of, spec_with
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -18,16 +18,16 @@ from torch import Tensor
 
 from engine.cli.parser import columns
 from engine.control import RunControl
-from engine.datasets.depth import PixelRange
-from engine.datasets.images import ImageData
-from engine.datasets.loading import load_dataset
-from engine.datasets.resizing import Reading
+from engine.data.depth import PixelRange
+from engine.data.images import ImageData
+from engine.data.loading import load_dataset
+from engine.data.resizing import Reading
+from engine.launch.in_process import Lab, run
 from engine.paths import Places
 from engine.predicting import _MOST_AT_ONCE, _Network, find_files, predict, read_reading
-from engine.results.records import Predictions, RunDetails
-from engine.results.store import Store
-from engine.runs import Lab, run
+from engine.records import Predictions, RunDetails
 from engine.spec import RunSpec
+from engine.store.store import Store
 from tests.engine.deep_files import png16, scaled
 from tests.engine.test_cli import reslab
 from tests.fakes import drain

@@ -6,12 +6,12 @@ import json
 
 import pytest
 
+from engine.combinations import are_twins, combine, with_twin
 from engine.errors import SpecError
 from engine.paths import Places
-from engine.results import waiting
-from engine.results.queue import are_twins, combine, with_twin
-from engine.results.store import Store
 from engine.spec import RunSpec
+from engine.store import queue as waiting
+from engine.store.store import Store
 from tests.engine.test_cli import output_of, reslab
 
 SPECS = [RunSpec("digits", "resnet18", seed=seed) for seed in range(3)]

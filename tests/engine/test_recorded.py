@@ -10,18 +10,18 @@ import torch
 from torch import Tensor
 
 from engine.control import RunControl
-from engine.datasets.feeding import Batch
+from engine.data.feeding import Batch
 from engine.device import Placement
 from engine.events import Evaluated, Event, GradientsMeasured, MemoryRecovered, StepsCompleted
-from engine.memory.fitting import Plan
-from engine.memory.timeline import Forecast
+from engine.forecast.fitting import Plan
+from engine.forecast.timeline import Forecast
+from engine.launch.in_process import Lab, run
 from engine.paths import Places
-from engine.runs import Lab, run
 from engine.shape import DataShape
 from engine.spec import RunSpec
-from engine.training import recorded
-from engine.training.learner import Learner, build_learner
-from engine.training.recorded import Outputs, RecordedStep, is_recordable
+from engine.step.learner import Learner, build_learner
+from engine.training import cuda_graph as recorded
+from engine.training.cuda_graph import Outputs, RecordedStep, is_recordable
 
 pytestmark = pytest.mark.usefixtures("few_digits")
 # A power of two: the recorded step reads its learning rate as float32, the ordinary one as float64.

@@ -14,8 +14,9 @@ from torch._subclasses import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from engine.analysis.tables import comparison_rows, facts, result_table
 from engine.control import RunControl
-from engine.datasets.images import Split
+from engine.data.images import Split
 from engine.device import Placement
 from engine.events import (
     EpochEnded,
@@ -26,16 +27,15 @@ from engine.events import (
     RunEnded,
     StepsCompleted,
 )
+from engine.launch.in_process import Lab, run
 from engine.memory.freeing import free_memory
 from engine.memory.shortage import asked_bytes, ran_out
 from engine.paths import Places
-from engine.results.store import Store
-from engine.results.tables import comparison_rows, facts, result_table
-from engine.runs import Lab, run
 from engine.shape import DataShape
 from engine.spec import RunSpec
+from engine.step.learner import Learner, build_learner, part_bounds
+from engine.store.store import Store
 from engine.training.checkpoint import load_checkpoint
-from engine.training.learner import Learner, build_learner, part_bounds
 
 SPEC = RunSpec("digits", "resnet20", epochs=2, batch_size=16)
 few_digits = pytest.mark.usefixtures("few_digits")
@@ -295,7 +295,7 @@ def test_parts_hold_every_image_once_and_never_a_single_one(number: int, micro_b
 
 @few_digits
 def test_larger_parts_are_tried_again_after_a_while(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
-    from engine.training import recovery
+    from engine.training import out_of_memory as recovery
 
     monkeypatch.setattr(recovery, "_CALM_STEPS", 3)
     failing_steps(monkeypatch, {2: [10], 3: [10], 4: [10]})
@@ -308,7 +308,7 @@ def test_larger_parts_are_tried_again_after_a_while(places: Places, monkeypatch:
 def test_a_try_that_fails_goes_back_and_the_next_one_waits_twice_as_long(
     places: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from engine.training import recovery
+    from engine.training import out_of_memory as recovery
 
     original = Learner._one_part
 
@@ -327,7 +327,7 @@ def test_a_try_that_fails_goes_back_and_the_next_one_waits_twice_as_long(
 
 
 def test_what_the_forecast_cut_on_a_host_is_not_tried_whole(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
-    from engine.training import recovery
+    from engine.training import out_of_memory as recovery
 
     monkeypatch.setattr(recovery, "_CALM_STEPS", 1)
     monkeypatch.setenv("RESLAB_MEMORY_GIB", str(12 / 1024))

@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from engine.analysis.exact import binomial_tail, sign_test
+from engine.analysis.remarks import Change, remarks
 from engine.cli import main, training
 from engine.events import Evaluated, Event, RunEnded
 from engine.paths import Places
-from engine.results.exact import binomial_tail, sign_test
-from engine.results.records import EvaluationRecord
-from engine.results.remarks import Change, remarks
-from engine.results.store import Store
+from engine.records import EvaluationRecord
 from engine.spec import RunSpec
+from engine.store.store import Store
 from tests.fakes import events_of, metrics
 
 NAMES = ("cat", "dog")
@@ -126,8 +126,8 @@ def test_the_final_table_is_followed_by_it(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_an_event_of_an_earlier_version_has_none() -> None:
-    from engine.carried.wire import event_from
     from engine.events import to_json_dict
+    from engine.launch.wire import event_from
 
     values = to_json_dict(RunEnded(1, "completed", None, None, 1.0, None, 3))
     del values["remarks"]

@@ -24,11 +24,11 @@ from engine.events import (
     RunStarted,
     StepsCompleted,
 )
+from engine.launch.in_process import Lab, resume, run
 from engine.paths import Places
-from engine.results.records import HUNG_UP, RunDetails
-from engine.results.store import Store
-from engine.runs import Lab, resume, run
+from engine.records import HUNG_UP, RunDetails
 from engine.spec import RunSpec
+from engine.store.store import Store
 from engine.training.checkpoint import Checkpoint, load_checkpoint, write_checkpoint
 from engine.training.position import Position
 from engine.training.saving import Saver
@@ -375,7 +375,7 @@ def test_a_run_that_the_terminal_left_says_so(places: Places) -> None:
 
 
 def test_an_older_record_keeps_its_weights_and_its_seals(places: Places) -> None:
-    from engine.results.migrations import STEPS as LAYOUTS
+    from engine.store.migrations import STEPS as LAYOUTS
 
     places.home.mkdir(parents=True)
     with sqlite3.connect(places.database) as old:

@@ -13,24 +13,24 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from engine.combinations import are_twins, with_twin
 from engine.control import RunControl
-from engine.datasets.images import ImageData
-from engine.datasets.loading import imagenet_moments, load_dataset
-from engine.datasets.splits import stratified
+from engine.data.images import ImageData
+from engine.data.loading import imagenet_moments, load_dataset
+from engine.data.splits import stratified
 from engine.device import Placement
 from engine.errors import ModelError, SpecError
 from engine.events import Evaluated, Event, RunEnded, RunStarted
+from engine.launch.in_process import Lab, resume, run
 from engine.models.building import build_model
 from engine.models.form import apply_form, form_of
 from engine.models.shortcuts import measure_shortcuts
 from engine.paths import Places
 from engine.predicting import predict
-from engine.results.queue import are_twins, with_twin
-from engine.results.store import Store
-from engine.runs import Lab, resume, run
 from engine.shape import DataShape
 from engine.spec import RunSpec
-from engine.training.learner import build_learner
+from engine.step.learner import build_learner
+from engine.store.store import Store
 from engine.training.shortcuts import settle_shortcuts
 from tests.running import run_until
 

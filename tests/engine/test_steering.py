@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
-from engine.carried.requests import Asked, Requests, ask, is_paused
 from engine.control import RunControl
 from engine.events import Event, RunEnded, RunPaused, RunResumed, Status
+from engine.launch.requests import Asked, Requests, ask, is_paused
 from engine.paths import Places, find_places
-from engine.results.store import Store
 from engine.spec import RunSpec
+from engine.store.store import Store
 from tests.engine.test_cli import reslab
 from tests.fakes import Carried, events_of
 from tests.waiting import WITHIN_S, exit_code, join
@@ -85,7 +85,7 @@ def test_a_run_is_paused_and_continued_by_commands(capsys: pytest.CaptureFixture
 def test_what_keeps_a_paused_run_where_it_is_is_said(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.cluster.find_spec", lambda name: object())
+    monkeypatch.setattr("engine.launch.ray.find_spec", lambda name: object())
     with live_run():
         assert reslab("resume", "1", "--detach") == 2
         assert "leave out --detach" in capsys.readouterr().err
@@ -154,7 +154,7 @@ def test_what_was_asked_of_a_killed_process_is_not_asked_of_the_next_one(places:
 
 def test_a_run_in_this_very_process_is_reached(capsys: pytest.CaptureFixture[str]) -> None:
     """As the app and a plain `reslab train` make one: the listener is the run's own, not that of a detached process."""
-    from engine.runs import Lab, run
+    from engine.launch.in_process import Lab, run
 
     seen: list[Event] = []
     started = threading.Event()

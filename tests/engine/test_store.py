@@ -14,13 +14,13 @@ import pytest
 
 from engine.errors import StoreError
 from engine.events import Evaluated, StepsCompleted
+from engine.export.files import export_run
+from engine.forecast.duration import estimate_run
 from engine.paths import Places
-from engine.results import carriers
-from engine.results.estimate import estimate_run
-from engine.results.export import export_run
-from engine.results.records import LOST
-from engine.results.store import Store
+from engine.records import LOST
 from engine.spec import RunSpec
+from engine.store import heartbeat as carriers
+from engine.store.store import Store
 from tests.fakes import events_of
 from tests.waiting import join
 
@@ -214,7 +214,7 @@ def test_a_run_that_goes_on_elsewhere_is_left_to_it(store: Store, places: Places
 
 
 def test_without_a_proc_a_process_is_known_by_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.results.carriers._PROC", Path("/nowhere"))
+    monkeypatch.setattr("engine.store.heartbeat._PROC", Path("/nowhere"))
     assert carriers.started(os.getpid()) == pytest.approx(time.time(), abs=86_400)
     assert carriers.started(999_999_999) is None
 
@@ -240,7 +240,7 @@ def test_who_may_only_read_sees_a_lost_run_as_it_was_left(places: Places) -> Non
 def test_a_locked_record_delays_points_and_loses_none(
     store: Store, places: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.results.store._COMMIT_EVERY_S", 0.0)
+    monkeypatch.setattr("engine.store.store._COMMIT_EVERY_S", 0.0)
     store._db.execute("PRAGMA busy_timeout = 1")
     run = store.create_run(SPEC)
     events = events_of(SPEC, run)
@@ -278,7 +278,7 @@ def test_a_new_record_can_be_opened_by_many_at_once(tmp_path: Path) -> None:
 
 
 def test_an_older_layout_is_brought_up_to_date(places: Places) -> None:
-    from engine.results.migrations import STEPS
+    from engine.store.migrations import STEPS
 
     places.home.mkdir(parents=True)
     with sqlite3.connect(places.database) as old:

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 
 from engine.control import RunControl
-from engine.datasets import decoding, sizing
-from engine.datasets.loading import load_dataset
-from engine.datasets.survey import Survey, survey_now
+from engine.data import decoding, sizing
+from engine.data.loading import load_dataset
+from engine.data.survey import Survey, survey_now
 from engine.errors import DatasetError
 from engine.events import MemoryForecasted
-from engine.memory.forecast import resident_bytes
+from engine.forecast.step_memory import resident_bytes
+from engine.launch.in_process import Lab, run
 from engine.paths import Places
 from engine.progress import LoadingStopped
-from engine.runs import Lab, run
 from engine.shape import DataShape
 from engine.spec import RunSpec
 from tests.engine.test_cats_dogs import pet_images
@@ -110,7 +110,7 @@ def test_headers_are_read_until_they_have_decided_and_not_twice(
 def test_of_very_many_files_some_headers_are_read_from_all_over(
     tmp_path: Path, places: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.datasets.survey.MOST_HEADERS", 10)
+    monkeypatch.setattr("engine.data.survey.MOST_HEADERS", 10)
     read: list[Path] = []
     real = decoding.read_header
     monkeypatch.setattr(sizing, "read_header", lambda path: read.append(path) or real(path))  # type: ignore[func-returns-value]
@@ -119,7 +119,7 @@ def test_of_very_many_files_some_headers_are_read_from_all_over(
 
 
 def test_looking_shows_progress_and_hears_of_a_stop(tmp_path: Path, places: Places) -> None:
-    from engine.datasets.survey import survey
+    from engine.data.survey import survey
 
     control = RunControl()
     looking = survey(RunSpec(f"folder:{pictures(tmp_path / 'images', {'a': 3, 'b': 3})}", "resnet20"), places, control)

@@ -68,16 +68,16 @@ def test_a_number_and_its_noun_agree(number: int, says: str) -> None:
 
 NOUNS = "bytes|classes|cores|epochs|files|folders|GPUs|images|machines|parameters|runs|seeds|steps|threads|workers"
 NEVER_ONE = {  # what the number is, where it cannot be one, or is none
-    "engine/datasets/survey.py: {self.shape.num_classes} classes",
-    "engine/training/train.py: {split_name} images",
-    "engine/cluster/__init__.py: {self.num_workers} workers",
-    "engine/datasets/cats_dogs.py: {MAX_MEMBERS:,} files",
-    "engine/datasets/splits.py: {share:g} of {counted(len(labels), 'image')} images",
+    "engine/data/survey.py: {self.shape.num_classes} classes",
+    "engine/training/loop.py: {split_name} images",
+    "engine/launch/ray/__init__.py: {self.num_workers} workers",
+    "engine/data/cats_dogs.py: {MAX_MEMBERS:,} files",
+    "engine/data/splits.py: {share:g} of {counted(len(labels), 'image')} images",
     "engine/device.py: {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores",
     "engine/fetching.py: {total:,} bytes",
     "engine/models/building.py: {find_model(spec.model).num_classes} classes",
-    "engine/models/registry.py: {shape.num_classes} classes",
-    "engine/results/seeds.py: {len(a.seeds)} seeds",
+    "engine/catalog/models.py: {shape.num_classes} classes",
+    "engine/analysis/seeds.py: {len(a.seeds)} seeds",
 }
 
 

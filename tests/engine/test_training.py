@@ -30,14 +30,14 @@ from engine.events import (
     RunStarted,
     StepsCompleted,
 )
+from engine.launch.in_process import Lab, run
 from engine.models.building import build_model
 from engine.paths import Places
-from engine.results.store import Store
-from engine.runs import Lab, run
 from engine.shape import DataShape
 from engine.spec import RunSpec
+from engine.step.optim import learning_rate
+from engine.store.store import Store
 from engine.training.checkpoint import load_checkpoint
-from engine.training.optim import learning_rate
 from tests.running import run_until
 
 SPEC = RunSpec("digits", "resnet20", epochs=1, batch_size=16)
@@ -192,7 +192,7 @@ def test_a_paused_run_can_be_stopped(places: Places) -> None:
 
 def poison(monkeypatch: pytest.MonkeyPatch, at_step: int, what: Callable[[Any], Any]) -> None:
     """Let `what` happen to the batch of one step (from 1)."""
-    from engine.datasets.batches import Preparation
+    from engine.data.batches import Preparation
 
     whole, count = Preparation.augment, 0
 

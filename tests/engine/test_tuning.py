@@ -11,21 +11,23 @@ from typing import Any
 import pytest
 import torch
 
+from engine.analysis.tables import facts, tuning_text
 from engine.cli import main
 from engine.control import RunControl
 from engine.cores import OthersMeter
 from engine.device import Placement
 from engine.events import Event, RunContinued, RunEnded, RunStarted, SettingsTuned, StepsCompleted, TuningChecked
-from engine.memory.fitting import fit_run
+from engine.forecast.fitting import fit_run
+from engine.launch.in_process import Lab, resume, run
 from engine.paths import Places
-from engine.results.store import Store
-from engine.results.tables import facts, tuning_text
-from engine.runs import Lab, resume, run
 from engine.shape import DataShape
 from engine.spec import RunSpec
-from engine.training import setup, train, tuning
-from engine.training.learner import Learner
-from engine.training.tuning import is_tunable, tuning_key
+from engine.step.learner import Learner
+from engine.store.store import Store
+from engine.training import autotune as tuning
+from engine.training import loop as train
+from engine.training import setup
+from engine.training.autotune import is_tunable, tuning_key
 from tests.running import run_until
 
 CPU = Placement(torch.device("cpu"), torch.float32, torch.contiguous_format, "test")
@@ -41,7 +43,7 @@ def seconds(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Placement, i
     asked: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
     monkeypatch.setattr(OthersMeter, "read", lambda self: 0.0)
-    monkeypatch.setattr("engine.training.tuning.perf_counter", lambda: 0.0)
+    monkeypatch.setattr("engine.training.autotune.perf_counter", lambda: 0.0)
 
     def say(of: Callable[[Placement, int], float]) -> None:
         def timed(self: tuning._Trial, form: tuning._Form, learner: Learner, num_steps: int) -> float:
@@ -174,7 +176,7 @@ def test_measuring_ends_with_its_budget(places: Places, monkeypatch: pytest.Monk
     """By a clock that the steps themselves turn: nothing else takes any time."""
     monkeypatch.setenv("RESLAB_TUNE", "1")
     clock = [0.0]
-    monkeypatch.setattr("engine.training.tuning.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("engine.training.autotune.perf_counter", lambda: clock[0])
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
 

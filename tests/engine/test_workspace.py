@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from engine.memory import workspace
-from engine.memory.shapes import RETURNS
-from engine.memory.timeline import Held, Timeline
-from engine.memory.workspace import CONVOLUTIONS, Convolution, inner_peak
+from engine.forecast import workspace
+from engine.forecast.shapes import RETURNS
+from engine.forecast.timeline import Held, Timeline
+from engine.forecast.workspace import CONVOLUTIONS, Convolution, inner_peak
 
 OPTIONS = ([1, 1], [1, 1], [1, 1], False, [0, 0], 1)
 

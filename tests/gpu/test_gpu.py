@@ -21,18 +21,18 @@ from engine.events import (
     RunStarted,
     StepsCompleted,
 )  # fmt: skip
+from engine.forecast.step_memory import forecast
+from engine.launch.in_process import Lab, resume, run
 from engine.memory.calibration import uncalibrated
-from engine.memory.forecast import forecast
 from engine.memory.freeing import clear_workspaces, free_memory
 from engine.memory.gauges import Gauges
 from engine.paths import Places
-from engine.results.store import Store
-from engine.runs import Lab, resume, run
 from engine.shape import DataShape
 from engine.spec import RunSpec
-from engine.training.gradients import Gradients
-from engine.training.learner import build_learner
-from engine.training.recorded import RecordedStep
+from engine.step.gradients import Gradients
+from engine.step.learner import build_learner
+from engine.store.store import Store
+from engine.training.cuda_graph import RecordedStep
 
 pytestmark = [
     pytest.mark.gpu,

@@ -16,7 +16,7 @@ from pathlib import Path
 import sklearn.metrics
 from textual.events import Event, Key
 
-import engine.runs
+import engine.launch.in_process
 import engine.training.saving
 import tui.app
 from engine.cli import main as command_line
@@ -24,15 +24,15 @@ from engine.cli.training import train_command
 from engine.control import RunControl
 from engine.errors import ReslabError
 from engine.events import CheckpointFailed, RunEnded
-from engine.opening import Opening
-from engine.results.export import export_run
-from engine.results.store import Store
-from engine.runs import Lab, resume, run
+from engine.export.files import export_run
+from engine.launch.in_process import Lab, resume, run
+from engine.launch.opening import Opening
 from engine.spec import RunSpec
+from engine.store.store import Store
 from tests.reliability.tries import ONE_EPOCH, SPEC, places_in, quiet_process
 from tui.__main__ import open_app
 
-_LOADED = (sklearn.metrics, engine.runs, tui.app)
+_LOADED = (sklearn.metrics, engine.launch.in_process, tui.app)
 
 
 def train(folder: Path, always_saving: bool = False) -> None:

@@ -15,11 +15,11 @@ import psutil
 from PIL import Image
 
 from engine.control import RunControl
-from engine.datasets.cache import Decoded, decoded
-from engine.datasets.decoding import decode
+from engine.data.cache import Decoded, decoded
+from engine.data.decoding import decode
 from engine.errors import CheckpointError, StoreError
 from engine.paths import Places
-from engine.results.store import Store
+from engine.store.store import Store
 from engine.training.checkpoint import load_checkpoint
 from tests.fakes import drain, events_of
 from tests.reliability import children

@@ -13,8 +13,8 @@ from PIL import Image
 
 from engine.errors import StoreError
 from engine.paths import Places
-from engine.results.store import Store
 from engine.spec import RunSpec
+from engine.store.store import Store
 from tests.reliability import children
 from tests.reliability.tries import SPEC, Outcome, Story, check_resumed, finish, places_in, start, story_of
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import psutil
 
 from engine.paths import Places
-from engine.results.records import HUNG_UP
-from engine.results.store import Store
+from engine.records import HUNG_UP
+from engine.store.store import Store
 from tests.reliability.sudden import check_stopped, steps_of
 from tests.reliability.terminal import Terminal
 from tests.reliability.tries import Outcome, places_in

@@ -17,11 +17,11 @@ import torch
 from torch._subclasses import FakeTensor
 
 from engine.control import RunControl
-from engine.datasets.batches import Preparation
+from engine.data.batches import Preparation
 from engine.events import Event, RunEnded, StepsCompleted
-from engine.results.store import Store
-from engine.runs import Lab, run
+from engine.launch.in_process import Lab, run
 from engine.spec import RunSpec
+from engine.store.store import Store
 from tests.fakes import ScriptedRun, events_of
 from tests.reliability.tries import SPEC, Outcome, newest_of, places_in
 

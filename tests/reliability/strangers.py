@@ -17,10 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from engine.results.records import LOST
-from engine.results.seals import write_seal
-from engine.results.store import Store
+from engine.records import LOST
 from engine.spec import RunSpec
+from engine.store.seals import write_seal
+from engine.store.store import Store
 from tests.fakes import events_of
 from tests.reliability import children
 from tests.reliability.terminal import Terminal

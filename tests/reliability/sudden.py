@@ -15,8 +15,8 @@ import psutil
 
 from engine.errors import StoreError
 from engine.paths import Places
-from engine.results.records import HUNG_UP, TERMINATED
-from engine.results.store import Store
+from engine.records import HUNG_UP, TERMINATED
+from engine.store.store import Store
 from tests.reliability import children
 from tests.reliability.terminal import Terminal
 from tests.reliability.tries import (

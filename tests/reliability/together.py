@@ -9,7 +9,7 @@ from pathlib import Path
 
 from engine.errors import StoreError
 from engine.paths import Places
-from engine.results.store import Store
+from engine.store.store import Store
 from tests.reliability import children
 from tests.reliability.terminal import Terminal
 from tests.reliability.tries import SPEC, Outcome, finish, places_in, start

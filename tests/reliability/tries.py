@@ -26,9 +26,9 @@ import torch
 
 from engine.events import StepsCompleted
 from engine.paths import Places
-from engine.results.records import Curve, Predictions, RunDetails
-from engine.results.store import Store
+from engine.records import Curve, Predictions, RunDetails
 from engine.spec import RunSpec
+from engine.store.store import Store
 from engine.training.checkpoint import Checkpoint, load_checkpoint
 from tests.waiting import WITHIN_S
 

@@ -14,8 +14,8 @@ from typing import Any
 import tui.app
 from engine.control import Control
 from engine.events import Event, RunEnded
+from engine.launch.opening import Opening
 from engine.memory.ledger import Ledger
-from engine.opening import Opening
 from engine.paths import Places
 from engine.spec import RunSpec
 from tests.fakes import ScriptedRun

@@ -10,8 +10,8 @@ import pytest
 
 from engine.events import Evaluated, RunStarted
 from engine.paths import Places
-from engine.results.store import Store
 from engine.spec import RunSpec
+from engine.store.store import Store
 from tests.fakes import events_of
 from tests.tui.conftest import Compare, MakeApp, at_every_size, drawn, text_of, until
 
@@ -105,7 +105,7 @@ async def test_the_images_on_which_two_runs_differ(make_app: MakeApp) -> None:
     import asyncio
 
     from engine.control import RunControl
-    from engine.runs import Lab, run
+    from engine.launch.in_process import Lab, run
 
     app = make_app()
 

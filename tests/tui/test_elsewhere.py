@@ -9,16 +9,16 @@ from dataclasses import replace
 
 import pytest
 
-from engine.carried.process import Job
-from engine.cluster import Cluster
 from engine.control import RunControl
 from engine.errors import ClusterError
 from engine.events import RunContinued, RunEnded, StepsCompleted
+from engine.launch.detached import Job
+from engine.launch.ray import Cluster
 from engine.memory.nodes import NodeReading
 from engine.paths import Places
-from engine.results.records import RunRecord
-from engine.results.store import Store
+from engine.records import RunRecord
 from engine.spec import RunSpec
+from engine.store.store import Store
 from tests.fakes import GPU_READING, HOST_READING, Carried, ScriptedRun, events_of, metrics
 from tests.tui.conftest import Compare, MakeApp, at_every_size, drawn, text_of, told, until
 from tui.app import ReslabApp
@@ -164,7 +164,7 @@ async def test_on_a_cluster_the_queue_is_carried_as_a_whole(
     make_app: MakeApp, places: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     FakeCarrier.made = []
-    monkeypatch.setattr("engine.carried.process.Carrier", FakeCarrier)
+    monkeypatch.setattr("engine.launch.detached.Carrier", FakeCarrier)
     specs = [SPEC.replace(seed=seed) for seed in range(3)]
     app = make_app(specs=specs, cluster=Cluster("10.0.0.5:6379"), exit_when_done=True)
     async with app.run_test(size=(120, 36)) as pilot:
@@ -181,7 +181,7 @@ async def test_a_single_run_on_a_cluster_is_carried_too(
     make_app: MakeApp, places: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     FakeCarrier.made = []
-    monkeypatch.setattr("engine.carried.process.Carrier", FakeCarrier)
+    monkeypatch.setattr("engine.launch.detached.Carrier", FakeCarrier)
     app = make_app(cluster=Cluster(None, 2))
     async with app.run_test(size=(120, 36)) as pilot:
         await until(pilot, lambda: "on Ray, on this machine: 2 workers a run" in text_of(app))

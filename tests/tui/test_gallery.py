@@ -12,7 +12,7 @@ from textual.app import App, ComposeResult
 from textual.widgets import Static, TabbedContent
 
 from engine.control import RunControl
-from engine.runs import Lab, run
+from engine.launch.in_process import Lab, run
 from engine.spec import RunSpec
 from tests.tui.conftest import Compare, MakeApp, at_every_size, drawn, text_of, until
 from tui.widgets.gallery import Gallery, Picture, half_blocks
@@ -80,7 +80,7 @@ async def test_a_run_shows_the_images_it_got_wrong(
 
 
 async def test_images_that_are_gone_are_one_sentence(make_app: MakeApp) -> None:
-    from engine.results.store import Store
+    from engine.store.store import Store
     from tests.fakes import events_of
 
     spec = RunSpec("digits", "resnet18")

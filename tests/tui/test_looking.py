@@ -12,8 +12,8 @@ from textual.app import App, ComposeResult
 from textual.widgets import Input, Static, TabbedContent
 
 from engine.control import RunControl
+from engine.launch.in_process import Lab, run
 from engine.paths import Places
-from engine.runs import Lab, run
 from engine.spec import RunSpec
 from tests.tui.conftest import MakeApp, drawn, text_of, until
 from tui.screens.predict import PredictScreen, complete_path

@@ -9,8 +9,8 @@ import pytest
 from textual.widgets import Input
 
 from engine.paths import Places
-from engine.results.store import Store
 from engine.spec import RunSpec
+from engine.store.store import Store
 from tests.fakes import ScriptedRun
 from tests.tui.conftest import Compare, MakeApp, at_every_size, drawn, text_of, told, until
 from tests.waiting import WITHIN_S

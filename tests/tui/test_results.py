@@ -7,8 +7,8 @@ import sqlite3
 import pytest
 
 from engine.paths import Places
-from engine.results.store import Store
 from engine.spec import RunSpec
+from engine.store.store import Store
 from tests.fakes import events_of
 from tests.tui.conftest import MakeApp, drawn, text_of, until
 

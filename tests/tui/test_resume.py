@@ -8,9 +8,9 @@ import pytest
 
 from engine.events import Event, RunContinued, RunEnded
 from engine.paths import Places
-from engine.results.records import HUNG_UP
-from engine.results.store import Store
+from engine.records import HUNG_UP
 from engine.spec import RunSpec
+from engine.store.store import Store
 from tests.fakes import ScriptedRun, events_of
 from tests.tui.conftest import Compare, MakeApp, at_every_size, drawn, text_of, until
 from tui.screens.dialogs import Question

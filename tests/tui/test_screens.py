@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from textual.app import App, ComposeResult
 
-from engine.datasets.manifest import MANIFEST_NAME, FileRecord, write_manifest
+from engine.analysis.mistakes import Mistake
+from engine.data.manifest import MANIFEST_NAME, FileRecord, write_manifest
 from engine.events import GradientsMeasured
 from engine.memory.ledger import Holding, Part
 from engine.paths import Places
 from engine.predicting import Guess
-from engine.results.mistakes import Mistake
-from engine.results.records import WeightsRecord
-from engine.results.store import Store
+from engine.records import WeightsRecord
 from engine.spec import RunSpec
+from engine.store.store import Store
 from tests.fakes import ScriptedRun, events_of
 from tests.tui.conftest import Compare, MakeApp, at_every_size, drawn, text_of, until
 from tui.widgets.confusion import ConfusionMap
@@ -30,7 +30,7 @@ SPEC = RunSpec("digits", "resnet18")
 def record_runs(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
     moments = iter(1_764_000_000.0 + 3600 * hour for hour in range(100))
     now = SimpleNamespace(time=lambda: next(moments), monotonic=time.monotonic)
-    monkeypatch.setattr("engine.results.store.time", now)  # the store's own clock alone
+    monkeypatch.setattr("engine.store.store.time", now)  # the store's own clock alone
     with Store(places.database) as store:
         for spec in (SPEC, SPEC.replace(seed=1), RunSpec("mnist", "resnet50", image_size=8, epochs=3)):
             run = store.create_run(spec)

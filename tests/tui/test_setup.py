@@ -155,7 +155,7 @@ async def test_a_folder_becomes_a_dataset(make_app: MakeApp, tmp_path: Path) -> 
 
 
 async def test_an_earlier_run_tells_how_long(make_app: MakeApp) -> None:
-    from engine.results.store import Store
+    from engine.store.store import Store
     from tests.fakes import events_of
     from tests.tui.test_screens import SPEC
 

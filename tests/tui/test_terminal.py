@@ -17,8 +17,8 @@ from textual._xterm_parser import XTermParser
 from textual.events import Key
 
 from engine.paths import Places
-from engine.results.store import Store
 from engine.spec import RunSpec
+from engine.store.store import Store
 from tests.fakes import events_of
 from tests.reliability.terminal import Terminal
 from tests.waiting import exit_code, until

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from textual.app import App, ComposeResult
 
+from engine.analysis.tables import _loss
 from engine.errors import DatasetError
 from engine.events import Evaluated, GradientsMeasured, MemoryRecovered, RunEnded
 from engine.memory.allocator import AllocatorReading
 from engine.memory.gauges import MemoryReading
 from engine.memory.ledger import Holding, Part
 from engine.paths import Places
-from engine.results.tables import _loss
 from engine.spec import RunSpec
 from tests.fakes import GPU_READING, HOST_READING, ScriptedRun, events_of, metrics
 from tests.tui.conftest import MakeApp, drawn, text_of, until
@@ -350,7 +350,7 @@ async def test_what_cannot_be_done_does_nothing(make_app: MakeApp) -> None:
 
 
 async def test_enter_opens_the_tables_of_the_ended_run(make_app: MakeApp) -> None:
-    from engine.results.store import Store
+    from engine.store.store import Store
     from tui.screens.run import RunScreen
 
     app = make_app()

@@ -9,8 +9,8 @@ from textual.events import Key, Paste
 from textual.widget import Widget
 
 from engine.paths import Places
-from engine.results.store import Store
 from engine.spec import RunSpec
+from engine.store.store import Store
 from tests.fakes import ScriptedRun, events_of
 from tests.tui.conftest import MakeApp, drawn, until
 from tui.app import ReslabApp

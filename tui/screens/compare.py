@@ -15,9 +15,9 @@ from textual.content import Content
 from textual.screen import Screen
 from textual.widgets import Static, TabbedContent, TabPane, Tabs
 
+from engine.analysis.tables import comparison_rows, differing_rows, group_rows
 from engine.errors import ReslabError
-from engine.results.records import RunDetails
-from engine.results.tables import comparison_rows, differing_rows, group_rows
+from engine.records import RunDetails
 from engine.text import percent
 from tui.record import read_comparison, read_differences
 from tui.screens.run import load_into
@@ -30,9 +30,9 @@ from tui.widgets.key_bar import KeyBar
 from tui.widgets.mode_bar import ModeBar
 
 if TYPE_CHECKING:
-    from engine.results.comparison import Comparison
-    from engine.results.mistakes import Mistake
-    from engine.results.seeds import GroupVerdict, SeedGroup
+    from engine.analysis.comparison import Comparison
+    from engine.analysis.mistakes import Mistake
+    from engine.analysis.seeds import GroupVerdict, SeedGroup
     from tui.app import ReslabApp
 
 # Okabe and Ito's, in the order in which they stand apart best on black; the marker tells the same without colour.

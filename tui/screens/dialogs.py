@@ -14,9 +14,9 @@ from textual.content import Content
 from textual.screen import ModalScreen, Screen
 from textual.widgets import Input, Static
 
+from engine.catalog.models import ModelInfo
 from engine.errors import DatasetError, SpecError
 from engine.memory.ledger import Holding
-from engine.models.registry import ModelInfo
 from engine.paths import expand
 from engine.text import memory_size, safe_text
 from tui.text import counted, millions, plain_content

@@ -7,10 +7,8 @@ from pathlib import Path
 
 from textual.content import Content
 
-from engine.datasets.registry import FOLDER_PREFIX, find_dataset
-from engine.datasets.survey import Survey, published
-from engine.errors import SpecError
-from engine.models.registry import (
+from engine.catalog.datasets import FOLDER_PREFIX, find_dataset
+from engine.catalog.models import (
     SMALL_IMAGE,
     choose_stem,
     count_parameters,
@@ -18,6 +16,8 @@ from engine.models.registry import (
     find_model,
     misfit,
 )
+from engine.data.survey import Survey, published
+from engine.errors import SpecError
 from engine.settings import Value
 from engine.spec import RunSpec
 from tui.text import counted, plain_content
@@ -51,7 +51,7 @@ def plan_lines(spec: RunSpec, estimate: str, found: Survey | None = None) -> lis
 
 def marked_lines(datasets: Sequence[str], models: Sequence[str], recipe: Mapping[str, Value]) -> list[Content]:
     """What is done with the marked rows, by each of the keys that do something with them."""
-    from engine.results.queue import combine
+    from engine.combinations import combine
 
     short = [Path(name).name if name.startswith(FOLDER_PREFIX) else name for name in datasets]
     names = f"{', '.join(short) or 'no dataset'} × {', '.join(models) or 'no architecture'}"

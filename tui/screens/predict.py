@@ -22,7 +22,7 @@ from textual.widgets import Input, Static
 from engine.control import RunControl
 from engine.errors import ReslabError
 from engine.paths import expand
-from engine.results.records import RunDetails
+from engine.records import RunDetails
 from engine.text import counted, percent, safe_text
 from tui.record import FolderGuesses, read_folder_guesses, read_guesses
 from tui.text import plain_content

@@ -15,11 +15,11 @@ from textual.containers import VerticalScroll
 from textual.screen import Screen
 from textual.widgets import DataTable, Static, TabbedContent, TabPane, Tabs
 
-from engine.datasets.manifest import MANIFEST_NAME, FileRecord
+from engine.analysis.tables import class_rows, facts, result_table, setting_rows
+from engine.data.manifest import MANIFEST_NAME, FileRecord
 from engine.errors import ReslabError
 from engine.progress import Progress
-from engine.results.records import RunDetails
-from engine.results.tables import class_rows, facts, result_table, setting_rows
+from engine.records import RunDetails
 from engine.text import percent, safe_text
 from tui.record import export, read_mistakes, read_opened
 from tui.screens.predict import PredictScreen

@@ -15,10 +15,10 @@ from textual.screen import Screen
 from textual.timer import Timer
 from textual.widgets import Static
 
-from engine.datasets.registry import DATASETS, FOLDER_PREFIX, absolute_dataset
-from engine.datasets.survey import published
+from engine.catalog.datasets import DATASETS, FOLDER_PREFIX, absolute_dataset
+from engine.catalog.models import MODELS, MORE_MODELS
+from engine.data.survey import published
 from engine.errors import SpecError
-from engine.models.registry import MODELS, MORE_MODELS
 from engine.settings import Value, settings_of
 from engine.spec import RunSpec
 from tui.screens.plan import marked_lines, plan_lines
@@ -189,7 +189,7 @@ class SetupScreen(Screen[None]):
             what = "an architecture" if chosen else "a dataset"
             self.app.tell(f"choose {what} first: enter on the last row asks for more", "warning")
             return []
-        from engine.results.queue import combine
+        from engine.combinations import combine
 
         return combine(chosen, architectures, dict(self.recipe.values), num_seeds)
 
@@ -220,7 +220,7 @@ class SetupScreen(Screen[None]):
         """Of what is marked, each with its twin; a twin that is marked itself comes once."""
         if not self._marked and self._asked():
             return
-        from engine.results.queue import with_twin
+        from engine.combinations import with_twin
 
         try:
             asked = self._specs()

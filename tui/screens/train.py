@@ -13,8 +13,8 @@ from textual.content import Content
 from textual.screen import Screen
 from textual.widgets import Button, Static
 
+from engine.analysis.tables import duration
 from engine.memory.freeing import Freed
-from engine.results.tables import duration
 from engine.text import memory_size
 from tui.live import LiveRun
 from tui.messages import GaugesRead, MemoryFreed, RunMoved

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from textual.content import Content
 from textual.widgets import Static
 
+from engine.analysis.tables import metric_rows
 from engine.events import Metrics
-from engine.results.tables import metric_rows
 from tui.text import aligned
 
 _SHORT = ("accuracy", "balanced", "precision", "recall", "F1", "loss")

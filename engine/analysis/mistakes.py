@@ -1,0 +1,114 @@
+"""Which test images a run got wrong, or two runs judge differently, and the images themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.control import Control
+from engine.errors import DatasetError
+from engine.paths import Places
+from engine.progress import Progress
+from engine.records import Predictions, RunDetails
+from engine.spec import RunSpec
+
+if TYPE_CHECKING:
+    from engine.data.images import ImageData
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """One test image: its place in the test set, true and predicted class, softmax of the latter.
+
+    `file` is its name in the dataset's folder, empty where the dataset has no files.
+    """
+
+    index: int
+    label: int
+    predicted: int
+    confidence: float
+    file: str = ""
+
+
+def find_mistakes(predictions: Predictions, label: int | None = None, predicted: int | None = None) -> list[Mistake]:
+    """The images that were got wrong, the most confident first; `label` and `predicted` pick one cell of the confusion
+    matrix, which may also be one of its diagonal.
+    """
+    labels, guesses, confidences = _arrays(predictions)
+    chosen = guesses != labels if label is None or predicted is None else (labels == label) & (guesses == predicted)
+    return _listed(np.flatnonzero(chosen), labels, guesses, confidences)
+
+
+def with_files(mistakes: Sequence[Mistake], files: Sequence[str]) -> list[Mistake]:
+    """The same with their files, of which `files` has one a test image, or none at all."""
+    return [replace(item, file=files[item.index]) for item in mistakes] if files else list(mistakes)
+
+
+def find_differences(a: Predictions, b: Predictions) -> list[tuple[Mistake, Mistake]]:
+    """The images on which exactly one of two runs is right, each with what both say, the surest mistake first."""
+    one, other = _arrays(a), _arrays(b)
+    chosen = np.flatnonzero((one[0] == one[1]) != (other[0] == other[1]))
+    pairs = zip(
+        [_mistake(index, *one) for index in chosen.tolist()],
+        [_mistake(index, *other) for index in chosen.tolist()],
+        strict=True,
+    )
+    return sorted(pairs, key=lambda pair: -max(item.confidence for item in pair if item.predicted != item.label))
+
+
+_Arrays = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
+
+
+def _arrays(predictions: Predictions) -> _Arrays:
+    return (
+        np.array(predictions.labels, dtype=np.int64),
+        np.array(predictions.predictions, dtype=np.int64),
+        np.array(predictions.confidences, dtype=np.float64),
+    )
+
+
+def _listed(
+    chosen: NDArray[np.intp], labels: NDArray[np.int64], guesses: NDArray[np.int64], confidences: NDArray[np.float64]
+) -> list[Mistake]:
+    order = chosen[np.argsort(-confidences[chosen], kind="stable")]
+    return [_mistake(index, labels, guesses, confidences) for index in order.tolist()]
+
+
+def _mistake(
+    index: int, labels: NDArray[np.int64], guesses: NDArray[np.int64], confidences: NDArray[np.float64]
+) -> Mistake:
+    return Mistake(index, int(labels[index]), int(guesses[index]), float(confidences[index]))
+
+
+def load_test_images(
+    details: RunDetails, places: Places, control: Control, tell: Callable[[Progress], None], chosen: Sequence[int]
+) -> NDArray[np.uint8]:
+    """The `chosen` ones of the run's test images (N, C, H, W) uint8, by their place in its predictions. Loads torch.
+
+    Raises:
+        DatasetError: they are no longer available, or are not those that the run was tested on.
+    """
+    import torch
+
+    from engine.data.images import FIRST_RULES
+    from engine.data.loading import load_dataset
+
+    rules = int((details.started or {}).get("data_rules", FIRST_RULES))
+    loading = load_dataset(RunSpec.from_mapping(details.record.spec), places, control, rules)
+    while True:
+        try:
+            tell(next(loading))
+        except StopIteration as end:
+            data: ImageData = end.value
+            break
+    if details.started is None or data.test_sha256 != details.started["test_sha256"]:
+        raise DatasetError(
+            f"the test images of run {details.record.run} have changed since, or are read in another way now (upright, "
+            "opaque, 16 bits as 8); train it again to see them"
+        )
+    images: NDArray[np.uint8] = data.test.take(torch.tensor(chosen, dtype=torch.int64)).images.numpy()
+    return images

@@ -1,0 +1,89 @@
+"""What a completed run's figures hide: it learnt nothing, or one class alone. Sentences made of stored values.
+
+Each claim is an exact one-sided test on the test images themselves; a share that is only described has a bound, named
+here. Loads neither torch, numpy nor scipy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from engine.analysis.exact import binomial_tail, sign_test
+from engine.text import percent
+
+if TYPE_CHECKING:
+    from engine.records import EvaluationRecord
+
+_ALPHA = 0.05
+_NEARLY_ALL = 0.9  # of the test images in one predicted class: said where its share of the images does not explain it
+Confusion = Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """The same test images before and after training: how many were right at one of the two times alone."""
+
+    only_before: int
+    only_after: int
+    num_images: int
+
+
+def remarks(
+    final: EvaluationRecord, untrained: EvaluationRecord | None, change: Change | None, class_names: Sequence[str]
+) -> tuple[str, ...]:
+    """Sentences about a completed run's last evaluation on the test set; none where there is nothing to say."""
+    num_images = sum(map(sum, final.confusion))
+    if num_images == 0:
+        return ()
+    said = (
+        _one_class(final.confusion, class_names, num_images),
+        _most_frequent(final.confusion, class_names, num_images),
+        _as_before(final, untrained, change),
+    )
+    return tuple(sentence for sentence in said if sentence is not None)
+
+
+def _one_class(confusion: Confusion, class_names: Sequence[str], num_images: int) -> str | None:
+    """Nearly all predictions are one class, and more than its share of the images explains (exact binomial test)."""
+    predicted = [sum(row[column] for row in confusion) for column in range(len(confusion))]
+    most = max(range(len(confusion)), key=predicted.__getitem__)
+    share = sum(confusion[most]) / num_images
+    if predicted[most] < _NEARLY_ALL * num_images or binomial_tail(predicted[most], num_images, share) > _ALPHA:
+        return None
+    return (
+        f"it predicts one class ({class_names[most]}) for {percent(predicted[most] / num_images, 1)} of the test images"
+    )
+
+
+def _most_frequent(confusion: Confusion, class_names: Sequence[str], num_images: int) -> str | None:
+    """No more images are right than if all were said to be the most frequent class (McNemar, exact, one-sided).
+
+    Both get some images right that the other does not: the run those of other classes, the rule those of its own.
+    """
+    support = [sum(row) for row in confusion]
+    most = max(range(len(support)), key=support.__getitem__)
+    only_run = sum(row[number] for number, row in enumerate(confusion) if number != most)
+    only_rule = support[most] - confusion[most][most]
+    p = sign_test(only_run, only_rule)
+    if p <= _ALPHA:
+        return None
+    rule = f"always predicting the most frequent class ({class_names[most]}, {percent(support[most] / num_images, 1)})"
+    if only_run <= only_rule:
+        return f"its accuracy is no better than {rule}"
+    return f"its accuracy is not measurably better than {rule}: {num_images:,} test images are too few, p = {p:.2g}"
+
+
+def _as_before(final: EvaluationRecord, untrained: EvaluationRecord | None, change: Change | None) -> str | None:
+    """No more images are right than before training, on the same images (McNemar, exact, one-sided)."""
+    if untrained is None or change is None or change.num_images != sum(map(sum, final.confusion)):
+        return None
+    p = sign_test(change.only_after, change.only_before)
+    if p <= _ALPHA:
+        return None
+    before, after = percent(untrained.metrics.accuracy, 1), percent(final.metrics.accuracy, 1)
+    figures = f"{before} of the test images were right before training, {after} after it"
+    if sign_test(change.only_before, change.only_after) <= _ALPHA:
+        return f"it ended worse than it began: {figures}"
+    return f"it ended where it began: {figures}, p = {p:.2g}"

@@ -1,0 +1,205 @@
+"""The table of architectures, and what fitting one to a dataset changes, worked out by arithmetic.
+
+Loads no torch, so that the menus can say "conv1 3→1 channels · fc 1000→10 classes · 11,175,370 parameters" before
+torch is there. A test holds every figure here against the built network.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engine.catalog import torchvision_table
+from engine.errors import unknown_name
+from engine.shape import DataShape
+
+NATIVE_CHANNELS = 3  # of every row
+SMALL_IMAGE = 64  # pixels: under this the 7×7/2 stem and its max-pool throw most of the image away
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """One row of the menu.
+
+    `num_parameters` counts trainable values of the native form: 3 channels, `num_classes` classes. `first` and `last`
+    name the layers that are fitted; `stem_width` is the number of channels after the first, `stem_kernel` the side of
+    its filters, `features` the width of the input of the last, which has a bias or not. `builder` is
+    "module:function", a `Builder`; `pretrained` says whether torchvision has ImageNet weights for it; `own_stem` that
+    its first layers are part of the architecture, `resnet` that it is built of a norm layer that may be chosen and has
+    ResNet's names. `twin` is the same network without, or with, its shortcuts; `padded_shortcuts` says that these have
+    no parameters and put zeros in place of new channels (type A of He et al. 2015). An image must have a side of at
+    least `min_size` pixels, and of a multiple of `multiple`.
+    """
+
+    name: str
+    title: str
+    depth: int | None
+    num_parameters: int
+    features: int
+    num_classes: int = 1000
+    stem_width: int = 64
+    stem_kernel: int = 7
+    first: str = "conv1"
+    last: str = "fc"
+    last_bias: bool = True
+    builder: str = "engine.models.building:build_resnet"
+    pretrained: bool = True
+    own_stem: bool = False
+    resnet: bool = True
+    twin: str | None = None
+    padded_shortcuts: bool = False
+    min_size: int = 1
+    multiple: int = 1
+
+    @property
+    def in_padded_pair(self) -> bool:
+        """Whether it or its twin has padded shortcuts: the twins take the same settings, so that they can be paired."""
+        return self.padded_shortcuts or (self.twin is not None and find_model(self.twin).padded_shortcuts)
+
+
+def _plain(depth: int, num_parameters: int, features: int) -> ModelInfo:
+    return ModelInfo(
+        f"plain{depth}",
+        f"ResNet-{depth} without shortcuts",
+        depth,
+        num_parameters,
+        features,
+        builder="engine.models.plain:build",
+        pretrained=False,
+        twin=f"resnet{depth}",
+    )
+
+
+def _cifar(depth: int, num_parameters: int, plain: bool) -> ModelInfo:
+    name, twin = (f"plain{depth}", f"resnet{depth}") if plain else (f"resnet{depth}", f"plain{depth}")
+    title = f"CIFAR ResNet-{depth}" + (" without shortcuts" if plain else "")
+    return ModelInfo(
+        name,
+        title,
+        depth,
+        num_parameters,
+        64,
+        num_classes=10,
+        stem_width=16,
+        stem_kernel=3,
+        builder="engine.models.cifar:build",
+        pretrained=False,
+        own_stem=True,
+        twin=twin,
+        padded_shortcuts=not plain,
+    )
+
+
+_CIFAR_SIZES = {20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018, 110: 1_727_962}
+
+MODELS: tuple[ModelInfo, ...] = (
+    ModelInfo("resnet18", "ResNet-18", 18, 11_689_512, 512, twin="plain18"),
+    ModelInfo("resnet34", "ResNet-34", 34, 21_797_672, 512, twin="plain34"),
+    ModelInfo("resnet50", "ResNet-50", 50, 25_557_032, 2048, twin="plain50"),
+    ModelInfo("resnet101", "ResNet-101", 101, 44_549_160, 2048),
+    ModelInfo("resnet152", "ResNet-152", 152, 60_192_808, 2048),
+    ModelInfo("resnext50_32x4d", "ResNeXt-50 32×4d", 50, 25_028_904, 2048),
+    ModelInfo("wide_resnet50_2", "Wide ResNet-50-2", 50, 68_883_240, 2048),
+    _plain(18, 11_515_688, 512),
+    _plain(34, 21_623_848, 512),
+    _plain(50, 22_780_456, 2048),
+    *(_cifar(depth, size, plain=False) for depth, size in _CIFAR_SIZES.items()),
+    *(_cifar(depth, size, plain=True) for depth, size in _CIFAR_SIZES.items()),
+)
+
+
+def _other(
+    name: str, num_parameters: int, first: str, width: int, kernel: int, last: str, features: int, min_size: int
+) -> ModelInfo:
+    return ModelInfo(
+        name,
+        torchvision_table.title(name),
+        torchvision_table.depth(name),
+        num_parameters,
+        features,
+        stem_width=width,
+        stem_kernel=kernel,
+        first=first,
+        last=last,
+        last_bias=name not in torchvision_table.NO_LAST_BIAS,
+        builder="engine.models.building:build_torchvision",
+        own_stem=True,
+        resnet=False,
+        min_size=min_size,
+        multiple=torchvision_table.MULTIPLES.get(name, 1),
+    )
+
+
+MORE_MODELS: tuple[ModelInfo, ...] = (
+    ModelInfo("resnext101_32x8d", "ResNeXt-101 32×8d", 101, 88_791_336, 2048),
+    ModelInfo("resnext101_64x4d", "ResNeXt-101 64×4d", 101, 83_455_272, 2048),
+    ModelInfo("wide_resnet101_2", "Wide ResNet-101-2", 101, 126_886_696, 2048),
+    *(_other(*row) for row in torchvision_table.ROWS),
+)
+"""The rest of torchvision's classification networks, behind `reslab models --all`."""
+
+
+def find_model(name: str) -> ModelInfo:
+    """The row for `name`.
+
+    Raises:
+        SpecError: there is no such architecture.
+    """
+    for info in (*MODELS, *MORE_MODELS):
+        if info.name == name:
+            return info
+    names = [info.name for info in MODELS]
+    hidden = [info.name for info in MORE_MODELS]
+    raise unknown_name("architecture", name, names, "model", hidden, "and those of reslab models --all")
+
+
+def misfit(info: ModelInfo, shape: DataShape) -> str | None:
+    """Why `info` cannot take images of `shape`, in a sentence; None where it can."""
+    sides = {shape.height, shape.width}
+    if info.multiple > 1 and (len(sides) > 1 or shape.height % info.multiple):
+        near = max(round(shape.height / info.multiple), 1) * info.multiple
+        return (
+            f"{info.name} takes square images whose side is a multiple of {info.multiple} pixels; these have "
+            f"{shape.height}×{shape.width}: set image size to {near}, or choose another architecture"
+        )
+    if min(sides) < info.min_size:
+        return (
+            f"{info.name} takes images of at least {info.min_size} pixels; these have {shape.height}×{shape.width}: "
+            f"set image size to {info.min_size} or more, or choose another architecture"
+        )
+    return None
+
+
+def choose_stem(info: ModelInfo, stem: str, shape: DataShape) -> str:
+    """Resolve `auto`: `small` for images under 64 pixels, else `imagenet`. Other families keep their own, `own`."""
+    if info.own_stem:
+        return "own"
+    if stem != "auto":
+        return stem
+    return "small" if min(shape.height, shape.width) < SMALL_IMAGE else "imagenet"
+
+
+def count_parameters(info: ModelInfo, shape: DataShape, stem: str) -> int:
+    """Trainable values of `info` once fitted to `shape` with a resolved `stem` (`imagenet`, `small` or `own`)."""
+    kernel = 3 if stem == "small" else info.stem_kernel
+    first = info.stem_width * (shape.channels * kernel**2 - NATIVE_CHANNELS * info.stem_kernel**2)
+    last = (info.features + info.last_bias) * (shape.num_classes - info.num_classes)
+    return info.num_parameters + first + last + _positions(info, shape)
+
+
+def _positions(info: ModelInfo, shape: DataShape) -> int:
+    """What a ViT's table of positions has more or less than at its native 224 pixels: one row a patch."""
+    if not info.name.startswith("vit_"):
+        return 0
+    return info.stem_width * ((shape.height // info.multiple) ** 2 - (224 // info.multiple) ** 2)
+
+
+def describe_changes(info: ModelInfo, shape: DataShape, stem: str) -> tuple[str, ...]:
+    """What fitting changes, in words: ("conv1 3→1 channels", "fc 1000→10 classes")."""
+    changes = []
+    if stem == "small":
+        changes.append("conv1 7×7/2→3×3/1, no max-pool")
+    if shape.channels != NATIVE_CHANNELS:
+        changes.append(f"{info.first} {NATIVE_CHANNELS}→{shape.channels} channels")
+    if shape.num_classes != info.num_classes:
+        changes.append(f"{info.last} {info.num_classes}→{shape.num_classes} classes")
+    return tuple(changes)

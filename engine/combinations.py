@@ -1,0 +1,50 @@
+"""The queue of specs that wait for their turn. Lives in the record's file, so it survives quitting. Loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from engine.catalog.models import find_model
+from engine.spec import RunSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """One entry: its number, which never changes, and what it will train."""
+
+    number: int
+    spec: RunSpec
+
+
+def combine(
+    datasets: Sequence[str], models: Sequence[str], settings: dict[str, Any], num_seeds: int = 1
+) -> list[RunSpec]:
+    """Every dataset with every model with every seed, from the settings' seed upwards; seeds of one pair follow each
+    other.
+
+    Raises:
+        SpecError: a combination is not valid.
+    """
+    first = int(settings.get("seed", 0))
+    seeds = range(first, first + num_seeds)
+    return [RunSpec(d, m, **{**settings, "seed": seed}) for d, m, seed in product(datasets, models, seeds)]
+
+
+def with_twin(spec: RunSpec) -> list[RunSpec]:
+    """The spec and its twin with, or without, shortcuts: same seed, same order of images; alone if it has none."""
+    twin = find_model(spec.model).twin
+    return [spec, spec.replace(model=twin)] if twin else [spec]
+
+
+def are_twins(a: RunSpec, b: RunSpec) -> bool:
+    """Whether two specs differ in nothing but their shortcuts, of which one of them has none to pad."""
+    is_twin = find_model(a.model).twin == b.model
+    return is_twin and a.replace(model=b.model, shortcut_padding=b.shortcut_padding) == b
+
+
+def seeds_of(spec: RunSpec, num_seeds: int) -> Iterable[RunSpec]:
+    """The spec with its own seed and the next ones, `num_seeds` in all."""
+    return (spec.replace(seed=spec.seed + number) for number in range(num_seeds))

@@ -1,0 +1,228 @@
+"""Decoded images on disk: decoding happens once, the second start reads one file.
+
+An entry is a folder with `images.u8` (the usable images, one after another) and `index.json` (which files, their
+hashes, what was wrong with the others, the SHA-256 of `images.u8`, and one of all that); every use checks both. An
+entry belongs to its files' names, sizes and times of change, and to the rule by which files become pixels: change one,
+and it is decoded anew. So it is where a file was left out because memory was short. The least recently used entries go
+when all together are larger than the bound.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.control import Control
+from engine.data.decoding import RULE, TOO_LITTLE_MEMORY, FileFacts, Pixels, decode_files, measure_range
+from engine.data.depth import PixelRange
+from engine.environment import CACHE_GIB, DEFAULT_CACHE_GIB, number_of
+from engine.errors import DatasetError
+from engine.locking import lock_of, try_to_lock, wait_for_lock
+from engine.progress import LoadingStopped, Progress
+
+_VERSION = 3
+_BLOCK = 1 << 24
+
+
+@dataclass(frozen=True, slots=True)
+class CacheEntry:
+    """One entry, as `reslab datasets` lists it."""
+
+    name: str
+    source: str
+    num_images: int
+    shape: tuple[int, ...]
+    num_bytes: int
+    used_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """`images` (N, C, H, W) uint8, the usable files alone, mapped from disk; `facts` of every file, in order; and by
+    which range those of more than 8 bits became pixels.
+    """
+
+    images: NDArray[np.uint8]
+    facts: tuple[FileFacts, ...]
+    pixel_range: PixelRange
+
+    @property
+    def is_lasting(self) -> bool:
+        """Whether no file was left out for a reason that may have gone."""
+        return not any((fact.problem or "").startswith(TOO_LITTLE_MEMORY) for fact in self.facts)
+
+
+def decoded(
+    paths: Sequence[Path], source: str, size: int | None, channels: int, cache: Path, control: Control
+) -> Generator[Progress, None, Decoded]:
+    """The images of `paths`, from the cache, or decoded now and kept there.
+
+    Raises:
+        DatasetError: the cache cannot be written, or somebody deletes what is decoded faster than it can be read.
+        LoadingStopped: `control` asked for a stop; nothing half-made is left.
+    """
+    entry = cache / _key(paths, size, channels)
+    with _cache_is_written(cache):
+        cache.mkdir(parents=True, exist_ok=True)
+        with lock_of(entry).open("a") as lock:
+            yield from wait_for_lock(lock, "decode", control)
+            if (entry / "index.json").is_file():
+                found = yield from _read(entry, control)
+                if found is not None and found.is_lasting:
+                    return found
+                shutil.rmtree(entry, ignore_errors=True)
+            yield from _write(entry, paths, source, size, channels, control)
+            keep_within_bound(cache, entry.name)
+            found = yield from _read(entry, control)
+    if found is None:
+        raise DatasetError(f"the images decoded to {entry} are not there any more; start again")
+    return found
+
+
+@contextmanager
+def _cache_is_written(cache: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DatasetError(
+            f"cannot keep decoded images in {cache} ({error.strerror or error}); free some space there, or choose "
+            f"another folder with RESLAB_CACHE ({CACHE_GIB.name} bounds what is kept)"
+        ) from error
+
+
+def _key(paths: Sequence[Path], size: int | None, channels: int) -> str:
+    digest = hashlib.sha256(json.dumps([_VERSION, RULE, size, channels]).encode())
+    for path in paths:
+        stat = path.stat()
+        digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()[:16]
+
+
+def _part_of(entry: Path) -> Path:
+    return entry.with_name(f".{entry.name}.part")
+
+
+def _write(
+    entry: Path, paths: Sequence[Path], source: str, size: int | None, channels: int, control: Control
+) -> Generator[Progress, None, None]:
+    part = _part_of(entry)
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    digest, shapes = hashlib.sha256(), []
+    try:
+        pixel_range = yield from measure_range(paths, control)
+        with (part / "images.u8").open("wb") as file:
+
+            def keep(pixels: Pixels) -> None:
+                digest.update(pixels.data)
+                file.write(pixels.data)
+                shapes.append(pixels.shape)
+
+            facts = yield from decode_files(paths, size, channels, control, keep, pixel_range)
+            file.flush()
+            os.fsync(file.fileno())
+        index = {
+            "version": _VERSION, "source": source, "shape": [len(shapes), *(shapes[0] if shapes else (channels, 0, 0))],
+            "sha256": digest.hexdigest(), "hashes": [fact.sha256 for fact in facts],
+            "problems": [fact.problem for fact in facts],
+            "pixel_range": [pixel_range.integers, pixel_range.floats],
+        }  # fmt: skip
+        (part / "index.json").write_text(json.dumps({**index, "seal": _seal(index)}), encoding="utf-8")
+        shutil.rmtree(entry, ignore_errors=True)
+        os.replace(part, entry)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _read(entry: Path, control: Control) -> Generator[Progress, None, Decoded | None]:
+    """Map an entry; None where it is damaged."""
+    try:
+        index = _read_index(entry / "index.json")
+        total = (entry / "images.u8").stat().st_size
+        digest, done = hashlib.sha256(), 0
+        with (entry / "images.u8").open("rb") as file:
+            while block := file.read(_BLOCK):
+                if control.stop_requested:
+                    raise LoadingStopped
+                digest.update(block)
+                done += len(block)
+                yield Progress("check", done, total, "bytes")
+        if digest.hexdigest() != index["sha256"]:
+            return None
+        os.utime(entry / "index.json")
+        shape = tuple(index["shape"])
+        images = np.memmap(entry / "images.u8", np.uint8, "c", shape=shape) if total else np.empty(shape, np.uint8)
+        facts = tuple(map(FileFacts, index["hashes"], index["problems"]))
+        return Decoded(images, facts, PixelRange(*index["pixel_range"]))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):  # JSON, but not an index
+        return None
+
+
+def _seal(index: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()
+
+
+def _read_index(path: Path) -> dict[str, Any]:
+    """Raises ValueError where a bit of it is not as it was written, OSError, KeyError."""
+    index: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if index.pop("seal") != _seal(index):
+        raise ValueError("the index was changed")
+    return index
+
+
+def entries(cache: Path) -> list[CacheEntry]:
+    """Every entry, the most recently used first."""
+    found = []
+    for index_file in cache.glob("*/index.json"):
+        try:
+            index = _read_index(index_file)
+            num_bytes = (index_file.parent / "images.u8").stat().st_size
+            count, *shape = index["shape"]
+            used_at = index_file.stat().st_mtime
+            found.append(CacheEntry(index_file.parent.name, index["source"], count, tuple(shape), num_bytes, used_at))
+        except (OSError, ValueError, KeyError, AttributeError, TypeError):
+            continue
+    return sorted(found, key=lambda entry: -entry.used_at)
+
+
+def delete_entry(cache: Path, name: str) -> bool:
+    """Delete one entry; False where there is none of this name."""
+    if name not in {entry.name for entry in entries(cache)}:
+        return False
+    shutil.rmtree(cache / name)
+    return True
+
+
+def keep_within_bound(cache: Path, newest: str) -> None:
+    """Delete the least recently used entries, never `newest`, until all fit into RESLAB_CACHE_GIB (20 by default).
+
+    Raises:
+        SpecError: that is no number.
+    """
+    bound = _bound_gib() * 2**30
+    for part in cache.glob(".*.part"):  # of a process that was killed at it
+        with lock_of(cache / part.stem.removeprefix(".")).open("a") as lock:
+            if try_to_lock(lock):
+                shutil.rmtree(part, ignore_errors=True)
+    found = entries(cache)
+    total = sum(entry.num_bytes for entry in found)
+    for entry in reversed(found):
+        if total <= bound or entry.name == newest:
+            continue
+        shutil.rmtree(cache / entry.name, ignore_errors=True)
+        total -= entry.num_bytes
+
+
+def _bound_gib() -> float:
+    asked = number_of(CACHE_GIB)
+    return DEFAULT_CACHE_GIB if asked is None else asked

@@ -1,0 +1,342 @@
+"""From the bytes of an image file to uint8 pixels, with Pillow, several at a time. The only place that does so.
+
+Content decides, not the file's ending (`formats`). What cannot be read is left out with a reason, never repaired. Every
+file goes through the same steps, in this order, in training, in `predict` and wherever a picture is shown:
+
+1. its header is read, and files that are too large are left out;
+2. more than 8 bits a sample become 8 by the dataset's range (`depth`);
+3. transparency of any kind is laid over mid-grey (128, 128, 128), so that the colour below it, which nobody sees,
+   decides nothing. Grey, for a white drawing would vanish on white and a black one on black, and normalised it is
+   near zero;
+4. it is turned upright, by the eight orientations of EXIF;
+5. it becomes grey or RGB, and where a size is given its centre is cut out and resized (bilinear).
+
+How large. Up to 64 million pixels several files are decoded at once. Up to 256 million one at a time, where twice the
+memory that it takes is free. A JPEG may have 1,024 million: where a size is given it is decoded at 1/2, 1/4 or 1/8, as
+long as that is no smaller than asked for, and what counts is what is left.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import time
+import warnings
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+from PIL import Image
+
+from engine.control import Control
+from engine.data.depth import (
+    BIT_DEPTHS,
+    OVERSHOOT,
+    SHARE_ABOVE,
+    Extreme,
+    PixelRange,
+    choose_range,
+    extreme_of,
+    is_deep,
+    is_grey_with_alpha,
+    read_samples,
+    to_8_bits,
+)
+from engine.data.formats import EMPTY, FORMATS, UnusableImageError, open_image
+from engine.memory.headroom import container_room
+from engine.progress import LoadingStopped, Progress
+from engine.text import memory_size
+
+MAX_BYTES = 2**30  # of one file
+MAX_PIXELS = 64_000_000  # decoded beside others
+MAX_LARGE_PIXELS = 256_000_000  # decoded alone: above it a bomb, or a scan that nobody trains on
+BACKGROUND = (128, 128, 128)
+TOO_LITTLE_MEMORY = "too little memory"
+RULE: Final = (2, FORMATS, BACKGROUND, BIT_DEPTHS, OVERSHOOT, SHARE_ABOVE, MAX_BYTES, MAX_LARGE_PIXELS)
+"""All that decides what a file's pixels are, for the keys of what is kept. The number grows with every other change."""
+
+_LARGE_BYTES = 64 * 2**20  # a file that is read while no other large one is
+_PROGRESS_EVERY_S = 0.1
+_AT_ONCE = 64  # files handed to the threads in one go, so that a stop is heard soon
+_GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")
+_NEVER_DEEP = (b"\xff\xd8", b"GIF8", b"RIFF", b"BM")
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+_ORIENTATION = 0x0112
+_alone = threading.RLock()
+
+Pixels = NDArray[np.uint8]
+Size = int | tuple[int, int] | None
+"""Pixels of a square's side, height and width, or None: as the file has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileFacts:
+    """One file: the SHA-256 of its bytes, and why it is not usable (None where it is)."""
+
+    sha256: str
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a file says of itself undecoded: upright width and height in pixels, and whether it has colour."""
+
+    size: tuple[int, int]
+    colour: bool
+
+
+def read_header(source: Path | bytes) -> Header | None:
+    """The header of one file; None where it is no image that we read."""
+    try:
+        with _quietly(), open_image(source) as image:
+            width, height = image.size
+            colour = image.mode not in _GREY and not is_grey_with_alpha(image)
+            return Header((height, width) if _orientation(image) >= 5 else (width, height), colour)
+    except Exception:  # Pillow raises almost anything on a broken file; decoding will say what is wrong with it
+        return None
+
+
+def decode(data: bytes, size: Size, channels: int, pixel_range: PixelRange = PixelRange()) -> Pixels | str:  # noqa: B008
+    """Decode one file's bytes to (C, H, W) uint8, or say in a few words why not.
+
+    With `size` the largest centred part of that shape is cut out and resized to it. A file that is cut short is not
+    usable: Pillow is not allowed to fill in what is missing. `pixel_range` is that of the dataset, or of the run.
+    """
+    if not data:
+        return EMPTY
+    try:
+        with _quietly(), open_image(data) as image:
+            shape = (size, size) if isinstance(size, int) else size
+            with _prepared(image, shape):
+                picture = _converted(_upright_picture(image, data, pixel_range), "RGB" if channels == 3 else "L")
+                pixels = np.asarray(picture if shape is None else _fit(picture, *shape))
+    except UnusableImageError as error:
+        return str(error)
+    except MemoryError:
+        return TOO_LITTLE_MEMORY
+    except Exception as error:  # as in read_header
+        return f"damaged ({error})"
+    return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
+def _prepared(image: Image.Image, shape: tuple[int, int] | None) -> Iterator[None]:
+    """Choose the scale at which a JPEG is decoded; a large image keeps the others waiting while it is decoded.
+
+    Raises:
+        UnusableImageError: it is too large, or there is too little memory for it now.
+    """
+    declared = image.width * image.height
+    if shape is not None and image.format in ("JPEG", "MPO"):
+        image.draft(None, (max(shape), max(shape)))
+    decoded = image.width * image.height
+    most = MAX_PIXELS if shape is None else MAX_LARGE_PIXELS
+    if decoded > most:
+        raise UnusableImageError(f"larger than {most:,} pixels")
+    # 4 bytes a pixel, twice while it is turned or converted; a progressive JPEG is held whole whatever its scale; both
+    # halves of 16-bit colour, and what is made of them.
+    needed = (20 if is_deep(image) else 8) * decoded + (6 * declared if image.info.get("progressive") else 0)
+    if needed <= 8 * MAX_PIXELS:
+        yield
+        return
+    with _alone:
+        if 2 * needed > (free := min(int(psutil.virtual_memory().available), container_room())):
+            raise UnusableImageError(
+                f"{TOO_LITTLE_MEMORY}: {declared:,} pixels take {memory_size(needed)}, {memory_size(free)} are free"
+            )
+        yield
+
+
+def _upright_picture(image: Image.Image, data: bytes, pixel_range: PixelRange) -> Image.Image:
+    """An opened image with 8 bits a sample, opaque and upright."""
+    if image.format == "PNG":
+        _scale_key(image)
+    picture = to_8_bits(read_samples(image, data), pixel_range) if is_deep(image) else image
+    picture.load()
+    turn = _TURNS.get(_orientation(image))
+    opaque = _opaque(picture, has_alpha=image.format != "TGA" or bool(data[17] & 15))
+    return opaque if turn is None else opaque.transpose(turn)
+
+
+def _scale_key(image: Image.Image) -> None:
+    """Pillow widens grey of 2 and 4 bits to 8, but not the transparent one of its values."""
+    key, name = image.info.get("transparency"), getattr(image, "tile", [None])[0]
+    step = {"L;2": 85, "L;4": 17}.get(name.args if name is not None else "")
+    if step is not None and isinstance(key, int):
+        image.info["transparency"] = key * step
+
+
+def _opaque(picture: Image.Image, has_alpha: bool) -> Image.Image:
+    """Laid over `BACKGROUND`. A TGA of 32 bits may say that the last 8 mean nothing."""
+    if not picture.has_transparency_data:
+        return picture
+    if not has_alpha:
+        return picture.convert("RGB")
+    layer = picture.convert("LA") if picture.mode == "La" else picture
+    layer = _converted(layer, "RGBA")
+    flat = Image.alpha_composite(Image.new("RGBA", layer.size, (*BACKGROUND, 255)), layer)
+    return flat.convert("L" if picture.mode in _GREY else "RGB")
+
+
+def _orientation(image: Image.Image) -> int:
+    """1 to 8 as in EXIF; 1 where nothing readable is said, and for TIFF, which Pillow turns by itself."""
+    if image.format == "TIFF":
+        return 1
+    try:
+        # Of a PNG, Pillow's own would decode the whole image to look for a late chunk.
+        said = Image.Image.getexif(image).get(_ORIENTATION, 1)
+    except Exception:  # as in read_header: broken metadata do not make an image unusable
+        return 1
+    return said if said in _TURNS else 1
+
+
+def _converted(picture: Image.Image, mode: str) -> Image.Image:
+    return picture if picture.mode == mode else picture.convert(mode)  # no copy of a large one
+
+
+def _fit(picture: Image.Image, height: int, width: int) -> Image.Image:
+    """The largest centred part of this shape, resized (bilinear)."""
+    wide, high = float(picture.width), float(picture.height)
+    if picture.width * height <= picture.height * width:
+        high = picture.width * height / width
+    else:
+        wide = picture.height * width / height
+    left, top = (picture.width - wide) / 2, (picture.height - high) / 2
+    box = (left, top, left + wide, top + high)
+    return picture.resize((width, height), Image.Resampling.BILINEAR, box=box)
+
+
+def measure_range(paths: Sequence[Path], control: Control) -> Generator[Progress, None, PixelRange]:
+    """The range of all deep files among `paths`, which are decoded for it; of the others the beginning is read.
+
+    Raises:
+        LoadingStopped: `control` asked for a stop.
+    """
+    found: list[Extreme] = []
+    with ThreadPoolExecutor(max_workers=_num_threads()) as pool:
+        for start in range(0, len(paths), _AT_ONCE):
+            for extreme in pool.map(_measured, paths[start : start + _AT_ONCE]):
+                if control.stop_requested:
+                    pool.shutdown(cancel_futures=True)
+                    raise LoadingStopped
+                found += [extreme] if extreme is not None else []
+            if found:
+                yield Progress("measure", min(start + _AT_ONCE, len(paths)), len(paths), "images")
+            else:
+                yield Progress("decode", 0, len(paths), "images")
+    return choose_range(found)
+
+
+def _measured(path: Path) -> Extreme | None:
+    """None where a file has no part in the choice: of 8 bits, with a range of its own, or not usable."""
+    try:
+        with path.open("rb") as file:
+            if file.read(4).startswith(_NEVER_DEEP):
+                return None
+        with _quietly(), open_image(path) as image:
+            if not is_deep(image):
+                return None
+        with _reading(path):
+            data = path.read_bytes()
+            with _quietly(), open_image(data) as image, _prepared(image, (1, 1)):
+                return extreme_of(read_samples(image, data))
+    except Exception:  # as in read_header
+        return None
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Raises UnusableImageError, OSError; a large file keeps the other large ones waiting."""
+    num_bytes = path.stat().st_size
+    if num_bytes > MAX_BYTES:
+        raise UnusableImageError(f"larger than {MAX_BYTES // 2**20:,} MiB")
+    with _alone if num_bytes > _LARGE_BYTES else nullcontext():
+        yield
+
+
+def read_bytes(path: Path) -> bytes:
+    """All of one file.
+
+    Raises:
+        UnusableImageError: it is not there, no regular file, unreadable or too large.
+    """
+    try:
+        if path.exists() and not path.is_file():  # a pipe would never end
+            raise UnusableImageError("no regular file")
+        with _reading(path):
+            return path.read_bytes()
+    except OSError as error:
+        raise UnusableImageError(f"cannot read it ({error.strerror})") from None
+
+
+def _num_threads() -> int:
+    return min(8, os.cpu_count() or 1)
+
+
+def decode_files(
+    paths: Sequence[Path],
+    size: int | None,
+    channels: int,
+    control: Control,
+    keep: Callable[[Pixels], None],
+    pixel_range: PixelRange = PixelRange(),  # noqa: B008
+) -> Generator[Progress, None, list[FileFacts]]:
+    """Decode every file, several threads at work, and hand each usable one's pixels to `keep`, in order.
+
+    Without a `size` all must have that of the first.
+
+    Raises:
+        LoadingStopped: `control` asked for a stop.
+    """
+
+    def work(path: Path) -> tuple[str, Pixels | str]:
+        try:
+            with _reading(path):
+                data = path.read_bytes()
+                return hashlib.sha256(data).hexdigest(), decode(data, size, channels, pixel_range)
+        except UnusableImageError as error:
+            return "", str(error)
+        except OSError as error:
+            return "", f"unreadable ({error.strerror})"
+
+    facts: list[FileFacts] = []
+    told, shape = 0.0, None
+    with ThreadPoolExecutor(max_workers=_num_threads()) as pool:
+        for start in range(0, len(paths), _AT_ONCE):
+            for sha256, found in pool.map(work, paths[start : start + _AT_ONCE]):
+                if control.stop_requested:
+                    pool.shutdown(cancel_futures=True)
+                    raise LoadingStopped
+                if not isinstance(found, str):
+                    shape = shape or found.shape
+                    found = found if found.shape == shape else _of_another_size(found, shape)
+                facts.append(FileFacts(sha256, found if isinstance(found, str) else None))
+                if not isinstance(found, str):
+                    keep(found)
+                if (now := time.perf_counter()) - told >= _PROGRESS_EVERY_S:
+                    told = now
+                    yield Progress("decode", len(facts), len(paths), "images")
+    yield Progress("decode", len(facts), len(paths), "images")
+    return facts
+
+
+def _of_another_size(found: Pixels, shape: tuple[int, ...]) -> str:
+    return f"{found.shape[2]}×{found.shape[1]} pixels, the others have {shape[2]}×{shape[1]}; choose an image size"

@@ -1,0 +1,95 @@
+"""Batches on their way to the network: picked out on the device, or read ahead by a thread where they do not fit there.
+
+Either way a batch is the same pixels in the same order, so a run does not depend on where its images lie.
+"""
+
+from __future__ import annotations
+
+import gc
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from engine.data.images import Split
+from engine.memory.freeing import empty_caches
+from engine.memory.shortage import unless_memory_runs_out
+
+_AHEAD = 3  # batches read and waiting: enough to hide one slow read, little enough to hold
+
+Batch = tuple[Tensor, Tensor]
+
+
+def feed(
+    split: Split, order: Tensor | None, bounds: Sequence[tuple[int, int]], device: torch.device
+) -> Iterator[Batch]:
+    """Images (n, C, H, W) uint8 and labels (n,) of each batch, on `device`.
+
+    Args:
+        order: (N,) int64 on the CPU, positions in the split; None takes them as they lie.
+        bounds: where each batch starts and ends in `order`.
+    """
+    if not split.is_on(device):
+        yield from _read_ahead(split, order, bounds, device)
+    elif order is None:
+        for start, stop in bounds:
+            yield split.images[start:stop], split.labels[start:stop]
+    else:
+        order = order.to(device)
+        for start, stop in bounds:
+            chosen = order[start:stop]
+            # index_select copies each image whole, brackets go pixel by pixel.
+            yield _again(lambda chosen=chosen: (split.images.index_select(0, chosen), split.labels[chosen]))  # type: ignore[misc]
+
+
+def _again(work: Callable[[], Batch]) -> Batch:
+    """Do `work`; where memory runs out, empty the caches and do it once more. A generator that raised is at its end."""
+    done = unless_memory_runs_out(work)
+    if done is not None:
+        return done
+    gc.collect()
+    empty_caches()
+    return work()
+
+
+def _read_ahead(
+    split: Split, order: Tensor | None, bounds: Sequence[tuple[int, int]], device: torch.device
+) -> Iterator[Batch]:
+    waiting: queue.Queue[Batch | Exception | None] = queue.Queue(_AHEAD)
+    closed = threading.Event()
+
+    def offer(item: Batch | Exception | None) -> bool:
+        while not closed.is_set():
+            try:
+                waiting.put(item, timeout=0.2)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def read() -> None:
+        try:
+            for start, stop in bounds:
+                chosen = torch.arange(start, stop) if order is None else order[start:stop]
+                batch = split.take(chosen)
+                if device.type == "cuda":  # page-locked memory is copied while the GPU computes
+                    batch = Split(batch.images.pin_memory(), batch.labels.pin_memory())
+                if not offer((batch.images, batch.labels)):
+                    return
+            offer(None)
+        except Exception as error:  # a file that went away: raised again where the batch is wanted
+            offer(error)
+
+    reader = threading.Thread(target=read, name="images", daemon=True)
+    reader.start()
+    try:
+        while (item := waiting.get()) is not None:
+            if isinstance(item, Exception):
+                raise item
+            images, labels = item
+            yield _again(lambda i=images, n=labels: (i.to(device, non_blocking=True), n.to(device, non_blocking=True)))  # type: ignore[misc]
+    finally:
+        closed.set()
+        reader.join()

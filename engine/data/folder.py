@@ -1,0 +1,96 @@
+"""A person's own images: one folder a class, or folders of classes for training, validation and test."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.catalog.datasets import folder_path
+from engine.control import Control
+from engine.data.layout import ASK_FOR, ImageFile, Layout, find_layout
+from engine.data.listing import OUTSIDE, images_directly_in, list_files
+from engine.data.manifest import FileRecord, unused
+from engine.data.sizing import choose_sizing
+from engine.errors import DatasetError
+from engine.paths import Places
+from engine.progress import Progress
+from engine.spec import RunSpec
+
+if TYPE_CHECKING:
+    from engine.data.images import RawImages
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A folder's layout and its files: those to decode, and those that are left out unopened."""
+
+    layout: Layout
+    files: list[ImageFile]
+    left_out: list[FileRecord]
+
+
+def load(spec: RunSpec, places: Places, control: Control) -> Generator[Progress, None, RawImages]:
+    """Read the folder that `spec.dataset` names; files that do not decode are left out and counted."""
+    from engine.data.files import Source, load_files  # torch, which to look at a folder does not need
+
+    folder = read_folder(spec)
+    layout, paths = folder.layout, [file.path for file in folder.files]
+    sizing = yield from choose_sizing(paths, spec.image_size, control)
+    if sizing is None:
+        raise DatasetError(f"no image in {layout.root} can be read; {ASK_FOR}")
+    notes = (*layout.notes, *([sizing.note] if sizing.note else []))
+    source = Source(
+        spec.dataset,
+        layout.root,
+        folder.files,
+        layout.class_names,
+        sizing.size,
+        sizing.channels,
+        folder.left_out,
+        notes,
+    )
+    return (yield from load_files(source, spec.test_share, spec.split_seed, places.cache, control))
+
+
+def check(spec: RunSpec) -> None:
+    """Raise DatasetError at once where the folder cannot be a dataset, before a run is recorded."""
+    _check_val(spec, find_layout(folder_path(spec.dataset)))
+
+
+def read_folder(spec: RunSpec) -> Folder:
+    """Every file of the folder that `spec.dataset` names, unopened. Raises DatasetError, as `find_layout`."""
+    layout = find_layout(folder_path(spec.dataset))
+    _check_val(spec, layout)
+    files, left_out = [], list(_outside(layout))
+    for part in layout.parts:
+        for name in part.class_names:
+            label = layout.class_names.index(name)
+            for listed in list_files(part.folder / name):
+                if listed.problem is None:
+                    files.append(ImageFile(listed.path, label, part.part))
+                else:
+                    left_out.append(unused(_name(listed.path, layout.root), name, listed.problem))
+    return Folder(layout, files, left_out)
+
+
+def _check_val(spec: RunSpec, layout: Layout) -> None:
+    """One validation set is enough, and to leave out either of them in silence would be wrong."""
+    if spec.val_share > 0 and layout.has_val:
+        name = next(part.folder.name for part in layout.parts if part.part == "val")
+        raise DatasetError(
+            f"{layout.root} has a validation part of its own, {name}; set val share to 0 to use it, or move it "
+            "elsewhere to hold out training images"
+        )
+
+
+def _outside(layout: Layout) -> Iterator[FileRecord]:
+    """Images beside the class folders belong to no class."""
+    for folder in dict.fromkeys((layout.root, *(part.folder for part in layout.parts))):
+        for path in images_directly_in(folder):
+            yield unused(_name(path, layout.root), "", OUTSIDE)
+
+
+def _name(path: Path, root: Path) -> str:
+    return str(path.relative_to(root))

@@ -1,0 +1,177 @@
+"""From a spec to an `ImageData`: the source's images, resized, split for validation, measured.
+
+Every dataset passes through here, so that size, validation share and normalisation mean the same for all of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Generator
+from contextlib import suppress
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+
+import torch
+
+from engine.catalog.datasets import FOLDER, find_dataset, folder_path
+from engine.control import Control
+from engine.data.duplicates import count_shared, groups_of, pixel_groups, shared_notes
+from engine.data.images import FIRST_RULES, NEWEST_RULES, ImageData, Loader, RawImages, Split
+from engine.data.manifest import FileRecord
+from engine.data.resizing import resize
+from engine.data.splits import Indices, split_off_val, stratified
+from engine.errors import DatasetError
+from engine.failures import dataset_is_used
+from engine.paths import Places
+from engine.progress import LoadingStopped, Progress
+from engine.spec import RunSpec, affecting
+from engine.text import counted
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # torchvision's documentation of its pretrained weights
+IMAGENET_STD = (0.229, 0.224, 0.225)
+_CHUNK = 4096  # images resized at once: bounds the float copy
+
+
+def check_dataset(spec: RunSpec) -> None:
+    """Raise DatasetError for what is plainly wrong before anything is recorded: a folder that is not there."""
+    if find_dataset(spec.dataset) is FOLDER:
+        from engine.data.folder import check
+
+        with dataset_is_used(spec.dataset):
+            check(spec)
+
+
+def data_key(spec: RunSpec) -> tuple[object, ...]:
+    """Two specs with the same key load the same images, as a person's folder is now."""
+    chosen = {name: getattr(spec, name) for name in affecting("images")}
+    chosen["weights"] = spec.weights != "random"  # trained ones want the images normalised as ImageNet's
+    files = _files_now(folder_path(spec.dataset)) if find_dataset(spec.dataset) is FOLDER else ""
+    return (*chosen.values(), files)
+
+
+def _files_now(root: Path) -> str:
+    """A hash of the names, sizes and times of all files in `root`."""
+    digest = hashlib.sha256()
+    for folder, _, names in sorted(os.walk(root)):
+        for name in sorted(names):
+            path = os.path.join(folder, name)
+            with suppress(OSError):  # gone meanwhile; to load it will say so
+                found = os.stat(path)
+                digest.update(f"{path}\0{found.st_size}\0{found.st_mtime_ns}\0".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def load_dataset(
+    spec: RunSpec, places: Places, control: Control, rules: int = NEWEST_RULES
+) -> Generator[Progress, None, ImageData]:
+    """Yield progress and return the images, on the CPU; decoded files stay mapped (`Split.rows`).
+
+    `rules` are those by which an earlier run read them, as it recorded.
+
+    Raises:
+        DatasetError: they are missing, unreadable or too few.
+        LoadingStopped: `control` asked for a stop.
+    """
+    with dataset_is_used(spec.dataset, places):
+        raw = yield from _loader(spec, rules)(spec, places, control)
+    raw = _with_shared(raw)
+    train, val, test, manifest = raw.train, raw.val, raw.test, raw.manifest
+    if spec.image_size is not None:
+        train = yield from _resized(train, spec.image_size, control)
+        val = val and (yield from _resized(val, spec.image_size, control))
+        test = yield from _resized(test, spec.image_size, control)
+    if spec.val_share > 0:  # a folder that has a validation part of its own was refused
+        rest, held_out = _held_out(raw, spec, rules)
+        train, val = train.part(torch.from_numpy(rest)), train.part(torch.from_numpy(held_out))
+        manifest = _with_val(manifest, set(held_out.tolist()))
+    if len(train) < 2:
+        raise DatasetError(f"{spec.dataset} has {counted(len(train), 'training image')}; expected at least two")
+    pretrained = spec.weights != "random"
+    mean, std = imagenet_moments(train.images.shape[1]) if pretrained else moments_of(train)
+    hashed = _sha256_of_files(manifest) if manifest else train.sha256() + (val.sha256() if val else "")
+    return ImageData(
+        train, val, test, raw.class_names, mean, std, test.sha256(), hashed, manifest, raw.notes, raw.shared, rules,
+        raw.pixel_range, raw.resampler,
+    )  # fmt: skip
+
+
+def _loader(spec: RunSpec, rules: int) -> Loader:
+    info = find_dataset(spec.dataset)
+    module, function = info.loader.split(":")
+    if info is FOLDER and rules == FIRST_RULES:
+        module = "engine.data.earlier"
+    loader: Loader = getattr(import_module(module), function)
+    return loader
+
+
+def _with_shared(raw: RawImages) -> RawImages:
+    """Images that are no files are compared by their pixels."""
+    if raw.train_keys is not None:
+        return raw
+    train, test = pixel_groups([raw.train, raw.test])
+    shared = count_shared({"train": train, "test": test})
+    return replace(raw, shared=shared, notes=(*raw.notes, *shared_notes(shared)), train_keys=train)
+
+
+def _held_out(raw: RawImages, spec: RunSpec, rules: int) -> tuple[Indices, Indices]:
+    """Positions of the training images that stay, and of those for validation."""
+    labels = raw.train.labels.numpy()
+    if rules == FIRST_RULES:
+        return stratified(labels, spec.val_share, spec.split_seed, "val", raw.class_names)
+    assert raw.train_keys is not None
+    return split_off_val(labels, groups_of(raw.train_keys), spec.val_share, spec.split_seed, raw.class_names)
+
+
+def _sha256_of_files(manifest: tuple[FileRecord, ...]) -> str:
+    """Over the files' own hashes and classes: the pixels of gigabytes need not be read for it."""
+    digest = hashlib.sha256()
+    for record in manifest:
+        if record.split in ("train", "val"):
+            digest.update(f"{record.split} {record.sha256} {record.class_name}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def _with_val(manifest: tuple[FileRecord, ...], held_out: set[int]) -> tuple[FileRecord, ...]:
+    """The manifest with the training images at these positions marked as validation images."""
+    place = iter(range(len(manifest)))
+    return tuple(
+        replace(record, split="val") if record.split == "train" and next(place) in held_out else record
+        for record in manifest
+    )
+
+
+def imagenet_moments(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """What pretrained weights were fed: the three published values, or their mean for any other number of channels."""
+    if channels == len(IMAGENET_MEAN):
+        return IMAGENET_MEAN, IMAGENET_STD
+    return (sum(IMAGENET_MEAN) / 3,) * channels, (sum(IMAGENET_STD) / 3,) * channels
+
+
+def _resized(split: Split, size: int, control: Control) -> Generator[Progress, None, Split]:
+    if split.images.shape[2:] == (size, size):
+        return split
+    chunks = []
+    for chunk in split.chunks(_CHUNK):
+        if control.stop_requested:
+            raise LoadingStopped
+        chunks.append(resize(chunk, size))
+        yield Progress("resize", min(len(chunks) * _CHUNK, len(split)), len(split), "images")
+    return Split(torch.cat(chunks), split.labels)
+
+
+def moments_of(split: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel, exactly, from the counts of the 256 values; pixels from 0 to 1."""
+    values = torch.arange(256, dtype=torch.float64) / 255
+    means, stds = [], []
+    counts = torch.zeros(split.images.shape[1], 256, dtype=torch.float64)
+    for chunk in split.chunks(_CHUNK):
+        for channel, pixels in enumerate(chunk.unbind(1)):
+            counts[channel] += torch.bincount(pixels.flatten(), minlength=256)
+    for share in counts / counts.sum(dim=1, keepdim=True):
+        mean = float((share * values).sum())
+        variance = float((share * (values - mean) ** 2).sum())
+        means.append(mean)
+        stds.append(max(variance**0.5, 1e-3))  # a constant channel is left at zero rather than blown up
+    return tuple(means), tuple(stds)

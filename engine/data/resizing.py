@@ -1,0 +1,90 @@
+"""From a dataset's images to the size of the network: one way for each kind of source, for training and for later.
+
+- Datasets that are arrays in memory (digits, MNIST, CIFAR) are resized as tensors (`resize`, "tensor").
+- Datasets of files are decoded at the size, by Pillow (`engine.data.decoding`, "pillow"); JPEGs may be read at a
+  half, a quarter or an eighth of their own where that is still no smaller.
+
+The two differ by a few grey levels, enough to change an answer. So a run records which was its own, and a file that
+is looked at later passes through the same (`Reading`): a PNG of a test image gives the pixels that the run was tested
+on, to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from engine.data.decoding import Pixels, decode, read_bytes, read_header
+from engine.data.depth import PixelRange
+from engine.data.formats import UnusableImageError
+from engine.data.images import Resampler
+
+_MOST_TENSOR_PIXELS = (
+    2**20
+)  # a photograph for a network of 28×28: as floats it would take a gigabyte, so Pillow fits it
+
+
+def resize(images: Tensor, size: int) -> Tensor:
+    """(N, C, H, W) uint8 to (N, C, size, size): shorter side to `size` (bilinear, antialiased), then the centre."""
+    height, width = images.shape[2:]
+    if (height, width) == (size, size):
+        return images
+    scale = size / min(height, width)
+    target = (max(size, round(height * scale)), max(size, round(width * scale)))
+    top, left = (target[0] - size) // 2, (target[1] - size) // 2
+    resized = F.interpolate(images.float(), target, mode="bilinear", antialias=True, align_corners=False)
+    return resized[..., top : top + size, left : left + size].round().clamp_(0, 255).to(torch.uint8)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How the files that a run looks at become what its network takes, as its dataset did. Sizes in pixels."""
+
+    channels: int
+    height: int
+    width: int
+    resampler: Resampler
+    pixel_range: PixelRange
+
+    @classmethod
+    def of(cls, started: Mapping[str, Any], is_of_files: bool) -> Reading:
+        """From a run's RunStarted as JSON. Where a run was recorded before its way was, that follows from its dataset,
+        and there is no range: files of more than 8 bits a sample are refused, unless they declare one.
+        """
+        channels, height, width = started["image_shape"]
+        resampler: Resampler = started.get("resampler") or ("pillow" if is_of_files else "tensor")
+        return cls(channels, height, width, resampler, PixelRange(*started.get("pixel_range", (None, None))))
+
+    def read_file(self, path: Path) -> Tensor | str:
+        """One file as (C, H, W) uint8, or why it is not usable, in a few words."""
+        try:
+            return self.read(read_bytes(path))
+        except UnusableImageError as error:
+            return str(error)
+
+    def picture(self, path: Path, side: int) -> Pixels | str:
+        """One file in colour, (3, side, side), to be shown: brightness, background and upright as for the network."""
+        try:
+            return decode(read_bytes(path), side, 3, self.pixel_range)
+        except UnusableImageError as error:
+            return str(error)
+
+    def read(self, data: bytes) -> Tensor | str:
+        """One file's bytes as (C, H, W) uint8, or why they are not usable."""
+        natively = self.resampler == "tensor" and self.height == self.width and _is_small(data)
+        found = decode(data, None if natively else (self.height, self.width), self.channels, self.pixel_range)
+        if isinstance(found, str):
+            return found
+        pixels = torch.from_numpy(found.copy())
+        return resize(pixels[None], self.height)[0] if natively else pixels
+
+
+def _is_small(data: bytes) -> bool:
+    header = read_header(data)
+    return header is None or header.size[0] * header.size[1] <= _MOST_TENSOR_PIXELS

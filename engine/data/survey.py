@@ -1,0 +1,136 @@
+"""What lies there of a dataset, without decoding an image: how many, of what shape, in which parts.
+
+Files are listed and headers read by the functions that the loader uses, so a forecast speaks of what will be loaded.
+Loads no torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Generator, Iterable
+from dataclasses import dataclass
+
+from engine.catalog.datasets import FOLDER, find_dataset, folder_path
+from engine.control import Control, RunControl
+from engine.data.layout import ASK_FOR, ImageFile
+from engine.errors import DatasetError
+from engine.paths import Places
+from engine.progress import Progress
+from engine.shape import DataShape
+from engine.spec import RunSpec
+from engine.text import counted
+
+MOST_HEADERS = 20_000
+"""Headers read at most, evenly from all files: 2 s. Only where all of so many are alike are more of them left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """Shape and numbers of a dataset's images. `notes` are sentences on what was found, as the run will say them.
+
+    `is_exact` says whether the numbers are published ones; those of files may turn out lower, where some do not decode.
+    """
+
+    shape: DataShape
+    num_train: int
+    num_val: int
+    num_test: int
+    notes: tuple[str, ...] = ()
+    is_exact: bool = True
+
+    @property
+    def num_images(self) -> int:
+        return self.num_train + self.num_val + self.num_test
+
+    @property
+    def counts(self) -> str:
+        """The images of each part, in words."""
+        classes = f"{self.shape.num_classes} classes, " if not self.is_exact else ""
+        val = f", validation {self.num_val:,}" if self.num_val else ""
+        return f"{classes}{'' if self.is_exact else 'about '}train {self.num_train:,}{val}, test {self.num_test:,}"
+
+
+def survey(spec: RunSpec, places: Places | None, control: Control | None = None) -> Generator[Progress, None, Survey]:
+    """Look at what `spec` would load; without `places`, of a dataset that is no folder, at what was published.
+
+    Raises:
+        DatasetError: there is no such folder, or it is no dataset.
+        LoadingStopped: `control` asked for a stop.
+    """
+    if (known := published(spec)) is not None:
+        return known
+    if find_dataset(spec.dataset) is FOLDER:
+        return (yield from _folder(spec, control or RunControl()))
+    return _cats_dogs(spec, places)
+
+
+def published(spec: RunSpec) -> Survey | None:
+    """The numbers of a dataset that is the same wherever it lies; None where one has to look."""
+    info = find_dataset(spec.dataset)
+    shape = info.spec_shape(spec.image_size)
+    if spec.dataset == "cats-dogs" or shape is None or info.num_train is None or info.num_test is None:
+        return None
+    return Survey(shape, *_with_val(spec, info.num_train), info.num_test)
+
+
+def _cats_dogs(spec: RunSpec, places: Places | None) -> Survey:
+    """The photographs that lie there, in whichever copy; those of the archive where there is none."""
+    from engine.data.cats_dogs import TEST_SHARE, find_files
+
+    info = find_dataset(spec.dataset)
+    shape, num_train, num_test = info.spec_shape(spec.image_size), info.num_train, info.num_test
+    assert shape is not None
+    assert num_train is not None
+    assert num_test is not None
+    found = find_files(places.data) if places is not None else None
+    if found is not None:
+        counts = _split(found.files, TEST_SHARE)
+        note = f"{counted(len(found.files), 'file')} in {found.root}"
+        return Survey(shape, *_with_val(spec, counts["train"]), counts["test"], (note,), is_exact=False)
+    notes = (f"not in {places.data} yet: the published archive would be downloaded",) if places is not None else ()
+    return Survey(shape, *_with_val(spec, num_train), num_test, notes)
+
+
+def survey_now(spec: RunSpec, places: Places | None) -> Survey:
+    """As `survey`, its progress unseen."""
+    looking = survey(spec, places)
+    while True:
+        try:
+            next(looking)
+        except StopIteration as end:
+            found: Survey = end.value
+            return found
+
+
+def _folder(spec: RunSpec, control: Control) -> Generator[Progress, None, Survey]:
+    from engine.data.folder import read_folder
+    from engine.data.sizing import choose_sizing
+
+    folder = read_folder(spec)
+    paths = [file.path for file in folder.files]
+    sizing = yield from choose_sizing(paths, spec.image_size, control, MOST_HEADERS)
+    if sizing is None:
+        raise DatasetError(f"no image in {folder_path(spec.dataset)} can be read; {ASK_FOR}")
+    counts = _split(folder.files, spec.test_share)
+    num_train, num_val = _with_val(spec, counts["train"])
+    notes = (*folder.layout.notes, *([sizing.note] if sizing.note else []))
+    shape = DataShape(sizing.channels, *sizing.height_width, len(folder.layout.class_names))
+    return Survey(shape, num_train, num_val + counts["val"], counts["test"], notes, is_exact=False)
+
+
+def _split(files: Iterable[ImageFile], test_share: float) -> Counter[str]:
+    """How many files go into each part, those without one by the share, as `stratified_groups` rounds it."""
+    counts: Counter[str] = Counter()
+    for (part, _), number in Counter((file.part, file.label) for file in files).items():
+        if part is not None:
+            counts[part] += number
+        else:
+            num_test = min(max(round(test_share * number), 1), number - 1)
+            counts.update(train=number - num_test, test=num_test)
+    return counts
+
+
+def _with_val(spec: RunSpec, num_train: int) -> tuple[int, int]:
+    num_val = math.ceil(spec.val_share * num_train)
+    return num_train - num_val, num_val

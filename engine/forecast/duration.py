@@ -1,0 +1,58 @@
+"""How long a run will take here, from the runs that this machine has made. Loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from engine.catalog.datasets import find_dataset
+from engine.records import RunRecord
+from engine.spec import RunSpec, affecting, settings_of
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Seconds for the whole run, loading and evaluation included, and the run that tells."""
+
+    seconds: float
+    run: int
+
+
+def estimate_run(spec: RunSpec, records: Iterable[RunRecord]) -> Estimate | None:
+    """Scale the newest completed run of the same dataset and network by its epochs; else one whose images have the
+    same shape, by its images. None where there is none.
+    """
+    step, pace = affecting("step"), affecting("step", "epoch")
+    near: Estimate | None = None
+    for record in sorted(records, key=lambda record: -record.run):
+        if record.status != "completed" or not record.elapsed_s or not record.train_images_per_s:
+            continue
+        if _are_alike(spec, record, pace):
+            return Estimate(record.elapsed_s * spec.epochs / record.spec["epochs"], record.run)
+        if near is None and _are_alike(spec, record, step):
+            near = _by_images(spec, record)
+    return near
+
+
+def _are_alike(spec: RunSpec, record: RunRecord, names: Iterable[str]) -> bool:
+    """A setting that the record does not have is at its default."""
+    known = settings_of(RunSpec)
+    return all(record.spec.get(name, known[name].default) == getattr(spec, name) for name in names)
+
+
+def _by_images(spec: RunSpec, record: RunRecord) -> Estimate | None:
+    ours, theirs = find_dataset(spec.dataset), find_dataset(record.dataset)
+    shape, other = ours.spec_shape(spec.image_size), theirs.spec_shape(record.spec.get("image_size"))
+    if (
+        shape is None
+        or other is None
+        or ours.num_train is None
+        or ours.num_test is None
+        or not record.train_images_per_s
+    ):
+        return None
+    if (shape.height, shape.width) != (other.height, other.width):
+        return None
+    # An evaluated image costs about a third of a trained one: the forward pass alone.
+    images = spec.epochs * ours.num_train + (spec.epochs + 1) * ours.num_test / 3
+    return Estimate(images / record.train_images_per_s, record.run)

@@ -1,0 +1,236 @@
+"""How much memory a run will take, before it takes any: its own step, made with tensors that have no contents.
+
+A mode of torch's hands out tensors with sizes and no memory (`FakeTensorMode`); another, here, notes when each storage
+is born and when it dies. The peak of their sum is the peak of the run, but for what happens inside an operation. On a
+processor the convolutions' workspaces are measured (`engine.forecast.workspace`); on a GPU they, and the driver's
+context, are calibrated by earlier runs.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import lru_cache
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from engine.device import Placement
+from engine.errors import ForecastError, ReslabError
+from engine.forecast.shapes import COMPOSITES, RETURNS
+from engine.forecast.timeline import Forecast, Held, Timeline
+from engine.forecast.workspace import CONVOLUTIONS, Convolution
+from engine.memory.calibration import Calibration
+from engine.shape import DataShape
+from engine.spec import RunSpec, affecting, settings_of
+from engine.step.gradients import Gradients
+from engine.step.learner import Learner, build_learner, part_bounds
+from engine.step.recompute import recompute_activations
+from engine.training.evaluation import evaluation_batch, forward
+from engine.training.out_of_memory import EVALUATED_PER_PART
+
+_log = logging.getLogger("reslab")
+_LISTS = (
+    torch.ops.aten.arange.default, torch.ops.aten.arange.start, torch.ops.aten.arange.start_step,
+    torch.ops.aten.linspace.default,
+)  # fmt: skip
+_READS = (torch.ops.aten._local_scalar_dense.default,)
+
+
+def forecast(
+    spec: RunSpec, shape: DataShape, dataset_bytes: int, placement: Placement, calibration: Calibration,
+    micro_batch: int | None = None, recompute: bool = False,
+) -> Forecast:  # fmt: skip
+    """The forecast for `spec` on images of `shape`, with a dataset of this size resident on the device.
+
+    Raises:
+        ModelError: the network cannot take such images.
+        ForecastError: torch did not let itself be asked; the log has the rest.
+    """
+    frozen = spec.freeze == "backbone"
+    at_once = evaluation_batch(spec.batch_size, shape)
+    if micro_batch is not None:
+        at_once = min(at_once, EVALUATED_PER_PART * micro_batch)
+    try:
+        asked = memory_key(spec)
+        found = _of_step(
+            asked,
+            shape,
+            placement.device.type,
+            placement.dtype,
+            placement.memory_format,
+            at_once,
+            frozen,
+            recompute,
+            micro_batch,
+        )
+    except ReslabError:
+        raise
+    except Exception as error:  # the forecast stands on what torch does not promise
+        _log.warning("no memory forecast for %s", spec.model, exc_info=True)
+        raise ForecastError(
+            f"no memory forecast for {spec.model}: {type(error).__name__}, details in reslab.log"
+        ) from None
+    return replace(
+        found,
+        dataset_bytes=dataset_bytes,
+        workspace_bytes=max(found.workspace_bytes + calibration.workspace_bytes, 0),
+        context_bytes=calibration.context_bytes,
+    )
+
+
+def memory_key(spec: RunSpec) -> RunSpec:
+    """`spec` with only what affects the memory of a step. Frozen layers are stated beside it, for trained weights would
+    have to be there.
+    """
+    named = affecting("memory")
+    changes = {name: item.default for name, item in settings_of(RunSpec).items() if name not in named}
+    return spec.replace(**{**changes, "dataset": "digits", "freeze": "none"})
+
+
+def resident_bytes(num_images: int, shape: DataShape) -> int:
+    """What a dataset of uint8 images and int64 labels takes on the device."""
+    return num_images * (shape.channels * shape.height * shape.width + 8)
+
+
+@lru_cache(maxsize=256)
+def _of_step(
+    spec: RunSpec,
+    shape: DataShape,
+    device_type: str,
+    dtype: torch.dtype,
+    memory_format: torch.memory_format,
+    eval_batch: int,
+    frozen: bool,
+    recompute: bool,
+    micro_batch: int | None,
+) -> Forecast:
+    """A batch of an evaluation, and a training step whose gradients are measured."""
+    # Sizes are the same on every device, and here no device is needed.
+    placement = Placement(torch.device("cpu"), dtype, memory_format, "forecast")
+    storages = _Storages()
+    with FakeTensorMode(allow_non_fake_inputs=True), storages:
+        channels = (0.5,) * shape.channels
+        learner = build_learner(spec, shape, (channels, channels), placement, seeded=False, frozen=frozen)
+        if recompute:
+            recompute_activations(learner.model, draws=False)
+        storages.timeline.moment = "evaluation"
+        with torch.no_grad():
+            forward(learner.model.eval(), learner.prepare(_images(eval_batch, shape)), _labels(eval_batch), placement)
+        learner.model.train()
+        # One step is as good as many: the optimizer's state is there before it, and gradients go with each step.
+        storages.timeline.moment = "forward and backward"
+        batch = _images(spec.batch_size, shape), _labels(spec.batch_size)
+        first = _of_two_parts(spec.batch_size, micro_batch)
+        learner.compute_gradients((batch[0][:first], batch[1][:first]), 1, 0, micro_batch)
+        storages.timeline.moment = "update"
+        Gradients(0, learner.model).around(learner.optimizer.step, 1)
+        held = storages.held_by(learner)
+    return storages.timeline.forecast(held, spec.batch_size, inside=device_type == "cpu")
+
+
+def _of_two_parts(batch_size: int, micro_batch: int | None) -> int:
+    """Images in the first two parts of a batch: every later part takes what the second does."""
+    if micro_batch is None:
+        return batch_size
+    *_, (_, stop) = islice(part_bounds(batch_size, micro_batch), 2)
+    return stop
+
+
+def _images(number: int, shape: DataShape) -> Tensor:
+    return torch.empty(number, shape.channels, shape.height, shape.width, dtype=torch.uint8)
+
+
+def _labels(number: int) -> Tensor:
+    return torch.zeros(number, dtype=torch.int64)
+
+
+class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes every storage, with its bytes, and every convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.timeline = Timeline()
+        self._emptied = WeakTensorKeyDictionary()
+        self._numbers: dict[int, tuple[int, weakref.ref[Any]]] = {}  # of the live ones, by id
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled here; torch's wrapper against it would go round every operation."""
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self.timeline.moment == "building" and (small := self._small(func, args, kwargs or {})) is not None:
+            return small
+        if func in COMPOSITES:
+            with self:
+                return func.decompose(*args, **(kwargs or {}))
+        args, kwargs = tree_map_only(Tensor, self._without_contents, (args, kwargs or {}))
+        out = RETURNS.get(func, func)(*args, **kwargs)
+        if func in CONVOLUTIONS:
+            self.timeline.convolve(Convolution.of(func, args), len(args[0]))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                self._add(leaf.untyped_storage())
+        return out
+
+    @staticmethod
+    def _small(func: Any, args: Any, kwargs: Any) -> Any:
+        """What a network works out while it is built, such as RegNet's widths, needs contents: that is done for real.
+
+        Where a first weight is asked for its value, as a rule for drawing it may do, any value is good enough.
+        """
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        if any(isinstance(tensor, FakeTensor) for tensor in tensors):
+            return tensors[0].dtype.is_floating_point * 0.0 if func in _READS else None
+        if tensors or func in _LISTS:
+            with unset_fake_temporarily():
+                return func(*args, **kwargs)
+        return None
+
+    def _without_contents(self, tensor: Tensor) -> Tensor:
+        """In place of one that was made for real while the network was built. torch would convert it as well, and load
+        its compiler for that. It is an ordinary tensor even where an evaluation is the first to ask for it: views of
+        one made in inference mode cannot be taken here.
+        """
+        if isinstance(tensor, FakeTensor):
+            return tensor
+        if tensor not in self._emptied:
+            with torch.inference_mode(False):
+                self._emptied[tensor] = torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype)
+        empty: Tensor = self._emptied[tensor]
+        return empty
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        key, num_bytes = id(storage), storage.nbytes()  # torch keeps the Python object as long as the storage
+        if key in self._numbers:
+            return
+        number = self.timeline.bear(num_bytes)
+
+        def died(_: object) -> None:
+            del self._numbers[key]
+            self.timeline.bury(number, num_bytes)
+
+        self._numbers[key] = number, weakref.ref(storage, died)
+
+    def held_by(self, learner: Learner) -> Held:
+        """What is what; to be called while the learner and its gradients are still there."""
+        model = learner.model
+        state = [value for values in learner.optimizer.state.values() for value in values.values()]
+        return Held(
+            parameters=self._of([*model.parameters(), *model.buffers(), *learner.guard.copies]),
+            gradients=self._of([values.grad for values in model.parameters() if values.grad is not None]),
+            optimizer=self._of([value for value in state if isinstance(value, Tensor)]),
+        )
+
+    def _of(self, tensors: Iterable[Tensor]) -> frozenset[int]:
+        keys = {id(tensor.untyped_storage()) for tensor in tensors}
+        return frozenset(self._numbers[key][0] for key in keys if key in self._numbers)

@@ -1,0 +1,102 @@
+"""What driver and workers tell each other: events one way, pause and stop the other. An actor on the head's node."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+from engine.events import CheckpointSaved, Event, RunStarted, plain
+from engine.launch.requests import Asked
+
+
+@dataclass(frozen=True, slots=True)
+class Newest:
+    """What a worker that begins has to go on from: RunStarted as JSON, the file of a checkpoint and its SHA-256."""
+
+    started: dict[str, Any] | None = None
+    file: str | None = None
+    sha256: str | None = None
+
+
+class _Room:
+    """One run's."""
+
+    def __init__(self, newest: Newest) -> None:
+        self.events: list[Event] = []
+        self.come = asyncio.Event()
+        self.asked = Asked()
+        self.newest = newest
+        self.ticket = 0
+        self.last_batch = 0
+
+    def tell(self, events: list[Event]) -> None:
+        for event in events:
+            if isinstance(event, RunStarted) and self.newest.started is None:
+                self.newest = Newest(plain(event), self.newest.file, self.newest.sha256)
+            elif isinstance(event, CheckpointSaved):
+                self.newest = Newest(self.newest.started, event.file, event.sha256)
+        self.events += events
+        if events:
+            self.come.set()
+
+
+class Exchange:
+    """Made by `ray.remote`, on the node of the cluster's head: losing a worker's node loses nothing of it. One process
+    for all runs of a driver.
+    """
+
+    def __init__(self) -> None:
+        self._rooms: dict[int, _Room] = {}
+
+    async def open(self, run: int, newest: Newest) -> None:
+        """A driver begins to carry the run."""
+        self._rooms[run] = _Room(newest)
+
+    async def close(self, run: int) -> None:
+        """It has ended; what workers still tell is for nobody."""
+        self._rooms.pop(run, None)
+
+    async def enter(self, run: int) -> tuple[int, Newest]:
+        """A worker begins to tell of the run, in place of whoever did: its ticket, and what it goes on from."""
+        room = self._rooms[run]
+        room.ticket, room.last_batch = room.ticket + 1, 0
+        return room.ticket, room.newest
+
+    async def tell(self, run: int, ticket: int, batch: int, events: list[Event]) -> Asked:
+        """Leave events for the driver; returns what is asked of the run: to stop, where nobody carries it any more, or
+        another worker has begun to tell of it. Batches count from 1; one that comes twice is taken once.
+        """
+        room = self._rooms.get(run)
+        if room is None or ticket != room.ticket:
+            return Asked(stop=True)
+        if batch > room.last_batch:
+            room.last_batch = batch
+            room.tell(events)
+        return room.asked
+
+    async def fail(self, run: int, ending: Event) -> None:
+        """The run cannot be made, says any of its workers."""
+        if run in self._rooms:
+            self._rooms[run].tell([ending])
+
+    async def take(self, run: int, timeout_s: float) -> list[Event]:
+        """All events since the last call; waits for one at most so long."""
+        room = self._rooms[run]
+        try:
+            await asyncio.wait_for(room.come.wait(), timeout_s)
+        except TimeoutError:
+            return []
+        room.come.clear()
+        taken, room.events = room.events, []
+        return taken
+
+    async def ask(self, run: int, asked: Asked) -> None:
+        self._rooms[run].asked = asked
+
+    async def asked(self, run: int) -> Asked:
+        """What is asked of the run: to stop, where nobody carries it any more."""
+        return self._rooms[run].asked if run in self._rooms else Asked(stop=True)
+
+    async def newest(self, run: int) -> Newest:
+        return self._rooms[run].newest

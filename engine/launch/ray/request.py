@@ -1,0 +1,79 @@
+"""What a run asks of a node, by its forecast. Needs no Ray."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from engine.device import Placement
+from engine.errors import ForecastError
+from engine.forecast.asking import expected_images
+from engine.forecast.step_memory import forecast, resident_bytes
+from engine.memory.calibration import Calibration, unseen_gpu
+from engine.paths import Places
+from engine.spec import RunSpec
+
+_PROCESS = 950 * 2**20  # bytes: Python, torch and Ray in a process that trains (measured: 0.9 GiB, shared pages in)
+_SPARE = 1.1  # of the forecast, which is that of the first process of its kind
+_LEAST = 256 * 2**20  # bytes
+_UNKNOWN = 2 * 2**30  # bytes, where no forecast can be made
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a run asks of a node: processor cores, a share of one GPU (0 to 1) and bytes, of the GPU's memory where
+    there is a share of one, else of the host's.
+    """
+
+    cpus: float
+    gpus: float
+    memory: int
+
+    @property
+    def bound(self) -> int | None:
+        """Bytes that are left for the run beside its process, or beside the driver's context on a GPU; None: all."""
+        if not self.memory:
+            return None
+        beside = unseen_gpu().context_bytes if self.gpus else _PROCESS
+        return max(self.memory - beside, _LEAST)
+
+    def options(self) -> dict[str, Any]:
+        """As Ray's actors take them."""
+        found: dict[str, Any] = {"num_cpus": self.cpus}
+        return {**found, "num_gpus": self.gpus} if self.gpus else {**found, "memory": self.memory}
+
+
+def request_for(
+    spec: RunSpec, gpu_bytes: int | None, most_bytes: int, cpus: float = 1, places: Places | None = None
+) -> Request:
+    """The share of a GPU of `gpu_bytes` that the forecast for `spec` says, or host memory where that is None.
+
+    At most a whole GPU, or `most_bytes` of host memory: a run that needs more starts in smaller parts. Of a GPU that
+    does not tell its size (0), the whole. `places` say where the images lie.
+
+    Raises:
+        ReslabError: the folder of images is not there.
+    """
+    if gpu_bytes == 0:
+        return Request(cpus, 1.0, 0)
+    needed = _peak_bytes(spec, places, on_gpu=gpu_bytes is not None)
+    if gpu_bytes is not None:
+        share = min(math.ceil(100 * _SPARE * needed / gpu_bytes) / 100, 1.0)
+        return Request(cpus, share, int(share * gpu_bytes))
+    return Request(cpus, 0.0, min(int(_SPARE * needed) + _PROCESS, most_bytes))
+
+
+def _peak_bytes(spec: RunSpec, places: Places | None, on_gpu: bool) -> int:
+    import torch
+
+    shape, num_images = expected_images(spec, places)
+    device = torch.device("cuda" if on_gpu else "cpu")
+    half = (on_gpu and spec.dtype == "auto") or spec.dtype == "bfloat16"
+    layout = torch.channels_last if on_gpu else torch.contiguous_format
+    placement = Placement(device, torch.bfloat16 if half else torch.float32, layout, "forecast")
+    calibration = unseen_gpu() if on_gpu else Calibration()
+    try:
+        return forecast(spec, shape, resident_bytes(num_images, shape), placement, calibration).peak_bytes
+    except ForecastError:
+        return _UNKNOWN

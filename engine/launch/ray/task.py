@@ -1,0 +1,146 @@
+"""A run's task on a worker: where it goes on from, its events on their way to the driver, and what comes back.
+
+Ray Train is not imported here: a process that trains alone has no need of it, and it takes 260 MiB.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from engine.control import RunControl
+from engine.errors import ReslabError
+from engine.events import Event, SettingsTuned
+from engine.launch.ray.exchange import Newest
+from engine.launch.requests import Asked
+from engine.memory.ledger import Ledger
+from engine.paths import Places
+from engine.spec import RunSpec
+from engine.training.checkpoint import load_checkpoint
+from engine.training.data_parallel import Crew
+from engine.training.loop import Ending, train
+from engine.training.resume import Resume
+from engine.training.setup import Known
+
+_log = logging.getLogger("reslab")
+_TELL_EVERY_S = 0.05
+_PATIENCE_S = 30.0
+_HEAR_EVERY_S = 0.2  # what is asked, where there is nothing to tell
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What every worker is given."""
+
+    run: int
+    spec: RunSpec
+    places: Places
+    sync_batchnorm: bool
+    exchange: Any
+    tunings: Mapping[str, SettingsTuned]
+
+
+@contextmanager
+def sentences_told(task: Task) -> Iterator[None]:
+    """What has a sentence ends the run. Anything else may be a worker that was lost: it is begun again."""
+    try:
+        yield
+    except ReslabError as error:
+        ray.get(task.exchange.fail.remote(task.run, Ending("failed", str(error))))
+
+
+def newest_of(task: Task) -> Resume | None:
+    """What the run goes on from, if it was begun already."""
+    return _resume(task, ray.get(task.exchange.newest.remote(task.run)))
+
+
+def _resume(task: Task, newest: Newest) -> Resume | None:
+    if newest.started is None:
+        return None
+    checkpoint = None
+    if newest.file is not None and newest.sha256 is not None:
+        checkpoint = load_checkpoint(task.places.run_folder(task.run) / newest.file, newest.sha256)
+    return Resume(newest.started, checkpoint)
+
+
+def train_task(task: Task, crew: Crew | None) -> None:
+    """Train it, alone or leading a crew; the ending is told as the last of the events."""
+    ticket, newest = ray.get(task.exchange.enter.remote(task.run))
+    control = RunControl()
+    known = Known() if crew is not None else Known(tunings=task.tunings, workers=f"1 worker on {platform.node()}")
+    with nullcontext() if crew is None else crew.on_the_way():
+        resume = _resume(task, newest)
+    events = train(task.run, task.spec, task.places, Ledger(), control, known, resume, crew)
+    teller = Teller(task, ticket, control)
+    try:
+        while True:
+            try:
+                teller.tell(next(events))
+            except StopIteration as end:
+                teller.tell(end.value)
+                return
+    finally:
+        events.close()
+        teller.close()
+
+
+class Teller:
+    """Sends events from a thread of its own, so that no step waits for the network, and hears what is asked.
+
+    What could not be sent is sent again; the run stops where that fails for half a minute.
+    """
+
+    def __init__(self, task: Task, ticket: int, control: RunControl) -> None:
+        self._task, self._ticket, self._control = task, ticket, control
+        self._waiting: list[Event | Ending] = []
+        self._batch = 0
+        self._lock, self._closed = threading.Lock(), threading.Event()
+        self._thread = threading.Thread(target=self._send, name="events", daemon=True)
+        self._thread.start()
+
+    def tell(self, event: Event | Ending) -> None:
+        with self._lock:
+            self._waiting.append(event)
+
+    def close(self) -> None:
+        """Send what is left."""
+        self._closed.set()
+        self._thread.join()
+
+    def _send(self) -> None:
+        spoke = 0.0
+        while not self._closed.wait(_TELL_EVERY_S):
+            if self._waiting or time.monotonic() - spoke >= _HEAR_EVERY_S:
+                spoke = time.monotonic()
+                if not self._sent():
+                    return
+        self._sent()
+
+    def _sent(self) -> bool:
+        """Send all that waits. False, and the run is asked to stop, where nobody takes it."""
+        with self._lock:
+            batch, self._waiting = self._waiting, []
+            self._batch += 1
+        since = time.monotonic()
+        while True:
+            try:
+                call = self._task.exchange.tell.remote(self._task.run, self._ticket, self._batch, batch)
+                asked: Asked = ray.get(call, timeout=_PATIENCE_S)
+            except RayError as error:
+                _log.warning("events of run %d were not sent: %s", self._task.run, error)
+                if time.monotonic() - since > _PATIENCE_S:
+                    self._control.stop("the driver of the run was lost")
+                    return False
+                time.sleep(_HEAR_EVERY_S)
+            else:
+                asked.tell(self._control)
+                return True

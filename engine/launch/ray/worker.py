@@ -1,0 +1,93 @@
+"""One of several workers of a run on Ray: the first trains and tells, the others follow. Ray Train calls it in each."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
+
+import ray
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed as dist
+from ray.exceptions import RayError
+
+from engine.control import RunControl
+from engine.device import choose_placement, versions
+from engine.errors import ClusterError
+from engine.launch.ray import versions_differ
+from engine.launch.ray.task import Task, newest_of, sentences_told, train_task
+from engine.launch.requests import Asked
+from engine.memory.ledger import Ledger
+from engine.progress import LoadingStopped
+from engine.training.data_parallel import Crew, follow
+from engine.training.setup import Known, set_up
+
+T = TypeVar("T")
+_HEAR_EVERY_S = 0.5
+
+
+def work(config: dict[str, Any]) -> None:
+    """Make the run with other workers, from its newest checkpoint on."""
+    task: Task = config["task"]
+    with sentences_told(task):
+        crew = _assemble(task)
+        if crew.leads:
+            train_task(task, crew)
+            return
+        placement = crew.placed(choose_placement(task.spec))
+        with crew.on_the_way():
+            resume = newest_of(task)
+        with suppress(LoadingStopped):
+            with _hearing(task) as control:
+                ready = set_up(task.run, task.spec, task.places, Ledger(), control, placement, Known(), resume, crew)
+                setup = _drained(ready)
+            follow(setup, crew)
+
+
+def _assemble(task: Task) -> Crew:
+    context = ray.train.get_context()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(max(cores // context.get_local_world_size(), 1))
+    here: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(here, (ray.get_runtime_context().get_node_id(), versions()))
+    nodes = {node for node, _ in here}
+    for _, found in here:
+        if (problem := versions_differ(here[0][1], found)) is not None:
+            raise ClusterError(problem)
+    device = ray.train.torch.get_device()
+    return Crew.assemble(len(nodes), task.sync_batchnorm, device if device.type == "cuda" else None)
+
+
+@contextmanager
+def _hearing(task: Task) -> Iterator[RunControl]:
+    """A control that hears of a stop while images are loaded; later the first worker hears for all."""
+    control, over = RunControl(), threading.Event()
+
+    def listen() -> None:
+        while not over.wait(_HEAR_EVERY_S):
+            with suppress(RayError):
+                asked: Asked = ray.get(task.exchange.asked.remote(task.run))
+                if asked.stop:
+                    control.stop(asked.reason)
+
+    thread = threading.Thread(target=listen, name="asked", daemon=True)
+    thread.start()
+    try:
+        yield control
+    finally:
+        over.set()
+        thread.join()
+
+
+def _drained(work: Generator[Any, None, T]) -> T:
+    """What a generator returns; what it yields, the first worker tells of."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            done: T = end.value
+            return done

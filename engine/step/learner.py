@@ -1,0 +1,150 @@
+"""What learns: network, optimizer, guard and preparation, and the step that they make together.
+
+The forecast runs this very step on tensors without contents, so what it says of memory holds for the real one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+from torchvision.ops import StochasticDepth
+
+from engine.data.batches import Preparation, step_seed
+from engine.data.feeding import Batch
+from engine.device import Placement
+from engine.models.building import build_model, freeze_backbone
+from engine.shape import DataShape
+from engine.spec import RunSpec
+from engine.step.batchnorm import share_batchnorm
+from engine.step.guard import StepGuard
+from engine.step.optim import build_optimizer
+
+LEAST_PART = 2  # images: batch-norm cannot take a single one
+
+
+@dataclass(frozen=True, slots=True)
+class Learner:
+    """`draws` says whether the network draws random numbers in training, as dropout does."""
+
+    spec: RunSpec
+    placement: Placement
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    guard: StepGuard
+    prepare: Preparation
+    draws: bool
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the weights are that it began with, and what was found out about them, in a few words each."""
+        found = (getattr(module, "notes", None) for module in self.model.modules())
+        return next((notes for notes in found if notes is not None), ())
+
+    @property
+    def num_bytes(self) -> int:
+        """Of weights, statistics and optimizer state: what a checkpoint holds."""
+        state = [value for values in self.optimizer.state.values() for value in values.values()]
+        tensors = (*self.model.parameters(), *self.model.buffers(), *state)
+        return sum(value.nbytes for value in tensors if isinstance(value, Tensor))
+
+    def compute_gradients(
+        self, batch: Batch, epoch: int, number: int, micro_batch: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Leave the gradients of the batch's mean loss; return that loss and the count of right images, on the device.
+
+        Nothing that `undo` cannot put back is changed. Step `number` counts from 0 within the epoch. In parts of at
+        most `micro_batch` images the gradients add up to the same, but batch-norm sees each part on its own.
+        """
+        pixels, labels = batch
+        if self.draws:
+            torch.manual_seed(step_seed(self.spec.seed, epoch, number))
+        pixels = self.prepare.augment(pixels, self.spec.seed, epoch, number)
+        if micro_batch is None or micro_batch >= len(labels):
+            return self.whole_gradients(pixels, labels)
+        self._begin()
+        parts = [
+            self._one_part(pixels[start:stop], labels[start:stop], (stop - start) / len(labels))
+            for start, stop in part_bounds(len(labels), micro_batch)
+        ]
+        losses, rights = zip(*parts, strict=True)
+        self.guard.done()
+        return torch.stack(losses).sum(), torch.stack(rights).sum()
+
+    def whole_gradients(self, pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The same of augmented images in one part: work for the device alone, so that it can be recorded."""
+        self._begin()
+        whole = self._one_part(pixels, labels, None)
+        self.guard.done()
+        return whole
+
+    def _begin(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        self.guard.before_forward()
+
+    def _one_part(self, pixels: Tensor, labels: Tensor, share: float | None) -> tuple[Tensor, Tensor]:
+        """Forward and backward; the loss is weighted by this part's `share` of the batch (None: it is the whole)."""
+        with torch.autocast(self.placement.device.type, self.placement.dtype, enabled=self.placement.autocast):
+            logits = self.model(self.prepare(pixels))
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.spec.label_smoothing)
+        self.guard.after_loss(loss.detach())
+        if share is not None:
+            loss = loss * share
+        torch.autograd.backward(loss)
+        return loss.detach(), (logits.detach().argmax(dim=1) == labels).sum()
+
+    def undo(self) -> None:
+        """Put everything back as it was before a `compute_gradients` that broke off."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.guard.restore()
+
+
+def part_bounds(num_images: int, micro_batch: int) -> Iterator[tuple[int, int]]:
+    """Parts as equal as can be, each of at most `micro_batch` images and of at least two."""
+    num_parts = min(-(-num_images // max(micro_batch, LEAST_PART)), num_images // LEAST_PART)
+    edges = [num_images * part // num_parts for part in range(num_parts + 1)]
+    yield from pairwise(edges)
+
+
+def build_learner(
+    spec: RunSpec, shape: DataShape, moments: tuple[tuple[float, ...], tuple[float, ...]], placement: Placement,
+    seeded: bool = True, frozen: bool = False, sync_batchnorm: bool = False, weighted: bool = True,
+) -> Learner:  # fmt: skip
+    """Build all of it on the device. `moments` are mean and std per channel for pixels from 0 to 1.
+
+    A forecast builds it without a seed, and `frozen` without the weights that freezing asks for. `sync_batchnorm` lets
+    batch-norm see the parts of all processes. Not `weighted`, a checkpoint will be put in.
+
+    Raises:
+        ModelError: the network cannot take such images, or the weights do not do.
+    """
+    model = build_model(spec, shape, seeded, weighted)
+    if frozen:
+        freeze_backbone(model)
+    if sync_batchnorm:
+        model = share_batchnorm(model)
+    if placement.device.type != "cpu":
+        model = model.to(placement.device, memory_format=placement.memory_format)  # type: ignore[call-overload]
+    elif placement.memory_format is not torch.contiguous_format:
+        for values in model.parameters():  # what `to` does, which refuses a forecast's tensors
+            if values.dim() == 4:
+                values.data = values.data.contiguous(memory_format=placement.memory_format)
+    optimizer = build_optimizer(spec, model)
+    return Learner(
+        spec=spec,
+        placement=placement,
+        model=model,
+        optimizer=optimizer,
+        guard=StepGuard(model, optimizer, placement.device),
+        prepare=Preparation.build(*moments, placement.device, placement.memory_format, spec.flip, spec.crop_padding),
+        draws=seeded and _draws(model),
+    )
+
+
+def _draws(model: nn.Module) -> bool:
+    return any(isinstance(module, _DropoutNd | StochasticDepth) and module.p > 0 for module in model.modules())

@@ -1,0 +1,30 @@
+"""The record's rows about the same test images before and after training, as counts."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from engine.analysis.remarks import Change
+from engine.store.rows import unpack
+
+
+def read(db: sqlite3.Connection, run: int) -> Change | None:
+    """From the predictions of the untrained evaluation and of the last one; None where one of them was not kept."""
+    rows = [
+        db.execute(
+            "SELECT labels, predictions FROM evaluations WHERE run = ? AND split = 'test' AND labels IS NOT NULL "
+            f"AND moment {sign} 'untrained' ORDER BY step DESC, rowid DESC LIMIT 1",
+            (run,),
+        ).fetchone()
+        for sign in ("=", "!=")
+    ]
+    if None in rows:
+        return None
+    before, after = (
+        [label == said for label, said in zip(unpack("H", labels), unpack("H", predictions), strict=True)]
+        for labels, predictions in rows
+    )
+    if not before or len(before) != len(after):
+        return None
+    pairs = list(zip(before, after, strict=True))
+    return Change(pairs.count((True, False)), pairs.count((False, True)), len(pairs))

@@ -1,0 +1,157 @@
+"""The record's rows where a run is cut off and goes on: its checkpoints, its past, and what is taken back."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from engine.events import CheckpointSaved, EpochEnded, Evaluated, RunContinued, StepsCompleted
+from engine.records import ResumeRecord, WeightsRecord
+from engine.spec import RunSpec
+from engine.store import heartbeat as carriers
+from engine.store.rows import EPOCH_COLUMNS, pack, read_evaluation, unpack
+
+_GENERATIONS = 2  # checkpoints kept of a run that has not come to its end: the newest may turn out to be damaged
+Past = Evaluated | StepsCompleted | EpochEnded
+
+
+def write_checkpoint(db: sqlite3.Connection, event: CheckpointSaved) -> None:
+    """Record a file; the rows of all but the newest ones go."""
+    file = (event.run, event.file, event.sha256, event.epoch, event.step, event.num_bytes)
+    db.execute("INSERT OR REPLACE INTO weights VALUES (?, ?, ?, ?, ?, ?)", file)
+    keep_checkpoints(db, event.run, _GENERATIONS)
+
+
+def keep_checkpoints(db: sqlite3.Connection, run: int, number: int) -> None:
+    db.execute(
+        "DELETE FROM weights WHERE run = ? AND step NOT IN "
+        "(SELECT step FROM weights WHERE run = ? ORDER BY step DESC LIMIT ?)",
+        (run, run, number),
+    )
+
+
+def read_checkpoints(db: sqlite3.Connection, run: int) -> list[WeightsRecord]:
+    """The newest first; whatever a record says, the files lie in the run's own folder."""
+    rows = db.execute(
+        "SELECT file, sha256, epoch, step, num_bytes FROM weights WHERE run = ? ORDER BY step DESC", (run,)
+    ).fetchall()
+    return [WeightsRecord(Path(file).name, *rest) for file, *rest in rows]
+
+
+def write_continued(db: sqlite3.Connection, event: RunContinued) -> None:
+    take_back(db, event.run, event.step, event.epochs_done, event.evaluated)
+    values = (event.run, event.step, time.time(), json.dumps(event.differs))
+    db.execute("INSERT INTO resumes VALUES (?, ?, ?, ?)", values)
+
+
+def read_resumes(db: sqlite3.Connection, run: int) -> tuple[ResumeRecord, ...]:
+    rows = db.execute("SELECT step, differs FROM resumes WHERE run = ? ORDER BY rowid", (run,)).fetchall()
+    return tuple(ResumeRecord(step, tuple(json.loads(differs))) for step, differs in rows)
+
+
+def forget_predictions(db: sqlite3.Connection, event: Evaluated) -> None:
+    """Predictions of a split are kept of the evaluation that comes now, and of those that a resume may go back to."""
+    db.execute(
+        "UPDATE evaluations SET labels = NULL, predictions = NULL, confidences = NULL "
+        "WHERE run = :run AND split = :split AND moment != 'untrained' AND step < COALESCE("
+        "(SELECT MAX(step) FROM evaluations WHERE run = :run AND split = :split "
+        "AND step <= (SELECT MIN(step) FROM weights WHERE run = :run)), :step)",
+        {"run": event.run, "split": event.split, "step": event.step},
+    )
+
+
+def forget_all_but_last_predictions(db: sqlite3.Connection, run: int) -> None:
+    db.execute(
+        "UPDATE evaluations SET labels = NULL, predictions = NULL, confidences = NULL "
+        "WHERE run = :run AND moment != 'untrained' AND step < "
+        "(SELECT MAX(step) FROM evaluations AS later WHERE later.run = :run AND later.split = evaluations.split)",
+        {"run": run},
+    )
+
+
+def rewind(
+    db: sqlite3.Connection, run: int, step: int, epochs: int, evaluated: bool, spec: RunSpec | None = None
+) -> bool:
+    """Take back what was recorded after a checkpoint at `step`, with `epochs` whole epochs done and, if `evaluated`,
+    evaluated; the run is running again, in this process. False, and nothing is changed, where it runs already.
+    `spec` says where its images lie now.
+    """
+    taken = db.execute(
+        "UPDATE runs SET status = 'running', pid = ?, pid_started = ?, place = ?, beat_at = ? "
+        "WHERE run = ? AND status != 'running'",
+        (*carriers.mine(), run),
+    )
+    if taken.rowcount == 0:
+        return False
+    take_back(db, run, step, epochs, evaluated)
+    if spec is not None:
+        db.execute("UPDATE runs SET dataset = ?, spec = ? WHERE run = ?", (spec.dataset, spec.to_json(), run))
+    untrained, final = (
+        db.execute(
+            f"SELECT metrics FROM evaluations WHERE run = ? AND split = 'test' AND moment {sign} 'untrained' "
+            "ORDER BY step DESC, rowid DESC LIMIT 1",
+            (run,),
+        ).fetchone()
+        or (None,)
+        for sign in ("=", "!=")
+    )
+    db.execute(
+        "UPDATE runs SET error = NULL, seal = NULL, elapsed_s = NULL, train_images_per_s = NULL, steps = NULL, "
+        "untrained = ?, final = ? WHERE run = ?",
+        (*untrained, *final, run),
+    )
+    return True
+
+
+def take_back(db: sqlite3.Connection, run: int, step: int, epochs: int, evaluated: bool) -> None:
+    """Delete what was recorded after `step`, so that nothing that is done again stands there twice."""
+    db.execute("DELETE FROM memory WHERE run = ?", (run,))
+    db.execute("DELETE FROM weights WHERE run = ? AND step > ?", (run, step))
+    db.execute("DELETE FROM recoveries WHERE run = ? AND (step > ? OR ? = 0)", (run, step, step))
+    db.execute("DELETE FROM epochs WHERE run = ? AND epoch > ?", (run, epochs))
+    db.execute(
+        "DELETE FROM evaluations WHERE run = ? AND (epoch > ? OR (epoch = ? AND NOT ?))",
+        (run, epochs, epochs, evaluated),
+    )
+    db.execute("DELETE FROM steps WHERE run = ? AND first_step > ?", (run, step))
+    _cut_last_points(db, run, step)
+
+
+def _cut_last_points(db: sqlite3.Connection, run: int, step: int) -> None:
+    """Points are recorded a tenth of a second at a time: the last row may reach beyond `step`."""
+    row = db.execute(
+        "SELECT first_step, losses, accuracies FROM steps WHERE run = ? ORDER BY first_step DESC LIMIT 1", (run,)
+    ).fetchone()
+    if row is None:
+        return
+    first_step, losses, accuracies = row
+    kept = step - first_step + 1
+    cut = (pack(unpack("d", losses)[:kept]), pack(unpack("d", accuracies)[:kept]))
+    db.execute("UPDATE steps SET losses = ?, accuracies = ? WHERE run = ? AND first_step = ?", (*cut, run, first_step))
+
+
+def read_past(db: sqlite3.Connection, run: int) -> Iterator[Past]:
+    """What was recorded of a run, as the events that it was, in their order; predictions are left out."""
+    found: list[tuple[int, int, Past]] = []
+    columns = "first_step, epoch, learning_rate, images, train_s, losses, accuracies"
+    for row in db.execute(f"SELECT {columns} FROM steps WHERE run = ? ORDER BY first_step", (run,)):
+        first_step, epoch, rate, images, train_s, losses, accuracies = row
+        points = (tuple(unpack("d", losses)), tuple(unpack("d", accuracies)))
+        event = StepsCompleted(run, epoch, first_step, *points, rate, images, train_s)
+        found.append((event.last_step, 0, event))
+    last_steps = {event.epoch: event.last_step for _, _, event in found if isinstance(event, StepsCompleted)}
+    for row in db.execute(f"SELECT {EPOCH_COLUMNS} FROM epochs WHERE run = ? ORDER BY epoch", (run,)):
+        ended = EpochEnded(*row)
+        found.append((last_steps[ended.epoch], 1, ended))
+    columns = "split, moment, epoch, step, metrics, per_class, confusion, elapsed_s"
+    for row in db.execute(f"SELECT {columns} FROM evaluations WHERE run = ? ORDER BY rowid", (run,)):
+        item = read_evaluation(row)
+        evaluated = Evaluated(
+            run, item.split, item.moment, item.epoch, item.step, item.metrics, item.per_class, item.confusion,
+            item.elapsed_s,
+        )  # fmt: skip
+        found.append((item.step, 2, evaluated))
+    yield from (event for _, _, event in sorted(found, key=lambda entry: entry[:2]))

@@ -1,0 +1,208 @@
+"""Several processes that make one run's steps together, each on its part of every batch.
+
+The first of them runs the training loop and gives an order for each step; the others wait for orders and carry them
+out. So whatever the loop decides by the clock, or by a person's keys, is decided once, and nobody else evaluates or
+saves. torch's DistributedDataParallel averages the gradients while they are computed; what it averages is weighted so
+that the result is the gradient of the whole batch's mean loss. Batch-norm sees each part on its own, or all of them.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, fields, replace
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+
+from engine.data.batches import epoch_order, step_seed
+from engine.data.feeding import Batch, feed
+from engine.device import Placement
+from engine.errors import ClusterError, MemoryShortageError, ReslabError
+from engine.memory.shortage import ran_out
+from engine.progress import LoadingStopped
+from engine.step.batchnorm import SharedBatchNorm, shared_norms
+from engine.step.learner import LEAST_PART, Learner
+from engine.step.optim import set_learning_rate
+from engine.text import counted
+from engine.training.setup import Setup
+
+_PATIENCE = timedelta(days=30)  # a person may pause a run for long, and the others wait in the middle of an order
+_PARTING = timedelta(seconds=10)
+_LEAVE = -1.0  # in place of an epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """This process's place in it. `orders` is a process group on the CPU, `on_nodes` is on how many machines it works,
+    `device` is this process's GPU, None where it works on a processor.
+
+    A default process group must have been set up: gloo for processors, NCCL for GPUs.
+    """
+
+    rank: int
+    size: int
+    on_nodes: int
+    sync_batchnorm: bool
+    orders: Any
+    device: torch.device | None = None
+
+    @classmethod
+    def assemble(cls, on_nodes: int = 1, sync_batchnorm: bool = False, device: torch.device | None = None) -> Crew:
+        orders = dist.new_group(backend="gloo", timeout=_PATIENCE)
+        return cls(dist.get_rank(), dist.get_world_size(), on_nodes, sync_batchnorm, orders, device)
+
+    def placed(self, placement: Placement) -> Placement:
+        """On this process's own GPU."""
+        return placement if self.device is None else replace(placement, device=self.device)
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+    def words(self, model: nn.Module) -> str:
+        """For a person: how many, where, and what batch-norm sees, if `model` has any."""
+        nodes = "one machine" if self.on_nodes == 1 else counted(self.on_nodes, "machine")
+        sees = ""
+        if any(isinstance(module, _BatchNorm) for module in model.modules()):
+            sees = f", batch-norm {'over all of them' if self.sync_batchnorm else 'per worker'}"
+        return f"{counted(self.size, 'worker')} on {nodes}{sees}"
+
+    def join(self, learner: Learner) -> Learner:
+        """The learner that computes this process's part of each gradient."""
+        own = {item.name: getattr(learner, item.name) for item in fields(Learner)}
+        on_gpu = learner.placement.device.type == "cuda"
+        devices = [learner.placement.device] if on_gpu else None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch 2.15 has another name for it, 2.11 only this one
+            # Each keeps its own statistics, of which only the first one's are used.
+            network = DistributedDataParallel(learner.model, device_ids=devices, broadcast_buffers=False)
+        return CrewLearner(**own, network=network, crew=self, norms=shared_norms(learner.model))
+
+    def part(self, num_images: int) -> tuple[int, int]:
+        """Where this process's part of a batch starts and ends; (0, 0) where the batch is too small to give it one."""
+        num_parts = max(min(self.size, num_images // LEAST_PART), 1)
+        if self.rank >= num_parts:
+            return 0, 0
+        return num_images * self.rank // num_parts, num_images * (self.rank + 1) // num_parts
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over all, on the device, without waiting for it there."""
+        dist.all_reduce(values)
+        return values
+
+    def meet(self, error: ReslabError | LoadingStopped | None = None) -> None:
+        """Wait until all are here, before their first step together, or say with `error` that this one will not be.
+
+        Raises:
+            ClusterError, LoadingStopped: another one will not, for that reason.
+        """
+        problem = None if error is None else "" if isinstance(error, LoadingStopped) else str(error)
+        found: list[str | None] = [None] * self.size
+        dist.all_gather_object(found, problem, self.orders)
+        problem = next((said for said in found if said is not None), None)
+        if error is None and problem is not None:
+            raise ClusterError(problem) if problem else LoadingStopped
+
+    @contextmanager
+    def on_the_way(self) -> Iterator[None]:
+        """What is done before they meet: where it fails, the others hear of it."""
+        try:
+            yield
+        except (ReslabError, LoadingStopped) as error:
+            self.meet(error)
+            raise
+
+    def order(self, epoch: int, number: int, rate: float) -> None:
+        """Let everybody make step `number` (from 0) of `epoch` at this learning rate."""
+        dist.broadcast(torch.tensor((float(epoch), float(number), rate), dtype=torch.float64), 0, self.orders)
+
+    def dismiss(self) -> None:
+        """The run is over, however it ended. In vain where the others wait in the middle of a step that broke off."""
+        order = torch.tensor((_LEAVE, 0.0, 0.0), dtype=torch.float64)
+        with suppress(RuntimeError):  # the others are gone, or do not listen
+            told = dist.broadcast(order, 0, self.orders, async_op=True)
+            assert told is not None  # it is, to whoever is not in the group
+            told.wait(_PARTING)
+
+    def heard(self) -> Iterator[tuple[int, int, float]]:
+        """The orders as they come, until the last."""
+        while True:
+            order = torch.empty(3, dtype=torch.float64)
+            dist.broadcast(order, 0, self.orders)
+            epoch, number, rate = order.tolist()
+            if epoch == _LEAVE:
+                return
+            yield int(epoch), int(number), rate
+
+
+@dataclass(frozen=True, slots=True)
+class CrewLearner(Learner):
+    network: nn.Module
+    crew: Crew
+    norms: tuple[SharedBatchNorm, ...]
+
+    def compute_gradients(
+        self, batch: Batch, epoch: int, number: int, micro_batch: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As alone: the gradients of the whole batch's mean loss, that loss and the count of right images.
+
+        Each process augments the whole batch and takes its part, so that it sees the pixels that it would see alone.
+        One that gets no part computes on two images for nothing, for the others wait for it.
+
+        Raises:
+            MemoryShortageError: it does not fit; nobody can try a step again that the others have gone on with.
+        """
+        try:
+            return self._compute_part(batch, epoch, number)
+        except Exception as error:
+            if not ran_out(error):
+                raise
+            raise MemoryShortageError(
+                f"memory ran out on worker {self.crew.rank + 1} of {self.crew.size} with its part of a batch of "
+                f"{counted(len(batch[1]), 'image')}; take more workers, a smaller batch size, image size or network"
+            ) from error
+
+    def _compute_part(self, batch: Batch, epoch: int, number: int) -> tuple[Tensor, Tensor]:
+        pixels, labels = batch
+        if self.draws:
+            torch.manual_seed(step_seed(self.spec.seed, epoch, number, self.crew.rank))
+        pixels = self.prepare.augment(pixels, self.spec.seed, epoch, number)
+        start, stop = self.crew.part(len(labels))
+        share = (stop - start) / len(labels)
+        mine = slice(start, stop) if share else slice(0, LEAST_PART)
+        for norm in self.norms:
+            norm.counts = share > 0
+        self._begin()
+        with torch.autocast(self.placement.device.type, self.placement.dtype, enabled=self.placement.autocast):
+            logits = self.network(self.prepare(pixels[mine]))
+        loss = F.cross_entropy(logits.float(), labels[mine], label_smoothing=self.spec.label_smoothing)
+        right = (logits.detach().argmax(dim=1) == labels[mine]).sum()
+        sums = torch.stack((loss.detach() * share, right.to(loss.dtype))) if share else loss.new_zeros(2)
+        self.crew.sum(sums)
+        self.guard.after_loss(sums[0])
+        torch.autograd.backward(loss * (share * self.crew.size))
+        self.guard.done()
+        return sums[0], sums[1].long()
+
+
+def follow(setup: Setup, crew: Crew) -> None:
+    """Carry out the orders of the first process until it dismisses this one."""
+    learner, data = setup.learner, setup.data
+    learner.model.train()
+    epoch_now, batches = 0, iter(list[Batch]())
+    for epoch, number, rate in crew.heard():
+        if epoch != epoch_now:
+            order = epoch_order(len(data.train), setup.spec.seed, epoch)
+            batches = feed(data.train, order, setup.bounds[number:], setup.placement.device)
+            epoch_now = epoch
+        learner.compute_gradients(next(batches), epoch, number)
+        set_learning_rate(learner.optimizer, rate)
+        learner.optimizer.step()

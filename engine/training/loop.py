@@ -1,0 +1,365 @@
+"""The training loop, to be read from top to bottom. It only yields: it records nothing and calls nobody back.
+
+    load the images                          → DatasetProgressed …
+    build network, optimizer, guard          → RunStarted
+    evaluate on the test set                 → Evaluated (untrained)
+    for every epoch:
+        for every batch, in the order of (seed, epoch):
+            wait while paused                → RunPaused, RunResumed
+            one step, nothing read back
+            ten times a second               → StepsCompleted
+            three times, at under 1 % of it  → GradientsMeasured
+        the epoch's means                    → EpochEnded
+        evaluate on val, else on test        → EvaluationProgressed …, Evaluated (epoch, and final after the last)
+        at most a minute apart, and last     → CheckpointSaved
+    say how it ended                         (returned: `run()` makes RunEnded of it)
+
+Whatever is not finite ends the run as diverged: a step's loss, the loss of any evaluation, a weight, a statistic or a
+value of the optimizer's state at the end of an epoch or of the run.
+
+With a validation share the test set is read twice, untrained and at the very end, so that whatever is tuned between
+two runs is tuned on the validation images.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from torch import Tensor
+
+from engine.control import Control
+from engine.cores import considerate
+from engine.data.batches import epoch_order
+from engine.data.feeding import Batch, feed
+from engine.device import choose_placement
+from engine.errors import CheckpointError
+from engine.events import CheckpointFailed, Event, Moment, RunContinued, RunPaused, RunResumed, Status
+from engine.events import Split as SplitName
+from engine.memory.freeing import empty_caches
+from engine.memory.ledger import Ledger
+from engine.memory.peak import PeakMeter
+from engine.paths import Places
+from engine.progress import LoadingStopped
+from engine.spec import RunSpec
+from engine.step.gradients import Gradients
+from engine.step.guard import what_is_not_finite
+from engine.step.optim import learning_rate, set_learning_rate
+from engine.training.autotune import check_tuning, keep_threads
+from engine.training.evaluation import When, evaluate, evaluation_batch
+from engine.training.points import Points
+from engine.training.position import START, Position
+from engine.training.resume import Resume
+from engine.training.saving import Saver
+from engine.training.setup import Known, Setup, release, set_up
+
+if TYPE_CHECKING:
+    from engine.training.data_parallel import Crew
+
+_LISTEN_EVERY_S = 0.5  # a paused run looks up this often, should a notification be lost
+
+
+_NOTHING = Known()
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How the loop was left. `error` is a sentence where it diverged or was cut off, the bytes are as in RunEnded."""
+
+    status: Status
+    error: str | None = None
+    peak_bytes: int | None = None
+    context_bytes: int | None = None
+    grown_bytes: int | None = None
+
+
+def train(
+    run: int, spec: RunSpec, places: Places, ledger: Ledger, control: Control, known: Known = _NOTHING,
+    resume: Resume | None = None, crew: Crew | None = None,
+) -> Generator[Event, None, Ending]:  # fmt: skip
+    """Train one run, yielding what happens, and return how it ended; with `resume` from where it was cut off.
+
+    With a `crew` this is its first process, and the others follow.
+
+    Only the thread that iterates may close it. Network and images stay in `ledger`, marked as idle.
+
+    Raises:
+        ReslabError: images, weights or device are not available, weights cannot be written, or the run to go on with
+            has seen other images.
+    """
+    with _arithmetic(spec.deterministic), keep_threads():
+        placement = choose_placement(spec) if crew is None else crew.placed(choose_placement(spec))
+        peak = PeakMeter(placement.device)
+        setup = None
+        try:
+            setup = yield from set_up(run, spec, places, ledger, control, placement, known, resume, crew)
+            yield setup.started()
+            if resume is not None:
+                position, differs = resume.position, resume.differences(setup.started().resolved)
+                yield RunContinued(run, position.step, differs, position.epochs_done, position.evaluated)
+            yield from setup.forecasted()
+            yield from setup.recovery.told()
+            loop = _Loop(setup, places.run_folder(run), control, resume.position if resume else START)
+            with considerate(torch.get_num_threads() if placement.device.type == "cpu" else 1):
+                ending = yield from loop.all_epochs()
+            yield from loop.tuning_checked()
+            return replace(
+                ending, peak_bytes=peak.allocated(ledger.bytes_of_others(run)), context_bytes=peak.context(),
+                grown_bytes=peak.grown(),
+            )  # fmt: skip
+        except LoadingStopped:
+            return Ending("stopped", control.stop_reason)
+        finally:
+            if crew is not None and setup is not None:  # else the others wait elsewhere, not for orders
+                crew.dismiss()
+            ledger.finish(run)
+            release(setup)
+            if placement.device.type == "cpu":
+                empty_caches()  # the C library keeps what is freed, for the next step
+
+
+class _Loop:
+    """One run's loop; the state that its steps share."""
+
+    def __init__(self, setup: Setup, folder: Path, control: Control, start: Position) -> None:
+        self.setup = setup
+        self.learner = setup.learner
+        self.recovery = setup.recovery
+        self.control = control
+        self.points = Points(setup.run, start)
+        self.gradients = Gradients(setup.run, self.learner.model)
+        self.epochs_done, self.evaluated = start.epochs_done, start.evaluated
+        self.not_finite: str | None = None  # what it was, and when
+        self.began = time.perf_counter() - start.elapsed_s
+        self.saver = Saver(setup.run, folder, setup.spec.checkpoint_every, self.learner.num_bytes, start.step)
+
+    def all_epochs(self) -> Generator[Event, None, Ending]:
+        try:
+            while not self.control.stop_requested and self.state_is_finite():
+                if not self.evaluated:
+                    if self.epochs_done and self.saver.worth_it:
+                        yield from self.save()  # before an evaluation, which may take long
+                    if not (yield from self.evaluate_epoch()):
+                        break
+                    self.evaluated = True
+                if self.epochs_done == self.setup.spec.epochs:
+                    yield from self.save(last=True)
+                    return Ending("completed")
+                yield from self.steps_of(self.epochs_done + 1)
+                if self.points.diverged_at is not None:
+                    self.not_finite = f"the loss was not finite at step {self.points.diverged_at:,}"
+                    break
+                if not self.control.stop_requested:
+                    self.epochs_done, self.evaluated = self.epochs_done + 1, False
+                    yield self.points.end_epoch(self.epochs_done)
+            if self.not_finite is not None or not self.state_is_finite():
+                return (yield from self.diverged())
+            if self.points.step:
+                yield from self.save(last=True)
+            return Ending("stopped", self.control.stop_reason)
+        finally:
+            self.saver.wait()
+
+    def tuning_checked(self) -> Iterator[Event]:
+        """Nothing, where the speed is not that of the settings that were measured: another thing made the run slow."""
+        setup = self.setup
+        typical = setup.spec.freeze == "none" and not setup.spec.compile and setup.data.train.is_on(torch.device("cpu"))
+        if setup.tuned is None or not typical or self.recovery.micro_batch is not None or self.recovery.recomputing:
+            return
+        checked = check_tuning(setup.run, setup.tuned, self.points.images, self.points.clock.seconds)
+        if checked is not None:
+            yield checked
+
+    @property
+    def bad_state(self) -> str | None:
+        return what_is_not_finite(self.learner.model, self.learner.optimizer)
+
+    def state_is_finite(self) -> bool:
+        """Between two epochs, or where a stop was asked for: the last step's own loss says nothing of its update."""
+        if self.not_finite is None and (what := self.bad_state) is not None:
+            self.not_finite = f"{what} were not finite after step {self.points.step:,}"
+        return self.not_finite is None
+
+    def steps_of(self, epoch: int) -> Generator[Event, None, None]:
+        """What is left of an epoch's steps; leaves early where a stop is asked for or a loss is not finite."""
+        setup, points = self.setup, self.points
+        order = epoch_order(len(setup.data.train), setup.spec.seed, epoch)
+        first = points.step - self.epochs_done * setup.steps_per_epoch
+        batches = feed(setup.data.train, order, setup.bounds[first:], setup.placement.device)
+        rate = setup.spec.learning_rate
+        self.learner.model.train()
+        points.clock.start()
+        for number, batch in enumerate(batches, first):
+            if self.control.pause_requested:
+                yield from self.pause(epoch, rate)
+            if self.control.stop_requested:
+                break
+            rate = learning_rate(setup.spec, points.step, setup.num_steps, setup.steps_per_epoch)
+            points.add(*self.step(batch, epoch, number, rate), len(batch[1]))
+            if self.recovery.events:
+                yield from self.recovery.told()
+            if points.due:
+                yield from self.read_points(epoch, rate)
+                if points.diverged_at is not None:
+                    break
+                yield from self.save_if_due()
+        if points.diverged_at is None:
+            yield from self.read_points(epoch, rate)
+        points.clock.stop()
+
+    def step(self, batch: Batch, epoch: int, number: int, rate: float) -> tuple[Tensor, Tensor]:
+        """One update; returns the loss and the count of right images, still on the device."""
+        step = self.points.step + 1
+        if self.setup.crew is not None:
+            self.setup.crew.order(epoch, number, rate)
+        loss, num_right = self.recovery.compute_gradients(batch, epoch, number, step)
+        set_learning_rate(self.learner.optimizer, rate)
+        if self.gradients.due:
+            self.gradients.around(self.recovery.update, step)
+        else:
+            self.recovery.update()
+        return loss, num_right
+
+    def read_points(self, epoch: int, rate: float) -> Iterator[Event]:
+        completed = self.points.read(epoch, rate)
+        if completed is not None:
+            yield completed
+        measured = self.gradients.read()
+        if measured is not None and self.points.diverged_at is None:
+            yield measured
+
+    def pause(self, epoch: int, rate: float) -> Iterator[Event]:
+        yield from self.read_points(epoch, rate)
+        self.points.clock.stop()
+        began = time.perf_counter()
+        yield RunPaused(self.setup.run, self.points.step)
+        while self.control.pause_requested:
+            yield from self.saver.told()
+            self.control.wait(_LISTEN_EVERY_S)
+        yield RunResumed(self.setup.run, self.points.step, time.perf_counter() - began)
+        self.points.clock.start()
+
+    def evaluate_epoch(self) -> Generator[Event, None, bool]:
+        """After an epoch: the validation images if there are any, else the test set; after the last one, both.
+
+        Before the first: the test set. False where a stop was asked for in between.
+        """
+        if self.epochs_done == 0:
+            return (yield from self.evaluate("test", "untrained"))
+        if self.setup.data.val is not None and not (yield from self.evaluate("val", "epoch")):
+            return False
+        if self.epochs_done == self.setup.spec.epochs:
+            return (yield from self.evaluate("test", "final"))
+        return self.setup.data.val is not None or (yield from self.evaluate("test", "epoch"))
+
+    def evaluate(self, split_name: SplitName, moment: Moment) -> Generator[Event, None, bool]:
+        """Evaluate one split; False where a stop was asked for in between, or its loss is not finite."""
+        setup = self.setup
+        split = setup.data.val if split_name == "val" else setup.data.test
+        assert split is not None
+        when = When(setup.run, split_name, moment, self.epochs_done, self.points.step)
+        num_classes = len(setup.data.class_names)
+        learner, at_once = self.learner, evaluation_batch(setup.spec.batch_size, setup.data.shape)
+        work = evaluate(
+            learner.model, split, num_classes, learner.prepare, setup.placement, self.control, when, self.recovery,
+            at_once,
+        )  # fmt: skip
+        evaluated = yield from self.beside_saving(work)
+        if evaluated is None:
+            return False
+        yield evaluated
+        if not math.isfinite(evaluated.metrics.loss):
+            moment_text = f"after epoch {self.epochs_done}" if self.epochs_done else "before the first step"
+            self.not_finite = f"the loss on the {split_name} images was not finite {moment_text}"
+        return self.not_finite is None
+
+    def beside_saving(self, work: Generator[Event, None, T]) -> Generator[Event, None, T]:
+        """`work`; checkpoints go on being written, and what became of them is told, as between two steps."""
+        while True:
+            try:
+                event = next(work)
+            except StopIteration as end:
+                done: T = end.value
+                return done
+            yield event
+            yield from self.saver.told()
+            if self.saver.due and self.saver.saved_step != self.points.step:  # it reads weights, it changes none
+                yield from self.save()
+
+    @property
+    def position(self) -> Position:
+        """Between two steps, with all points read back."""
+        points = self.points
+        return Position(
+            step=points.step, epochs_done=self.epochs_done, evaluated=self.evaluated, images=points.images,
+            train_s=points.clock.seconds, elapsed_s=time.perf_counter() - self.began, epoch=points.epoch_sums,
+            memory=self.recovery.state,
+        )  # fmt: skip
+
+    def save_if_due(self) -> Iterator[Event]:
+        """In the middle of an epoch: tell of what was written, and save where too much would be at risk."""
+        yield from self.saver.told()
+        if self.saver.due:
+            self.points.clock.stop()
+            yield from self.save()
+            self.points.clock.start()
+
+    def save(self, last: bool = False) -> Iterator[Event]:
+        """Have the state written, unless this very step is; `last` waits for it.
+
+        Raises:
+            CheckpointError: the last one could not be written.
+        """
+        yield from self.saver.told(wait=True)
+        if self.saver.saved_step != self.points.step and (last or self.bad_state is None):
+            self.saver.begin(self.learner, self.position)
+        if last:
+            for told in self.saver.told(wait=True):
+                if isinstance(told, CheckpointFailed):
+                    raise CheckpointError(told.error)
+                yield told
+
+    def diverged(self) -> Generator[Event, None, Ending]:
+        """Keep the last state that is finite: after a bad loss that from before its step, for the guard has left that
+        step and all later ones out; else the newest checkpoint.
+        """
+        said, advice = self.not_finite, "try a lower learning rate, or a warm-up"
+        if self.points.step == 0 and self.points.diverged_at is None:
+            advice = "choose other weights, or weights=random" if self.setup.spec.weights != "random" else advice
+            return Ending("diverged", f"{said}, so nothing was trained; {advice}")
+        if self.bad_state is None:
+            yield from self.save(last=True)
+            kept = "the state before it is" if self.points.diverged_at is not None else "the weights are finite and"
+            return Ending("diverged", f"{said}; {kept} kept; {advice}")
+        # The step before had a finite loss but not finite gradients: its weights are worth nothing.
+        yield from self.saver.told(wait=True)
+        if self.points.diverged_at is not None:
+            said = f"{said}, and the weights before it were not finite either"
+        if self.saver.saved_step is not None:
+            said = f"{said}; those of step {self.saver.saved_step:,} are kept"
+        return Ending("diverged", f"{said}; {advice}")
+
+
+@contextmanager
+def _arithmetic(deterministic: bool) -> Iterator[None]:
+    """torch's global switches for one run, put back afterwards; left alone where they are right, for to set them loads
+    torch's compiler.
+    """
+    before = torch.are_deterministic_algorithms_enabled()
+    if before == deterministic:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch's note on reproducibility
+    torch.use_deterministic_algorithms(deterministic)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)

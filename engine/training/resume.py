@@ -1,0 +1,130 @@
+"""Going on with a run that was cut off: the same arithmetic and threads, its checkpoint's state, and what differs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine.cores import usable_cores
+from engine.data.images import FIRST_RULES, NEWEST_RULES, ImageData
+from engine.device import Placement
+from engine.errors import CheckpointError
+from engine.events import Resolved
+from engine.models.form import apply_form
+from engine.step.learner import Learner
+from engine.training.checkpoint import Checkpoint
+from engine.training.position import START, Position
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Where to go on. `started` is the run's RunStarted as it was recorded; None where it never came so far.
+
+    `checkpoint` is None where there is none: then the run begins anew, in the way that was recorded. `file` is its name
+    in the run's folder and `sha256` its hash.
+    """
+
+    started: dict[str, Any] | None
+    checkpoint: Checkpoint | None = None
+    file: str | None = None
+    sha256: str | None = None
+
+    @property
+    def position(self) -> Position:
+        """Raises CheckpointError where the checkpoint does not say."""
+        return START if self.checkpoint is None else Position.from_dict(self.checkpoint.header)
+
+    @property
+    def data_rules(self) -> int:
+        """By which rules the run read its images; one that never came so far takes the newest."""
+        return NEWEST_RULES if self.started is None else int(self.started.get("data_rules", FIRST_RULES))
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """`Resolved` as JSON; empty where nothing is known."""
+        found: dict[str, Any] = self.started["resolved"] if self.started else {}
+        return found
+
+    def placed(self, placement: Placement) -> Placement:
+        """The dtype, layout and number of threads that the run had, where this machine has such a device."""
+        recorded = self.recorded
+        if not recorded or torch.device(recorded["device"]).type != placement.device.type:
+            return placement
+        if recorded["num_threads"] <= usable_cores():
+            torch.set_num_threads(recorded["num_threads"])
+        return replace(
+            placement,
+            dtype=getattr(torch, recorded["dtype"]),
+            memory_format=getattr(torch, recorded["memory_format"]),
+            gain=recorded.get("gain", 1.0),
+        )
+
+    def check_images(self, data: ImageData) -> None:
+        """Raises CheckpointError where the images are not those that the run has seen so far."""
+        if self.started is None:
+            return
+        names = ("test_sha256", "train_sha256", "num_train", "num_val", "mean", "std")
+        num_val = len(data.val) if data.val else 0
+        now = (data.test_sha256, data.train_sha256, len(data.train), num_val, list(data.mean), list(data.std))
+        before = [
+            self.started.get(name, value) for name, value in zip(names, now, strict=True)
+        ]  # once there were fewer
+        if before != list(now):
+            raise CheckpointError(
+                "the images are not those that the run began with (their number, order or SHA-256 differs); "
+                "train a new run on them"
+            )
+
+    def put_back(self, learner: Learner) -> None:
+        """Weights, statistics and optimizer state of the checkpoint, into tensors that are there already.
+
+        Raises:
+            CheckpointError: they are of another network or optimizer.
+        """
+        if self.checkpoint is None:
+            return
+        apply_form(learner.model, self.checkpoint.header.get("form", {"shortcut_padding": "end"}))
+        state = _state_by_index(learner.optimizer)
+        if state.keys() != self.checkpoint.optimizer.keys():
+            raise CheckpointError("the checkpoint's optimizer has other parameters than the one built here")
+        try:
+            learner.model.load_state_dict(self.checkpoint.model)
+            for index, values in state.items():
+                for name, value in values.items():
+                    value.copy_(self.checkpoint.optimizer[index][name])
+        except (KeyError, RuntimeError) as error:
+            first_line = str(error).splitlines()[0]
+            raise CheckpointError(f"the checkpoint is of another network or optimizer ({first_line})") from None
+
+    def differences(self, now: Resolved) -> tuple[str, ...]:
+        """What is not as it was, in words: then the rest of the run may round otherwise."""
+        recorded = self.recorded
+        if not recorded:
+            return ()
+        found = []
+        for field, what in (
+            ("device_name", "device"), ("dtype", "dtype"), ("memory_format", "layout"), ("num_threads", "threads"),
+            ("workers", "workers"),
+        ):  # fmt: skip
+            before, after = recorded.get(field, ""), getattr(now, field)
+            if before != after:
+                found.append(f"{what} {after or 'one'} instead of {before or 'one'}")
+        for package, before in recorded["versions"].items():
+            after = now.versions.get(package)
+            if before != after:
+                found.append(f"{package} {after} instead of {before}")
+        return tuple(found)
+
+
+def _state_by_index(optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Tensor]]:
+    """The state's tensors as `state_dict` numbers them: parameter by parameter, group by group."""
+    parameters = [values for group in optimizer.param_groups for values in group["params"]]
+    found = {}
+    for index, values in enumerate(parameters):
+        tensors = {name: value for name, value in optimizer.state[values].items() if isinstance(value, Tensor)}
+        if tensors:
+            found[index] = tensors
+    return found
