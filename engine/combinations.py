@@ -1,22 +1,13 @@
-"""The queue of specs that wait for their turn. Lives in the record's file, so it survives quitting. Loads no torch."""
+"""Several specs of one wish: datasets with architectures, seeds, with and without shortcuts. Loads no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 from engine.catalog.models import find_model
 from engine.spec import RunSpec
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """One entry: its number, which never changes, and what it will train."""
-
-    number: int
-    spec: RunSpec
 
 
 def combine(

@@ -1,4 +1,4 @@
-"""What the store hands out: values, never rows or connections. Loads no torch and no numpy."""
+"""What is stored of runs, as values, never rows or connections. Loads no torch and no numpy."""
 
 from __future__ import annotations
 
@@ -6,14 +6,22 @@ from array import array
 from dataclasses import dataclass
 from typing import Any
 
-from engine.analysis.remarks import Change, remarks
 from engine.events import ClassMetrics, EpochEnded, MemoryForecasted, MemoryRecovered, Metrics, Moment, Split
+from engine.spec import RunSpec
 
 CUT_OFF = "cut off"
 """How the error of a run begins that neither ended by itself nor was stopped by a person."""
 LOST = f"{CUT_OFF}: the process ended before the run did"
 HUNG_UP = f"{CUT_OFF}: the terminal went away"
 TERMINATED = f"{CUT_OFF}: the system asked the process to end"
+
+
+@dataclass(frozen=True, slots=True)
+class QueueEntry:
+    """One spec that waits for its turn: its number, which never changes, and what it will train."""
+
+    number: int
+    spec: RunSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +118,15 @@ class Predictions:
 
 
 @dataclass(frozen=True, slots=True)
+class Change:
+    """The same test images before and after training: how many were right at one of the two times alone."""
+
+    only_before: int
+    only_after: int
+    num_images: int
+
+
+@dataclass(frozen=True, slots=True)
 class RunDetails:
     """One run, opened. `started` is its RunStarted as JSON, None where it never came so far.
 
@@ -126,18 +143,6 @@ class RunDetails:
     intact: bool | None
     resumes: tuple[ResumeRecord, ...] = ()
     change: Change | None = None
-
-    @property
-    def remarks(self) -> tuple[str, ...]:
-        """What a completed run's figures hide, in sentences; the names in them are not yet safe to print."""
-        return self.closing_remarks() if self.record.status == "completed" else ()
-
-    def closing_remarks(self) -> tuple[str, ...]:
-        """The same of a run that is about to be completed."""
-        final = self.evaluation("final")
-        if final is None or not self.class_names:
-            return ()
-        return remarks(final, self.evaluation("untrained"), self.change, self.class_names)
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -10,8 +10,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from engine.combinations import Waiting
 from engine.errors import ReslabError
+from engine.records import QueueEntry
 from engine.spec import RunSpec
 from tui.text import counted
 
@@ -28,7 +28,7 @@ class Queue:
     """
 
     def __init__(self, app: ReslabApp, specs: Sequence[RunSpec]) -> None:
-        self.waiting: list[Waiting] = []
+        self.waiting: list[QueueEntry] = []
         self._on_hold: frozenset[int] = frozenset()  # numbers of entries
         self.going = bool(specs)
         self.done = 0
@@ -65,7 +65,7 @@ class Queue:
         self.waiting = found or []
 
     @property
-    def held(self) -> list[Waiting]:
+    def held(self) -> list[QueueEntry]:
         """What waits and does not run before somebody resumes it."""
         return [item for item in self.waiting if item.number in self._on_hold]
 

@@ -7,27 +7,27 @@ here. Loads neither torch, numpy nor scipy.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from engine.analysis.exact import binomial_tail, sign_test
+from engine.records import Change, EvaluationRecord, RunDetails
 from engine.text import percent
-
-if TYPE_CHECKING:
-    from engine.records import EvaluationRecord
 
 _ALPHA = 0.05
 _NEARLY_ALL = 0.9  # of the test images in one predicted class: said where its share of the images does not explain it
 Confusion = Sequence[Sequence[int]]
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
-    """The same test images before and after training: how many were right at one of the two times alone."""
+def remarks_on(details: RunDetails) -> tuple[str, ...]:
+    """What a completed run's figures hide, in sentences; the names in them are not yet safe to print."""
+    return closing_remarks(details) if details.record.status == "completed" else ()
 
-    only_before: int
-    only_after: int
-    num_images: int
+
+def closing_remarks(details: RunDetails) -> tuple[str, ...]:
+    """The same of a run that is about to be completed."""
+    final = details.evaluation("final")
+    if final is None or not details.class_names:
+        return ()
+    return remarks(final, details.evaluation("untrained"), details.change, details.class_names)
 
 
 def remarks(

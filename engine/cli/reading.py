@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.analysis.naming import named
+from engine.analysis.remarks import remarks_on
 from engine.analysis.tables import (
     class_rows,
     comparison_rows,
@@ -101,7 +102,7 @@ def _print_details(details: RunDetails, places: Places) -> None:
     print(columns([(name, safe_text(value)) for name, value in facts(details, places.run_folder(record.run))]))
     final = details.evaluation("final")
     print("\n" + columns(result_table(details), right=(1, 2, 3)))
-    for remark in details.remarks:
+    for remark in remarks_on(details):
         print(f"note: {safe_text(remark)}")
     if final:
         header = ("CLASS", "PRECISION", "RECALL", "F1", "IMAGES")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from engine.analysis.naming import NamedPrediction, named
+from engine.analysis.remarks import remarks_on
 from engine.errors import StoreError
 from engine.events import plain
 from engine.records import RunDetails
@@ -55,7 +56,7 @@ def details_as_json(details: RunDetails) -> dict[str, Any]:
         "weights": plain(details.weights),
         "memory": plain(details.memory),
         "intact": details.intact,
-        "remarks": list(details.remarks),
+        "remarks": list(remarks_on(details)),
     }
 
 

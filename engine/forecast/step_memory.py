@@ -31,11 +31,10 @@ from engine.forecast.workspace import CONVOLUTIONS, Convolution
 from engine.memory.calibration import Calibration
 from engine.shape import DataShape
 from engine.spec import RunSpec, affecting, settings_of
+from engine.step.forward import EVALUATED_PER_PART, evaluation_batch, forward
 from engine.step.gradients import Gradients
 from engine.step.learner import Learner, build_learner, part_bounds
 from engine.step.recompute import recompute_activations
-from engine.training.evaluation import evaluation_batch, forward
-from engine.training.out_of_memory import EVALUATED_PER_PART
 
 _log = logging.getLogger("reslab")
 _LISTS = (

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from engine.analysis.remarks import closing_remarks
 from engine.catalog.datasets import FOLDER, absolute_dataset, find_dataset
 from engine.catalog.models import find_model, misfit
 from engine.control import Control, RunControl
@@ -218,7 +219,7 @@ def _carry(
 
 def _closing_remarks(store: Store, run: int) -> tuple[str, ...]:
     try:
-        return store.details(run).closing_remarks()
+        return closing_remarks(store.details(run))
     except StoreError:
         _log.warning("nothing can be said of the figures of run %d", run, exc_info=True)
         return ()

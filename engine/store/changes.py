@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from engine.analysis.remarks import Change
+from engine.records import Change
 from engine.store.rows import unpack
 
 

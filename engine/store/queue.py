@@ -7,8 +7,8 @@ import sqlite3
 from collections.abc import Collection, Iterator, Sequence
 from functools import cache
 
-from engine.combinations import Waiting
 from engine.errors import SpecError
+from engine.records import QueueEntry
 from engine.spec import RunSpec
 
 _log = logging.getLogger("reslab")
@@ -20,11 +20,11 @@ def append(db: sqlite3.Connection, specs: Sequence[RunSpec]) -> None:
     db.executemany("INSERT INTO queue (place, spec) VALUES (?, ?)", rows)
 
 
-def read(db: sqlite3.Connection) -> Iterator[Waiting]:
+def read(db: sqlite3.Connection) -> Iterator[QueueEntry]:
     """All that can be read; what cannot, of a later version or damaged, stays where it is and is passed over."""
     for number, text in db.execute("SELECT number, spec FROM queue ORDER BY place").fetchall():
         try:
-            yield Waiting(number, RunSpec.from_json(text))
+            yield QueueEntry(number, RunSpec.from_json(text))
         except SpecError as error:
             _warn(number, str(error))
 

@@ -17,10 +17,9 @@ from types import TracebackType
 from typing import Any, assert_never
 
 from engine import events
-from engine.combinations import Waiting
 from engine.errors import StoreError
 from engine.memory.calibration import Calibration
-from engine.records import LOST, Curve, Predictions, RunDetails, RunRecord, WeightsRecord
+from engine.records import LOST, Curve, Predictions, QueueEntry, RunDetails, RunRecord, WeightsRecord
 from engine.spec import RunSpec
 from engine.store import changes, memory, resumes, tunings
 from engine.store import heartbeat as carriers
@@ -249,7 +248,7 @@ class Store:
         with self._transaction():
             waiting.append(self._db, specs)
 
-    def waiting(self) -> list[Waiting]:
+    def waiting(self) -> list[QueueEntry]:
         """What waits, the next one first."""
         with _explained(self._path):
             return list(waiting.read(self._db))

@@ -16,8 +16,8 @@ from engine.control import Control
 from engine.errors import ModelError
 from engine.progress import LoadingStopped, Progress
 from engine.shape import DataShape
+from engine.step.forward import forward
 from engine.step.learner import Learner
-from engine.training.evaluation import forward
 
 _log = logging.getLogger("reslab")
 

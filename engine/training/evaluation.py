@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.analysis.metrics import compute_metrics
@@ -19,18 +18,10 @@ from engine.data.images import Split
 from engine.device import Placement
 from engine.events import Evaluated, EvaluationProgressed, MemoryRecovered, Moment
 from engine.events import Split as SplitName
-from engine.shape import DataShape
-from engine.training.out_of_memory import EVALUATED_PER_PART, Outputs, Recovery
+from engine.step.forward import Outputs, forward
+from engine.training.out_of_memory import Recovery
 
-_BATCH = 512  # images: on 2 cores no larger batch was faster
-_PIXELS = _BATCH * 28 * 28  # and no more pixels than that, so that an evaluation needs less memory than a step
 _TELL_EVERY_S = 0.25
-
-
-def evaluation_batch(train_batch: int, shape: DataShape) -> int:
-    """Images at once: as many as in training, up to four times as many where they are small."""
-    most = max(train_batch, _PIXELS // (shape.height * shape.width))
-    return min(most, EVALUATED_PER_PART * train_batch, _BATCH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +90,3 @@ def evaluate(
         predictions=predictions.astype("<u2").tobytes(),
         confidences=np.nan_to_num(confidences).astype("<f4").tobytes(),
     )
-
-
-def forward(model: nn.Module, images: Tensor, labels: Tensor, placement: Placement) -> tuple[Tensor, Tensor, Tensor]:
-    """Predicted class, its softmax and the cross-entropy of each image, left on the device."""
-    with (
-        torch.inference_mode(),
-        torch.autocast(placement.device.type, placement.dtype, enabled=placement.autocast),
-    ):
-        logits = model(images).float()
-        confidences, predictions = logits.softmax(dim=1).max(dim=1)
-        return predictions, confidences, F.cross_entropy(logits, labels, reduction="none")

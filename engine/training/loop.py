@@ -49,11 +49,12 @@ from engine.memory.peak import PeakMeter
 from engine.paths import Places
 from engine.progress import LoadingStopped
 from engine.spec import RunSpec
+from engine.step.forward import evaluation_batch
 from engine.step.gradients import Gradients
 from engine.step.guard import what_is_not_finite
 from engine.step.optim import learning_rate, set_learning_rate
 from engine.training.autotune import check_tuning, keep_threads
-from engine.training.evaluation import When, evaluate, evaluation_batch
+from engine.training.evaluation import When, evaluate
 from engine.training.points import Points
 from engine.training.position import START, Position
 from engine.training.resume import Resume

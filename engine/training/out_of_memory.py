@@ -25,6 +25,7 @@ from engine.memory.freeing import clear_workspaces, empty_caches
 from engine.memory.headroom import free_bytes
 from engine.memory.ledger import Ledger
 from engine.memory.shortage import asked_bytes, ran_out
+from engine.step.forward import EVALUATED_PER_PART, Outputs
 from engine.step.learner import LEAST_PART, Learner
 from engine.step.recompute import recompute_activations
 from engine.text import counted, memory_size
@@ -32,9 +33,6 @@ from engine.training.cuda_graph import RecordedStep
 from engine.training.position import MemoryState
 
 _CALM_STEPS = 200  # without a failure, before larger micro-batches are tried
-
-EVALUATED_PER_PART = 4  # images evaluated at once for each one of a micro-batch: an evaluation keeps no activations
-Outputs = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass(slots=True)

@@ -29,12 +29,12 @@ from engine.models.building import fetch_imagenet_weights
 from engine.paths import Places
 from engine.progress import Progress
 from engine.spec import RunSpec
+from engine.step.forward import evaluation_batch
 from engine.step.learner import Learner, build_learner
 from engine.text import counted, memory_size
 from engine.training.autotune import apply_tuning, is_tunable, known_tuning, tune
 from engine.training.compiling import compile_network
 from engine.training.cuda_graph import RecordedStep, is_recordable
-from engine.training.evaluation import evaluation_batch
 from engine.training.normalization import normalized_for
 from engine.training.out_of_memory import Recovery, free_idle
 from engine.training.resume import Resume

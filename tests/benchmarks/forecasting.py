@@ -23,9 +23,9 @@ from engine.forecast.timeline import Forecast
 from engine.memory.calibration import Calibration
 from engine.shape import DataShape
 from engine.spec import RunSpec
+from engine.step.forward import evaluation_batch, forward
 from engine.step.gradients import Gradients
 from engine.step.learner import build_learner
-from engine.training.evaluation import evaluation_batch, forward
 
 BATCHES = (16, 64, 128)
 SIZES = (28, 64, 224)

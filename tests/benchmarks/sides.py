@@ -279,8 +279,9 @@ def evaluation(task: Task) -> dict[str, Any]:
     """reslab's evaluation of the test images, and a bare inference loop with the same batches, by turns."""
     from engine.data.loading import load_dataset
     from engine.memory.ledger import Ledger
+    from engine.step.forward import evaluation_batch
     from engine.step.learner import build_learner
-    from engine.training.evaluation import When, evaluate, evaluation_batch
+    from engine.training.evaluation import When, evaluate
     from engine.training.out_of_memory import Recovery
 
     spec = task.spec

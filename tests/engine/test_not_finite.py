@@ -19,10 +19,10 @@ from engine.models.building import build_model
 from engine.paths import Places
 from engine.shape import DataShape
 from engine.spec import RunSpec
+from engine.step import forward as forwarding
 from engine.step.guard import what_is_not_finite
 from engine.step.learner import Learner
 from engine.store.store import Store
-from engine.training import evaluation
 from engine.training.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.usefixtures("few_digits")
@@ -113,7 +113,7 @@ def test_a_stop_right_after_such_a_step_is_no_clean_end(places: Places, monkeypa
 
 def overflow_in(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """One image's loss overflows in evaluation pass `number` (from 1; the digits' test images are one pass)."""
-    whole, count = evaluation.forward, 0
+    whole, count = forwarding.forward, 0
 
     def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
         nonlocal count
@@ -124,7 +124,7 @@ def overflow_in(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
             losses[0] = torch.inf
         return predictions, confidences, losses
 
-    monkeypatch.setattr(evaluation, "forward", forward)
+    monkeypatch.setattr("engine.training.evaluation.forward", forward)
 
 
 @pytest.mark.parametrize(("number", "moment", "epoch"), [(2, "epoch", 1), (3, "final", 2)])
@@ -169,13 +169,13 @@ def test_weights_that_give_no_finite_loss_are_not_trained(places: Places, tmp_pa
 
 
 def test_losses_that_are_large_are_finite(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = evaluation.forward
+    whole = forwarding.forward
 
     def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
         predictions, confidences, losses = whole(*arguments)
         return predictions, confidences, torch.full_like(losses, 3e38)  # in float32 their sum is not
 
-    monkeypatch.setattr(evaluation, "forward", forward)
+    monkeypatch.setattr("engine.training.evaluation.forward", forward)
     end = end_of(collect(places))
     assert end.status == "completed"
     assert end.final is not None

@@ -158,17 +158,17 @@ def test_a_failure_at_the_first_a_middle_and_the_last_step_changes_nothing(
 
 @few_digits
 def test_an_evaluation_goes_on_in_smaller_parts(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
-    from engine.training import evaluation
+    from engine.step import forward as forwarding
 
     untroubled = list(run(SPEC, Lab(places), RunControl()))
-    original = evaluation.forward
+    original = forwarding.forward
 
     def forward(model: Any, images: Tensor, labels: Tensor, placement: Any) -> Any:
         if len(labels) > 12:
             raise torch.OutOfMemoryError(NO_MEMORY)
         return original(model, images, labels, placement)
 
-    monkeypatch.setattr(evaluation, "forward", forward)
+    monkeypatch.setattr("engine.training.evaluation.forward", forward)
     troubled = list(run(SPEC, Lab(places), RunControl()))
     assert of(troubled, MemoryRecovered)[-1].action == "evaluating 12 images at once"
     assert [event.confusion for event in of(troubled, Evaluated)] == [e.confusion for e in of(untroubled, Evaluated)]
@@ -195,7 +195,7 @@ def test_images_that_cannot_be_uploaded_at_first_are_uploaded_after_freeing(
 @pytest.mark.slow
 def test_every_third_allocation_fails_and_the_run_completes(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the large ones: an upload, the building, each attempt at a step, each batch of an evaluation."""
-    from engine.training import evaluation, setup
+    from engine.training import setup
 
     counted = 0
 
@@ -212,7 +212,7 @@ def test_every_third_allocation_fails_and_the_run_completes(places: Places, monk
     untroubled = list(run(SPEC, Lab(places), RunControl()))
     monkeypatch.setattr(Split, "to", third(Split.to))
     monkeypatch.setattr(setup, "build_learner", third(build_learner))
-    monkeypatch.setattr(evaluation, "forward", third(evaluation.forward))
+    monkeypatch.setattr("engine.training.evaluation.forward", third(forwarding.forward))
     monkeypatch.setattr(Learner, "compute_gradients", third(Learner.compute_gradients))
     lab, live = Lab(places), live_bytes()
     troubled = list(run(SPEC, lab, RunControl()))

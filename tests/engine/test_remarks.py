@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from engine.analysis.exact import binomial_tail, sign_test
-from engine.analysis.remarks import Change, remarks
+from engine.analysis.remarks import remarks
 from engine.cli import main, training
 from engine.events import Evaluated, Event, RunEnded
 from engine.paths import Places
-from engine.records import EvaluationRecord
+from engine.records import Change, EvaluationRecord
 from engine.spec import RunSpec
 from engine.store.store import Store
 from tests.fakes import events_of, metrics

@@ -15,6 +15,7 @@ from textual.containers import VerticalScroll
 from textual.screen import Screen
 from textual.widgets import DataTable, Static, TabbedContent, TabPane, Tabs
 
+from engine.analysis.remarks import remarks_on
 from engine.analysis.tables import class_rows, facts, result_table, setting_rows
 from engine.data.manifest import MANIFEST_NAME, FileRecord
 from engine.errors import ReslabError
@@ -118,7 +119,7 @@ class RunScreen(Screen[None]):
         self.query_one("#metric-table", Static).update(
             warning
             + table
-            + "".join(f"\nnote: {safe_text(remark)}" for remark in details.remarks)
+            + "".join(f"\nnote: {safe_text(remark)}" for remark in remarks_on(details))
             + _reading_help(details)
         )
         lines = [

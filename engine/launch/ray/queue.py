@@ -18,7 +18,6 @@ from typing import Any, Protocol
 import ray
 from ray.exceptions import RayError
 
-from engine.combinations import Waiting
 from engine.control import RunControl
 from engine.device import versions
 from engine.errors import ClusterError, ReslabError
@@ -32,6 +31,7 @@ from engine.launch.ray.seat import take_seat
 from engine.launch.stream import Stream
 from engine.log import write_report
 from engine.paths import Places
+from engine.records import QueueEntry
 from engine.spec import RunSpec
 from engine.store.store import Store
 from engine.text import safe_text
@@ -47,7 +47,7 @@ _log = logging.getLogger("reslab")
 class Source(Protocol):
     """Where the specs come from. Raises ReslabError where they cannot be read."""
 
-    def first(self) -> Waiting | None:
+    def first(self) -> QueueEntry | None:
         """The next one, which stays where it is; None where none waits."""
 
     def take(self, number: int) -> bool:
@@ -58,9 +58,9 @@ class Given:
     """A list of specs."""
 
     def __init__(self, specs: Sequence[RunSpec]) -> None:
-        self._waiting = deque(Waiting(number, spec) for number, spec in enumerate(specs))
+        self._waiting = deque(QueueEntry(number, spec) for number, spec in enumerate(specs))
 
-    def first(self) -> Waiting | None:
+    def first(self) -> QueueEntry | None:
         return self._waiting[0] if self._waiting else None
 
     def take(self, number: int) -> bool:
@@ -73,7 +73,7 @@ class Recorded:
     def __init__(self, places: Places) -> None:
         self._places = places
 
-    def first(self) -> Waiting | None:
+    def first(self) -> QueueEntry | None:
         with Store(self._places.database) as store:
             waiting = store.waiting()
         return waiting[0] if waiting else None
@@ -129,7 +129,7 @@ class Scheduler:
         while self._idle:
             ray.kill(self._idle.pop()[1])
 
-    def _try(self, waiting: Waiting) -> None:
+    def _try(self, waiting: QueueEntry) -> None:
         """Begin the next run when there is room. Where it cannot be begun, again and again, that is its end."""
         spec = waiting.spec
         try:
@@ -162,7 +162,7 @@ class Scheduler:
         thread.start()
         has_number.wait()  # runs are numbered in the order of the queue
 
-    def _failed_try(self, waiting: Waiting, error: str, rest_s: float) -> None:
+    def _failed_try(self, waiting: QueueEntry, error: str, rest_s: float) -> None:
         self._failures += 1
         _log.warning("no seat for %s: %s", waiting.spec.model, error)
         if self._failures == _MOST_FAILURES:
@@ -172,7 +172,7 @@ class Scheduler:
             while not self._control.stop_requested and time.monotonic() < until:
                 self._control.wait(_LISTEN_S)
 
-    def _seat(self, waiting: Waiting, request: Request) -> Any | None:
+    def _seat(self, waiting: QueueEntry, request: Request) -> Any | None:
         """A seat; None where the queue was changed meanwhile, a stop was asked for, or it is time to ask anew: the
         cluster may be another by now.
         """
@@ -198,7 +198,7 @@ class Scheduler:
             raise
         return seat
 
-    def _is_changed(self, waiting: Waiting) -> bool:
+    def _is_changed(self, waiting: QueueEntry) -> bool:
         """Whether another entry is the next one by now; a queue that cannot be read just now is read again."""
         try:
             return self._source.first() != waiting
@@ -206,7 +206,7 @@ class Scheduler:
             _log.warning("the queue was not read: %s", error)
             return False
 
-    def _refuse(self, waiting: Waiting, error: str) -> None:
+    def _refuse(self, waiting: QueueEntry, error: str) -> None:
         """Record that it was not begun, so that it is not tried for ever, and the others come to their turn."""
         self._failures = 0
         if self._source.take(waiting.number):
