@@ -1,14 +1,18 @@
-"""Runs that are stopped as soon as something has come."""
+"""Runs that are stopped as soon as something has come, and the context of a run that no store records."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from engine.control import RunControl
+from engine.device import choose_placement
 from engine.events import Event
 from engine.launch.in_process import Lab, run
+from engine.memory.ledger import Ledger
 from engine.paths import Places
 from engine.spec import RunSpec
+from engine.training.context import RunContext
+from engine.training.group import Group, Solo
 
 
 def run_until(
@@ -21,3 +25,11 @@ def run_until(
         if isinstance(event, has_come) if isinstance(has_come, type) else has_come(event):
             control.stop(reason)
     return events
+
+
+def context_of(
+    spec: RunSpec, places: Places, control: RunControl | None = None, group: Group | None = None, run: int = 1
+) -> RunContext:
+    """A new run's, on the device of its spec."""
+    placement = choose_placement(spec)
+    return RunContext(run, places, Ledger(), control or RunControl(), placement, group=group or Solo())

@@ -101,8 +101,8 @@ def compare(
     tests = [_test(right[first], right[second]) for first, second in pairs]
     adjusted = holm([p for _, _, p in tests])
     verdicts = tuple(
-        _verdict(sides[first], sides[second], only_a, only_b, p, holm_p, len(pairs))
-        for (first, second), (only_a, only_b, p), holm_p in zip(pairs, tests, adjusted, strict=True)
+        _verdict(sides[first], sides[second], tested, holm_p, len(pairs))
+        for (first, second), tested, holm_p in zip(pairs, tests, adjusted, strict=True)
     )
     return Comparison(sides, verdicts, None, differing)
 
@@ -204,7 +204,8 @@ def _test(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> tuple[int, int, float]:
     return only_a, only_b, mcnemar_exact(only_a, only_b)
 
 
-def _verdict(a: Side, b: Side, only_a: int, only_b: int, p: float, holm_p: float, num_pairs: int) -> Verdict:
+def _verdict(a: Side, b: Side, tested: tuple[int, int, float], holm_p: float, num_pairs: int) -> Verdict:
+    only_a, only_b, p = tested
     low, high = paired_interval(only_a, only_b, a.num_images)
     verdict = Verdict(
         a=a.run, b=b.run, num_images=a.num_images, only_a_right=only_a, only_b_right=only_b,

@@ -107,9 +107,8 @@ MODELS: tuple[ModelInfo, ...] = (
 )
 
 
-def _other(
-    name: str, num_parameters: int, first: str, width: int, kernel: int, last: str, features: int, min_size: int
-) -> ModelInfo:
+def _other(row: torchvision_table.Row) -> ModelInfo:
+    name, num_parameters, first, width, kernel, last, features, min_size = row
     return ModelInfo(
         name,
         torchvision_table.title(name),
@@ -133,7 +132,7 @@ MORE_MODELS: tuple[ModelInfo, ...] = (
     ModelInfo("resnext101_32x8d", "ResNeXt-101 32×8d", 101, 88_791_336, 2048),
     ModelInfo("resnext101_64x4d", "ResNeXt-101 64×4d", 101, 83_455_272, 2048),
     ModelInfo("wide_resnet101_2", "Wide ResNet-101-2", 101, 126_886_696, 2048),
-    *(_other(*row) for row in torchvision_table.ROWS),
+    *(_other(row) for row in torchvision_table.ROWS),
 )
 """The rest of torchvision's classification networks, behind `reslab models --all`."""
 

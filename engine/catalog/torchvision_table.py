@@ -10,7 +10,8 @@ import re
 # Name, trainable values, first convolution with its width and kernel, last layer with its inputs, least size in pixels.
 # The least sizes are those of torchvision's own table of weights (`min_size`), where training at less was not seen to
 # work: EfficientNetV2 and Swin are given there with 33 and 224, and step at 1 and 4.
-ROWS: tuple[tuple[str, int, str, int, int, str, int, int], ...] = (
+Row = tuple[str, int, str, int, int, str, int, int]
+ROWS: tuple[Row, ...] = (
     ("alexnet", 61_100_840, "features.0", 64, 11, "classifier.6", 4096, 63),
     ("convnext_base", 88_591_464, "features.0.0", 128, 4, "classifier.2", 1024, 32),
     ("convnext_large", 197_767_336, "features.0.0", 192, 4, "classifier.2", 1536, 32),

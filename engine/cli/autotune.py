@@ -66,7 +66,7 @@ def measure_command(spec: RunSpec, places: Places, as_json: bool) -> int:
     import_torch()
     from engine.cores import OthersMeter
     from engine.device import choose_placement, share_cores
-    from engine.training.autotune import is_tunable, tune
+    from engine.training.autotune import TrialImages, is_tunable, tune
 
     placement, others = choose_placement(spec), OthersMeter()
     if not is_tunable(spec, placement):
@@ -79,7 +79,7 @@ def measure_command(spec: RunSpec, places: Places, as_json: bool) -> int:
     moments = (0.5,) * found.shape.channels
     placement = share_cores(placement, others)
     num_images = spec.epochs * found.num_train
-    tuned = _shown(tune(0, spec, found.shape, (moments, moments), placement, RunControl(), num_images))
+    tuned = _shown(tune(0, spec, TrialImages(found.shape, moments, moments, num_images), placement, RunControl()))
     if tuned is None:
         if as_json:
             print_json(None)

@@ -7,7 +7,7 @@ from engine.data.survey import survey_now
 from engine.device import choose_placement, device_name
 from engine.errors import ModelError
 from engine.forecast.fitting import Plan, plan_run
-from engine.forecast.step_memory import resident_bytes
+from engine.forecast.step_memory import Step, resident_bytes
 from engine.memory.calibration import Calibration, uncalibrated
 from engine.memory.headroom import images_fit, room_bytes
 from engine.memory.ledger import Ledger
@@ -31,7 +31,7 @@ def ask_forecast(spec: RunSpec, places: Places, ledger: Ledger) -> Plan:
     dataset_bytes = resident_bytes(num_images, shape)
     if not images_fit(dataset_bytes, room_bytes(placement.device, ledger.num_bytes - ledger.idle_bytes)):
         dataset_bytes = 0  # it will be streamed
-    return plan_run(spec, shape, dataset_bytes, placement, ledger, calibration)
+    return plan_run(Step(spec, shape, placement, dataset_bytes, calibration), ledger)
 
 
 def expected_images(spec: RunSpec, places: Places | None = None) -> tuple[DataShape, int]:

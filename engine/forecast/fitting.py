@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from engine.device import Placement
 from engine.errors import ForecastError
-from engine.forecast.step_memory import forecast
+from engine.forecast.step_memory import Step, forecast
 from engine.forecast.timeline import Forecast
-from engine.memory.calibration import Calibration
 from engine.memory.headroom import room_bytes
 from engine.memory.ledger import Ledger
-from engine.shape import DataShape
-from engine.spec import RunSpec
 from engine.step.learner import LEAST_PART
 from engine.text import memory_size
 
@@ -61,71 +57,71 @@ class Plan:
                 return "no forecast"
 
 
-def plan_run(
-    spec: RunSpec, shape: DataShape, dataset_bytes: int, placement: Placement, ledger: Ledger, calibration: Calibration
-) -> Plan:
+def plan_run(step: Step, ledger: Ledger) -> Plan:
     """What `fit_run` would do, without doing it.
 
     Raises:
         ForecastError: no forecast could be made.
     """
-    room = room_bytes(placement.device, ledger.num_bytes)
-    return _plan(spec, shape, dataset_bytes, placement, calibration, room, ledger.idle_bytes, with_largest=True)
+    room, idle = room_bytes(step.placement.device, ledger.num_bytes), ledger.idle_bytes
+    whole = forecast(step)
+    plan = _plan(step, whole, _Room(room, idle))
+    return replace(plan, largest_batch=largest_batch(lambda size: forecast(step.of_batch(size)), whole, room + idle))
 
 
-def fit_run(
-    spec: RunSpec, shape: DataShape, dataset_bytes: int, placement: Placement, ledger: Ledger, calibration: Calibration
-) -> Plan:
-    """Let go of what is in the way, and say how the run is to be started. Its dataset is in the ledger, live."""
+def fit_run(step: Step, ledger: Ledger) -> Plan:
+    """Unload what is in the way, and say how the run is to be started. Its dataset is in the ledger, live."""
 
     def room() -> int:
-        return room_bytes(placement.device, ledger.num_bytes) + dataset_bytes
+        return room_bytes(step.placement.device, ledger.num_bytes) + step.dataset_bytes
 
     try:
-        whole = forecast(spec, shape, dataset_bytes, placement, calibration)
+        whole = forecast(step)
         dropped = sum(item.num_bytes for item in ledger.make_room(lambda: whole.allocator_bytes <= room()))
-        return _plan(spec, shape, dataset_bytes, placement, calibration, room(), 0, dropped)
+        return _plan(step, whole, _Room(room(), dropped=dropped))
     except ForecastError:
         dropped = sum(item.num_bytes for item in ledger.drop_idle())
         return Plan("unknown", None, room(), dropped)
 
 
-def _plan(
-    spec: RunSpec, shape: DataShape, dataset_bytes: int, placement: Placement, calibration: Calibration,
-    room: int, idle: int, dropped: int = 0, with_largest: bool = False,
-) -> Plan:  # fmt: skip
-    whole = forecast(spec, shape, dataset_bytes, placement, calibration)
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """Bytes for a run: free, held by what is idle and could go, and of what has gone for it already."""
 
-    def of_batch(size: int) -> Forecast:
-        return forecast(spec.replace(batch_size=size), shape, dataset_bytes, placement, calibration)
+    free: int
+    idle: int = 0
+    dropped: int = 0
 
-    largest = largest_batch(of_batch, spec.batch_size, room + idle) if with_largest else 0
-    if whole.allocator_bytes <= room:
-        return Plan("after freeing" if dropped else "fits", whole, room, dropped, largest_batch=largest)
-    if whole.allocator_bytes <= room + idle:
-        return Plan("after freeing", whole, room, whole.allocator_bytes - room, largest_batch=largest)
-    room += idle
+
+def _plan(step: Step, whole: Forecast, room: _Room) -> Plan:
+    """`whole` is the forecast of the step in one part."""
+    if whole.allocator_bytes <= room.free:
+        return Plan("after freeing" if room.dropped else "fits", whole, room.free, room.dropped)
+    if whole.allocator_bytes <= room.free + room.idle:
+        return Plan("after freeing", whole, room.free, whole.allocator_bytes - room.free)
+    spec, free = step.spec, room.free + room.idle
     recompute = spec.on_oom == "checkpoint"
+    found = whole
     if recompute:
-        whole = forecast(spec, shape, dataset_bytes, placement, calibration, recompute=True)
-        if whole.allocator_bytes <= room:
-            return Plan("recomputing", whole, room, dropped, recompute=True, largest_batch=largest)
+        found = forecast(step, recompute=True)
+        if found.allocator_bytes <= free:
+            return Plan("recomputing", found, free, room.dropped, recompute=True)
     micro_batch = spec.batch_size
     while spec.on_oom != "fail" and micro_batch > LEAST_PART:
         micro_batch = max(-(-micro_batch // 2), LEAST_PART)
-        whole = forecast(spec, shape, dataset_bytes, placement, calibration, micro_batch, recompute)
-        if whole.allocator_bytes <= room:
-            return Plan("micro-batches", whole, room, dropped, micro_batch, recompute, largest_batch=largest)
-    return Plan("not", whole, room, dropped, micro_batch, recompute, largest_batch=largest)
+        found = forecast(step, micro_batch, recompute)
+        if found.allocator_bytes <= free:
+            return Plan("micro-batches", found, free, room.dropped, micro_batch, recompute)
+    return Plan("not", found, free, room.dropped, micro_batch, recompute)
 
 
-def largest_batch(of_batch: Callable[[int], Forecast], batch_size: int, room: int) -> int:
-    """The largest batch size that fits into `room` bytes; 0 where not even two images do.
+def largest_batch(of_batch: Callable[[int], Forecast], found: Forecast, room: int) -> int:
+    """The largest batch size that fits into `room` bytes, from one forecast and more of them; 0 where not even two
+    images do.
 
     The peak grows with the batch as the highest of several straight lines, so Newton's method comes down to it from
     above and needs one or two forecasts more.
     """
-    found = of_batch(batch_size)
     for _ in range(_NEWTON_STEPS):
         if found.image_bytes <= 0:  # the peak is in the update, whatever the batch
             if found.allocator_bytes > room or found.batch_size >= _MOST:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import islice
 from typing import Any
@@ -33,7 +33,7 @@ from engine.shape import DataShape
 from engine.spec import RunSpec, affecting, settings_of
 from engine.step.forward import EVALUATED_PER_PART, evaluation_batch, forward
 from engine.step.gradients import Gradients
-from engine.step.learner import Learner, build_learner, part_bounds
+from engine.step.learner import BuildOptions, Learner, build_learner, part_bounds
 from engine.step.recompute import recompute_activations
 
 _log = logging.getLogger("reslab")
@@ -44,33 +44,56 @@ _LISTS = (
 _READS = (torch.ops.aten._local_scalar_dense.default,)
 
 
-def forecast(
-    spec: RunSpec, shape: DataShape, dataset_bytes: int, placement: Placement, calibration: Calibration,
-    micro_batch: int | None = None, recompute: bool = False,
-) -> Forecast:  # fmt: skip
-    """The forecast for `spec` on images of `shape`, with a dataset of this size resident on the device.
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A training step whose memory is to be forecast: `spec` on images of `shape`, with a dataset of so many bytes
+    resident on the device, and what earlier runs there have taught.
+    """
+
+    spec: RunSpec
+    shape: DataShape
+    placement: Placement
+    dataset_bytes: int = 0
+    calibration: Calibration = field(default_factory=Calibration)
+
+    def of_batch(self, batch_size: int) -> Step:
+        return replace(self, spec=self.spec.replace(batch_size=batch_size))
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """All that the bytes of a step depend on, and nothing else: what the answers are kept by."""
+
+    spec: RunSpec
+    shape: DataShape
+    device_type: str
+    dtype: torch.dtype
+    memory_format: torch.memory_format
+    eval_batch: int
+    frozen: bool
+    recompute: bool
+    micro_batch: int | None
+
+
+def forecast(step: Step, micro_batch: int | None = None, recompute: bool = False) -> Forecast:
+    """The forecast of a step, in parts of `micro_batch` images where it is given.
 
     Raises:
         ModelError: the network cannot take such images.
         ForecastError: torch did not let itself be asked; the log has the rest.
     """
-    frozen = spec.freeze == "backbone"
-    at_once = evaluation_batch(spec.batch_size, shape)
+    spec, placement = step.spec, step.placement
+    at_once = evaluation_batch(spec.batch_size, step.shape.height, step.shape.width)
     if micro_batch is not None:
         at_once = min(at_once, EVALUATED_PER_PART * micro_batch)
     try:
-        asked = memory_key(spec)
         found = _of_step(
-            asked,
-            shape,
-            placement.device.type,
-            placement.dtype,
-            placement.memory_format,
-            at_once,
-            frozen,
-            recompute,
-            micro_batch,
-        )
+            _Question(
+                spec=memory_key(spec), shape=step.shape, device_type=placement.device.type, dtype=placement.dtype,
+                memory_format=placement.memory_format, eval_batch=at_once, frozen=spec.freeze == "backbone",
+                recompute=recompute, micro_batch=micro_batch,
+            )
+        )  # fmt: skip
     except ReslabError:
         raise
     except Exception as error:  # the forecast stands on what torch does not promise
@@ -80,9 +103,9 @@ def forecast(
         ) from None
     return replace(
         found,
-        dataset_bytes=dataset_bytes,
-        workspace_bytes=max(found.workspace_bytes + calibration.workspace_bytes, 0),
-        context_bytes=calibration.context_bytes,
+        dataset_bytes=step.dataset_bytes,
+        workspace_bytes=max(found.workspace_bytes + step.calibration.workspace_bytes, 0),
+        context_bytes=step.calibration.context_bytes,
     )
 
 
@@ -101,39 +124,32 @@ def resident_bytes(num_images: int, shape: DataShape) -> int:
 
 
 @lru_cache(maxsize=256)
-def _of_step(
-    spec: RunSpec,
-    shape: DataShape,
-    device_type: str,
-    dtype: torch.dtype,
-    memory_format: torch.memory_format,
-    eval_batch: int,
-    frozen: bool,
-    recompute: bool,
-    micro_batch: int | None,
-) -> Forecast:
+def _of_step(asked: _Question) -> Forecast:
     """A batch of an evaluation, and a training step whose gradients are measured."""
+    spec, shape = asked.spec, asked.shape
     # Sizes are the same on every device, and here no device is needed.
-    placement = Placement(torch.device("cpu"), dtype, memory_format, "forecast")
+    placement = Placement(torch.device("cpu"), asked.dtype, asked.memory_format, "forecast")
     storages = _Storages()
     with FakeTensorMode(allow_non_fake_inputs=True), storages:
         channels = (0.5,) * shape.channels
-        learner = build_learner(spec, shape, (channels, channels), placement, seeded=False, frozen=frozen)
-        if recompute:
+        options = BuildOptions(seeded=False, frozen=asked.frozen)
+        learner = build_learner(spec, shape, (channels, channels), placement, options)
+        if asked.recompute:
             recompute_activations(learner.model, draws=False)
         storages.timeline.moment = "evaluation"
+        number = asked.eval_batch
         with torch.no_grad():
-            forward(learner.model.eval(), learner.prepare(_images(eval_batch, shape)), _labels(eval_batch), placement)
+            forward(learner.model.eval(), learner.prepare(_images(number, shape)), _labels(number), placement)
         learner.model.train()
         # One step is as good as many: the optimizer's state is there before it, and gradients go with each step.
         storages.timeline.moment = "forward and backward"
         batch = _images(spec.batch_size, shape), _labels(spec.batch_size)
-        first = _of_two_parts(spec.batch_size, micro_batch)
-        learner.compute_gradients((batch[0][:first], batch[1][:first]), 1, 0, micro_batch)
+        first = _of_two_parts(spec.batch_size, asked.micro_batch)
+        learner.compute_gradients((batch[0][:first], batch[1][:first]), 1, 0, asked.micro_batch)
         storages.timeline.moment = "update"
         Gradients(0, learner.model).around(learner.optimizer.step, 1)
         held = storages.held_by(learner)
-    return storages.timeline.forecast(held, spec.batch_size, inside=device_type == "cpu")
+    return storages.timeline.forecast(held, spec.batch_size, inside=asked.device_type == "cpu")
 
 
 def _of_two_parts(batch_size: int, micro_batch: int | None) -> int:

@@ -35,10 +35,10 @@ from engine.spec import RunSpec
 from engine.store.store import Store
 from engine.text import safe_text
 from engine.training.checkpoint import load_checkpoint, remove_other_checkpoints
+from engine.training.context import History, RunContext
 from engine.training.loop import Ending, train
 from engine.training.position import Position
-from engine.training.resume import Resume
-from engine.training.setup import Known
+from engine.training.resume import FRESH, Resume
 
 _log = logging.getLogger("reslab")
 
@@ -83,7 +83,7 @@ def run(spec: RunSpec, lab: Lab, control: RunControl) -> Generator[Event, None, 
     with Store(lab.places.database) as store:
         number = store.create_run(spec)
         with closing(Requests(lab.places.run_folder(number), control)) as requests:
-            yield from _carry(store, _Tally(number), spec, lab, requests)
+            yield from _record(store, _Tally(number), spec, lab, requests, FRESH)
 
 
 def resume(number: int, lab: Lab, control: RunControl, dataset: str | None = None) -> Generator[Event, None, None]:
@@ -111,7 +111,7 @@ def resume(number: int, lab: Lab, control: RunControl, dataset: str | None = Non
             number, position.elapsed_s, images=position.images, steps=position.step, train_s=position.train_s
         )
         with closing(Requests(lab.places.run_folder(number), control)) as requests:
-            yield from _carry(store, tally, spec, lab, requests, found)
+            yield from _record(store, tally, spec, lab, requests, found)
 
 
 def _moved(spec: RunSpec, details: RunDetails, dataset: str | None) -> RunSpec:
@@ -170,12 +170,12 @@ def _from_newest(started: dict[str, Any] | None, recorded: Sequence[WeightsRecor
     return Resume(started)
 
 
-def _carry(
-    store: Store, tally: _Tally, spec: RunSpec, lab: Lab, requests: Requests, resume: Resume | None = None
+def _record(
+    store: Store, tally: _Tally, spec: RunSpec, lab: Lab, requests: Requests, resume: Resume
 ) -> Generator[Event, None, None]:
-    """Train and record to the end, whatever that is. A run that goes on is taken up when all is ready for it."""
+    """Train and record to the end, whatever that is. A resumed run is reopened when all is ready for it."""
     ending = Ending("stopped")
-    taken, started = resume is None, False
+    taken, started = resume.is_fresh, False
     try:
         events = _events(store, tally.run, spec, lab, requests.control, resume)
         while True:
@@ -186,19 +186,19 @@ def _carry(
                 break
             if isinstance(event, RunStarted) and started:
                 continue  # workers on a cluster that begin again
-            if isinstance(event, RunStarted) and resume is not None:
+            if isinstance(event, RunStarted) and not resume.is_fresh:
                 _take_up(store, spec, tally.run, lab.places, resume)
                 taken = True
                 event = replace(event, notes=tuple((resume.started or {}).get("notes", event.notes)))
             started = started or isinstance(event, RunStarted)
             tally.add(event)
-            if not (isinstance(event, RunStarted) and resume is not None and resume.started is not None):
+            if not (isinstance(event, RunStarted) and resume.started is not None):
                 store.record(event)
             if isinstance(event, CheckpointSaved):
                 _remove_others(store, tally.run, lab.places, newer=lab.cluster is None)
             requests.note(event)
             yield event
-            if isinstance(event, RunStarted) and resume is not None:
+            if isinstance(event, RunStarted) and not resume.is_fresh:
                 yield from tally.told_again(store.past(tally.run))
     except Exception as error:
         ending = Ending("failed", describe_failure(error, lab.places, f"run {tally.run} failed"))
@@ -226,7 +226,7 @@ def _closing_remarks(store: Store, run: int) -> tuple[str, ...]:
 
 
 def _events(
-    store: Store, run: int, spec: RunSpec, lab: Lab, control: Control, resume: Resume | None
+    store: Store, run: int, spec: RunSpec, lab: Lab, control: Control, resume: Resume
 ) -> Generator[Event, None, Ending]:
     """The run's own events, from this process or from the workers of a cluster."""
     if lab.cluster is not None:
@@ -234,10 +234,10 @@ def _events(
         from engine.launch.ray.driver import train_on_ray
 
         return train_on_ray(run, spec, lab.places, control, lab.cluster, resume, store.tunings(run))
-    device = choose_placement(spec).device
-    calibration = store.calibration(device_name(device)) or uncalibrated(device)
-    known = Known(calibration, store.tunings(run))
-    return train(run, spec, lab.places, lab.ledger, control, known, resume)
+    placement = choose_placement(spec)
+    calibration = store.calibration(device_name(placement.device)) or uncalibrated(placement.device)
+    history = History(calibration, store.tunings(run))
+    return train(spec, RunContext(run, lab.places, lab.ledger, control, placement, history, resume=resume))
 
 
 def _take_up(store: Store, spec: RunSpec, run: int, places: Places, resume: Resume) -> None:

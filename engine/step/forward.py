@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.device import Placement
-from engine.shape import DataShape
 
 EVALUATED_PER_PART = 4  # images evaluated at once for each one of a micro-batch: an evaluation keeps no activations
 _BATCH = 512  # images: on 2 cores no larger batch was faster
@@ -15,9 +14,9 @@ _PIXELS = _BATCH * 28 * 28  # and no more pixels than that, so that an evaluatio
 Outputs = tuple[Tensor, Tensor, Tensor]
 
 
-def evaluation_batch(train_batch: int, shape: DataShape) -> int:
+def evaluation_batch(train_batch: int, height: int, width: int) -> int:
     """Images at once: as many as in training, up to four times as many where they are small."""
-    most = max(train_batch, _PIXELS // (shape.height * shape.width))
+    most = max(train_batch, _PIXELS // (height * width))
     return min(most, EVALUATED_PER_PART * train_batch, _BATCH)
 
 

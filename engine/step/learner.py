@@ -111,22 +111,34 @@ def part_bounds(num_images: int, micro_batch: int) -> Iterator[tuple[int, int]]:
     yield from pairwise(edges)
 
 
+@dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """A forecast builds without a seed, and `frozen` without the weights that freezing needs. `sync_batchnorm` lets
+    batch-norm see the parts of all processes. Without `load_weights` a checkpoint will be put in later.
+    """
+
+    seeded: bool = True
+    frozen: bool = False
+    sync_batchnorm: bool = False
+    load_weights: bool = True
+
+
+_USUAL = BuildOptions()
+
+
 def build_learner(
     spec: RunSpec, shape: DataShape, moments: tuple[tuple[float, ...], tuple[float, ...]], placement: Placement,
-    seeded: bool = True, frozen: bool = False, sync_batchnorm: bool = False, weighted: bool = True,
+    options: BuildOptions = _USUAL,
 ) -> Learner:  # fmt: skip
     """Build all of it on the device. `moments` are mean and std per channel for pixels from 0 to 1.
 
-    A forecast builds it without a seed, and `frozen` without the weights that freezing asks for. `sync_batchnorm` lets
-    batch-norm see the parts of all processes. Not `weighted`, a checkpoint will be put in.
-
     Raises:
-        ModelError: the network cannot take such images, or the weights do not do.
+        ModelError: the network cannot take such images, or the weights do not fit it.
     """
-    model = build_model(spec, shape, seeded, weighted)
-    if frozen:
+    model = build_model(spec, shape, options.seeded, options.load_weights)
+    if options.frozen:
         freeze_backbone(model)
-    if sync_batchnorm:
+    if options.sync_batchnorm:
         model = share_batchnorm(model)
     if placement.device.type != "cpu":
         model = model.to(placement.device, memory_format=placement.memory_format)  # type: ignore[call-overload]
@@ -142,7 +154,7 @@ def build_learner(
         optimizer=optimizer,
         guard=StepGuard(model, optimizer, placement.device),
         prepare=Preparation.build(*moments, placement.device, placement.memory_format, spec.flip, spec.crop_padding),
-        draws=seeded and _draws(model),
+        draws=options.seeded and _draws(model),
     )
 
 

@@ -43,7 +43,6 @@ _LEAST_CHECK_S = 3.0  # of training, before a run's speed says anything
 _OUTSIDE = 1.5  # times as fast or as slow as the first run
 _STATED = ("model", "stem", "norm", "optimizer", "batch_size", "device", "dtype")  # in every key, or what is measured
 _log = logging.getLogger("reslab")
-Moments = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,27 +88,31 @@ def known_tuning(
     return None if was_busy and busy_cores is not None and busy_cores <= QUIET_CORES else tuned
 
 
+@dataclass(frozen=True, slots=True)
+class TrialImages:
+    """What the images are like, mean and std per channel for pixels from 0 to 1, and how many the run trains on over
+    all epochs: that says how long the measuring may take.
+    """
+
+    shape: DataShape
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    number: int
+
+
 def tune(
-    run: int,
-    spec: RunSpec,
-    shape: DataShape,
-    moments: Moments,
-    placement: Placement,
-    control: Control,
-    num_images: int,
+    run: int, spec: RunSpec, images: TrialImages, placement: Placement, control: Control
 ) -> Generator[Progress, None, SettingsTuned | None]:
     """Measure the ways to compute `spec` on this processor, and return the best; None where there is no time for it.
-
-    `num_images` are those that the run trains on, over all epochs: they say how long the measuring may take.
 
     Raises:
         LoadingStopped: `control` asked for a stop.
     """
-    trial = _Trial(spec.replace(weights="random", freeze="none", backbone_rate=1.0), shape, moments, control)
+    trial = _Trial(spec.replace(weights="random", freeze="none", backbone_rate=1.0), images, control)
     all_threads, others = torch.get_num_threads(), OthersMeter()
     best, gain = _Form(placement, all_threads), 1.0
     with keep_threads():
-        trial.begin(best, num_images)
+        trial.begin(best)
         fewer = [_Form(placement, count) for count in sorted({all_threads // 2, all_threads // 4} - {0}, reverse=True)]
         placements = _other_placements(placement)
         trial.total = _PAIRS * (len(fewer) + len(placements))
@@ -121,7 +124,7 @@ def tune(
         return None
     chosen = best.placement
     return SettingsTuned(
-        run, tuning_key(spec, shape), _name(chosen.dtype), _name(chosen.memory_format), best.num_threads, gain,
+        run, tuning_key(spec, images.shape), _name(chosen.dtype), _name(chosen.memory_format), best.num_threads, gain,
         busy_cores=others.read(), due=trial.out_of_time, measured_at=time.time(),
     )  # fmt: skip
 
@@ -170,9 +173,10 @@ class _Trial:
     not, for want of time.
     """
 
-    def __init__(self, spec: RunSpec, shape: DataShape, moments: Moments, control: Control) -> None:
+    def __init__(self, spec: RunSpec, images: TrialImages, control: Control) -> None:
         self.num_pairs, self.total, self.out_of_time = 0, 1, False
-        self._spec, self._shape, self._moments, self._control = spec, shape, moments, control
+        self._spec, self._images, self._control = spec, images, control
+        shape = images.shape
         self._began = perf_counter()
         self._budget_s, self._step_s = _LEAST_S, 0.0
         self._learners: dict[_Form, Learner] = {}
@@ -184,10 +188,10 @@ class _Trial:
             torch.randint(shape.num_classes, (number,), generator=draws),
         )
 
-    def begin(self, plain: _Form, num_images: int) -> None:
+    def begin(self, plain: _Form) -> None:
         """Find out how long a step takes, and with that how long the run will, and the measuring may."""
         self._step_s = self._seconds(plain, self._learner(plain), 1)
-        self._budget_s = max(_LEAST_S, _SHARE * self._step_s * num_images / len(self._batch[1]))
+        self._budget_s = max(_LEAST_S, _SHARE * self._step_s * self._images.number / len(self._batch[1]))
 
     def quickest(self, plain: _Form, others: list[_Form]) -> Generator[Progress, None, tuple[_Form, float]]:
         """The quickest of `plain` and `others`, and how many times as fast as `plain` it is."""
@@ -235,7 +239,8 @@ class _Trial:
 
     def _learner(self, form: _Form) -> Learner:
         if form not in self._learners:
-            learner = build_learner(self._spec, self._shape, self._moments, form.placement)
+            images = self._images
+            learner = build_learner(self._spec, images.shape, (images.mean, images.std), form.placement)
             self._seconds(form, learner, 1)  # the first step chooses algorithms and lays weights out
             self._learners[form] = learner
         return self._learners[form]

@@ -1,9 +1,9 @@
 """Several processes that make one run's steps together, each on its part of every batch.
 
-The first of them runs the training loop and gives an order for each step; the others wait for orders and carry them
-out. So whatever the loop decides by the clock, or by a person's keys, is decided once, and nobody else evaluates or
-saves. torch's DistributedDataParallel averages the gradients while they are computed; what it averages is weighted so
-that the result is the gradient of the whole batch's mean loss. Batch-norm sees each part on its own, or all of them.
+Rank zero runs the training loop and gives an order for each step; the others wait for orders and execute them. So
+whatever the loop decides by the clock, or by a person's keys, is decided once, and nobody else evaluates or saves.
+torch's DistributedDataParallel averages the gradients while they are computed; what it averages is weighted so that the
+result is the gradient of the whole batch's mean loss. Batch-norm sees each part on its own, or all of them.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ _LEAVE = -1.0  # in place of an epoch
 
 
 @dataclass(frozen=True, slots=True)
-class Crew:
-    """This process's place in it. `orders` is a process group on the CPU, `on_nodes` is on how many machines it works,
-    `device` is this process's GPU, None where it works on a processor.
+class WorkerGroup:
+    """This process's place among the workers of a run. `control_group` is a process group on the CPU, `on_nodes` the
+    number of machines, `device` this process's GPU, None where it works on a processor.
 
     A default process group must have been set up: gloo for processors, NCCL for GPUs.
     """
@@ -51,23 +51,25 @@ class Crew:
     size: int
     on_nodes: int
     sync_batchnorm: bool
-    orders: Any
+    control_group: Any
     device: torch.device | None = None
 
     @classmethod
-    def assemble(cls, on_nodes: int = 1, sync_batchnorm: bool = False, device: torch.device | None = None) -> Crew:
-        orders = dist.new_group(backend="gloo", timeout=_PATIENCE)
-        return cls(dist.get_rank(), dist.get_world_size(), on_nodes, sync_batchnorm, orders, device)
+    def assemble(
+        cls, on_nodes: int = 1, sync_batchnorm: bool = False, device: torch.device | None = None
+    ) -> WorkerGroup:
+        control_group = dist.new_group(backend="gloo", timeout=_PATIENCE)
+        return cls(dist.get_rank(), dist.get_world_size(), on_nodes, sync_batchnorm, control_group, device)
 
     def placed(self, placement: Placement) -> Placement:
         """On this process's own GPU."""
         return placement if self.device is None else replace(placement, device=self.device)
 
     @property
-    def leads(self) -> bool:
+    def is_rank_zero(self) -> bool:
         return self.rank == 0
 
-    def words(self, model: nn.Module) -> str:
+    def describe(self, model: nn.Module) -> str:
         """For a person: how many, where, and what batch-norm sees, if `model` has any."""
         nodes = "one machine" if self.on_nodes == 1 else counted(self.on_nodes, "machine")
         sees = ""
@@ -84,9 +86,9 @@ class Crew:
             warnings.simplefilter("ignore", FutureWarning)  # torch 2.15 has another name for it, 2.11 only this one
             # Each keeps its own statistics, of which only the first one's are used.
             network = DistributedDataParallel(learner.model, device_ids=devices, broadcast_buffers=False)
-        return CrewLearner(**own, network=network, crew=self, norms=shared_norms(learner.model))
+        return DataParallelLearner(**own, network=network, group=self, norms=shared_norms(learner.model))
 
-    def part(self, num_images: int) -> tuple[int, int]:
+    def part_of(self, num_images: int) -> tuple[int, int]:
         """Where this process's part of a batch starts and ends; (0, 0) where the batch is too small to give it one."""
         num_parts = max(min(self.size, num_images // LEAST_PART), 1)
         if self.rank >= num_parts:
@@ -98,7 +100,14 @@ class Crew:
         dist.all_reduce(values)
         return values
 
-    def meet(self, error: ReslabError | LoadingStopped | None = None) -> None:
+    @property
+    def adapts(self) -> bool:
+        return False
+
+    def share_of(self, batch_size: int) -> int:
+        return -(-batch_size // self.size)
+
+    def barrier(self, error: ReslabError | LoadingStopped | None = None) -> None:
         """Wait until all are here, before their first step together, or say with `error` that this one will not be.
 
         Raises:
@@ -106,37 +115,37 @@ class Crew:
         """
         problem = None if error is None else "" if isinstance(error, LoadingStopped) else str(error)
         found: list[str | None] = [None] * self.size
-        dist.all_gather_object(found, problem, self.orders)
+        dist.all_gather_object(found, problem, self.control_group)
         problem = next((said for said in found if said is not None), None)
         if error is None and problem is not None:
             raise ClusterError(problem) if problem else LoadingStopped
 
     @contextmanager
-    def on_the_way(self) -> Iterator[None]:
+    def starting(self) -> Iterator[None]:
         """What is done before they meet: where it fails, the others hear of it."""
         try:
             yield
         except (ReslabError, LoadingStopped) as error:
-            self.meet(error)
+            self.barrier(error)
             raise
 
-    def order(self, epoch: int, number: int, rate: float) -> None:
+    def announce_step(self, epoch: int, number: int, rate: float) -> None:
         """Let everybody make step `number` (from 0) of `epoch` at this learning rate."""
-        dist.broadcast(torch.tensor((float(epoch), float(number), rate), dtype=torch.float64), 0, self.orders)
+        dist.broadcast(torch.tensor((float(epoch), float(number), rate), dtype=torch.float64), 0, self.control_group)
 
-    def dismiss(self) -> None:
+    def shutdown(self) -> None:
         """The run is over, however it ended. In vain where the others wait in the middle of a step that broke off."""
         order = torch.tensor((_LEAVE, 0.0, 0.0), dtype=torch.float64)
         with suppress(RuntimeError):  # the others are gone, or do not listen
-            told = dist.broadcast(order, 0, self.orders, async_op=True)
-            assert told is not None  # it is, to whoever is not in the group
-            told.wait(_PARTING)
+            sent = dist.broadcast(order, 0, self.control_group, async_op=True)
+            assert sent is not None  # None is for processes outside the group
+            sent.wait(_PARTING)
 
-    def heard(self) -> Iterator[tuple[int, int, float]]:
+    def orders(self) -> Iterator[tuple[int, int, float]]:
         """The orders as they come, until the last."""
         while True:
             order = torch.empty(3, dtype=torch.float64)
-            dist.broadcast(order, 0, self.orders)
+            dist.broadcast(order, 0, self.control_group)
             epoch, number, rate = order.tolist()
             if epoch == _LEAVE:
                 return
@@ -144,9 +153,9 @@ class Crew:
 
 
 @dataclass(frozen=True, slots=True)
-class CrewLearner(Learner):
+class DataParallelLearner(Learner):
     network: nn.Module
-    crew: Crew
+    group: WorkerGroup
     norms: tuple[SharedBatchNorm, ...]
 
     def compute_gradients(
@@ -166,16 +175,16 @@ class CrewLearner(Learner):
             if not ran_out(error):
                 raise
             raise MemoryShortageError(
-                f"memory ran out on worker {self.crew.rank + 1} of {self.crew.size} with its part of a batch of "
+                f"memory ran out on worker {self.group.rank + 1} of {self.group.size} with its part of a batch of "
                 f"{counted(len(batch[1]), 'image')}; take more workers, a smaller batch size, image size or network"
             ) from error
 
     def _compute_part(self, batch: Batch, epoch: int, number: int) -> tuple[Tensor, Tensor]:
         pixels, labels = batch
         if self.draws:
-            torch.manual_seed(step_seed(self.spec.seed, epoch, number, self.crew.rank))
+            torch.manual_seed(step_seed(self.spec.seed, epoch, number, self.group.rank))
         pixels = self.prepare.augment(pixels, self.spec.seed, epoch, number)
-        start, stop = self.crew.part(len(labels))
+        start, stop = self.group.part_of(len(labels))
         share = (stop - start) / len(labels)
         mine = slice(start, stop) if share else slice(0, LEAST_PART)
         for norm in self.norms:
@@ -186,19 +195,19 @@ class CrewLearner(Learner):
         loss = F.cross_entropy(logits.float(), labels[mine], label_smoothing=self.spec.label_smoothing)
         right = (logits.detach().argmax(dim=1) == labels[mine]).sum()
         sums = torch.stack((loss.detach() * share, right.to(loss.dtype))) if share else loss.new_zeros(2)
-        self.crew.sum(sums)
+        self.group.sum(sums)
         self.guard.after_loss(sums[0])
-        torch.autograd.backward(loss * (share * self.crew.size))
+        torch.autograd.backward(loss * (share * self.group.size))
         self.guard.done()
         return sums[0], sums[1].long()
 
 
-def follow(setup: Setup, crew: Crew) -> None:
+def follow(setup: Setup, group: WorkerGroup) -> None:
     """Carry out the orders of the first process until it dismisses this one."""
     learner, data = setup.learner, setup.data
     learner.model.train()
     epoch_now, batches = 0, iter(list[Batch]())
-    for epoch, number, rate in crew.heard():
+    for epoch, number, rate in group.orders():
         if epoch != epoch_now:
             order = epoch_order(len(data.train), setup.spec.seed, epoch)
             batches = feed(data.train, order, setup.bounds[number:], setup.placement.device)

@@ -8,20 +8,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from engine.analysis.metrics import compute_metrics
 from engine.control import Control
-from engine.data.batches import Preparation
 from engine.data.feeding import feed
 from engine.data.images import Split
-from engine.device import Placement
 from engine.events import Evaluated, EvaluationProgressed, MemoryRecovered, Moment
 from engine.events import Split as SplitName
-from engine.step.forward import Outputs, forward
+from engine.step.forward import Outputs, evaluation_batch, forward
+from engine.step.learner import Learner
 from engine.training.out_of_memory import Recovery
 
-_TELL_EVERY_S = 0.25
+_REPORT_EVERY_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,26 +35,20 @@ class When:
 
 
 def evaluate(
-    model: nn.Module,
-    split: Split,
-    num_classes: int,
-    prepare: Preparation,
-    placement: Placement,
-    control: Control,
-    when: When,
-    recovery: Recovery,
-    batch_size: int,
+    learner: Learner, split: Split, num_classes: int, when: When, recovery: Recovery, control: Control
 ) -> Generator[EvaluationProgressed | MemoryRecovered, None, Evaluated | None]:
     """Yield progress and return the facts, or None where `control` asked for a stop in between.
 
     The model is in evaluation mode during the pass and in the mode it came in afterwards.
     """
-    started = told = time.perf_counter()
+    started = reported = time.perf_counter()
+    model, placement = learner.model, learner.placement
+    batch_size = evaluation_batch(learner.spec.batch_size, *split.images.shape[2:])
     was_training = model.training
     model.eval()
 
     def work(images: Tensor, labels: Tensor) -> Outputs:
-        return forward(model, prepare(images), labels, placement)
+        return forward(model, learner.prepare(images), labels, placement)
 
     outputs: list[Outputs] = []
     try:
@@ -65,9 +58,9 @@ def evaluate(
             if control.stop_requested:
                 return None
             outputs += recovery.evaluate(work, images, labels, when.step)
-            yield from recovery.told()
-            if (now := time.perf_counter()) - told >= _TELL_EVERY_S:
-                told = now
+            yield from recovery.pending_events()
+            if (now := time.perf_counter()) - reported >= _REPORT_EVERY_S:
+                reported = now
                 yield EvaluationProgressed(when.run, when.split, stop, len(split))
     finally:
         model.train(was_training)

@@ -29,45 +29,35 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from engine.control import Control
 from engine.cores import considerate
 from engine.data.batches import epoch_order
 from engine.data.feeding import Batch, feed
-from engine.device import choose_placement
 from engine.errors import CheckpointError
 from engine.events import CheckpointFailed, Event, Moment, RunContinued, RunPaused, RunResumed, Status
 from engine.events import Split as SplitName
 from engine.memory.freeing import empty_caches
-from engine.memory.ledger import Ledger
 from engine.memory.peak import PeakMeter
-from engine.paths import Places
 from engine.progress import LoadingStopped
 from engine.spec import RunSpec
-from engine.step.forward import evaluation_batch
 from engine.step.gradients import Gradients
 from engine.step.guard import what_is_not_finite
 from engine.step.optim import learning_rate, set_learning_rate
 from engine.training.autotune import check_tuning, keep_threads
+from engine.training.context import RunContext
 from engine.training.evaluation import When, evaluate
 from engine.training.points import Points
-from engine.training.position import START, Position
-from engine.training.resume import Resume
+from engine.training.position import Position
 from engine.training.saving import Saver
-from engine.training.setup import Known, Setup, release, set_up
-
-if TYPE_CHECKING:
-    from engine.training.data_parallel import Crew
+from engine.training.setup import Setup, release, set_up
 
 _LISTEN_EVERY_S = 0.5  # a paused run looks up this often, should a notification be lost
 
 
-_NOTHING = Known()
 T = TypeVar("T")
 
 
@@ -82,34 +72,32 @@ class Ending:
     grown_bytes: int | None = None
 
 
-def train(
-    run: int, spec: RunSpec, places: Places, ledger: Ledger, control: Control, known: Known = _NOTHING,
-    resume: Resume | None = None, crew: Crew | None = None,
-) -> Generator[Event, None, Ending]:  # fmt: skip
-    """Train one run, yielding what happens, and return how it ended; with `resume` from where it was cut off.
+def train(spec: RunSpec, context: RunContext) -> Generator[Event, None, Ending]:
+    """Train one run, yielding what happens, and return how it ended. In a group this is its rank zero.
 
-    With a `crew` this is its first process, and the others follow.
-
-    Only the thread that iterates may close it. Network and images stay in `ledger`, marked as idle.
+    Only the thread that iterates may close it. Network and images stay in the context's ledger, marked as idle.
 
     Raises:
-        ReslabError: images, weights or device are not available, weights cannot be written, or the run to go on with
+        ReslabError: images, weights or device are not available, weights cannot be written, or the run to be resumed
             has seen other images.
     """
+    device = context.group.placed(context.placement).device
+    run, ledger, resume = context.run, context.ledger, context.resume
     with _arithmetic(spec.deterministic), keep_threads():
-        placement = choose_placement(spec) if crew is None else crew.placed(choose_placement(spec))
-        peak = PeakMeter(placement.device)
+        peak = PeakMeter(device)
         setup = None
         try:
-            setup = yield from set_up(run, spec, places, ledger, control, placement, known, resume, crew)
-            yield setup.started()
-            if resume is not None:
-                position, differs = resume.position, resume.differences(setup.started().resolved)
+            setup = yield from set_up(spec, context)
+            started = setup.started()
+            yield started
+            position = resume.position
+            if not resume.is_fresh:
+                differs = resume.differences(started.resolved)
                 yield RunContinued(run, position.step, differs, position.epochs_done, position.evaluated)
             yield from setup.forecasted()
-            yield from setup.recovery.told()
-            loop = _Loop(setup, places.run_folder(run), control, resume.position if resume else START)
-            with considerate(torch.get_num_threads() if placement.device.type == "cpu" else 1):
+            yield from setup.recovery.pending_events()
+            loop = _Loop(setup, position)
+            with considerate(torch.get_num_threads() if device.type == "cpu" else 1):
                 ending = yield from loop.all_epochs()
             yield from loop.tuning_checked()
             return replace(
@@ -117,29 +105,31 @@ def train(
                 grown_bytes=peak.grown(),
             )  # fmt: skip
         except LoadingStopped:
-            return Ending("stopped", control.stop_reason)
+            return Ending("stopped", context.control.stop_reason)
         finally:
-            if crew is not None and setup is not None:  # else the others wait elsewhere, not for orders
-                crew.dismiss()
+            if setup is not None:  # else the others wait elsewhere, not for orders
+                context.group.shutdown()
             ledger.finish(run)
             release(setup)
-            if placement.device.type == "cpu":
+            if device.type == "cpu":
                 empty_caches()  # the C library keeps what is freed, for the next step
 
 
 class _Loop:
     """One run's loop; the state that its steps share."""
 
-    def __init__(self, setup: Setup, folder: Path, control: Control, start: Position) -> None:
+    def __init__(self, setup: Setup, start: Position) -> None:
         self.setup = setup
+        context = setup.context
         self.learner = setup.learner
         self.recovery = setup.recovery
-        self.control = control
+        self.control = context.control
         self.points = Points(setup.run, start)
         self.gradients = Gradients(setup.run, self.learner.model)
         self.epochs_done, self.evaluated = start.epochs_done, start.evaluated
         self.not_finite: str | None = None  # what it was, and when
         self.began = time.perf_counter() - start.elapsed_s
+        folder = context.places.run_folder(setup.run)
         self.saver = Saver(setup.run, folder, setup.spec.checkpoint_every, self.learner.num_bytes, start.step)
 
     def all_epochs(self) -> Generator[Event, None, Ending]:
@@ -206,7 +196,7 @@ class _Loop:
             rate = learning_rate(setup.spec, points.step, setup.num_steps, setup.steps_per_epoch)
             points.add(*self.step(batch, epoch, number, rate), len(batch[1]))
             if self.recovery.events:
-                yield from self.recovery.told()
+                yield from self.recovery.pending_events()
             if points.due:
                 yield from self.read_points(epoch, rate)
                 if points.diverged_at is not None:
@@ -219,8 +209,7 @@ class _Loop:
     def step(self, batch: Batch, epoch: int, number: int, rate: float) -> tuple[Tensor, Tensor]:
         """One update; returns the loss and the count of right images, still on the device."""
         step = self.points.step + 1
-        if self.setup.crew is not None:
-            self.setup.crew.order(epoch, number, rate)
+        self.setup.context.group.announce_step(epoch, number, rate)
         loss, num_right = self.recovery.compute_gradients(batch, epoch, number, step)
         set_learning_rate(self.learner.optimizer, rate)
         if self.gradients.due:
@@ -243,7 +232,7 @@ class _Loop:
         began = time.perf_counter()
         yield RunPaused(self.setup.run, self.points.step)
         while self.control.pause_requested:
-            yield from self.saver.told()
+            yield from self.saver.pending_events()
             self.control.wait(_LISTEN_EVERY_S)
         yield RunResumed(self.setup.run, self.points.step, time.perf_counter() - began)
         self.points.clock.start()
@@ -268,11 +257,7 @@ class _Loop:
         assert split is not None
         when = When(setup.run, split_name, moment, self.epochs_done, self.points.step)
         num_classes = len(setup.data.class_names)
-        learner, at_once = self.learner, evaluation_batch(setup.spec.batch_size, setup.data.shape)
-        work = evaluate(
-            learner.model, split, num_classes, learner.prepare, setup.placement, self.control, when, self.recovery,
-            at_once,
-        )  # fmt: skip
+        work = evaluate(self.learner, split, num_classes, when, self.recovery, self.control)
         evaluated = yield from self.beside_saving(work)
         if evaluated is None:
             return False
@@ -291,7 +276,7 @@ class _Loop:
                 done: T = end.value
                 return done
             yield event
-            yield from self.saver.told()
+            yield from self.saver.pending_events()
             if self.saver.due and self.saver.saved_step != self.points.step:  # it reads weights, it changes none
                 yield from self.save()
 
@@ -307,7 +292,7 @@ class _Loop:
 
     def save_if_due(self) -> Iterator[Event]:
         """In the middle of an epoch: tell of what was written, and save where too much would be at risk."""
-        yield from self.saver.told()
+        yield from self.saver.pending_events()
         if self.saver.due:
             self.points.clock.stop()
             yield from self.save()
@@ -319,14 +304,14 @@ class _Loop:
         Raises:
             CheckpointError: the last one could not be written.
         """
-        yield from self.saver.told(wait=True)
+        yield from self.saver.pending_events(wait=True)
         if self.saver.saved_step != self.points.step and (last or self.bad_state is None):
             self.saver.begin(self.learner, self.position)
         if last:
-            for told in self.saver.told(wait=True):
-                if isinstance(told, CheckpointFailed):
-                    raise CheckpointError(told.error)
-                yield told
+            for event in self.saver.pending_events(wait=True):
+                if isinstance(event, CheckpointFailed):
+                    raise CheckpointError(event.error)
+                yield event
 
     def diverged(self) -> Generator[Event, None, Ending]:
         """Keep the last state that is finite: after a bad loss that from before its step, for the guard has left that
@@ -341,7 +326,7 @@ class _Loop:
             kept = "the state before it is" if self.points.diverged_at is not None else "the weights are finite and"
             return Ending("diverged", f"{said}; {kept} kept; {advice}")
         # The step before had a finite loss but not finite gradients: its weights are worth nothing.
-        yield from self.saver.told(wait=True)
+        yield from self.saver.pending_events(wait=True)
         if self.points.diverged_at is not None:
             said = f"{said}, and the weights before it were not finite either"
         if self.saver.saved_step is not None:

@@ -16,7 +16,7 @@ from engine.training.resume import Resume
 Values = tuple[float, ...]
 
 
-def normalized_for(spec: RunSpec, data: ImageData, resume: Resume | None) -> ImageData:
+def normalized_for(spec: RunSpec, data: ImageData, resume: Resume) -> ImageData:
     """`data` with the values that the weights of another run were trained with; as it is where they are not of a run.
 
     A run that is resumed normalises as it did. Checkpoints from before they said it were trained with their dataset's
@@ -24,7 +24,7 @@ def normalized_for(spec: RunSpec, data: ImageData, resume: Resume | None) -> Ima
     """
     if spec.weights in ("random", "imagenet"):
         return data
-    if resume is not None and resume.started is not None:
+    if resume.started is not None:
         return replace(data, mean=tuple(resume.started["mean"]), std=tuple(resume.started["std"]))
     header = own_header(expand(spec.weights))
     if header is None:

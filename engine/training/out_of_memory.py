@@ -132,7 +132,7 @@ class Recovery:
             self._tell(step, f"evaluating {counted(self.evaluated_at_once, 'image')} at once", freed)
         return done
 
-    def told(self) -> Iterator[MemoryRecovered]:
+    def pending_events(self) -> Iterator[MemoryRecovered]:
         """What was done since the last call."""
         while self.events:
             yield self.events.pop(0)

@@ -24,13 +24,14 @@ class Resume:
     """Where to go on. `started` is the run's RunStarted as it was recorded; None where it never came so far.
 
     `checkpoint` is None where there is none: then the run begins anew, in the way that was recorded. `file` is its name
-    in the run's folder and `sha256` its hash.
+    in the run's folder and `sha256` its hash. `is_fresh` says that the run was never begun before.
     """
 
     started: dict[str, Any] | None
     checkpoint: Checkpoint | None = None
     file: str | None = None
     sha256: str | None = None
+    is_fresh: bool = False
 
     @property
     def position(self) -> Position:
@@ -117,6 +118,10 @@ class Resume:
             if before != after:
                 found.append(f"{package} {after} instead of {before}")
         return tuple(found)
+
+
+FRESH = Resume(None, is_fresh=True)
+"""A run's first beginning."""
 
 
 def _state_by_index(optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Tensor]]:

@@ -25,8 +25,6 @@ _BYTES_PER_S = 4e8  # guessed until the first one is written: memory to disk, ha
 _EARLY = 0.8  # of `every_s`: the rest is for the step in hand and for the writing
 _log = logging.getLogger("reslab")
 
-Told = CheckpointSaved | CheckpointFailed
-
 
 class Saver:
     """One run's checkpoints. Its methods are called between two steps, by the thread that trains."""
@@ -82,8 +80,8 @@ class Saver:
         if self._writer is not None:
             self._writer.join()
 
-    def told(self, wait: bool = False) -> Iterator[Told]:
-        """What became of the last one, once; `wait` for it to be written."""
+    def pending_events(self, wait: bool = False) -> Iterator[CheckpointSaved | CheckpointFailed]:
+        """What became of the last one, reported once; `wait` for it to be written."""
         if self._writer is None or (self._writer.is_alive() and not wait):
             return
         self._writer.join()

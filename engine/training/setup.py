@@ -2,80 +2,82 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 
 from engine.catalog.models import choose_stem, describe_changes, find_model
-from engine.control import Control
 from engine.cores import OthersMeter
 from engine.data.batches import batch_bounds
-from engine.data.images import NEWEST_RULES, ImageData
+from engine.data.images import ImageData
 from engine.data.loading import data_key, load_dataset
 from engine.data.manifest import MANIFEST_NAME, left_out_by_kind, write_manifest
 from engine.device import Placement, describe, share_cores
 from engine.errors import MemoryShortageError
 from engine.events import DatasetProgressed, MemoryForecasted, RunStarted, SettingsTuned
 from engine.forecast.fitting import Plan, fit_run
-from engine.forecast.timeline import BYTES_FIELDS, Forecast
-from engine.memory.calibration import Calibration
+from engine.forecast.step_memory import Step
+from engine.forecast.timeline import BYTES_FIELDS
 from engine.memory.headroom import bound_gpu, free_bytes, images_fit, room_bytes
 from engine.memory.ledger import Holding, Ledger, Part
 from engine.memory.shortage import ran_out
 from engine.models.building import fetch_imagenet_weights
-from engine.paths import Places
 from engine.progress import Progress
 from engine.spec import RunSpec
 from engine.step.forward import evaluation_batch
-from engine.step.learner import Learner, build_learner
+from engine.step.learner import BuildOptions, Learner, build_learner
 from engine.text import counted, memory_size
-from engine.training.autotune import apply_tuning, is_tunable, known_tuning, tune
+from engine.training.autotune import TrialImages, apply_tuning, is_tunable, known_tuning, tune
 from engine.training.compiling import compile_network
+from engine.training.context import RunContext
 from engine.training.cuda_graph import RecordedStep, is_recordable
 from engine.training.normalization import normalized_for
 from engine.training.out_of_memory import Recovery, free_idle
-from engine.training.resume import Resume
 from engine.training.shortcuts import settle_shortcuts
-
-if TYPE_CHECKING:
-    from engine.training.data_parallel import Crew
 
 T = TypeVar("T")
 Bounds = list[tuple[int, int]]
-_Prepared = tuple[ImageData, Plan, Placement, Learner, SettingsTuned | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """What earlier runs on this machine have taught: what forecasts lack, and what is quickest. `workers` says where it
-    trains, as in `Resolved`, if not in the lab's own process.
-    """
+class _Way:
+    """How a run computes: where and in what precision, in whole batches or not, and the measured settings if any."""
 
-    calibration: Calibration = field(default_factory=Calibration)
-    tunings: Mapping[str, SettingsTuned] = field(default_factory=dict)
-    workers: str = ""
+    placement: Placement
+    plan: Plan
+    tuned: SettingsTuned | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What one process prepares by itself."""
+
+    data: ImageData
+    way: _Way
+    learner: Learner
 
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """A run, ready. `bounds` are the batches of an epoch as positions in its order."""
+    """A run, ready. `bounds` are the batches of an epoch as positions in its order. `tuned` is the measurement by which
+    it computes, if there was one.
+    """
 
-    run: int
     spec: RunSpec
+    context: RunContext
     placement: Placement
     data: ImageData
     learner: Learner
     recovery: Recovery
     bounds: Bounds
-    forecast: Forecast | None
-    room_bytes: int
-    dropped_bytes: int
-    crew: Crew | None = None
-    workers: str = ""
-    tuned: SettingsTuned | None = None  # by which it computes, where that was measured
+    plan: Plan
+    tuned: SettingsTuned | None = None
+
+    @property
+    def run(self) -> int:
+        return self.context.run
 
     @property
     def steps_per_epoch(self) -> int:
@@ -93,7 +95,7 @@ class Setup:
         return RunStarted(
             run=self.run,
             spec=self.spec.to_dict(),
-            resolved=describe(self.placement, stem, resident, self.workers),
+            resolved=describe(self.placement, stem, resident, self.context.group.describe(self.learner.model)),
             num_train=len(self.data.train),
             num_val=len(self.data.val) if self.data.val else 0,
             num_test=len(self.data.test),
@@ -117,174 +119,152 @@ class Setup:
 
     def forecasted(self) -> Iterator[MemoryForecasted]:
         """Nothing, where no forecast could be made."""
-        if self.forecast is None:
+        plan = self.plan
+        if plan.forecast is None:
             return
-        parts = {name: getattr(self.forecast, name) for name in BYTES_FIELDS}
-        yield MemoryForecasted(run=self.run, **parts, room_bytes=self.room_bytes, dropped_bytes=self.dropped_bytes)
+        parts = {name: getattr(plan.forecast, name) for name in BYTES_FIELDS}
+        yield MemoryForecasted(run=self.run, **parts, room_bytes=plan.room_bytes, dropped_bytes=plan.dropped_bytes)
 
 
-def set_up(
-    run: int,
-    spec: RunSpec,
-    places: Places,
-    ledger: Ledger,
-    control: Control,
-    placement: Placement,
-    known: Known,
-    resume: Resume | None = None,
-    crew: Crew | None = None,
-) -> Generator[DatasetProgressed | SettingsTuned, None, Setup]:
-    """Yield the progress of loading and return the run, ready; with `resume` in the state of its checkpoint.
+def set_up(spec: RunSpec, context: RunContext) -> Generator[DatasetProgressed | SettingsTuned, None, Setup]:
+    """Yield the progress of loading and return the run, ready, in the state of the checkpoint that it resumes from.
 
-    With a `crew` this process makes a part of each batch, which must fit as it is.
-
-    Finished runs' things are let go, the least recently used first, until the forecast fits. Where that is not enough
-    the run begins in micro-batches, or with activations computed twice, as the spec says.
+    Finished runs' things are unloaded, the least recently used first, until the forecast fits. Where that is not enough
+    the run begins in micro-batches, or with activations computed twice, as the spec says. A process of a group makes a
+    part of each batch, which must fit as it is.
 
     Raises:
         DatasetError, ModelError: the images or the weights are not available.
-        CheckpointError: the run to go on with has seen other images, or another network.
+        CheckpointError: the run to be resumed has seen other images, or another network.
         MemoryShortageError: the network alone does not fit, or on a host whatever is tried.
         LoadingStopped: `control` asked for a stop.
     """
-    with nullcontext() if crew is None else crew.on_the_way():
-        prepared = _prepare(run, spec, places, ledger, control, placement, known, resume, crew)
-        data, plan, placement, learner, tuned = yield from prepared
-    if crew is not None:
-        crew.meet()
-        learner = crew.join(learner)
-    ledger.hold(("model", run), learner.model, Holding("model", spec.model, run, _parts(learner), live=True))
-    recovery = _recovery(run, learner, plan, ledger, resume)
+    group = context.group
+    with group.starting():
+        prepared = yield from _prepare(spec, context)
+    group.barrier()
+    data, way, learner = prepared.data, prepared.way, group.join(prepared.learner)
+    holding = Holding("model", spec.model, context.run, _parts(learner), live=True)
+    context.ledger.hold(("model", context.run), learner.model, holding)
+    recovery = _recovery(context, learner, way.plan)
     bounds = batch_bounds(len(data.train), spec.batch_size)
-    if spec.compile and plan.is_whole and crew is None:
-        yield from _told(compile_network(learner, data.shape, *_sizes(data, spec, bounds), control), run, "network")
-    return Setup(
-        run=run, spec=spec, placement=placement, data=data, learner=learner, recovery=recovery, bounds=bounds,
-        forecast=plan.forecast, room_bytes=plan.room_bytes, dropped_bytes=plan.dropped_bytes, crew=crew,
-        workers=crew.words(learner.model) if crew else known.workers, tuned=tuned,
-    )  # fmt: skip
+    if spec.compile and way.plan.is_whole and group.adapts:
+        compiling = compile_network(learner, data.shape, *_sizes(data, spec, bounds), context.control)
+        yield from _reported(compiling, context.run, "network")
+    return Setup(spec, context, way.placement, data, learner, recovery, bounds, way.plan, way.tuned)
 
 
-def _prepare(
-    run: int, spec: RunSpec, places: Places, ledger: Ledger, control: Control, placement: Placement, known: Known,
-    resume: Resume | None, crew: Crew | None,
-) -> Generator[DatasetProgressed | SettingsTuned, None, _Prepared]:  # fmt: skip
-    """Images, how the run fits, where and in what it computes, and what learns: all that one process does alone."""
+def _prepare(spec: RunSpec, context: RunContext) -> Generator[DatasetProgressed | SettingsTuned, None, _Prepared]:
+    """Images, how the run fits, where and in what it computes, and what learns."""
+    placement, resume, group = context.group.placed(context.placement), context.resume, context.group
     bound_gpu(placement.device)
     others = OthersMeter()
-    rules = NEWEST_RULES if resume is None else resume.data_rules
-    data = yield from _images(run, spec, places, control, placement, ledger, rules)
+    data = yield from _images(spec, context, placement.device)
     data = normalized_for(spec, data, resume)
-    if resume is not None:
-        resume.check_images(data)
-    if data.manifest and (crew is None or crew.leads):
-        write_manifest(places.run_folder(run) / MANIFEST_NAME, data.manifest)
-    weighted = resume is None or resume.checkpoint is None
-    if spec.weights == "imagenet" and weighted:
-        yield from _told(fetch_imagenet_weights(spec.model, control), run, f"weights of {spec.model}")
-    plan = _planned(spec, data, placement, ledger, known, crew)
-    if resume is not None and resume.recorded:
-        placement = resume.placed(placement)
-    elif crew is None:
-        placement = share_cores(placement, others)
-    tuned = None
-    if (resume is None or not resume.recorded) and crew is None and plan.is_whole and is_tunable(spec, placement):
-        tuned = yield from _tuned(run, spec, data, placement, control, known, others)
-        if tuned is not None:
-            placement, plan, tuned = _with(tuned, spec, data, placement, plan, ledger, known)
-    return data, plan, placement, _build(spec, data, placement, ledger, crew, weighted), tuned
+    resume.check_images(data)
+    if data.manifest and group.is_rank_zero:
+        write_manifest(context.places.run_folder(context.run) / MANIFEST_NAME, data.manifest)
+    if spec.weights == "imagenet" and resume.checkpoint is None:
+        fetching = fetch_imagenet_weights(spec.model, context.control)
+        yield from _reported(fetching, context.run, f"weights of {spec.model}")
+    way = _Way(placement, _planned(spec, data, placement, context))
+    if resume.recorded:
+        way = replace(way, placement=resume.placed(placement))
+    elif group.adapts:
+        way = replace(way, placement=share_cores(placement, others))
+        if way.plan.is_whole and is_tunable(spec, way.placement):
+            way = yield from _tuned(spec, context, data, way, others)
+    return _Prepared(data, way, _build(spec, data, way.placement, context))
 
 
-def _planned(
-    spec: RunSpec, data: ImageData, placement: Placement, ledger: Ledger, known: Known, crew: Crew | None
-) -> Plan:
-    """How the run fits here, or with a `crew` this process's part of it. Raises MemoryShortageError where it cannot."""
-    if crew is not None:
-        spec = spec.replace(batch_size=-(-spec.batch_size // crew.size))
-    plan = fit_run(spec, data.shape, data.resident_bytes, placement, ledger, known.calibration)
-    if crew is not None and not (plan.is_whole or plan.fit == "unknown"):
+def _planned(spec: RunSpec, data: ImageData, placement: Placement, context: RunContext) -> Plan:
+    """How this process's part of the run fits. Raises MemoryShortageError where it cannot."""
+    group = context.group
+    spec = spec.replace(batch_size=group.share_of(spec.batch_size))
+    plan = fit_run(_step_of(spec, data, placement, context), context.ledger)
+    if not (group.adapts or plan.is_whole or plan.fit == "unknown"):
         raise MemoryShortageError(
             f"a worker's share of each batch, {counted(spec.batch_size, 'image')}, does not fit in "
             f"{memory_size(plan.room_bytes)}; take more workers, or a smaller batch size"
         )
     if plan.fit == "not" and placement.device.type == "cpu":
-        raise MemoryShortageError(_will_not_fit(spec, plan, ledger))
+        raise MemoryShortageError(_will_not_fit(spec, plan, context.ledger))
     return plan
 
 
-def _images(
-    run: int, spec: RunSpec, places: Places, control: Control, placement: Placement, ledger: Ledger, rules: int
-) -> Generator[DatasetProgressed, None, ImageData]:
+def _step_of(spec: RunSpec, data: ImageData, placement: Placement, context: RunContext) -> Step:
+    """What is asked of the memory forecast."""
+    return Step(spec, data.shape, placement, data.resident_bytes, context.history.calibration)
+
+
+def _images(spec: RunSpec, context: RunContext, device: torch.device) -> Generator[DatasetProgressed, None, ImageData]:
     """The images, those of an earlier run where they still lie in memory; the ledger holds them for this one."""
-    key = (*data_key(spec), str(places.data), str(placement.device), rules)
-    data: ImageData | None = ledger.get(key)
+    key = (*data_key(spec), str(context.places.data), str(device), context.resume.data_rules)
+    data: ImageData | None = context.ledger.get(key)
     if data is None:
-        data = yield from _load(run, spec, places, control, placement, ledger, rules)
-    ledger.hold(key, data, Holding("dataset", spec.dataset, run, (("dataset", data.resident_bytes),), live=True))
+        data = yield from _load(spec, context, device)
+    parts: tuple[tuple[Part, int], ...] = (("dataset", data.resident_bytes),)
+    context.ledger.hold(key, data, Holding("dataset", spec.dataset, context.run, parts, live=True))
     return data
 
 
-def _recovery(run: int, learner: Learner, plan: Plan, ledger: Ledger, resume: Resume | None) -> Recovery:
-    """Whole batches or parts, as the plan has it; a run that goes on cuts them as it did, finer where room is less."""
-    recovery = Recovery(run, learner, ledger)
-    if resume is not None and resume.checkpoint is not None:
-        resume.put_back(learner)
-        recovery.go_on(resume.position.memory)
+def _recovery(context: RunContext, learner: Learner, plan: Plan) -> Recovery:
+    """Whole batches or parts, as the plan has it; a resumed run cuts them as it did, finer where room is less."""
+    recovery = Recovery(context.run, learner, context.ledger)
+    if context.resume.checkpoint is not None:
+        context.resume.put_back(learner)
+        recovery.go_on(context.resume.position.memory)
     now = recovery.micro_batch or learner.spec.batch_size
     smaller = plan.micro_batch if plan.micro_batch is not None and plan.micro_batch < now else None
     recovery.start_small(smaller, plan.recompute and not recovery.recomputing)
-    alone = type(learner) is Learner
-    if alone and recovery.micro_batch is None and not recovery.recomputing and is_recordable(learner, plan):
+    whole = recovery.micro_batch is None and not recovery.recomputing
+    if context.group.adapts and whole and is_recordable(learner, plan):
         recovery.recorded = RecordedStep(learner)
     return recovery
 
 
 def _tuned(
-    run: int, spec: RunSpec, data: ImageData, placement: Placement, control: Control, known: Known, others: OthersMeter
-) -> Generator[DatasetProgressed | SettingsTuned, None, SettingsTuned | None]:
-    """What was measured to be quickest, before or now; None where there is no time to measure it."""
-    tuned = known_tuning(known.tunings, spec, data.shape, others.read())
-    if tuned is not None:
-        return tuned
-    num_images = spec.epochs * len(data.train)
-    trial = tune(run, spec, data.shape, (data.mean, data.std), placement, control, num_images)
-    tuned = yield from _told(trial, run, "settings")
-    if tuned is not None:
-        yield tuned
-    return tuned
+    spec: RunSpec, context: RunContext, data: ImageData, way: _Way, others: OthersMeter
+) -> Generator[DatasetProgressed | SettingsTuned, None, _Way]:
+    """The way that was measured to be quickest, before or now; as it is where there is no time to measure it."""
+    tuned = known_tuning(context.history.tunings, spec, data.shape, others.read())
+    if tuned is None:
+        images = TrialImages(data.shape, data.mean, data.std, spec.epochs * len(data.train))
+        trial = tune(context.run, spec, images, way.placement, context.control)
+        tuned = yield from _reported(trial, context.run, "settings")
+        if tuned is not None:
+            yield tuned
+    return way if tuned is None else _applied(tuned, spec, context, data, way)
 
 
-def _with(
-    tuned: SettingsTuned, spec: RunSpec, data: ImageData, placement: Placement, plan: Plan, ledger: Ledger, known: Known
-) -> tuple[Placement, Plan, SettingsTuned | None]:
-    """The placement that was chosen, and the plan for it, where that fits as well; else all as it was before."""
+def _applied(tuned: SettingsTuned, spec: RunSpec, context: RunContext, data: ImageData, way: _Way) -> _Way:
+    """The way that was chosen, and the plan for it, where that fits as well; else all as it was before."""
     num_threads = torch.get_num_threads()
-    chosen = apply_tuning(tuned, placement)
-    if (chosen.dtype, chosen.memory_format) == (placement.dtype, placement.memory_format):
-        return chosen, plan, tuned
-    other = fit_run(spec, data.shape, data.resident_bytes, chosen, ledger, known.calibration)
+    chosen, before = apply_tuning(tuned, way.placement), way.placement
+    if (chosen.dtype, chosen.memory_format) == (before.dtype, before.memory_format):
+        return _Way(chosen, way.plan, tuned)
+    other = fit_run(_step_of(spec, data, chosen, context), context.ledger)
     if other.is_whole:
-        return chosen, other, tuned
+        return _Way(chosen, other, tuned)
     torch.set_num_threads(num_threads)
-    return placement, plan, None
+    return way
 
 
 def _sizes(data: ImageData, spec: RunSpec, bounds: Bounds) -> tuple[list[int], list[int]]:
     """Of every batch, in training and in evaluation."""
-    at_once = evaluation_batch(spec.batch_size, data.shape)
+    at_once = evaluation_batch(spec.batch_size, data.shape.height, data.shape.width)
     splits = [split for split in (data.val, data.test) if split is not None]
     evaluated = [size for split in splits for size in (min(at_once, len(split)), len(split) % at_once) if size]
     return [stop - start for start, stop in bounds], evaluated
 
 
-def _build(
-    spec: RunSpec, data: ImageData, placement: Placement, ledger: Ledger, crew: Crew | None, weighted: bool
-) -> Learner:
-    moments = (data.mean, data.std)
+def _build(spec: RunSpec, data: ImageData, placement: Placement, context: RunContext) -> Learner:
+    moments, ledger = (data.mean, data.std), context.ledger
+    load_weights = context.resume.checkpoint is None
+    options = BuildOptions(sync_batchnorm=context.group.sync_batchnorm, load_weights=load_weights)
 
     def built() -> Learner:
-        sync = crew is not None and crew.sync_batchnorm
-        return build_learner(spec, data.shape, moments, placement, sync_batchnorm=sync, weighted=weighted)
+        return build_learner(spec, data.shape, moments, placement, options)
 
     try:
         return settle_shortcuts(built(), data)
@@ -337,12 +317,11 @@ def _parts(learner: Learner) -> tuple[tuple[Part, int], ...]:
     )
 
 
-def _load(
-    run: int, spec: RunSpec, places: Places, control: Control, placement: Placement, ledger: Ledger, rules: int
-) -> Generator[DatasetProgressed, None, ImageData]:
+def _load(spec: RunSpec, context: RunContext, device: torch.device) -> Generator[DatasetProgressed, None, ImageData]:
     """The images in the memory of the device, or left where they are if they would take more than half the room."""
-    data: ImageData = yield from _told(load_dataset(spec, places, control, rules), run, spec.dataset)
-    device = placement.device
+    loading = load_dataset(spec, context.places, context.control, context.resume.data_rules)
+    data: ImageData = yield from _reported(loading, context.run, spec.dataset)
+    ledger = context.ledger
 
     def fits() -> bool:
         return images_fit(data.num_bytes, room_bytes(device, ledger.num_bytes))
@@ -361,7 +340,7 @@ def _load(
     return data
 
 
-def _told(work: Generator[Progress, None, T], run: int, what: str) -> Generator[DatasetProgressed, None, T]:
+def _reported(work: Generator[Progress, None, T], run: int, what: str) -> Generator[DatasetProgressed, None, T]:
     """The progress of `work` as events; returns what it returns."""
     while True:
         try:

@@ -18,9 +18,8 @@ import torch
 
 from engine.catalog.models import MODELS, find_model, misfit
 from engine.device import Placement, cpu_name
-from engine.forecast.step_memory import forecast
+from engine.forecast.step_memory import Step, forecast
 from engine.forecast.timeline import Forecast
-from engine.memory.calibration import Calibration
 from engine.shape import DataShape
 from engine.spec import RunSpec
 from engine.step.forward import evaluation_batch, forward
@@ -61,7 +60,7 @@ def measure(model: str, batch: int, size: int, placement: Placement = CPU) -> in
 def _steps(spec: RunSpec, shape: DataShape, placement: Placement) -> None:
     channels = (0.5,) * shape.channels
     learner = build_learner(spec, shape, (channels, channels), placement)
-    at_once = evaluation_batch(spec.batch_size, shape)
+    at_once = evaluation_batch(spec.batch_size, shape.height, shape.width)
 
     def images(number: int) -> tuple[torch.Tensor, torch.Tensor]:
         pixels = torch.zeros(number, shape.channels, shape.height, shape.width, dtype=torch.uint8)
@@ -84,7 +83,7 @@ def cases(models: Sequence[str], limit: float) -> Iterator[tuple[str, int, int, 
         if misfit(find_model(model), shape):
             continue
         began = time.perf_counter()
-        found = forecast(spec_of(model, batch), shape, 0, CPU, Calibration())
+        found = forecast(Step(spec_of(model, batch), shape, CPU))
         if found.peak_bytes <= limit:
             yield model, batch, size, found, time.perf_counter() - began
 

@@ -288,14 +288,13 @@ def evaluation(task: Task) -> dict[str, Any]:
     data = _exhausted(load_dataset(spec, Places(Path("."), data_folder(), Path(".")), RunControl()))
     placement = _cpu()
     learner = build_learner(spec, data.shape, (data.mean, data.std), placement)
-    at_once = evaluation_batch(spec.batch_size, data.shape)
+    at_once = evaluation_batch(spec.batch_size, data.shape.height, data.shape.width)
     recovery = Recovery(1, learner, Ledger())
     pixels, labels = learner.prepare(data.test.images), data.test.labels
 
     def ours() -> None:
         when, control = When(1, "test", "epoch", 1, 1), RunControl()
-        model, prepare = learner.model, learner.prepare
-        _exhausted(evaluate(model, data.test, 10, prepare, placement, control, when, recovery, at_once))
+        _exhausted(evaluate(learner, data.test, 10, when, recovery, control))
 
     def plain() -> None:
         model = learner.model.eval()

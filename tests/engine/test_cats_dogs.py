@@ -33,6 +33,7 @@ from engine.paths import Places
 from engine.progress import LoadingStopped, Progress
 from engine.spec import RunSpec
 from tests.fakes import drain
+from tests.running import context_of
 from tests.waiting import WITHIN_S
 
 SPEC = RunSpec("cats-dogs", "resnet18", image_size=16)
@@ -180,12 +181,12 @@ def test_without_duplicates_the_share_is_exact_in_every_class() -> None:
 
 
 def test_the_manifest_lies_with_the_run(places: Places) -> None:
-    from engine.memory.ledger import Ledger
     from engine.training.loop import train
 
     root = pet_images(places.data / "PetImages")
     (root / "Dog" / "bad.jpg").write_text("x")
-    for event in train(7, SPEC.replace(val_share=0.25, epochs=1), places, Ledger(), RunControl()):
+    spec = SPEC.replace(val_share=0.25, epochs=1)
+    for event in train(spec, context_of(spec, places, run=7)):
         if type(event).__name__ == "RunStarted":
             break
     with (places.run_folder(7) / "manifest.csv").open(encoding="utf-8") as file:

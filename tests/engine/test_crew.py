@@ -19,19 +19,18 @@ from torch import nn
 
 from engine.control import RunControl
 from engine.data.batches import Preparation
-from engine.device import choose_placement
 from engine.events import Evaluated, Event, RunEnded, RunStarted, StepsCompleted
 from engine.launch.in_process import Lab, run
 from engine.launch.ray import Cluster
-from engine.memory.ledger import Ledger
 from engine.models.building import build_model
 from engine.paths import Places
 from engine.shape import DataShape
 from engine.spec import RunSpec
-from engine.training.data_parallel import Crew, follow
+from engine.training.data_parallel import WorkerGroup, follow
 from engine.training.loop import Ending, train
-from engine.training.setup import Known, set_up
+from engine.training.setup import set_up
 from tests.fakes import drain
+from tests.running import context_of
 from tests.waiting import join, until
 
 # At the default learning rate the rounding of a second thread alone moves a loss by 6e-4 within the epoch.
@@ -43,14 +42,14 @@ def places_in(folder: Path) -> Places:
 
 
 def alone(spec: RunSpec, folder: Path) -> list[Event]:
-    events, ending = drain(train(1, spec, places_in(folder), Ledger(), RunControl()))
+    events, ending = drain(train(spec, context_of(spec, places_in(folder))))
     assert ending.status == "completed"
     return events
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What a crew is to do: stop from step `stop_at` on, meet a bad loss at step `poisoned`, compute in float64."""
+    """What a group is to do: stop from step `stop_at` on, meet a bad loss at step `poisoned`, compute in float64."""
 
     size: int
     spec: RunSpec
@@ -62,23 +61,23 @@ class Trial:
 
 
 def work(rank: int, port: int, trial: Trial, results: Any) -> None:
-    """One process of a crew, on two machines as it were told."""
+    """One process of a group, on two machines as it were told."""
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RESLAB_TUNE="0")
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=trial.size)
     with in_float64() if trial.wide else nullcontext():
-        results.put((rank, carry_out(Crew.assemble(2, trial.sync_batchnorm), trial)))
+        results.put((rank, carry_out(WorkerGroup.assemble(2, trial.sync_batchnorm), trial)))
 
 
-def carry_out(crew: Crew, trial: Trial) -> tuple[list[Event], Ending] | str:
+def carry_out(group: WorkerGroup, trial: Trial) -> tuple[list[Event], Ending] | str:
     spec, places, control = trial.spec, places_in(trial.folder), RunControl()
-    if not crew.leads:
-        _, setup = drain(set_up(1, spec, places, Ledger(), control, choose_placement(spec), Known(), None, crew))
+    if not group.is_rank_zero:
+        _, setup = drain(set_up(spec, context_of(spec, places, control, group)))
         with spoilt(trial.poisoned):
-            follow(setup, crew)
+            follow(setup, group)
         return "left"
     events: list[Event] = []
-    training = train(1, spec, places, Ledger(), control, crew=crew)
+    training = train(spec, context_of(spec, places, control, group))
     while True:
         try:
             events.append(next(training))
@@ -222,7 +221,7 @@ def test_a_loss_that_is_not_finite_ends_it_for_all(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("num_images", "size"), [(128, 2), (127, 3), (5, 4), (3, 2), (2, 8), (29, 8)])
 def test_parts_cover_a_batch_and_are_never_of_one_image(num_images: int, size: int) -> None:
-    parts = [Crew(rank, size, 1, False, None).part(num_images) for rank in range(size)]
+    parts = [WorkerGroup(rank, size, 1, False, None).part_of(num_images) for rank in range(size)]
     held = [part for part in parts if part != (0, 0)]
     assert [index for start, stop in held for index in range(start, stop)] == list(range(num_images))
     assert min(stop - start for start, stop in held) >= 2

@@ -13,15 +13,14 @@ import torch.distributed as dist
 
 from engine.control import RunControl
 from engine.data.batches import Preparation
-from engine.device import choose_placement
 from engine.errors import DatasetError
-from engine.memory.ledger import Ledger
 from engine.progress import LoadingStopped
-from engine.training.data_parallel import Crew, follow
+from engine.training.data_parallel import WorkerGroup, follow
 from engine.training.loop import train
-from engine.training.setup import Known, set_up
+from engine.training.setup import set_up
 from tests.engine.test_crew import SPEC, in_processes, places_in
 from tests.fakes import drain
+from tests.running import context_of
 
 
 def work(rank: int, port: int, who: int, what: str, folder: Path, results: Any) -> None:
@@ -47,18 +46,18 @@ def work(rank: int, port: int, who: int, what: str, folder: Path, results: Any) 
     if rank == who and what == "memory":
         patch.object(Preparation, "__call__", run_out).start()
     try:
-        results.put((rank, carry_out(Crew.assemble(), control, folder)))
+        results.put((rank, carry_out(WorkerGroup.assemble(), control, folder)))
     except Exception as error:
         results.put((rank, (type(error).__name__, str(error))))
 
 
-def carry_out(crew: Crew, control: RunControl, folder: Path) -> tuple[str, str]:
+def carry_out(group: WorkerGroup, control: RunControl, folder: Path) -> tuple[str, str]:
     places = places_in(folder)
-    if crew.leads:
-        _, ending = drain(train(1, SPEC, places, Ledger(), control, crew=crew))
+    if group.is_rank_zero:
+        _, ending = drain(train(SPEC, context_of(SPEC, places, control, group)))
         return ending.status, str(ending.error)
-    _, setup = drain(set_up(1, SPEC, places, Ledger(), control, choose_placement(SPEC), Known(), None, crew))
-    follow(setup, crew)
+    _, setup = drain(set_up(SPEC, context_of(SPEC, places, control, group)))
+    follow(setup, group)
     return "left", ""
 
 

@@ -21,7 +21,7 @@ from engine.events import MemoryForecasted, MemoryRecovered, RunEnded, RunStarte
 from engine.forecast import step_memory as forecast_module
 from engine.forecast.asking import ask_forecast, expected_images
 from engine.forecast.fitting import Plan, plan_run
-from engine.forecast.step_memory import forecast, resident_bytes
+from engine.forecast.step_memory import Step, forecast, resident_bytes
 from engine.forecast.timeline import BYTES_FIELDS, Forecast
 from engine.launch.in_process import Lab, run
 from engine.launch.ray.request import request_for
@@ -41,7 +41,7 @@ MIB = 2**20
 
 
 def of(spec: RunSpec, shape: DataShape = PHOTOS, **more: Any) -> Forecast:
-    return forecast(spec, shape, 0, CPU, Calibration(), **more)
+    return forecast(Step(spec, shape, CPU), **more)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_it_is_what_the_allocator_reaches(model: str, batch: int, size: int) -> 
 def test_other_layouts_and_types_are_forecast_too(dtype: torch.dtype) -> None:
     placement = Placement(CPU.device, dtype, torch.channels_last, "test")
     spec, shape = RunSpec("digits", "resnet20", batch_size=64), DataShape(3, 28, 28, 10)
-    said = forecast(spec, shape, 0, placement, Calibration())
+    said = forecast(Step(spec, shape, placement))
     assert said.peak_bytes == pytest.approx(measure("resnet20", 64, 28, placement), rel=0.1)
 
 
@@ -77,7 +77,8 @@ def test_its_parts_add_up_and_are_what_they_are_called() -> None:
     adam = of(spec.replace(optimizer="adam"))
     assert adam.optimizer_bytes == pytest.approx(2 * weights, rel=0.01)
     assert of(spec.replace(momentum=0.0)).optimizer_bytes == 0
-    whole = forecast(spec, PHOTOS, 123 * MIB, CPU, Calibration(context_bytes=7 * MIB, workspace_bytes=5 * MIB))
+    learnt = Calibration(context_bytes=7 * MIB, workspace_bytes=5 * MIB)
+    whole = forecast(Step(spec, PHOTOS, CPU, 123 * MIB, learnt))
     assert whole.peak_bytes == said.peak_bytes + 135 * MIB
     assert whole.allocator_bytes == whole.peak_bytes - 7 * MIB
 
@@ -140,7 +141,7 @@ def with_bound(monkeypatch: pytest.MonkeyPatch, num_bytes: float) -> None:
 
 def planned(monkeypatch: pytest.MonkeyPatch, room: float, ledger: Ledger | None = None, **changes: Any) -> Plan:
     with_bound(monkeypatch, room)
-    return plan_run(ROOMY.replace(**changes), PHOTOS, 0, CPU, ledger or Ledger(), Calibration())
+    return plan_run(Step(ROOMY.replace(**changes), PHOTOS, CPU), ledger or Ledger())
 
 
 ROOMY = RunSpec("cats-dogs", "resnet18", batch_size=64)
@@ -174,12 +175,12 @@ def test_the_largest_batch_fits_and_a_larger_one_does_not(monkeypatch: pytest.Mo
     spec = RunSpec("cats-dogs", "resnet18", batch_size=batch)
     room = 400 * MIB
     with_bound(monkeypatch, room)
-    largest = plan_run(spec, PHOTOS, 0, CPU, Ledger(), Calibration()).largest_batch
+    largest = plan_run(Step(spec, PHOTOS, CPU), Ledger()).largest_batch
     assert largest > 100
     assert of(spec.replace(batch_size=largest)).peak_bytes <= room
     assert of(spec.replace(batch_size=round(1.02 * largest))).peak_bytes > room
     with_bound(monkeypatch, 20 * MIB)
-    assert plan_run(spec, PHOTOS, 0, CPU, Ledger(), Calibration()).largest_batch == 0
+    assert plan_run(Step(spec, PHOTOS, CPU), Ledger()).largest_batch == 0
 
 
 def test_what_is_asked_of_a_dataset_needs_no_images(places: Places, tmp_path: Path) -> None:

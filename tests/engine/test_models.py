@@ -28,6 +28,7 @@ from engine.models.first_last import adapt_channels
 from engine.paths import Places
 from engine.shape import DataShape
 from engine.spec import RunSpec, Stem
+from tests.running import context_of
 
 GREY_8 = DataShape(1, 8, 8, 10)
 
@@ -205,15 +206,14 @@ def test_imagenet_weights_that_are_there_are_used_and_checked(tmp_path: Path, mo
 
 @pytest.mark.usefixtures("few_digits")
 def test_a_frozen_backbone_stays_as_it_was_and_the_last_layer_learns(tmp_path: Path, places: Places) -> None:
-    from engine.memory.ledger import Ledger
     from engine.training.loop import train
 
     _, path = imagenet_form(tmp_path)
     spec = RunSpec("digits", "resnet18", epochs=1, weights=str(path), freeze="backbone", learning_rate=0.1)
-    ledger = Ledger()
-    for _ in train(1, spec, places, ledger, RunControl()):
+    context = context_of(spec, places)
+    for _ in train(spec, context):
         pass
-    trained: nn.Module = ledger.get(("model", 1))  # type: ignore[assignment]
+    trained: nn.Module = context.ledger.get(("model", 1))  # type: ignore[assignment]
     fresh = build_model(spec, GREY_8).state_dict()
     changed = {name for name, value in trained.state_dict().items() if not value.equal(fresh[name])}
     assert changed == {"conv1.weight", "fc.weight", "fc.bias"}

@@ -195,6 +195,7 @@ def test_images_that_cannot_be_uploaded_at_first_are_uploaded_after_freeing(
 @pytest.mark.slow
 def test_every_third_allocation_fails_and_the_run_completes(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the large ones: an upload, the building, each attempt at a step, each batch of an evaluation."""
+    from engine.step.forward import forward
     from engine.training import setup
 
     counted = 0
@@ -212,7 +213,7 @@ def test_every_third_allocation_fails_and_the_run_completes(places: Places, monk
     untroubled = list(run(SPEC, Lab(places), RunControl()))
     monkeypatch.setattr(Split, "to", third(Split.to))
     monkeypatch.setattr(setup, "build_learner", third(build_learner))
-    monkeypatch.setattr("engine.training.evaluation.forward", third(forwarding.forward))
+    monkeypatch.setattr("engine.training.evaluation.forward", third(forward))
     monkeypatch.setattr(Learner, "compute_gradients", third(Learner.compute_gradients))
     lab, live = Lab(places), live_bytes()
     troubled = list(run(SPEC, lab, RunControl()))

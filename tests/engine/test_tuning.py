@@ -6,7 +6,6 @@ import dataclasses
 import json
 from collections.abc import Callable
 from itertools import count
-from typing import Any
 
 import pytest
 import torch
@@ -17,8 +16,10 @@ from engine.control import RunControl
 from engine.cores import OthersMeter
 from engine.device import Placement
 from engine.events import Event, RunContinued, RunEnded, RunStarted, SettingsTuned, StepsCompleted, TuningChecked
-from engine.forecast.fitting import fit_run
+from engine.forecast.fitting import Plan, fit_run
+from engine.forecast.step_memory import Step
 from engine.launch.in_process import Lab, resume, run
+from engine.memory.ledger import Ledger
 from engine.paths import Places
 from engine.shape import DataShape
 from engine.spec import RunSpec
@@ -186,10 +187,10 @@ def test_measuring_ends_with_its_budget(places: Places, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(tuning._Trial, "_seconds", timed)
     monkeypatch.setattr(OthersMeter, "read", lambda self: 0.0)
-    shape, moments = DataShape(1, 8, 8, 10), ((0.5,), (0.5,))
+    shape = DataShape(1, 8, 8, 10)
     for num_images, budget_s in ((1_437, 3.0), (143_700, 0.05 * 0.4 * 143_700 / 32)):
         clock[0] = 0.0
-        work = tuning.tune(1, SPEC, shape, moments, CPU, RunControl(), num_images)
+        work = tuning.tune(1, SPEC, tuning.TrialImages(shape, (0.5,), (0.5,), num_images), CPU, RunControl())
         told = []
         while True:
             try:
@@ -332,9 +333,9 @@ def test_a_choice_that_does_not_fit_is_neither_taken_nor_checked(
 ) -> None:
     seconds(lambda placement, threads: 1.0 if placement.memory_format is torch.channels_last else 2.0)
 
-    def fit(spec: RunSpec, shape: DataShape, num_bytes: int, placement: Placement, *more: Any) -> Any:
-        plan = fit_run(spec, shape, num_bytes, placement, *more)
-        return dataclasses.replace(plan, fit="not") if placement.memory_format is torch.channels_last else plan
+    def fit(step: Step, ledger: Ledger) -> Plan:
+        plan = fit_run(step, ledger)
+        return dataclasses.replace(plan, fit="not") if step.placement.memory_format is torch.channels_last else plan
 
     monkeypatch.setattr(setup, "fit_run", fit)
     monkeypatch.setattr(tuning, "_LEAST_CHECK_S", 0.0)

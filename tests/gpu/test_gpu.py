@@ -21,7 +21,7 @@ from engine.events import (
     RunStarted,
     StepsCompleted,
 )  # fmt: skip
-from engine.forecast.step_memory import forecast
+from engine.forecast.step_memory import Step, forecast
 from engine.launch.in_process import Lab, resume, run
 from engine.memory.calibration import uncalibrated
 from engine.memory.freeing import clear_workspaces, free_memory
@@ -182,9 +182,8 @@ def test_the_forecast_is_what_the_allocator_reaches(model: str, batch: int, size
         learner.compute_gradients((pixels, torch.zeros(batch, dtype=torch.int64, device=placement.device)), 1, number)
         gradients.around(learner.optimizer.step, number)
     peak = torch.cuda.max_memory_allocated() - before
-    assert forecast(spec, shape, 0, placement, uncalibrated(placement.device)).allocator_bytes == pytest.approx(
-        peak, rel=0.1
-    )
+    step = Step(spec, shape, placement, calibration=uncalibrated(placement.device))
+    assert forecast(step).allocator_bytes == pytest.approx(peak, rel=0.1)
 
 
 def test_freeing_gives_back_what_it_says(places: Places) -> None:

@@ -30,15 +30,17 @@ class GradientBars(Static):
         greatest = max([*filter(math.isfinite, (*now.norms, *(twin.norms if twin else ()))), 1e-30])
         lines = [plain_content("gradient norm, update / weight", "dim")]
         for index, stage in enumerate(now.stages):
-            lines.append(_line(stage, now.norms[index], now.ratios[index], greatest, width, "█", "$primary"))
+            lines.append(_line(stage, (now.norms[index], now.ratios[index]), greatest, width, ("█", "$primary")))
             if twin is not None and index < len(twin.norms):
-                lines.append(_line("", twin.norms[index], twin.ratios[index], greatest, width, "▒", "#CC79A7"))
+                lines.append(_line("", (twin.norms[index], twin.ratios[index]), greatest, width, ("▒", "#CC79A7")))
         if twin is not None:
             lines.append(plain_content(f"█ {name}  ▒ {twin_name}", "dim"))
         self.update(Content("\n").join(lines))
 
 
-def _line(stage: str, norm: float, ratio: float, greatest: float, width: int, cell: str, colour: str) -> Content:
+def _line(stage: str, measured: tuple[float, float], greatest: float, width: int, ink: tuple[str, str]) -> Content:
+    """`measured` is the norm and the ratio, `ink` what the bar is drawn with: a cell and its colour."""
+    (norm, ratio), (cell, colour) = measured, ink
     figures = f" {norm:.1e} {ratio:.0e}"
     room = max(width - 7 - len(figures), 1)
     share = 1 + math.log10(max(norm, 1e-30) / greatest) / _DECADES if math.isfinite(norm) else 1.0

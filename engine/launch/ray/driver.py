@@ -41,7 +41,7 @@ _KNOCK_S = 5.0
 
 
 def train_on_ray(
-    run: int, spec: RunSpec, places: Places, control: Control, cluster: Cluster, resume: Resume | None,
+    run: int, spec: RunSpec, places: Places, control: Control, cluster: Cluster, resume: Resume,
     tunings: Mapping[str, SettingsTuned],
 ) -> Generator[Event, None, Ending]:  # fmt: skip
     """Train one run on workers, from where `resume` says, yielding what happens; returns how it ended.
@@ -49,7 +49,7 @@ def train_on_ray(
     Raises:
         ClusterError: Ray cannot be started or reached, has too little for so many workers, or the workers failed.
     """
-    newest = Newest(resume.started, resume.file, resume.sha256) if resume is not None else Newest()
+    newest = Newest() if resume.is_fresh else Newest(resume.started, resume.file, resume.sha256)
     yield DatasetProgressed(run, "Ray", "starting", 0, 0, "")
     with connected(cluster, places):
         use_gpu = check_resources(spec, cluster)

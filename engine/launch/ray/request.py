@@ -9,7 +9,7 @@ from typing import Any
 from engine.device import Placement
 from engine.errors import ForecastError
 from engine.forecast.asking import expected_images
-from engine.forecast.step_memory import forecast, resident_bytes
+from engine.forecast.step_memory import Step, forecast, resident_bytes
 from engine.memory.calibration import Calibration, unseen_gpu
 from engine.paths import Places
 from engine.spec import RunSpec
@@ -74,6 +74,6 @@ def _peak_bytes(spec: RunSpec, places: Places | None, on_gpu: bool) -> int:
     placement = Placement(device, torch.bfloat16 if half else torch.float32, layout, "forecast")
     calibration = unseen_gpu() if on_gpu else Calibration()
     try:
-        return forecast(spec, shape, resident_bytes(num_images, shape), placement, calibration).peak_bytes
+        return forecast(Step(spec, shape, placement, resident_bytes(num_images, shape), calibration)).peak_bytes
     except ForecastError:
         return _UNKNOWN

@@ -20,7 +20,7 @@ from engine.errors import ClusterError
 from engine.launch.ray import versions_differ
 from engine.launch.ray.nodes import gpu_bytes, largest_node
 from engine.launch.ray.request import Request, request_for
-from engine.launch.ray.task import Task, sentences_told, train_task
+from engine.launch.ray.task import Task, sentences_told, this_worker, train_task
 
 MAX_LOSSES = 8  # of workers or nodes: each time the run goes on from its newest checkpoint
 _LISTEN_S = 0.1
@@ -42,7 +42,7 @@ class Seat:
     def train(self, task: Task) -> None:
         """Make the run, from its newest checkpoint on; its events go to the task's exchange."""
         with sentences_told(task):
-            train_task(task, None)
+            train_task(task, this_worker())
 
 
 def take_seat(request: Request) -> Any:

@@ -10,7 +10,7 @@ import platform
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ import ray
 from ray.exceptions import RayError
 
 from engine.control import RunControl
+from engine.device import choose_placement
 from engine.errors import ReslabError
 from engine.events import Event, SettingsTuned
 from engine.launch.ray.exchange import Newest
@@ -26,10 +27,10 @@ from engine.memory.ledger import Ledger
 from engine.paths import Places
 from engine.spec import RunSpec
 from engine.training.checkpoint import load_checkpoint
-from engine.training.data_parallel import Crew
+from engine.training.context import History, RunContext
+from engine.training.group import Group, Solo
 from engine.training.loop import Ending, train
-from engine.training.resume import Resume
-from engine.training.setup import Known
+from engine.training.resume import FRESH, Resume
 
 _log = logging.getLogger("reslab")
 _TELL_EVERY_S = 0.05
@@ -48,6 +49,17 @@ class Task:
     exchange: Any
     tunings: Mapping[str, SettingsTuned]
 
+    def context(self, control: RunControl, group: Group, resume: Resume) -> RunContext:
+        """Of one of the run's processes. What was measured helps a process alone: a group has to compute alike."""
+        history = History(tunings=self.tunings)
+        placement = choose_placement(self.spec)
+        return RunContext(self.run, self.places, Ledger(), control, placement, history, group, resume)
+
+
+def this_worker() -> Solo:
+    """The group of a run that one worker trains."""
+    return Solo(f"1 worker on {platform.node()}")
+
 
 @contextmanager
 def sentences_told(task: Task) -> Iterator[None]:
@@ -58,28 +70,27 @@ def sentences_told(task: Task) -> Iterator[None]:
         ray.get(task.exchange.fail.remote(task.run, Ending("failed", str(error))))
 
 
-def newest_of(task: Task) -> Resume | None:
-    """What the run goes on from, if it was begun already."""
+def newest_of(task: Task) -> Resume:
+    """What the run resumes from, if it was begun already."""
     return _resume(task, ray.get(task.exchange.newest.remote(task.run)))
 
 
-def _resume(task: Task, newest: Newest) -> Resume | None:
+def _resume(task: Task, newest: Newest) -> Resume:
     if newest.started is None:
-        return None
+        return FRESH
     checkpoint = None
     if newest.file is not None and newest.sha256 is not None:
         checkpoint = load_checkpoint(task.places.run_folder(task.run) / newest.file, newest.sha256)
     return Resume(newest.started, checkpoint)
 
 
-def train_task(task: Task, crew: Crew | None) -> None:
-    """Train it, alone or leading a crew; the ending is told as the last of the events."""
+def train_task(task: Task, group: Group) -> None:
+    """Train it as rank zero of `group`; the ending is sent as the last of the events."""
     ticket, newest = ray.get(task.exchange.enter.remote(task.run))
     control = RunControl()
-    known = Known() if crew is not None else Known(tunings=task.tunings, workers=f"1 worker on {platform.node()}")
-    with nullcontext() if crew is None else crew.on_the_way():
-        resume = _resume(task, newest)
-    events = train(task.run, task.spec, task.places, Ledger(), control, known, resume, crew)
+    with group.starting():
+        context = task.context(control, group, _resume(task, newest))
+    events = train(task.spec, context)
     teller = Teller(task, ticket, control)
     try:
         while True:

@@ -16,15 +16,14 @@ import torch.distributed as dist
 from ray.exceptions import RayError
 
 from engine.control import RunControl
-from engine.device import choose_placement, versions
+from engine.device import versions
 from engine.errors import ClusterError
 from engine.launch.ray import versions_differ
 from engine.launch.ray.task import Task, newest_of, sentences_told, train_task
 from engine.launch.requests import Asked
-from engine.memory.ledger import Ledger
 from engine.progress import LoadingStopped
-from engine.training.data_parallel import Crew, follow
-from engine.training.setup import Known, set_up
+from engine.training.data_parallel import WorkerGroup, follow
+from engine.training.setup import set_up
 
 T = TypeVar("T")
 _HEAR_EVERY_S = 0.5
@@ -34,21 +33,19 @@ def work(config: dict[str, Any]) -> None:
     """Make the run with other workers, from its newest checkpoint on."""
     task: Task = config["task"]
     with sentences_told(task):
-        crew = _assemble(task)
-        if crew.leads:
-            train_task(task, crew)
+        group = _assemble(task)
+        if group.is_rank_zero:
+            train_task(task, group)
             return
-        placement = crew.placed(choose_placement(task.spec))
-        with crew.on_the_way():
-            resume = newest_of(task)
         with suppress(LoadingStopped):
             with _hearing(task) as control:
-                ready = set_up(task.run, task.spec, task.places, Ledger(), control, placement, Known(), resume, crew)
-                setup = _drained(ready)
-            follow(setup, crew)
+                with group.starting():
+                    context = task.context(control, group, newest_of(task))
+                setup = _drained(set_up(task.spec, context))
+            follow(setup, group)
 
 
-def _assemble(task: Task) -> Crew:
+def _assemble(task: Task) -> WorkerGroup:
     context = ray.train.get_context()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     torch.set_num_threads(max(cores // context.get_local_world_size(), 1))
@@ -59,7 +56,7 @@ def _assemble(task: Task) -> Crew:
         if (problem := versions_differ(here[0][1], found)) is not None:
             raise ClusterError(problem)
     device = ray.train.torch.get_device()
-    return Crew.assemble(len(nodes), task.sync_batchnorm, device if device.type == "cuda" else None)
+    return WorkerGroup.assemble(len(nodes), task.sync_batchnorm, device if device.type == "cuda" else None)
 
 
 @contextmanager
