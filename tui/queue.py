@@ -29,7 +29,6 @@ class Queue:
 
     def __init__(self, app: ReslabApp, specs: Sequence[RunSpec]) -> None:
         self.waiting: list[QueueEntry] = []
-        self._on_hold: frozenset[int] = frozenset()  # numbers of entries
         self.going = bool(specs)
         self.done = 0
         self.worst = 0  # exit code of the runs that were carried on a cluster
@@ -63,6 +62,15 @@ class Queue:
     async def read(self) -> None:
         found = await self._with_store(lambda store: store.waiting())
         self.waiting = found or []
+
+    @property
+    def _on_hold(self) -> frozenset[int]:
+        """Numbers of entries."""
+        return self._app.session.queue.on_hold
+
+    @_on_hold.setter
+    def _on_hold(self, numbers: frozenset[int]) -> None:
+        self._app.session.queue.on_hold = numbers
 
     @property
     def held(self) -> list[QueueEntry]:
@@ -151,20 +159,22 @@ class Queue:
         if self._app.session.side_by_side:
             await self.read()
             if self.waiting:
-                self._app.session.carry_queue()
-            elif not self._app.session.carries_queue:
+                self._app.session.run_queue()
+            elif not self._app.session.runs_queue:
                 self._app.queue_is_empty()
             return
         async with self._turn:
             if self._app.live and not self._app.live.over:  # another one was quicker; when it ends, it is the next turn
                 return
-            while self._app.session.live:  # its thread is closing the record
-                await asyncio.sleep(0.05)
-            spec = await self._with_store(lambda store: store.take_next(on_hold=self._on_hold))
-            if spec is not None and not self._app.start_run(spec, show=show):  # one was begun by hand meanwhile
-                await self._with_store(lambda store: store.enqueue([spec]))
+            try:
+                turn = await self._app.session.take_turn()
+            except ReslabError as error:
+                turn = None
+                self._app.tell(str(error), "error")
+            if turn is not None:
+                self._app.start_turn(turn, show)
             await self.read()
-        if spec is None:
+        if turn is None:
             self._app.queue_is_empty()
 
     def change(self, work: Callable[[Store], None]) -> None:

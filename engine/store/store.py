@@ -253,6 +253,11 @@ class Store:
         with _explained(self._path):
             return list(waiting.read(self._db))
 
+    def first_waiting(self, on_hold: Collection[int] = ()) -> QueueEntry | None:
+        """The next one that is not `on_hold`, which stays where it is."""
+        with _explained(self._path):
+            return waiting.first(self._db, on_hold)
+
     def take_next(self, number: int | None = None, on_hold: Collection[int] = ()) -> RunSpec | None:
         """Take the first entry that is not `on_hold` out of the queue, only if it is entry `number` where that is
         given; no other process gets the same one.

@@ -22,7 +22,7 @@ from engine.data.depth import PixelRange
 from engine.data.images import ImageData
 from engine.data.loading import load_dataset
 from engine.data.resizing import Reading
-from engine.launch.in_process import Lab, run
+from engine.lab import Lab
 from engine.paths import Places
 from engine.predicting import _MOST_AT_ONCE, _Network, find_files, predict, read_reading
 from engine.records import Predictions, RunDetails
@@ -42,7 +42,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Places:
     places = Places(home=root / "home", data=root / "data", cache=root / "cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RESLAB_TUNE", "0")
-        list(run(SPEC, Lab(places), RunControl()))
+        list(Lab(places).train(SPEC).events())
     return places
 
 
@@ -246,7 +246,7 @@ def test_a_file_is_read_by_the_range_of_the_run_and_not_by_its_own(tmp_path: Pat
             samples = draws.integers(0, 4096, (8, 8, 1)).astype(np.uint16)
             samples[0, 0] = 4095
             (tmp_path / "d" / name / f"{number}.png").write_bytes(png16(samples))
-    list(run(RunSpec(f"folder:{tmp_path / 'd'}", "resnet20", epochs=1), Lab(places), RunControl()))
+    list(Lab(places).train(RunSpec(f"folder:{tmp_path / 'd'}", "resnet20", epochs=1)).events())
     details, _ = recorded(places)
     reading = read_reading(details)
     assert reading.pixel_range == PixelRange(integers=4095)

@@ -9,13 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.control import RunControl
 from engine.data.feeding import Batch
 from engine.device import Placement
 from engine.events import Evaluated, Event, GradientsMeasured, MemoryRecovered, StepsCompleted
 from engine.forecast.fitting import Plan
 from engine.forecast.timeline import Forecast
-from engine.launch.in_process import Lab, run
+from engine.lab import Lab
 from engine.paths import Places
 from engine.shape import DataShape
 from engine.spec import RunSpec
@@ -58,7 +57,7 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
 
 
 def collect(places: Places, spec: RunSpec = SPEC) -> list[Event]:
-    return list(run(spec, Lab(places), RunControl()))
+    return list(Lab(places).train(spec).events())
 
 
 def story(events: list[Event]) -> tuple[list[float], list[bytes]]:

@@ -18,7 +18,7 @@ from engine.device import Placement
 from engine.events import Event, RunContinued, RunEnded, RunStarted, SettingsTuned, StepsCompleted, TuningChecked
 from engine.forecast.fitting import Plan, fit_run
 from engine.forecast.step_memory import Step
-from engine.launch.in_process import Lab, resume, run
+from engine.lab import Lab
 from engine.memory.ledger import Ledger
 from engine.paths import Places
 from engine.shape import DataShape
@@ -56,7 +56,7 @@ def seconds(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Placement, i
 
 
 def collect(places: Places, spec: RunSpec = SPEC) -> list[Event]:
-    return list(run(spec, Lab(places), RunControl()))
+    return list(Lab(places).train(spec).events())
 
 
 def set_up(places: Places, spec: RunSpec = SPEC) -> list[Event]:
@@ -223,7 +223,7 @@ def test_a_run_that_is_resumed_keeps_its_threads_and_measures_nothing(
         assert store.forget_tunings() == 1
     seconds(lambda placement, threads: float(threads))  # a single one would be taken now
     control = RunControl()
-    for event in resume(1, Lab(places), control):
+    for event in Lab(places).resume(1, control).events():
         assert not isinstance(event, SettingsTuned)
         if isinstance(event, RunContinued):
             assert event.differs == ()
@@ -321,7 +321,7 @@ def test_a_stop_in_the_middle_of_a_trial_ends_the_run(places: Places, monkeypatc
         return build(self, form)
 
     monkeypatch.setattr(tuning._Trial, "_learner", stop)
-    events = list(run(SPEC, Lab(places), control))
+    events = list(Lab(places).train(SPEC, control).events())
     assert isinstance(events[-1], RunEnded)
     assert events[-1].status == "stopped"
 

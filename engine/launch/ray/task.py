@@ -46,8 +46,8 @@ class Task:
     spec: RunSpec
     places: Places
     sync_batchnorm: bool
-    exchange: Any
     tunings: Mapping[str, SettingsTuned]
+    exchange: Any = None  # the actor that events go to, once the driver has made it
 
     def context(self, control: RunControl, group: Group, resume: Resume) -> RunContext:
         """Of one of the run's processes. What was measured helps a process alone: a group has to compute alike."""
