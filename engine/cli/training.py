@@ -63,7 +63,7 @@ from engine.spec import RunSpec
 from engine.text import counted, percent, safe_text
 
 EXIT_CODES: dict[Status, int] = {"completed": 0, "failed": 1, "diverged": 1, "stopped": 130}
-_SAME_SIGNAL_S = 1.0
+SAME_SIGNAL_S = 1.0
 
 
 class View(Protocol):
@@ -218,7 +218,7 @@ def on_signals(control: RunControl, elsewhere: bool, only_looks: bool) -> Iterat
             control.leave()
             return
         if control.stop_requested:
-            if time.monotonic() - asked_at > _SAME_SIGNAL_S:
+            if time.monotonic() - asked_at > SAME_SIGNAL_S:
                 raise KeyboardInterrupt
             return
         asked_at = time.monotonic()

@@ -82,7 +82,7 @@ def chart(num_pairs: int = 50) -> None:
         x = np.arange(num_points, dtype=float)
         widget._lines, widget._x_max = [Line("train", "#56B4E9", x, np.sin(x / num_points) + np.cos(7 * x))], num_points
         began = time.perf_counter()
-        widget._draw(100, 16)
+        widget.draw_lines(100, 16)
         return 1000 * (time.perf_counter() - began)
 
     report(

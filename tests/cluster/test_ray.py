@@ -216,7 +216,7 @@ def test_events_that_are_not_answered_are_sent_again_by_the_same_number(machine:
 
 
 def test_a_run_whose_driver_is_gone_stops(machine: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.launch.ray.task._PATIENCE_S", 0.3)
+    monkeypatch.setattr("engine.launch.ray.task.PATIENCE_S", 0.3)
     deaf, control = Deaf(10**6, Asked()), RunControl()
     teller = Teller(Task(1, SPEC, places_in(tmp_path), False, {}, deaf), 7, control)
     deadline = time.monotonic() + 20
@@ -237,7 +237,7 @@ def test_what_no_node_can_carry_is_tried_three_times_and_recorded(
         raise RayError("no module named engine\nand much more")
 
     monkeypatch.setattr("engine.launch.ray.backend.take_seat", take_seat)
-    monkeypatch.setattr("engine.launch.ray.backend._REST_S", 0.0)
+    monkeypatch.setattr("engine.launch.ray.backend.REST_S", 0.0)
     specs = [SPEC, SPEC.replace(seed=1)]
     begun = run_all(ListSource(specs), places)
     assert len(tries) == 6
@@ -252,7 +252,7 @@ def test_a_queue_that_cannot_be_carried_is_recorded_run_by_run(
     machine: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No GPU in the cluster; weights that are not there, found only once it has its seat; the next one trains."""
-    monkeypatch.setattr("engine.launch.ray.backend._RETURN_S", 0.3)
+    monkeypatch.setattr("engine.launch.ray.backend.RETURN_S", 0.3)
     places = places_in(tmp_path)
     specs = [SPEC.replace(device="cuda"), SPEC.replace(weights=str(tmp_path / "none.pth")), SPEC]
     run_all(ListSource(specs), places)

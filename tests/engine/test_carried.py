@@ -140,8 +140,8 @@ def test_a_half_written_line_waits_for_its_other_half(
     run: Carried, places: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks: list[int] = []
-    read = following._read
-    monkeypatch.setattr(following, "_read", lambda file: looks.append(1) or read(file))  # type: ignore[func-returns-value]
+    read = following.read_new
+    monkeypatch.setattr(following, "read_new", lambda file: looks.append(1) or read(file))  # type: ignore[func-returns-value]
     line = json.dumps(to_json_dict(RunPaused(run.run, 3))) + "\n"
     with followed(run.run, places, RunControl()) as seen:
         for part in (line[:10], line[10:]):
@@ -325,7 +325,7 @@ def test_a_process_of_its_own_goes_on_with_a_run_and_hears_a_signal_as_any_other
         if isinstance(event, events.RunContinued):
             assert event.step == end.steps
             with Store(places.database) as store:
-                (pid,) = store._rows("SELECT pid FROM runs WHERE run = ?", number)[0]
+                (pid,) = store.query("SELECT pid FROM runs WHERE run = ?", number)[0]
             os.kill(pid, signal.SIGHUP)
             os.kill(pid, signal.SIGTERM)
     assert isinstance(event, RunEnded)

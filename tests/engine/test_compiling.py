@@ -51,7 +51,7 @@ def test_what_cannot_be_compiled_is_one_sentence(places: Places, monkeypatch: py
     def refuse(self: Any, *arguments: Any, **more: Any) -> None:
         raise RuntimeError("no compiler was found")
 
-    monkeypatch.setattr("engine.training.compiling._pass_through", refuse)
+    monkeypatch.setattr("engine.training.compiling.pass_through", refuse)
     end = ended(collect(places, SPEC.replace(compile=True)))
     assert end.status == "failed"
     assert end.error == "torch cannot compile resnet20 here (RuntimeError, details in reslab.log); leave --compile out"

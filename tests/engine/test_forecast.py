@@ -103,7 +103,7 @@ def test_a_forecast_that_cannot_be_made_is_one_sentence_and_no_reason_not_to_tra
     def refuse(*arguments: Any) -> Any:
         raise AttributeError("torch has changed")
 
-    monkeypatch.setattr(forecast_module, "_of_step", refuse)
+    monkeypatch.setattr(forecast_module, "forecast_step", refuse)
     assert main(("forecast", "digits", "resnet20"), lambda *arguments: 0) == 2
     assert capsys.readouterr().err == (
         "reslab: no memory forecast for resnet20: AttributeError, details in reslab.log\n"

@@ -109,7 +109,7 @@ def test_a_run_that_began_by_the_first_rules_goes_on_by_them(places: Places, tmp
         (root / "a" / f"copy{number}.png").write_bytes((root / "a" / f"{number}.png").read_bytes())
     spec = SPEC.replace(dataset=f"folder:{root}", val_share=0.3)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("engine.training.setup.NEWEST_RULES", 1)
+        patch.setattr("engine.training.resume.NEWEST_RULES", 1)
         cut(places, 1, spec)
     cut(places, 1, spec)
     one, other = details_of(places, 1), details_of(places, 2)

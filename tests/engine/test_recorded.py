@@ -51,7 +51,7 @@ class Recorder:
 @pytest.fixture
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     made = Recorder()
-    monkeypatch.setattr(recorded, "_cuda_recorder", lambda _: made)
+    monkeypatch.setattr(recorded, "cuda_recorder", lambda _: made)
     monkeypatch.setattr("engine.training.setup.is_recordable", lambda *_: True)
     return made
 
@@ -118,7 +118,7 @@ def test_what_cannot_be_recorded_is_trained_all_the_same(
         work()
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    monkeypatch.setattr(recorded, "_cuda_recorder", lambda _: refuse)
+    monkeypatch.setattr(recorded, "cuda_recorder", lambda _: refuse)
     events = collect(places)
     monkeypatch.setattr("engine.training.setup.is_recordable", lambda *_: False)
     assert story(events) == story(collect(places))

@@ -228,14 +228,14 @@ def test_every_third_allocation_fails_and_the_run_completes(places: Places, monk
 def test_where_whole_batches_do_not_fit_they_are_cut_and_the_run_is_marked(
     places: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = Learner._one_part
+    original = Learner.one_part
 
     def one_part(self: Learner, images: Tensor, labels: Tensor, share: float | None) -> Any:
         if len(labels) > 40:
             raise torch.OutOfMemoryError(NO_MEMORY)
         return original(self, images, labels, share)
 
-    monkeypatch.setattr(Learner, "_one_part", one_part)
+    monkeypatch.setattr(Learner, "one_part", one_part)
     events = list(Lab(places).train(SPEC.replace(batch_size=128)).events())
     assert of(events, RunEnded)[0].status == "completed"
     assert of(events, MemoryRecovered)[-1].micro_batch == 32
@@ -297,7 +297,7 @@ def test_parts_hold_every_image_once_and_never_a_single_one(number: int, micro_b
 def test_larger_parts_are_tried_again_after_a_while(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
     from engine.training import out_of_memory as recovery
 
-    monkeypatch.setattr(recovery, "_CALM_STEPS", 3)
+    monkeypatch.setattr(recovery, "CALM_STEPS", 3)
     failing_steps(monkeypatch, {2: [10], 3: [10], 4: [10]})
     events = list(Lab(places).train(SPEC.replace(epochs=1)).events())
     sizes = [(event.step, event.micro_batch) for event in of(events, MemoryRecovered)]
@@ -310,15 +310,15 @@ def test_a_try_that_fails_goes_back_and_the_next_one_waits_twice_as_long(
 ) -> None:
     from engine.training import out_of_memory as recovery
 
-    original = Learner._one_part
+    original = Learner.one_part
 
     def one_part(self: Learner, pixels: Tensor, labels: Tensor, share: float | None) -> Any:
         if len(labels) > 8:
             raise torch.OutOfMemoryError(NO_MEMORY)
         return original(self, pixels, labels, share)
 
-    monkeypatch.setattr(recovery, "_CALM_STEPS", 2)
-    monkeypatch.setattr(Learner, "_one_part", one_part)
+    monkeypatch.setattr(recovery, "CALM_STEPS", 2)
+    monkeypatch.setattr(Learner, "one_part", one_part)
     events = list(Lab(places).train(SPEC).events())
     tries = [event.step for event in of(events, MemoryRecovered) if event.action.startswith("trying")]
     assert tries[:3] == [3, 7, 15]
@@ -329,7 +329,7 @@ def test_a_try_that_fails_goes_back_and_the_next_one_waits_twice_as_long(
 def test_what_the_forecast_cut_on_a_host_is_not_tried_whole(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
     from engine.training import out_of_memory as recovery
 
-    monkeypatch.setattr(recovery, "_CALM_STEPS", 1)
+    monkeypatch.setattr(recovery, "CALM_STEPS", 1)
     monkeypatch.setenv("RESLAB_MEMORY_GIB", str(12 / 1024))
     spec = SPEC.replace(epochs=1, batch_size=128)
     events = list(Lab(places).train(spec).events())
@@ -347,7 +347,7 @@ def test_where_nothing_helps_the_run_says_what_is_missing_and_the_next_one_train
 
     lab = Lab(places)
     with monkeypatch.context() as patched:
-        patched.setattr(Learner, "_one_part", nothing)
+        patched.setattr(Learner, "one_part", nothing)
         end = of(list(lab.train(SPEC).events()), RunEnded)[0]
     assert end.status == "failed"
     assert "a step with 2 images does not fit, an allocation of 2.0 GiB failed" in end.error

@@ -74,7 +74,7 @@ def state_of(places: Places, number: int) -> Checkpoint:
 
 @pytest.fixture(autouse=True)
 def _each_step_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.training.points._READ_EVERY_S", 0.0)
+    monkeypatch.setattr("engine.training.points.READ_EVERY_S", 0.0)
 
 
 def assert_same(places: Places, one: int, other: int) -> None:
@@ -302,7 +302,7 @@ def test_a_checkpoint_comes_due_in_an_evaluation_too(places: Places, monkeypatch
     monkeypatch.setattr(Saver, "begin", noted)
     monkeypatch.setattr(Saver, "worth_it", False)
     monkeypatch.setattr(Saver, "due", property(lambda saver: epoch_over and saver._writer is None))
-    monkeypatch.setattr("engine.training.evaluation._TELL_EVERY_S", 0.0)
+    monkeypatch.setattr("engine.training.evaluation.REPORT_EVERY_S", 0.0)
     for event in Lab(places).train(SPEC.replace(epochs=1, batch_size=16)).events():
         epoch_over = epoch_over or isinstance(event, EpochEnded)
     assert saved == [(12, False)]  # before the figures were there
@@ -318,7 +318,7 @@ def test_a_record_cannot_lead_out_of_the_folder_of_its_run(places: Places) -> No
 
 
 def test_checkpoints_come_in_time_and_two_are_kept(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.training.saving._EARLY", 0.0)  # always due
+    monkeypatch.setattr("engine.training.saving.EARLY", 0.0)  # always due
     saved: list[int] = []
     kept = set()
     for event in Lab(places).train(SPEC).events():
@@ -338,7 +338,7 @@ def test_a_checkpoint_that_cannot_be_written_does_not_end_the_run(
 ) -> None:
     from engine.training import saving
 
-    monkeypatch.setattr(saving, "_EARLY", 0.0)
+    monkeypatch.setattr(saving, "EARLY", 0.0)
     original, calls = write_checkpoint, 0
 
     def full(*arguments: Any) -> Any:

@@ -65,7 +65,7 @@ def ended(events: list[Event]) -> RunEnded:
 
 @few_digits
 def test_a_run_tells_its_story_in_order(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.training.saving._COST_SHARE", 1e-9)  # a slow machine would save in between
+    monkeypatch.setattr("engine.training.saving.COST_SHARE", 1e-9)  # a slow machine would save in between
     events = collect(SPEC.replace(epochs=2), places)
     passing = (EvaluationProgressed, GradientsMeasured, StepsCompleted)  # they come by the clock
     told = [type(event).__name__ for event in events if not isinstance(event, passing)]
@@ -377,7 +377,7 @@ def test_weights_that_cannot_be_written_fail_the_run_and_keep_its_figures(places
 
 @few_digits
 def test_checkpoints_leave_no_second_file(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.training.saving._COST_SHARE", 1e9)
+    monkeypatch.setattr("engine.training.saving.COST_SHARE", 1e9)
     events = collect(SPEC.replace(epochs=2), places)
     assert len(of(events, CheckpointSaved)) == 2
     files = list(Path(places.run_folder(events[-1].run)).iterdir())

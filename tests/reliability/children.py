@@ -37,7 +37,7 @@ _LOADED = (sklearn.metrics, engine.launch.in_process, tui.app)
 def train(folder: Path, always_saving: bool = False) -> None:
     quiet_process()
     if always_saving:
-        engine.training.saving._EARLY = 0.0  # a checkpoint is due as soon as the one before is written
+        engine.training.saving.EARLY = 0.0  # a checkpoint is due as soon as the one before is written
     list(Lab(places_in(folder)).train(SPEC).events())
 
 
@@ -63,7 +63,7 @@ def train_failing(folder: Path, at: int, error: int, counted: Path) -> None:
     How many there were is written to `counted`.
     """
     quiet_process()
-    engine.training.saving._EARLY = 0.0
+    engine.training.saving.EARLY = 0.0
     library = ctypes.CDLL(None)
     library.fault_counted.restype = ctypes.c_long
     library.fault_arm(str(folder).encode(), ctypes.c_long(at), ctypes.c_int(error))

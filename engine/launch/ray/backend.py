@@ -31,9 +31,9 @@ from engine.training.loop import Ending
 from engine.training.resume import Resume
 
 _LOOK_EVERY_S = 0.1
-_REST_S = 2.0  # after a failure
+REST_S = 2.0  # after a failure
 _ASK_ANEW_S = 30.0  # the cluster may be another by then
-_RETURN_S = 30.0  # of a node, before a run that needs it is tried once more
+RETURN_S = 30.0  # of a node, before a run that needs it is tried once more
 _MOST_FAILURES = 3
 _log = logging.getLogger("reslab")
 
@@ -130,7 +130,7 @@ class Seats:
         try:
             use_gpu = check_resources(spec, self._cluster)
         except ClusterError as error:  # it may have lost a node that comes back
-            raise _MayPassError(str(error), _RETURN_S) from None
+            raise _MayPassError(str(error), RETURN_S) from None
         try:
             most = largest_node(use_gpu)[1]
             request = request_for(spec, gpu_bytes() if use_gpu else None, most, places=self._places)
@@ -140,7 +140,7 @@ class Seats:
         except RayError as error:  # the node of the seat, or of a gauge, was lost; or no node can make one
             said = (str(error).strip() or type(error).__name__).splitlines()[0]
             said = f"no node of the cluster can carry it ({said}); see that all have this reslab"
-            raise _MayPassError(said, _REST_S) from None
+            raise _MayPassError(said, REST_S) from None
         return None
 
     def _seat(self, request: Request, is_wanted: Callable[[], bool]) -> Seat | None:
