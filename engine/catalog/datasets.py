@@ -21,7 +21,8 @@ class DatasetInfo:
     """One row of the menu.
 
     `shape` is the native shape, None where only reading the images can tell; `loader` is "module:function", a
-    function as `engine.data.Loader` describes. `num_train` and `num_test` are images of the published split.
+    function as `engine.data.images.Loader` describes. `num_train` and `num_test` are images of the published split.
+    `is_of_files`: its images are files, rather than arrays that are read whole.
     """
 
     name: str
@@ -31,11 +32,7 @@ class DatasetInfo:
     num_train: int | None = None
     num_test: int | None = None
     downloads: bool = False
-
-    @property
-    def is_of_files(self) -> bool:
-        """Whether its images are files, rather than arrays that are read whole."""
-        return self.loader not in (_DIGITS, _TORCHVISION)
+    is_of_files: bool = False
 
     @property
     def num_images(self) -> int | None:
@@ -49,10 +46,9 @@ class DatasetInfo:
 
 
 _TORCHVISION = "engine.data.torchvision_sets:load"
-_DIGITS = "engine.data.digits:load"
 
 DATASETS: tuple[DatasetInfo, ...] = (
-    DatasetInfo("digits", "scikit-learn's 8×8 digits, built in", _DIGITS,
+    DatasetInfo("digits", "scikit-learn's 8×8 digits, built in", "engine.data.digits:load",
                 DataShape(1, 8, 8, 10), 1437, 360),
     DatasetInfo("mnist", "handwritten digits (LeCun et al.)", _TORCHVISION,
                 DataShape(1, 28, 28, 10), 60000, 10000, downloads=True),
@@ -63,12 +59,12 @@ DATASETS: tuple[DatasetInfo, ...] = (
     DatasetInfo("cifar100", "tiny photographs, 100 classes", _TORCHVISION,
                 DataShape(3, 32, 32, 100), 50000, 10000, downloads=True),
     DatasetInfo("cats-dogs", "photographs (Microsoft, Kaggle)", "engine.data.cats_dogs:load",
-                DataShape(3, 224, 224, 2), 17500, 7500, downloads=True),
+                DataShape(3, 224, 224, 2), 17500, 7500, downloads=True, is_of_files=True),
     DatasetInfo("oxford-pets", "cats and dogs of 37 breeds (Oxford)", "engine.data.oxford_pets:load",
-                DataShape(3, 224, 224, 2), 3680, 3669, downloads=True),
+                DataShape(3, 224, 224, 2), 3680, 3669, downloads=True, is_of_files=True),
 )  # fmt: skip
 
-FOLDER = DatasetInfo("folder:PATH", "your own images, one folder a class", "engine.data.folder:load")
+FOLDER = DatasetInfo("folder:PATH", "your own images, one folder a class", "engine.data.folder:load", is_of_files=True)
 
 
 def find_dataset(name: str) -> DatasetInfo:
