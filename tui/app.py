@@ -290,7 +290,7 @@ class ReslabApp(App[None]):
     def free_memory(self, numbers: frozenset[int] | None = None) -> None:
         self.session.free_memory(numbers)
 
-    async def run_aside(self, work: Callable[[], T]) -> T:
+    async def run_in_thread(self, work: Callable[[], T]) -> T:
         return await self.session.aside(work)
 
     def call_soon(self, callback: Callable[..., object], *arguments: object) -> None:

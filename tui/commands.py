@@ -73,7 +73,7 @@ class Commands(Protocol):
     def free_memory(self, numbers: frozenset[int] | None = None) -> None:
         """Free what no live run needs, or these holdings of it."""
 
-    async def run_aside(self, work: Callable[[], T]) -> T:
+    async def run_in_thread(self, work: Callable[[], T]) -> T:
         """What `work` returns, called in a thread that nobody waits for when the app is left."""
 
 

@@ -104,13 +104,15 @@ class PredictScreen(LabDialog[None]):
 
     async def _look_at(self, file: Path) -> None:
         state, details = self.state, self._details
-        guesses, pixels = await self.commands.run_aside(lambda: read_guesses(state.places, details, file, state.ledger))
+        guesses, pixels = await self.commands.run_in_thread(
+            lambda: read_guesses(state.places, details, file, state.ledger)
+        )
         self._show([Picture(pixels, (file.name, ""))], guess_lines(guesses), folder=False)
         self.query_one("#verdict", Static).update(_HELP)
 
     async def _look_through(self, folder: Path) -> None:
         state, details, control = self.state, self._details, self._control
-        found = await self.commands.run_aside(
+        found = await self.commands.run_in_thread(
             lambda: read_folder_guesses(state.places, details, folder, state.ledger, self._tell, control)
         )
         pictures = [

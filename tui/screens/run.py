@@ -284,7 +284,7 @@ async def load_into(
         gallery.app.call_later(lambda: gallery.show((), text) if loading else None)
 
     try:
-        return await commands.run_aside(lambda: read(tell, control))
+        return await commands.run_in_thread(lambda: read(tell, control))
     except ReslabError as error:
         gallery.call_later(gallery.show, (), safe_text(error))
         return None

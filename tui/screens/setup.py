@@ -352,7 +352,7 @@ class SetupScreen(LabScreen[None]):
     async def _survey(self, spec: RunSpec) -> None:
         from tui.record import read_survey
 
-        found = await self.commands.run_aside(lambda: read_survey(self.state.places, spec))
+        found = await self.commands.run_in_thread(lambda: read_survey(self.state.places, spec))
         self.state.surveys.add(_survey_key(spec), found)
 
     def _ask_for_forecast(self, spec: RunSpec) -> None:
@@ -367,7 +367,7 @@ class SetupScreen(LabScreen[None]):
         from tui.record import read_forecast  # SQLite: the first paint need not wait for it
 
         state = self.state
-        found = await self.commands.run_aside(lambda: read_forecast(state.places, state.ledger, spec))
+        found = await self.commands.run_in_thread(lambda: read_forecast(state.places, state.ledger, spec))
         state.forecasts.add(spec, found)
 
 

@@ -9,7 +9,7 @@ from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
-from textual.content import Content
+from textual.reactive import reactive, var
 from textual.widgets import Button, Static
 
 from engine.analysis.tables import duration
@@ -43,6 +43,10 @@ class TrainScreen(LabScreen[None]):
     """
 
     AUTO_FOCUS = ""
+    seen: var[tuple[object, ...]] = var((), init=False)
+    """What decides how the screen looks."""
+    stage: reactive[tuple[object, ...]] = reactive((), repaint=False, bindings=True, init=False)
+    """What decides which keys do something."""
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("p", "pause", "Pause/resume", tooltip="pause the run, or let it go on"),
         Binding("s", "stop", "Stop", tooltip="stop the run; it keeps its figures and its weights"),
@@ -73,8 +77,6 @@ class TrainScreen(LabScreen[None]):
 
     def __init__(self, state: AppState, commands: Commands) -> None:
         super().__init__(state, commands)
-        self._drawn: tuple[object, ...] = ()
-        self._could: tuple[object, ...] = ()
         self._pace = Pace()
 
     def on_mount(self) -> None:
@@ -95,7 +97,7 @@ class TrainScreen(LabScreen[None]):
         self.redraw()
 
     def on_resize(self) -> None:
-        self._drawn = ()
+        self.set_reactive(TrainScreen.seen, ())  # the next look draws
 
     def on_key(self) -> None:
         self.redraw()
@@ -109,21 +111,21 @@ class TrainScreen(LabScreen[None]):
         if not self.is_current:
             return
         self.commands.take_events()
-        if self._drawn == (key := self._key()):
-            return
-        self._drawn = key
+        live = self.live
+        moved = (live.version, live.stopping, live.pausing) if live else ()
+        others = (id(self.state.gauges.value), self.size, self.state.queue.value.words, self.has_class("gradients"))
+        self.seen = (id(live), *moved, *others)
+
+    def watch_seen(self) -> None:
         began = time.thread_time()
         self._draw()
         self.call_after_refresh(lambda: self._pace.drew(time.thread_time() - began))
 
     def _draw(self) -> None:
         live = self.live
-        could = (live, live and (live.over, live.stopping, live.ended))
-        if could != self._could:
-            self._could = could
-            self.refresh_bindings()
+        self.stage = (live, live and (live.over, live.stopping, live.ended))
         self.state.update_status()
-        self.query_one("#title", Title).show(_title(live, self.state.queue.value.hint))
+        self.query_one("#title", Title).text = _title(live, self.state.queue.value.hint)
         if (gauges := self.state.gauges.value) is not None:
             self.query_one(MemoryStrip).show(gauges.reading, gauges.holdings, gauges.nodes)
         if live is None:
@@ -132,12 +134,7 @@ class TrainScreen(LabScreen[None]):
         self._draw_bars(live)
         if self.has_class("gradients"):
             self._draw_gradients(live)
-        self.query_one(FiguresTable).show(live.untrained, live.latest, live.latest_name)
-
-    def _key(self) -> tuple[object, ...]:
-        live = self.live
-        moved = (live.version, live.stopping, live.pausing) if live else ()
-        return (id(live), *moved, id(self.state.gauges.value), self.size, self.state.queue.value.words)
+        self.query_one(FiguresTable).figures = (live.untrained, live.latest, live.latest_name)
 
     def _draw_charts(self, live: LiveRun) -> None:
         x_max = max(live.num_steps, 1)
@@ -210,7 +207,6 @@ class TrainScreen(LabScreen[None]):
     def action_gradients(self) -> None:
         self.toggle_class("gradients")
         self.query_one("#memory").border_title = "Gradients" if self.has_class("gradients") else "Memory"
-        self._drawn = ()
         self.redraw()
 
     def action_pause(self) -> None:
@@ -238,9 +234,9 @@ class TrainScreen(LabScreen[None]):
         return True
 
 
-def _title(live: LiveRun | None, on_hold: str) -> Content:
+def _title(live: LiveRun | None, on_hold: str) -> str:
     if live is None:
-        return plain_content(f"no run yet: 1 sets one up{' · ' if on_hold else ''}{on_hold}", "bold")
+        return f"no run yet: 1 sets one up{' · ' if on_hold else ''}{on_hold}"
     number = f"run {live.run}: " if live.run is not None else ""
     why = live.refused or (live.ended.error or "; ".join(live.ended.remarks) if live.ended else None)
     title = f"{number}{live.spec.model} on {live.spec.dataset}, {live.state}"
@@ -248,7 +244,7 @@ def _title(live: LiveRun | None, on_hold: str) -> Content:
         title += f" · {live.note}"
     if live.recovered is not None:
         title += f" · memory ran out: {live.recovered.action}"
-    return plain_content(f"{title}: {why}" if why else title, "bold")
+    return f"{title}: {why}" if why else title
 
 
 def epoch_ticks(epochs: int, steps_per_epoch: int) -> dict[float, str]:
