@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from engine.store.store import Store
     from tui.commands import Host
     from tui.session import Session
-    from tui.state import AppState, QueueState, Value
+    from tui.state import AppState, Observable, QueueState
 
 T = TypeVar("T")
 
@@ -64,7 +64,7 @@ class Queue:
         self._shown.value = replace(self._shown.value, waiting=tuple(found or ()))
 
     @property
-    def _shown(self) -> Value[QueueState]:
+    def _shown(self) -> Observable[QueueState]:
         return self._state.queue
 
     @property

@@ -56,7 +56,7 @@ def _is_mounted(node: DOMNode) -> bool:
     return node.is_running and node.is_attached
 
 
-class Value(Signal[T]):
+class Observable(Signal[T]):
     """A value that publishes each change. Setting an equal value does nothing."""
 
     def __init__(self, value: T) -> None:
@@ -142,17 +142,17 @@ class AppState:
     def __init__(self, settings: Settings, ledger: Ledger) -> None:
         self.settings = settings
         self.ledger = ledger
-        self.live: Value[LiveRun | None] = Value(None)
+        self.live: Observable[LiveRun | None] = Observable(None)
         self.run_changed: Signal[LiveRun] = Signal()  # `LiveRun` grows in place: the value stays the same object
-        self.status = Value("")
-        self.gauges: Value[GaugesRead | None] = Value(None)
+        self.status = Observable("")
+        self.gauges: Observable[GaugesRead | None] = Observable(None)
         self.freed: Signal[Freed] = Signal()
-        self.queue = Value(QueueState())
-        self.listing: Value[Listing | None] = Value(None)
+        self.queue = Observable(QueueState())
+        self.listing: Observable[Listing | None] = Observable(None)
         self.forecasts: Cache[RunSpec, str] = Cache()
         self.surveys: Cache[tuple[object, ...], Survey | str] = Cache()  # by what decides which images are loaded
-        self.compared: Value[tuple[int, ...]] = Value(())
-        self.torch_loaded = Value(False)
+        self.compared: Observable[tuple[int, ...]] = Observable(())
+        self.torch_loaded = Observable(False)
 
     @property
     def places(self) -> Places:

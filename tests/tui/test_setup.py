@@ -192,6 +192,22 @@ async def test_the_plan_says_whether_it_fits_once_the_cursor_rests(
     assert [spec.model for spec in asked] == ["resnet18", "resnet50"]  # what was passed over is not asked for
 
 
+async def test_the_plan_is_forecast_again_once_a_run_is_over(
+    make_app: MakeApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forecasts = iter(("fits not beside a run", "fits now"))
+    monkeypatch.setattr("tui.record.read_forecast", lambda places, ledger, spec: next(forecasts))
+    script = ScriptedRun(hold_at=5)
+    app = make_app(script)
+    async with app.run_test(size=(120, 36)) as pilot:
+        await drawn(pilot)
+        assert app.start_run(RunSpec("digits", "resnet18"), show=False)
+        app.post_message(TorchLoaded(None))
+        await until(pilot, lambda: "fits not beside a run" in text_of(app))
+        script.release.set()
+        await until(pilot, lambda: "fits now" in text_of(app))
+
+
 async def test_r_takes_the_recipe_fast_and_the_defaults_again(make_app: MakeApp) -> None:
     app = make_app(ScriptedRun())
     async with app.run_test() as pilot:

@@ -18,7 +18,7 @@ from tests.fakes import ScriptedRun
 from tests.tui.conftest import MakeApp, drawn, until
 from tui.live import LiveRun
 from tui.screens.train import TrainScreen
-from tui.state import AppState, Cache, QueueState, Settings, Signal, Value
+from tui.state import AppState, Cache, Observable, QueueState, Settings, Signal
 from tui.widgets.mode_bar import ModeBar
 
 TUI = Path(__file__).parents[2] / "tui"
@@ -62,7 +62,7 @@ def test_the_checks_notice_what_they_look_for() -> None:
 
 
 async def test_a_subscriber_hears_each_change_once_and_no_equal_value() -> None:
-    value, heard = Value("a"), list[str]()
+    value, heard = Observable("a"), list[str]()
     app: App[None] = App()
     async with app.run_test():
         value.subscribe(app.screen, heard.append)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual import on, work
 from textual.app import ComposeResult
@@ -29,6 +29,9 @@ from tui.widgets.key_bar import KeyBar
 from tui.widgets.menu import Menu, Row
 from tui.widgets.mode_bar import ModeBar
 from tui.widgets.recipe import RecipeForm
+
+if TYPE_CHECKING:
+    from tui.live import LiveRun  # numpy
 
 _YOUR_FOLDER = "your folder …"
 _MORE = "more …"
@@ -102,6 +105,7 @@ class SetupScreen(LabScreen[None]):
         follow(self, self.state.torch_loaded, lambda loaded: self.show_plan())
         follow(self, self.state.forecasts, lambda forecast: self.show_plan())
         follow(self, self.state.surveys, lambda survey: self.show_plan())
+        follow(self, self.state.run_changed, self._run_changed)
 
     def on_screen_resume(self) -> None:
         self.state.surveys.clear()  # files may have come or gone meanwhile
@@ -131,6 +135,10 @@ class SetupScreen(LabScreen[None]):
     @on(Menu.Marked, "#datasets, #models")
     def _highlighted(self) -> None:
         self.show_plan()
+
+    def _run_changed(self, live: LiveRun) -> None:
+        if live.over:  # its memory is free again: earlier forecasts are out of date
+            self.show_plan()
 
     @on(RecipeForm.Changed)
     def _recipe_changed(self) -> None:
