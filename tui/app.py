@@ -87,9 +87,9 @@ class ReslabApp(App[None]):
         settings = Settings(places, first, attached, exit_when_done, cluster)
         self.state = AppState(settings, self.session.ledger)
         self.queue = Queue(self, self.state, self.session, list(specs))
-        self.watcher = Watcher(self, self.state, self.session)
+        self._watcher = Watcher(self, self.state, self.session)
         self.leaving = Leaving(self, self.state, self.session)
-        self.typed = Typed(self)
+        self._typed = Typed(self)
         self._worst = 0
         self._reading = asyncio.Lock()
 
@@ -129,11 +129,11 @@ class ReslabApp(App[None]):
         else:
             self.session.load_torch()
         self.queue.open()
-        self.typed.open()
+        self._typed.open()
 
     async def on_event(self, event: Event) -> None:
         """Keys go on one at a time."""
-        if isinstance(event, (Key, Paste)) and not event.is_forwarded and not self.typed.take(event):
+        if isinstance(event, (Key, Paste)) and not event.is_forwarded and not self._typed.take(event):
             return
         await super().on_event(event)
 
@@ -207,7 +207,7 @@ class ReslabApp(App[None]):
     @on(RunCarried)
     def _run_carried(self, message: RunCarried) -> None:
         self.queue.has_begun(message.run)
-        self.watcher.has_begun(message.run)
+        self._watcher.has_begun(message.run)
 
     @on(QueueCarried)
     def _queue_carried(self, message: QueueCarried) -> None:
@@ -325,7 +325,7 @@ class ReslabApp(App[None]):
             self.switch_mode(mode)
 
     def watch_run(self, run: int) -> None:
-        self.watcher.watch(run)
+        self._watcher.watch(run)
 
     def open_run(self, run: int) -> None:
         from tui.screens.run import RunScreen
