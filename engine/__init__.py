@@ -2,9 +2,9 @@
 
 The public names are loaded when they are first used: importing this package loads no torch.
 
-    from engine import Lab, RunControl, RunSpec, find_places, run
+    from engine import Lab, RunSpec
 
-    for event in run(RunSpec("digits", "resnet18"), Lab(find_places()), RunControl()):
+    for event in Lab().train(RunSpec("digits", "resnet18")).events():
         print(event)
 """
 
@@ -20,14 +20,11 @@ bound_spinning()  # libgomp reads its settings once, when torch is loaded
 postpone_compiler()
 
 _HOMES = {
-    "Lab": "engine.launch.in_process",
+    "Lab": "engine.lab",
     "RunControl": "engine.control",
     "RunSpec": "engine.spec",
-    "Store": "engine.store.store",
     "ReslabError": "engine.errors",
     "find_places": "engine.paths",
-    "resume": "engine.launch.in_process",
-    "run": "engine.launch.in_process",
 }
 
 __all__ = sorted(_HOMES)

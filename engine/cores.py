@@ -136,7 +136,7 @@ def threads_text(num_threads: int, environment: Mapping[str, str] = os.environ) 
 
 
 def _can_stop_spinning(environment: Mapping[str, str]) -> bool:
-    return "OMP_WAIT_POLICY" not in environment and _seconds_waited({}) is not None and _libgomp() is not None
+    return "OMP_WAIT_POLICY" not in environment and seconds_waited({}) is not None and _libgomp() is not None
 
 
 @contextmanager
@@ -160,15 +160,15 @@ def considerate(num_threads: int) -> Iterator[None]:
 def _watch(library: ctypes.CDLL, num_threads: int, over: threading.Event) -> None:
     """Look twice a second how long our threads waited for a core."""
     waited: dict[str, int] = {}
-    _seconds_waited(waited)
+    seconds_waited(waited)
     crowd, quiet, began = None, 0, time.monotonic()
     while not over.wait(_LOOK_EVERY_S):
-        found, now = _seconds_waited(waited), time.monotonic()
+        found, now = seconds_waited(waited), time.monotonic()
         crowded = found is not None and found / (now - began) >= _WAITED
         began = now
         quiet = 0 if crowded else quiet + 1
         if crowded and crowd is None:
-            crowd = _Crowd(library, usable_cores() - num_threads + 2)
+            crowd = Crowd(library, usable_cores() - num_threads + 2)
         elif crowd is not None and quiet >= _QUIET_LOOKS:
             crowd.leave()
             crowd = None
@@ -176,7 +176,7 @@ def _watch(library: ctypes.CDLL, num_threads: int, over: threading.Event) -> Non
         crowd.leave()
 
 
-class _Crowd:
+class Crowd:
     """So many more threads of libgomp's, which sleep until they leave."""
 
     def __init__(self, library: ctypes.CDLL, num_threads: int) -> None:
@@ -200,7 +200,7 @@ class _Crowd:
         self._thread.join()
 
 
-def _seconds_waited(before: dict[str, int]) -> float | None:
+def seconds_waited(before: dict[str, int]) -> float | None:
     """Core seconds that this process's threads stood ready to run since the last call, which left them in `before`.
 
     None where the kernel does not say (schedstat's second figure, in nanoseconds).

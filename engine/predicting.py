@@ -97,7 +97,7 @@ def predict(
         CheckpointError: the run has no weights, or they are damaged.
         DatasetError: there is no memory for a single image.
     """
-    network = _Network.opened(details, places, ledger)
+    network = Network.opened(details, places, ledger)
     most = max(min(_MOST_AT_ONCE, _MOST_VALUES // network.num_values), 1)
     batch: list[tuple[Path, Tensor | str]] = []
     for file in files:
@@ -109,7 +109,7 @@ def predict(
 
 
 @dataclass(frozen=True, slots=True)
-class _Network:
+class Network:
     """A run's network and what it needs to look at files. `dtype` is that of the run, on the same kind of device."""
 
     model: nn.Module
@@ -120,7 +120,7 @@ class _Network:
     dtype: torch.dtype
 
     @classmethod
-    def opened(cls, details: RunDetails, places: Places, ledger: Ledger | None) -> _Network:
+    def opened(cls, details: RunDetails, places: Places, ledger: Ledger | None) -> Network:
         reading, started = read_reading(details), details.started
         assert started is not None  # or read_reading had raised
         names = details.class_names
@@ -151,14 +151,14 @@ class _Network:
 
     def _confidences(self, images: Sequence[Tensor]) -> Tensor:
         """(N, classes), on the CPU; image by image where memory does not suffice for all."""
-        found = unless_memory_runs_out(lambda: self._forward(torch.stack(list(images)).to(self.device)))
+        found = unless_memory_runs_out(lambda: self.forward(torch.stack(list(images)).to(self.device)))
         if found is None and len(images) > 1:
             return torch.cat([self._confidences([image]) for image in images])
         if found is None:
             raise DatasetError(f"there is no memory for it on {self.device} now; free some, or wait for the live run")
         return found
 
-    def _forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         autocast = torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not torch.float32)
         with torch.inference_mode(), autocast:
             confidences: Tensor = self.model.eval()(self.prepare(images)).float().softmax(dim=1).cpu()

@@ -63,7 +63,7 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     time.tzset()
     monkeypatch.delenv("NO_COLOR", raising=False)
     if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
-        monkeypatch.setattr("engine.memory.gauges._open_nvml", _no_driver)
+        monkeypatch.setattr("engine.memory.gauges.nvml_library", _no_driver)
 
 
 def _no_driver() -> None:

@@ -22,6 +22,7 @@ from engine.events import (
     StepsCompleted,
 )
 from engine.events import Resolved as _Resolved
+from engine.launch.backend import Handle, Job, Slot
 from engine.launch.requests import Requests
 from engine.launch.stream import Stream
 from engine.memory.gauges import GpuReading, HostReading, MemoryReading
@@ -112,9 +113,19 @@ class ScriptedRun:
         self.resumed: int | None = None
         self.error: Exception | None = None
 
-    def __call__(
-        self, spec: RunSpec, places: Places, ledger: Ledger, control: Control, resumed: int | None = None
-    ) -> Iterator[Event]:
+    survives = False
+
+    def __call__(self, places: Places, ledger: Ledger) -> ScriptedRun:
+        """The backend of an app."""
+        return self
+
+    def start(self, job: Job, control: RunControl | None = None, slot: Slot | None = None) -> Handle:
+        def events(control: RunControl) -> Generator[Event, None, None]:
+            yield from self.play(job.spec, control, job.resume)
+
+        return Handle(events, control or RunControl())
+
+    def play(self, spec: RunSpec, control: Control, resumed: int | None = None) -> Iterator[Event]:
         self.specs.append(spec)
         self.resumed = resumed
         run = resumed or len(self.specs)

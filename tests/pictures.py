@@ -54,11 +54,12 @@ async def take_nodes(places: Places, address: str) -> None:
     """The live screen of a run that a cluster of two more nodes carries; they are processes of this machine, looked at
     as from another one.
     """
-    from engine.launch.detached import Carrier, Job
+    from engine.launch.backend import Job
+    from engine.launch.detached import DetachedProcess, Order
     from engine.launch.ray import Cluster
 
-    job = Job(places, (RunSpec("digits", "resnet18", epochs=60),), cluster=Cluster(address))
-    run = next(Carrier(job).runs())
+    order = Order(places, (Job(RunSpec("digits", "resnet18", epochs=60)),), Cluster(address))
+    run = next(DetachedProcess(order).runs())
     app = ReslabApp(places, attached=run)
     with patch("platform.node", return_value="another"):
         await _shoot_nodes(app)

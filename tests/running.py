@@ -7,7 +7,7 @@ from collections.abc import Callable
 from engine.control import RunControl
 from engine.device import choose_placement
 from engine.events import Event
-from engine.launch.in_process import Lab, run
+from engine.lab import Lab
 from engine.memory.ledger import Ledger
 from engine.paths import Places
 from engine.spec import RunSpec
@@ -20,7 +20,7 @@ def run_until(
 ) -> list[Event]:
     """All events of a run that is asked to stop at each one of this kind, or for which this is true."""
     control, events = RunControl(), list[Event]()
-    for event in run(spec, Lab(places), control):
+    for event in Lab(places).train(spec, control).events():
         events.append(event)
         if isinstance(event, has_come) if isinstance(has_come, type) else has_come(event):
             control.stop(reason)

@@ -18,6 +18,8 @@ from textual.events import Event, Key, Paste
 from textual.screen import Screen
 
 from engine.errors import SpecError
+from engine.launch.backend import Job
+from engine.launch.in_process import InProcess
 from engine.log import write_report
 from engine.paths import Places
 from engine.spec import RunSpec
@@ -36,13 +38,14 @@ from tui.messages import (
 )
 from tui.modes import THEME, modes, setup_screen
 from tui.queue import Queue
-from tui.session import RunFunction, Session, engine_run
+from tui.session import BackendOf, Session
 from tui.state import AppState, Settings
 from tui.typed import Typed
 from tui.watching import Watcher
 
 if TYPE_CHECKING:
     from engine.launch.ray import Cluster
+    from engine.launch.scheduler import Turn
     from engine.records import RunRecord
     from tui.listing import Listing
     from tui.live import LiveRun
@@ -73,7 +76,7 @@ class ReslabApp(App[None]):
         places: Places,
         specs: Sequence[RunSpec] = (),
         exit_when_done: bool = False,
-        run_function: RunFunction = engine_run,
+        backend_of: BackendOf = InProcess,
         cluster: Cluster | None = None,
         attached: int | None = None,
     ) -> None:
@@ -82,7 +85,7 @@ class ReslabApp(App[None]):
         self.set_reactive(App.theme, THEME.name)  # set on the running app, it has every style read anew
         self.stylesheet.set_variables(self.get_css_variables())
         self.animation_level = "none"  # each frame would be taken from the training, and sent through SSH
-        self.session = Session(places, self.post_message, run_function, cluster)
+        self.session = Session(places, self.post_message, backend_of, cluster)
         first = specs[0] if specs and not (self.session.side_by_side and len(specs) > 1) else None
         settings = Settings(places, first, attached, exit_when_done, cluster)
         self.state = AppState(settings, self.session.ledger)
@@ -192,17 +195,25 @@ class ReslabApp(App[None]):
 
     def start_run(self, spec: RunSpec, show: bool = True, resumed: int | None = None) -> bool:
         """Start a run now, or go on with run `resumed`; `show` goes to its live screen. Or say why not, and False."""
-        from tui.live import LiveRun  # numpy: 0.17 s that the first paint need not wait for
-
-        if not self.session.start(spec, resumed):
+        if not self.session.start(Job(spec, resumed)):
             self.report("a run is live: wait for it, or stop it with s on Train", "warning")
             return False
+        self._show_live(spec, show, resumed)
+        return True
+
+    def start_turn(self, turn: Turn, show: bool) -> None:
+        """Start the run whose turn it is in the queue; `show` goes to its live screen."""
+        self.session.start_turn(turn)
+        self._show_live(turn.entry.spec, show)
+
+    def _show_live(self, spec: RunSpec, show: bool, resumed: int | None = None) -> None:
+        from tui.live import LiveRun  # numpy: 0.17 s that the first paint need not wait for
+
         self.state.forecasts.clear()
         self.state.surveys.clear()
         self.state.live.value = LiveRun(spec, None if resumed else self.live)
         if show:
             self.switch_mode("train")
-        return True
 
     @on(RunCarried)
     def _run_carried(self, message: RunCarried) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 if TYPE_CHECKING:
+    from engine.launch.scheduler import Turn
     from engine.records import RunRecord
     from engine.spec import RunSpec
     from engine.store.store import Store
@@ -91,6 +92,9 @@ class Host(Commands, Protocol):
         """Call in the thread of the event loop; any thread may ask. Does nothing once the loop is closed."""
 
     def exit(self, *, return_code: int = ...) -> None: ...
+
+    def start_turn(self, turn: Turn, show: bool) -> None:
+        """Start the run whose turn it is in the queue; `show` goes to its live screen."""
 
     def queue_is_empty(self) -> None:
         """Nothing waits any more."""

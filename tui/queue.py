@@ -74,6 +74,7 @@ class Queue:
 
     def _put_on_hold(self, numbers: frozenset[int]) -> None:
         """Have these entries on hold, and no others."""
+        self._session.queue.on_hold = numbers
         self._shown.value = replace(self._shown.value, on_hold=numbers)
 
     def _hold_what_waits(self) -> None:
@@ -149,20 +150,22 @@ class Queue:
         if self._session.side_by_side:
             await self.read()
             if self.waiting:
-                self._session.carry_queue()
-            elif not self._session.carries_queue:
+                self._session.run_queue()
+            elif not self._session.runs_queue:
                 self._app.queue_is_empty()
             return
         async with self._turn:
             if self._state.is_running:  # another one was quicker; when it ends, it is the next turn
                 return
-            while self._session.live:  # its thread is closing the record
-                await asyncio.sleep(0.05)
-            spec = await self._with_store(lambda store: store.take_next(on_hold=self._shown.value.on_hold))
-            if spec is not None and not self._app.start_run(spec, show=show):  # one was begun by hand meanwhile
-                await self._with_store(lambda store: store.enqueue([spec]))
+            try:
+                turn = await self._session.take_turn()
+            except ReslabError as error:
+                turn = None
+                self._app.report(str(error), "error")
+            if turn is not None:
+                self._app.start_turn(turn, show)
             await self.read()
-        if spec is None:
+        if turn is None:
             self._app.queue_is_empty()
 
     def change(self, work: Callable[[Store], None]) -> None:

@@ -1,7 +1,7 @@
 """The bridge between the app and the engine: threads on that side, messages on this one.
 
-One run at a time: a new one is refused until the thread of the old one has posted its RunEnded and closed the record.
-`engine.launch.in_process` is imported inside the thread, so that torch is never loaded by the thread that draws.
+One run at a time: a new one is refused until the thread of the old one has posted its RunEnded and closed the store.
+Torch is loaded inside the thread of the first run, never by the thread that draws.
 """
 
 from __future__ import annotations
@@ -16,16 +16,20 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from textual.message import Message
 
 from engine.control import RunControl
 from engine.errors import ReslabError
+from engine.events import RunEnded
 from engine.failures import describe_failure
+from engine.launch.backend import Backend, Handle, Job, Limit, Slot
+from engine.launch.detached import Detached, DetachedProcess, Order
+from engine.launch.in_process import InProcess
+from engine.launch.scheduler import Scheduler, StoredQueue, Turn
 from engine.memory.ledger import Ledger
 from engine.paths import Places
-from engine.spec import RunSpec
 from tui.messages import (
     EventsArrived,
     GaugesRead,
@@ -47,25 +51,8 @@ _NICENESS = 5
 _TELL_EVERY_S = 1.0  # steps come ten times a second; each message wakes the thread that draws, for 0.3 ms and a core
 
 
-class RunFunction(Protocol):
-    """Starts a run; the engine's own, or a scripted one in a test."""
-
-    def __call__(
-        self, spec: RunSpec, places: Places, ledger: Ledger, control: RunControl, resumed: int | None = None
-    ) -> Iterator[Event]: ...
-
-
-def engine_run(
-    spec: RunSpec, places: Places, ledger: Ledger, control: RunControl, resumed: int | None = None
-) -> Iterator[Event]:
-    """Train `spec`, or go on with run `resumed`, whose spec it is."""
-    from engine.device import import_torch
-
-    import_torch()  # another thread may be at it
-    from engine.launch.in_process import Lab, resume, run
-
-    lab = Lab(places, ledger)
-    return run(spec, lab, control) if resumed is None else resume(resumed, lab, control)
+BackendOf = Callable[[Places, Ledger], Backend]
+"""Makes the backend of this process: the engine's own, or a scripted one in a test."""
 
 
 def _give_way() -> None:
@@ -86,22 +73,26 @@ class Session:
         self,
         places: Places,
         post: Callable[[Message], object],
-        run_function: RunFunction = engine_run,
+        backend_of: BackendOf = InProcess,
         cluster: Cluster | None = None,
     ) -> None:
         self.places = places
         self.cluster = cluster
-        self.elsewhere = False  # whether the live run is carried by another process, and goes on without this one
+        self.elsewhere = False  # whether the live run is in another process, and goes on without this one
         self.ledger = Ledger()
+        self._capacity = Limit()
         self.control: RunControl | None = None
         self.events: deque[Event] = deque()  # what the app has not taken yet
         self._post = post
-        self._run_function = run_function
+        self._backend = backend_of(places, self.ledger) if cluster is None else Detached(places, cluster)
+        self.queue = StoredQueue(places)
+        self._scheduler = Scheduler(self.queue, self._backend, self._capacity, places)
         self._runner: threading.Thread | None = None
         self._importer: threading.Thread | None = None
         self._gauges: Gauges | None = None
         self._closing = threading.Event()
-        self._carrier: threading.Thread | None = None
+        self._queue_process: threading.Thread | None = None
+        self._leaving = RunControl()  # stopped when the app is left
         self._aside: list[threading.Thread] = []
 
     @property
@@ -139,21 +130,36 @@ class Session:
         thread.start()
         return await done
 
-    def start(self, spec: RunSpec, resumed: int | None = None) -> bool:
-        """Start a run, or go on with one; False, and nothing happens, while another one is live."""
-        if self.live:
+    def start(self, job: Job) -> bool:
+        """Start a run; False, and nothing happens, while another one is live."""
+        slot = self._capacity.reserve_now()
+        if slot is None:
             return False
-        cluster = self.cluster
-
-        def events(control: RunControl) -> Iterator[Event]:
-            if cluster is None:
-                return self._run_function(spec, self.places, self.ledger, control, resumed)
-            from engine.launch.detached import Job, carried
-
-            return carried(Job(self.places, () if resumed else (spec,), resumed, cluster), control)
-
-        self._begin(events, elsewhere=cluster is not None)
+        self._begin_in(slot, self._backend.start(job))
         return True
+
+    async def take_turn(self) -> Turn | None:
+        """Whose turn it is in the queue, once nothing is live; None where nothing waits that is not on hold.
+
+        Raises:
+            StoreError: the queue cannot be read.
+        """
+        turn = await self.aside(lambda: self._scheduler.take_turn(self._leaving))
+        assert not isinstance(turn, RunEnded)  # there is always room for a run here, sooner or later
+        return turn
+
+    def start_turn(self, turn: Turn) -> None:
+        """Start the run whose turn it is."""
+        self._begin_in(turn.slot, self._scheduler.start(turn))
+
+    def _begin_in(self, slot: Slot, handle: Handle) -> None:
+        def events(control: RunControl) -> Iterator[Event]:
+            try:
+                yield from handle.events()
+            finally:
+                self._capacity.release(slot)
+
+        self._begin(events, handle.control, elsewhere=self._backend.survives)
 
     def follow(self, run: int, begun: bool = False) -> None:
         """Follow a run that another process carries, in place of the one that is followed now; none is live here. One
@@ -170,10 +176,10 @@ class Session:
                 before.join()
             return follow(run, self.places, control, begun)
 
-        self._begin(events, elsewhere=True)
+        self._begin(events, RunControl(), elsewhere=True)
 
-    def _begin(self, events: Callable[[RunControl], Iterator[Event]], elsewhere: bool) -> None:
-        self.control, self.elsewhere, self.events = RunControl(), elsewhere, deque()
+    def _begin(self, events: Callable[[RunControl], Iterator[Event]], control: RunControl, elsewhere: bool) -> None:
+        self.control, self.elsewhere, self.events = control, elsewhere, deque()
         self._runner = threading.Thread(target=self._run, args=(events, self.control, self.events), name="run")
         self._runner.start()
 
@@ -183,21 +189,20 @@ class Session:
         return self.cluster is not None and self.cluster.side_by_side
 
     @property
-    def carries_queue(self) -> bool:
-        return self._carrier is not None and self._carrier.is_alive()
+    def runs_queue(self) -> bool:
+        """Whether a process of its own runs the queue on the cluster."""
+        return self._queue_process is not None and self._queue_process.is_alive()
 
-    def carry_queue(self) -> None:
-        """Have a process of its own carry all that waits in the queue on the cluster, unless one does."""
-        if not self.carries_queue:
-            self._carrier = threading.Thread(target=self._carry_queue, name="queue", daemon=True)
-            self._carrier.start()
+    def run_queue(self) -> None:
+        """Let a process of its own run all that waits in the queue on the cluster, unless one does."""
+        if not self.runs_queue:
+            self._queue_process = threading.Thread(target=self._run_queue, name="queue", daemon=True)
+            self._queue_process.start()
 
-    def _carry_queue(self) -> None:
-        from engine.launch.detached import Carrier, Job
-
+    def _run_queue(self) -> None:
         error = None
         try:
-            for run in Carrier(Job(self.places, cluster=self.cluster)).runs(least=0):
+            for run in DetachedProcess(Order(self.places, cluster=self.cluster)).runs(least=0):
                 self._post(RunCarried(run))
         except ReslabError as found:
             error = str(found)
@@ -221,7 +226,7 @@ class Session:
         except ReslabError as error:
             refusal = str(error)
         except Exception as error:
-            refusal = describe_failure(error, self.places, "the run could not be carried on")
+            refusal = describe_failure(error, self.places, "the run could not be continued")
         if refusal is not None and not control.left:
             logging.getLogger("reslab").warning("a run was refused: %s", refusal)
             self._post(RunRefused(refusal))
@@ -267,6 +272,7 @@ class Session:
         on.
         """
         self._closing.set()
+        self._leaving.stop(reason)
         if self.control is not None:
             self.control.leave() if self.elsewhere else self.control.stop(reason)
 

@@ -18,7 +18,7 @@ from textual.message_pump import MessagePump
 
 from tui.screens.base import ReadingScreen
 
-_WITHIN_S = 5.0  # a screen that never comes to rest must not keep the keys for ever
+WITHIN_S = 5.0  # a screen that never comes to rest must not keep the keys for ever
 _ROUNDS = 2  # what a widget tells itself upon a key, it hears in the second
 
 
@@ -58,12 +58,12 @@ class Typed:
     async def _hand_on(self) -> None:
         try:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._settled(), _WITHIN_S)
+                await asyncio.wait_for(self._settled(), WITHIN_S)
             while self._waiting:
                 self._passed = self._waiting.popleft()
                 self._app.post_message(self._passed)
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._settled(), _WITHIN_S)
+                    await asyncio.wait_for(self._settled(), WITHIN_S)
         finally:
             self._task = None
 

@@ -15,6 +15,7 @@ from engine.cli.parser import build_parser, cluster_from, given_settings, specs_
 from engine.environment import check_environment
 from engine.errors import OutputError, ReslabError, SpecError, TorchError
 from engine.failures import describe_failure, describe_os_error
+from engine.lab import Lab
 from engine.launch.opening import Opening
 from engine.log import log_to
 from engine.paths import Places, find_places
@@ -92,6 +93,7 @@ def _dispatch(argv: Sequence[str], open_app: OpenApp) -> int:
 
 
 def _run_command(arguments: argparse.Namespace, places: Places, open_app: OpenApp) -> int:
+    lab = Lab(places)
     match arguments.command:
         case None:
             return open_app(Opening(places, cluster=cluster_from(arguments)))
@@ -100,26 +102,26 @@ def _run_command(arguments: argparse.Namespace, places: Places, open_app: OpenAp
         case "stop":
             from engine.cli.steering import stop_command
 
-            return stop_command(arguments.run, places, arguments.json)
+            return stop_command(arguments.run, lab, arguments.json)
         case "pause":
             from engine.cli.steering import pause_command
 
-            return pause_command(arguments.run, places, arguments.json)
+            return pause_command(arguments.run, lab, arguments.json)
         case "report":
             from engine.cli.report import report_command
 
-            return report_command(find_preset(arguments.report, given_settings(arguments)), places, arguments.json)
+            return report_command(find_preset(arguments.report, given_settings(arguments)), lab, arguments.json)
         case "forecast":
             from engine.cli.forecast import forecast_command
 
             specs = specs_from(arguments)
-            return max(forecast_command(spec, places, arguments.json) for spec in specs)
+            return max(forecast_command(spec, lab, arguments.json) for spec in specs)
         case "autotune":
-            return _autotune(arguments, places)
+            return _autotune(arguments, lab)
         case "predict":
             from engine.cli.predict import predict_command
 
-            return predict_command(places, arguments.run, arguments.images, arguments.json)
+            return predict_command(lab, arguments.run, arguments.images, arguments.json)
         case "doctor":
             from engine.cli.doctor import doctor_command
 
@@ -134,18 +136,20 @@ def _run_command(arguments: argparse.Namespace, places: Places, open_app: OpenAp
         case "models":
             return reading.list_models(arguments.all, arguments.json)
         case "runs":
-            return reading.list_runs(places, arguments.json)
+            return reading.list_runs(lab, arguments.json)
         case "show":
-            return reading.show_run(places, arguments.run, arguments.json)
+            return reading.show_run(lab, arguments.run, arguments.json)
         case "predictions":
-            return reading.print_predictions(places, arguments.run, arguments.json)
+            return reading.print_predictions(lab, arguments.run, arguments.json)
         case "compare":
-            return reading.compare_runs(places, arguments.runs, arguments.json)
+            return reading.compare_runs(lab, arguments.runs, arguments.json)
+        case "export":
+            return reading.export_run(lab, arguments.run, arguments.to, arguments.json)
         case _:
-            return reading.delete_run(places, arguments.run)
+            return reading.delete_run(lab, arguments.run)
 
 
-def _autotune(arguments: argparse.Namespace, places: Places) -> int:
+def _autotune(arguments: argparse.Namespace, lab: Lab) -> int:
     """List what was measured, or with `--forget` delete it, or with a dataset and a model measure now."""
     from engine.cli import autotune
 
@@ -153,12 +157,12 @@ def _autotune(arguments: argparse.Namespace, places: Places) -> int:
     if arguments.forget and named:
         raise SpecError("--forget forgets all that was measured; leave out the dataset and the model")
     if arguments.forget:
-        return autotune.forget_command(places)
+        return autotune.forget_command(lab)
     if not named and given_settings(arguments):
         raise SpecError("dataset and model: missing; autotune measures with both, and lists what it knows without any")
     if not named:
-        return autotune.list_command(places, arguments.json)
-    return max(autotune.measure_command(spec, places, arguments.json) for spec in specs_from(arguments))
+        return autotune.list_command(lab, arguments.json)
+    return max(autotune.measure_command(spec, lab, arguments.json) for spec in specs_from(arguments))
 
 
 def _train(arguments: argparse.Namespace, places: Places, open_app: OpenApp) -> int:

@@ -8,28 +8,21 @@ import time
 from typing import TYPE_CHECKING
 
 from engine.analysis.tables import busy_text, tuning_text
-from engine.catalog.models import find_model, misfit
 from engine.cli.output import print_json
 from engine.cli.parser import columns
-from engine.control import RunControl
-from engine.data.survey import survey_now
-from engine.device import import_torch
-from engine.errors import SpecError
 from engine.events import SettingsTuned
-from engine.paths import Places
+from engine.lab import Lab
 from engine.progress import Progress
 from engine.spec import RunSpec
-from engine.store.store import Store
 from engine.text import counted, safe_text
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
 
-def list_command(places: Places, as_json: bool) -> int:
+def list_command(lab: Lab, as_json: bool) -> int:
     """Print what later runs go by, the oldest first."""
-    with Store(places.database) as store:
-        known = list(store.tunings().values())
+    known = lab.tunings()
     if as_json:
         print_json(known)
         return 0
@@ -50,43 +43,24 @@ def _row(tuned: SettingsTuned) -> tuple[str, ...]:
     return when, safe_text(name, 40), f"{channels}×{height}×{width}", str(batch_size), quickest, ""
 
 
-def forget_command(places: Places) -> int:
-    with Store(places.database) as store:
-        number = store.forget_tunings()
+def forget_command(lab: Lab) -> int:
+    number = lab.forget_tunings()
     print(f"{counted(number, 'choice')} deleted; the next runs measure again", file=sys.stderr)
     return 0
 
 
-def measure_command(spec: RunSpec, places: Places, as_json: bool) -> int:
+def measure_command(spec: RunSpec, lab: Lab, as_json: bool) -> int:
     """Measure now, as the run would before its first step, and keep what was found.
 
     Raises:
         ReslabError: there is nothing to choose, or the network cannot take such images.
     """
-    import_torch()
-    from engine.cores import OthersMeter
-    from engine.device import choose_placement, share_cores
-    from engine.training.autotune import TrialImages, is_tunable, tune
-
-    placement, others = choose_placement(spec), OthersMeter()
-    if not is_tunable(spec, placement):
-        raise SpecError(
-            "there is nothing to choose: it needs dtype auto on a processor, deterministic off and RESLAB_TUNE not at 0"
-        )
-    found = survey_now(spec, places)
-    if problem := misfit(find_model(spec.model), found.shape):
-        raise SpecError(problem)
-    moments = (0.5,) * found.shape.channels
-    placement = share_cores(placement, others)
-    num_images = spec.epochs * found.num_train
-    tuned = _shown(tune(0, spec, TrialImages(found.shape, moments, moments, num_images), placement, RunControl()))
+    tuned = _shown(lab.autotune(spec))
     if tuned is None:
         if as_json:
             print_json(None)
         print(f"not enough time to benchmark {spec.model} (5 % of the run, or 3 s); it uses float32", file=sys.stderr)
         return 0
-    with Store(places.database) as store:
-        store.record(tuned)
     print_json(tuned) if as_json else print(safe_text(f"measured{busy_text(tuned)}: {tuning_text(tuned)}"))
     return 0
 

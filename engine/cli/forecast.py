@@ -7,10 +7,8 @@ from typing import Any
 
 from engine.cli.output import print_json
 from engine.cli.parser import columns
-from engine.data.survey import Survey, survey
-from engine.device import import_torch
-from engine.memory.ledger import Ledger
-from engine.paths import Places
+from engine.data.survey import Survey
+from engine.lab import Lab
 from engine.spec import RunSpec
 from engine.text import counted, memory_size, safe_text
 
@@ -21,13 +19,10 @@ _TITLES = {
 }  # fmt: skip
 
 
-def forecast_command(spec: RunSpec, places: Places, as_json: bool) -> int:
+def forecast_command(spec: RunSpec, lab: Lab, as_json: bool) -> int:
     """Print the forecast; exit code 1 where the run will not fit."""
-    import_torch()
-    from engine.forecast.asking import ask_forecast
-
-    found = _looked_at(spec, places)
-    plan = ask_forecast(spec, places, Ledger())
+    found = _looked_at(spec, lab)
+    plan = lab.forecast(spec)
     assert plan.forecast is not None  # plan_run raises where there is none
     parts: dict[str, Any] = {name: getattr(plan.forecast, name) for name in _TITLES}
     if as_json:
@@ -51,9 +46,9 @@ def forecast_command(spec: RunSpec, places: Places, as_json: bool) -> int:
     return 1 if plan.fit == "not" else 0
 
 
-def _looked_at(spec: RunSpec, places: Places) -> Survey:
+def _looked_at(spec: RunSpec, lab: Lab) -> Survey:
     """What lies there of the dataset; on a terminal it is said how far the looking is."""
-    looking = survey(spec, places)
+    looking = lab.survey(spec)
     while True:
         try:
             progress = next(looking)

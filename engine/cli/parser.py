@@ -120,6 +120,9 @@ def _add_reading(add: Callable[..., argparse.ArgumentParser]) -> None:
     predict.add_argument(
         "images", type=Path, nargs="+", metavar="IMAGE", help="files, and folders, of which all images are taken"
     )
+    export = add("export", "write a run as plain files: JSON, CSV and TOML")
+    export.add_argument("run", type=int, metavar="RUN")
+    export.add_argument("--to", metavar="FOLDER", type=Path, help="default: exports/RUN in the home folder")
     delete = add("delete", "delete a run: its rows and its weights", json=False)
     delete.add_argument("run", type=int, metavar="RUN")
     datasets = add("datasets", "list the datasets, and the decoded images kept of them")

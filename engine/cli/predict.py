@@ -14,11 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.cli.parser import columns
-from engine.device import import_torch
 from engine.errors import DatasetError
 from engine.events import plain
-from engine.paths import Places
-from engine.store.store import Store
+from engine.lab import Lab
 from engine.text import counted, escaped, percent, safe_text
 
 if TYPE_CHECKING:
@@ -27,17 +25,13 @@ if TYPE_CHECKING:
 _EXPECTED = "expected an image such as a JPEG or PNG"
 
 
-def predict_command(places: Places, run: int, images: Sequence[Path], as_json: bool) -> int:
+def predict_command(lab: Lab, run: int, images: Sequence[Path], as_json: bool) -> int:
     """Print the top five of every image, or why it cannot be used."""
-    with Store(places.database) as store:
-        details = store.details(run)
-    import_torch()
-    from engine.predicting import find_files, predict
-
-    files = find_files(images)
+    lab.run(run)  # or say at once that there is none
+    files = lab.find_files(images)
     counts = _Counts()
     printer = _print_json if as_json else _print_text
-    guesses = predict(details, places, [file.path for file in files])
+    guesses = lab.predict(run, [file.path for file in files])
     for file, item in zip(files, guesses, strict=True):
         if counts.add(item, file.named):
             printer(item, first=counts.num_shown == 1)

@@ -1,14 +1,13 @@
-"""Commands that read the record and the tables: datasets, models, runs, show, predictions, delete. Loads no torch."""
+"""Commands that print what is stored: models, runs, show, compare, predictions, export, delete. Loads no torch."""
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from engine.analysis.naming import named
 from engine.analysis.remarks import remarks_on
 from engine.analysis.tables import (
     class_rows,
@@ -24,9 +23,9 @@ from engine.cli.output import print_json
 from engine.cli.parser import columns
 from engine.events import plain
 from engine.export.files import details_as_json, write_predictions
+from engine.lab import Lab, Pairs
 from engine.paths import Places
 from engine.records import RunDetails, RunRecord
-from engine.store.store import Store
 from engine.text import percent, safe_text
 
 
@@ -51,10 +50,8 @@ def _least_size(info: ModelInfo) -> str:
     return f"{info.multiple}×" if info.multiple > 1 else str(info.min_size)
 
 
-def list_runs(places: Places, as_json: bool) -> int:
-    with Store(places.database) as store:
-        store.settle_lost_runs()
-        runs = store.runs()
+def list_runs(lab: Lab, as_json: bool) -> int:
+    runs = lab.runs()
     if as_json:
         print_json(runs)
         return 0
@@ -82,12 +79,10 @@ def _run_row(run: RunRecord) -> tuple[str, ...]:
     )
 
 
-def show_run(places: Places, run: int, as_json: bool) -> int:
+def show_run(lab: Lab, run: int, as_json: bool) -> int:
     """Print one run; exit code 1 where its rows were changed after its end."""
-    with Store(places.database) as store:
-        store.settle_lost_runs()
-        details = store.details(run)
-    print_json(details_as_json(details)) if as_json else _print_details(details, places)
+    details = lab.run(run)
+    print_json(details_as_json(details)) if as_json else _print_details(details, lab.places)
     if details.intact is False:
         print(f"reslab: run {run} was changed after it had ended; do not trust its figures", file=sys.stderr)
         return 1
@@ -109,22 +104,12 @@ def _print_details(details: RunDetails, places: Places) -> None:
         print("\n" + columns([header, *class_rows(details.class_names, final.per_class)], right=(1, 2, 3, 4)))
 
 
-def compare_runs(
-    places: Places, runs: Sequence[int], as_json: bool, pairs: Sequence[tuple[int, int]] | None = None
-) -> int:
+def compare_runs(lab: Lab, runs: Sequence[int], as_json: bool, pairs: Pairs | None = None) -> int:
     """Print runs side by side, the settings that differ, and the verdict of every pair (or of these, by position)."""
-    from engine.analysis.comparison import compare
-    from engine.analysis.seeds import compare_groups, group_by_seed, images_of
-
-    with Store(places.database) as store:
-        compared = store.compared(runs)
-    found = compare(compared, pairs)
-    records = [details.record for details, _ in compared]
-    parts = [details.memory.micro_batch for details, _ in compared]
-    caveats = {details.record.run: details.caveat for details, _ in compared}
-    images = {details.record.run: images_of(details) for details, _ in compared}
-    groups = [group for group in group_by_seed(records, caveats, images) if len(group.runs) > 1]
-    between = compare_groups(groups) if found.no_verdict is None else []
+    compared = lab.compare(runs, pairs)
+    found, groups, between = compared.comparison, compared.groups, compared.group_verdicts
+    records = [details.record for details in compared.runs]
+    parts = [details.memory.micro_batch for details in compared.runs]
     if as_json:
         first: dict[str, Any] = plain(found.verdicts[0]) if len(found.verdicts) == 1 else {"verdict": found.no_verdict}
         print_json({**first, **plain(found), "groups": plain(groups), "group_verdicts": plain(between)})
@@ -151,11 +136,9 @@ def compare_runs(
     return 0
 
 
-def print_predictions(places: Places, run: int, as_json: bool) -> int:
+def print_predictions(lab: Lab, run: int, as_json: bool) -> int:
     """One line a test image: its file, the names of its true and its predicted class, and their numbers."""
-    with Store(places.database) as store:
-        details, predictions = store.details(run), store.predictions(run)
-    found = named(predictions, details.class_names, places.run_folder(run))
+    found = lab.predictions(run)
     if as_json:
         print_json(list(found))
     else:
@@ -163,9 +146,19 @@ def print_predictions(places: Places, run: int, as_json: bool) -> int:
     return 0
 
 
-def delete_run(places: Places, run: int) -> int:
-    with Store(places.database) as store:
-        store.delete(run)
-    shutil.rmtree(places.run_folder(run), ignore_errors=True)
+def export_run(lab: Lab, run: int, folder: Path | None, as_json: bool) -> int:
+    """Write a run's plain files, and print where they are."""
+    written = lab.export(run, folder)
+    files = sorted(path.name for path in written.iterdir() if path.is_file())
+    if as_json:
+        print_json({"run": run, "folder": str(written), "files": files})
+    else:
+        print(safe_text(str(written)))
+        print(f"run {run}: {', '.join(files)}", file=sys.stderr)
+    return 0
+
+
+def delete_run(lab: Lab, run: int) -> int:
+    lab.delete(run)
     print(f"run {run} deleted", file=sys.stderr)
     return 0

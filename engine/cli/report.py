@@ -10,31 +10,29 @@ from engine.analysis.tables import METRIC_NAMES
 from engine.cli.output import print_json
 from engine.cli.parser import columns
 from engine.cli.reading import compare_runs
-from engine.cli.training import train_command
-from engine.events import plain
-from engine.paths import Places
+from engine.cli.training import Watch, train_in_turn
+from engine.events import Event, RunStarted, plain
+from engine.lab import Lab
 from engine.records import RunRecord
 from engine.reports import Preset
-from engine.store.store import Store
 from engine.text import percent, safe_text
 
 
-def report_command(preset: Preset, places: Places, as_json: bool) -> int:
+def report_command(preset: Preset, lab: Lab, as_json: bool) -> int:
     """Train every run of `preset`, then print the tables; stops at the first run that does not complete."""
     runs: list[int] = []
-    for number, spec in enumerate(preset.specs, start=1):
-        if not as_json:
-            print(
-                f"{preset.name} {number}/{len(preset.specs)}: {spec.model} on {safe_text(spec.dataset)}",
-                file=sys.stderr,
-            )
-        code = train_command(spec, places, as_json, quiet=True, begun=runs.append)
-        if code:
-            if spec.weights == "imagenet" and not as_json:
-                print("reslab: without the ImageNet weights, use --weights random or --weights FILE", file=sys.stderr)
-            return code
-    with Store(places.database) as store:
-        records = [store.details(run).record for run in runs]
+
+    def note(event: Event) -> None:
+        if isinstance(event, RunStarted):
+            runs.append(event.run)
+
+    watch = Watch(as_json=as_json, is_quiet=True, needs_all=True, title=preset.name, seen=note)
+    code = train_in_turn(preset.specs, lab, watch)
+    if code:
+        if any(spec.weights == "imagenet" for spec in preset.specs) and not as_json:
+            print("reslab: without the ImageNet weights, use --weights random or --weights FILE", file=sys.stderr)
+        return code
+    records = [lab.run(run).record for run in runs]
     if as_json:
         print_json({"report": preset.name, "runs": runs, "published": plain(preset.published), "caveat": preset.caveat})
         return 0
@@ -47,7 +45,7 @@ def report_command(preset: Preset, places: Places, as_json: bool) -> int:
         print(f"\n{safe_text(preset.caveat)}")
     if len(runs) > 1:
         print()
-        return compare_runs(places, runs, as_json=False, pairs=preset.pairs)
+        return compare_runs(lab, runs, as_json=False, pairs=preset.pairs)
     return 0
 
 

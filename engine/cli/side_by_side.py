@@ -14,7 +14,7 @@ from engine.cli.parser import columns
 from engine.cli.training import EXIT_CODES, JsonLines, View, on_signals, shown
 from engine.control import RunControl
 from engine.errors import ReslabError
-from engine.launch.detached import Carrier, Job
+from engine.launch.detached import DetachedProcess, Order
 from engine.launch.following import follow
 from engine.text import counted, percent, safe_text
 
@@ -22,28 +22,28 @@ _LISTEN_S = 0.2
 _Told = events.Event | ReslabError | None  # None: all have ended
 
 
-def train_side_by_side(job: Job, as_json: bool, detach: bool) -> int:
-    """Have them carried, and follow them all; the exit code is the first that is not 0."""
-    carrier = Carrier(job)
+def train_side_by_side(order: Order, as_json: bool, detach: bool) -> int:
+    """Start them in a process of its own, and follow them all; the exit code is the first that is not 0."""
+    process = DetachedProcess(order)
     if detach:
-        first = carrier.first(RunControl())
+        first = process.first(RunControl())
         if as_json:
             print_json({"run": first})
         else:
             print(
-                f"{counted(len(job.specs), 'run')} continue without this terminal, run {first} is the first; "
+                f"{counted(len(order.jobs), 'run')} continue without this terminal, run {first} is the first; "
                 "reslab runs lists them"
             )
         return 0
     control, told = RunControl(), queue.Queue[_Told]()
-    threading.Thread(target=_follow_all, args=(carrier, job, control, told), name="runs", daemon=True).start()
+    threading.Thread(target=_follow_all, args=(process, order, control, told), name="runs", daemon=True).start()
     view: View = JsonLines() if as_json else Lines()
     codes = []
     with on_signals(control, elsewhere=True, only_looks=False):
         stopped = False
         while not control.left:
             if control.stop_requested and not stopped:
-                carrier.stop()
+                process.stop()
                 stopped = True
             try:
                 event = told.get(timeout=_LISTEN_S)
@@ -60,16 +60,16 @@ def train_side_by_side(job: Job, as_json: bool, detach: bool) -> int:
         view.table()
     if control.left:
         return 0
-    if len(codes) < len(job.specs) and not any(codes):  # some were not begun
+    if len(codes) < len(order.jobs) and not any(codes):  # some were not begun
         return EXIT_CODES["stopped"] if control.stop_requested else EXIT_CODES["failed"]
     return next((code for code in codes if code), 0)
 
 
-def _follow_all(carrier: Carrier, job: Job, control: RunControl, told: queue.Queue[_Told]) -> None:
+def _follow_all(process: DetachedProcess, order: Order, control: RunControl, told: queue.Queue[_Told]) -> None:
     threads = []
     try:
-        for run in carrier.runs(least=0):
-            thread = threading.Thread(target=_follow_one, args=(run, job, control, told), daemon=True)
+        for run in process.runs(least=0):
+            thread = threading.Thread(target=_follow_one, args=(run, order, control, told), daemon=True)
             thread.start()
             threads.append(thread)
         for thread in threads:
@@ -79,9 +79,9 @@ def _follow_all(carrier: Carrier, job: Job, control: RunControl, told: queue.Que
         told.put(error)
 
 
-def _follow_one(run: int, job: Job, control: RunControl, told: queue.Queue[_Told]) -> None:
+def _follow_one(run: int, order: Order, control: RunControl, told: queue.Queue[_Told]) -> None:
     try:
-        for event in follow(run, job.places, control, begun=True):
+        for event in follow(run, order.places, control, begun=True):
             told.put(event)
     except ReslabError as error:  # it was over before it could be followed: the table has it
         print(f"reslab: {safe_text(error)}", file=sys.stderr)

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from functools import partial
+from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Any, Protocol, assert_never
 
@@ -52,8 +52,9 @@ from engine.events import (
     TuningChecked,
     to_json_dict,
 )
-from engine.launch.detached import Carrier, Job, carried
-from engine.launch.following import follow, look
+from engine.lab import Lab
+from engine.launch.backend import Job
+from engine.launch.detached import DetachedProcess, Order
 from engine.launch.ray import Cluster
 from engine.memory.heap import keep_one_heap
 from engine.paths import Places
@@ -62,30 +63,11 @@ from engine.spec import RunSpec
 from engine.text import counted, percent, safe_text
 
 EXIT_CODES: dict[Status, int] = {"completed": 0, "failed": 1, "diverged": 1, "stopped": 130}
-LEFT = -1  # in an exit code's place: nobody looks any more, and the run goes on
-_SAME_SIGNAL_S = 1.0
+SAME_SIGNAL_S = 1.0
 
 
 class View(Protocol):
     def show(self, event: Event) -> None: ...
-
-
-def train_command(
-    spec: RunSpec, places: Places, as_json: bool, quiet: bool = False, cluster: Cluster | None = None,
-    begun: Callable[[int], None] = lambda run: None,
-) -> int:  # fmt: skip
-    """Train `spec` to its end and return the exit code that its status means; `quiet` leaves the final table out, and
-    `begun` hears of its run's number.
-    """
-    if cluster is not None:
-        return _follow(partial(carried, Job(places, (spec,), cluster=cluster)), spec, as_json, quiet, elsewhere=True)
-
-    def start(control: RunControl) -> Generator[Event, None, None]:
-        from engine.launch.in_process import Lab, run  # 4 to 12 s on a cold start: torch
-
-        return run(spec, Lab(places), control)
-
-    return _follow(start, spec, as_json, quiet, begun=begun)
 
 
 def resume_command(
@@ -95,7 +77,8 @@ def resume_command(
     """Continue a run that was interrupted, with its images from `dataset` where they have moved, or one that is live
     and paused; of one that is complete it says so.
     """
-    record = look(number, places)
+    lab = Lab(places, cluster=cluster)
+    record = lab.look(number)
     if record.status == "running":
         given = [("--on", cluster), ("--detach", detach), ("--dataset", dataset)]
         option = next((name for name, value in given if value), None)
@@ -103,68 +86,39 @@ def resume_command(
             raise SpecError(f"run {number} is live already and stays where it is; leave out {option}")
         from engine.cli.steering import continue_command
 
-        return continue_command(number, places, as_json)
+        return continue_command(number, lab, as_json)
     if record.status == "completed":
         print(f"run {number} is complete; reslab show {number} shows its figures", file=sys.stderr)
         return 0
-    spec, job = RunSpec.from_mapping(record.spec), Job(places, resume=number, cluster=cluster, dataset=dataset)
+    job = Job(RunSpec.from_mapping(record.spec), number, dataset)
     if detach:
-        return _detach(job, as_json)
-    if cluster is not None:
-        return max(_follow(partial(carried, job), spec, as_json, elsewhere=True), 0)
+        return _detach(Order(places, (job,), cluster), as_json)
 
     def start(control: RunControl) -> Generator[Event, None, None]:
-        from engine.launch.in_process import Lab, resume
+        return lab.resume(number, control, dataset).events()
 
-        return resume(number, Lab(places), control, dataset)
-
-    return _follow(start, spec, as_json)
+    return show_events(start, (job.spec,), Watch(lab.backend.survives, as_json=as_json))
 
 
 def attach_command(number: int, places: Places, as_json: bool) -> int:
-    """Follow a run that another process carries. ctrl+c leaves it alone."""
-    from engine.store.store import Store
+    """Follow a run in another process. ctrl+c leaves it alone."""
+    lab = Lab(places)
+    spec = RunSpec.from_mapping(lab.look(number).spec)
 
-    with Store(places.database) as store:
-        spec = RunSpec.from_mapping(store.run(number).spec)
-    return max(_follow(partial(follow, number, places), spec, as_json, elsewhere=True, only_looks=True), 0)
+    def start(control: RunControl) -> Generator[Event, None, None]:
+        return lab.attach(number, control).events()
+
+    return show_events(start, (spec,), Watch(survives=True, only_looks=True, as_json=as_json))
 
 
-def _detach(job: Job, as_json: bool) -> int:
-    """Begin a run and leave it; its number goes to stdout."""
-    run = Carrier(job).first(RunControl())
+def _detach(order: Order, as_json: bool) -> int:
+    """Start a run and leave it; its number goes to stdout."""
+    run = DetachedProcess(order).first(RunControl())
     if as_json:
         print_json({"run": run})
     else:
         print(f"run {run} continues without this terminal; reslab attach {run} follows it")
     return 0
-
-
-def _follow(
-    start: Callable[[RunControl], Generator[Event, None, None]], spec: RunSpec, as_json: bool, quiet: bool = False,
-    elsewhere: bool = False, only_looks: bool = False, begun: Callable[[int], None] = lambda run: None,
-) -> int:  # fmt: skip
-    """Show a run's events to its end. One that is carried `elsewhere` goes on when this terminal goes; who `only_looks`
-    leaves it with ctrl+c, too.
-    """
-    control = RunControl()
-    if not elsewhere:
-        keep_one_heap()
-    with on_signals(control, elsewhere, only_looks), _view(spec, as_json, quiet) as view:
-        code = None
-        with closing(start(control)) as events:
-            for event in events:
-                if not shown(view, event) and only_looks:
-                    control.leave()
-                if terminal_is_gone():  # as after a hang-up
-                    control.leave() if elsewhere else control.stop(HUNG_UP)
-                if isinstance(event, RunStarted):
-                    begun(event.run)
-                if isinstance(event, RunEnded):
-                    code = EXIT_CODES[event.status]
-    if code is None:  # it was not begun
-        code = EXIT_CODES["stopped" if control.stop_requested else "failed"]
-    return LEFT if control.left else code
 
 
 def train_all(
@@ -173,26 +127,79 @@ def train_all(
     """Train one after another, or on a cluster side by side where each has one worker; the exit code is the first that
     is not 0. A stop, or bad input, ends them all.
     """
+    order = Order(places, tuple(map(Job, specs)), cluster)
     if cluster is not None and cluster.side_by_side and len(specs) > 1:
         from engine.cli.side_by_side import train_side_by_side
 
-        return train_side_by_side(Job(places, tuple(specs), cluster=cluster), as_json, detach)
+        return train_side_by_side(order, as_json, detach)
     if detach:
         if len(specs) > 1:
             raise SpecError("--detach starts one run; add --on ray for several side by side, or leave it out")
-        return _detach(Job(places, tuple(specs), cluster=cluster), as_json)
-    codes = []
-    for number, spec in enumerate(specs, start=1):
-        if len(specs) > 1 and not as_json:
-            print(
-                f"{number}/{len(specs)}: {spec.model} on {safe_text(spec.dataset)}, seed {spec.seed}", file=sys.stderr
-            )
-        codes.append(train_command(spec, places, as_json, cluster=cluster))
-        if codes[-1] in (EXIT_CODES["stopped"], LEFT):
-            break
-    if LEFT in codes:
-        return 0
+        return _detach(order, as_json)
+
+    return train_in_turn(specs, Lab(places, cluster=cluster), Watch(as_json=as_json))
+
+
+def train_in_turn(specs: Sequence[RunSpec], lab: Lab, watch: Watch) -> int:
+    """Train one after another and show each; returns the first exit code that is not 0."""
+    return show_events(lab.train_all(specs).events, specs, replace(watch, survives=lab.backend.survives))
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """How events are shown. Runs that `survives` this process go on when its terminal goes; ctrl+c stops them all the
+    same, but for somebody who `only_looks`. `is_quiet` leaves the final tables out, `needs_all` ends at the first run
+    that does not complete, and `seen` gets each event as well. `title` stands before the line that names each of
+    several runs.
+    """
+
+    survives: bool = False
+    only_looks: bool = False
+    as_json: bool = False
+    is_quiet: bool = False
+    needs_all: bool = False
+    title: str = ""
+    seen: Callable[[Event], None] = lambda event: None
+
+
+def show_events(
+    start: Callable[[RunControl], Generator[Event, None, None]], specs: Sequence[RunSpec], watch: Watch
+) -> int:
+    """Show the events of runs that come one after another, those of `specs`, to the end of the last one, or of the
+    first that was stopped; returns the exit code.
+    """
+    control, codes = RunControl(), list[int]()
+    if not watch.survives:
+        keep_one_heap()
+    with on_signals(control, watch.survives, watch.only_looks), closing(start(control)) as events:
+        rest = iter(events)
+        for number, spec in enumerate(specs, start=1):
+            if (len(specs) > 1 or watch.title) and not watch.as_json:
+                what = f"{spec.model} on {safe_text(spec.dataset)}, seed {spec.seed}"
+                print(f"{watch.title} {number}/{len(specs)}: {what}".strip(), file=sys.stderr)
+            with _view(spec, watch.as_json, watch.is_quiet) as view:
+                code = _show_one(rest, view, control, watch)
+            if code is None:  # it was not started
+                code = EXIT_CODES["stopped" if control.stop_requested else "failed"]
+            codes.append(code)
+            if control.left:
+                return 0
+            if code == EXIT_CODES["stopped"] or (watch.needs_all and code):
+                break
     return next((code for code in codes if code), 0)
+
+
+def _show_one(events: Iterator[Event], view: View, control: RunControl, watch: Watch) -> int | None:
+    """Show one run's events, to its end; returns the exit code that its status means."""
+    for event in events:
+        if not shown(view, event) and watch.only_looks:
+            control.leave()
+        if terminal_is_gone():  # as after a hang-up
+            control.leave() if watch.survives else control.stop(HUNG_UP)
+        watch.seen(event)
+        if isinstance(event, RunEnded):
+            return EXIT_CODES[event.status]
+    return None
 
 
 @contextmanager
@@ -211,7 +218,7 @@ def on_signals(control: RunControl, elsewhere: bool, only_looks: bool) -> Iterat
             control.leave()
             return
         if control.stop_requested:
-            if time.monotonic() - asked_at > _SAME_SIGNAL_S:
+            if time.monotonic() - asked_at > SAME_SIGNAL_S:
                 raise KeyboardInterrupt
             return
         asked_at = time.monotonic()

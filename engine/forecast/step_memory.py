@@ -87,7 +87,7 @@ def forecast(step: Step, micro_batch: int | None = None, recompute: bool = False
     if micro_batch is not None:
         at_once = min(at_once, EVALUATED_PER_PART * micro_batch)
     try:
-        found = _of_step(
+        found = forecast_step(
             _Question(
                 spec=memory_key(spec), shape=step.shape, device_type=placement.device.type, dtype=placement.dtype,
                 memory_format=placement.memory_format, eval_batch=at_once, frozen=spec.freeze == "backbone",
@@ -124,7 +124,7 @@ def resident_bytes(num_images: int, shape: DataShape) -> int:
 
 
 @lru_cache(maxsize=256)
-def _of_step(asked: _Question) -> Forecast:
+def forecast_step(asked: _Question) -> Forecast:
     """A batch of an evaluation, and a training step whose gradients are measured."""
     spec, shape = asked.spec, asked.shape
     # Sizes are the same on every device, and here no device is needed.

@@ -123,13 +123,13 @@ def _warn_once() -> None:
 
 
 def _allocations(work: Callable[[], object]) -> list[int]:
-    with _watched() as sizes:
+    with watched() as sizes:
         work()
     return sizes
 
 
 @contextmanager
-def _watched() -> Iterator[list[int]]:
+def watched() -> Iterator[list[int]]:
     """Notes each allocation of this thread, by torch's older profiler: it starts in no time, and writes nothing."""
     from torch._C._autograd import _disable_profiler_legacy, _enable_profiler_legacy
     from torch._C._profiler import ProfilerConfig, ProfilerState, _ExperimentalConfig

@@ -1,5 +1,7 @@
-"""The process that carries runs: started by whoever asks for them, in a session of its own, and left alone by signals
-to the terminal. It says on its standard output which run it carries, or why it does not; from then on its runs tell.
+"""Runs in processes of their own: each in a session of its own, so that signals to the terminal leave it alone.
+
+Such a process reports on its standard output which runs it has started, or why it has not; the runs'
+own streams tell the rest. Loads no torch in the process that asks.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,10 +22,11 @@ from typing import Any
 
 from engine.control import RunControl
 from engine.errors import ReslabError
-from engine.events import Event, RunStarted
+from engine.events import Event, RunEnded, RunStarted
 from engine.failures import describe_failure
+from engine.launch.backend import Backend, Capacity, Handle, Job, Limit, Slot
 from engine.launch.following import follow
-from engine.launch.ray import Cluster, require_ray
+from engine.launch.ray import Cluster
 from engine.launch.stream import Stream
 from engine.log import log_to
 from engine.memory.heap import keep_one_heap
@@ -37,42 +40,55 @@ _STOPPED = 3  # exit code
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """What to carry: a new run, or the going on of an old one; or, on a cluster, several side by side, or all that
-    waits in the queue where none is given. `dataset` is where the images of the run to go on with lie now.
+class Order:
+    """What such a process is to do: one job, several one after another or side by side, or all that waits in the stored
+    queue where none is given. On `cluster`; None: on this machine.
     """
 
     places: Places
-    specs: tuple[RunSpec, ...] = ()
-    resume: int | None = None
+    jobs: tuple[Job, ...] = ()
     cluster: Cluster | None = None
-    dataset: str | None = None
-
-    @property
-    def is_one_run(self) -> bool:
-        return self.resume is not None or len(self.specs) == 1
 
     def to_json(self) -> str:
-        values = {name: str(getattr(self.places, name)) for name in ("home", "data", "cache")}
-        specs = [spec.to_dict() for spec in self.specs]
+        folders = {name: str(getattr(self.places, name)) for name in ("home", "data", "cache")}
+        jobs = [{"spec": job.spec.to_dict(), "resume": job.resume, "dataset": job.dataset} for job in self.jobs]
         cluster = None if self.cluster is None else asdict(self.cluster)
-        job = {"places": values, "specs": specs, "resume": self.resume, "cluster": cluster, "dataset": self.dataset}
-        return json.dumps(job)
+        return json.dumps({"places": folders, "jobs": jobs, "cluster": cluster})
 
     @classmethod
-    def from_json(cls, text: str) -> Job:
+    def from_json(cls, text: str) -> Order:
         values = json.loads(text)
         places = Places(**{name: Path(path) for name, path in values["places"].items()})
-        specs = tuple(map(RunSpec.from_mapping, values["specs"]))
+        jobs = tuple(Job(RunSpec.from_mapping(job["spec"]), job["resume"], job["dataset"]) for job in values["jobs"])
         cluster = None if values["cluster"] is None else Cluster(**values["cluster"])
-        return cls(places, specs, values["resume"], cluster, values["dataset"])
+        return cls(places, jobs, cluster)
 
 
-class Carrier:
-    """The process of a job, from the side of whoever started it. Closing changes nothing for the runs."""
+class Detached:
+    """Each run in a process of its own, which works on `cluster`; None: on this machine."""
 
-    def __init__(self, job: Job) -> None:
-        self._log, self._stopped = job.places.log, False
+    survives = True
+
+    def __init__(self, places: Places, cluster: Cluster | None = None) -> None:
+        self._places, self._cluster = places, cluster
+
+    def start(self, job: Job, control: RunControl | None = None, slot: Slot | None = None) -> Handle:
+        def events(control: RunControl) -> Generator[Event, None, None]:
+            run = DetachedProcess(self.order(job)).first(control)
+            if run is not None:
+                yield from follow(run, self._places, control, begun=True)
+
+        return Handle(events, control or RunControl())
+
+    def order(self, *jobs: Job) -> Order:
+        return Order(self._places, jobs, self._cluster)
+
+
+class DetachedProcess:
+    """The process of an order, from the side of whoever started it. Closing changes nothing for the runs."""
+
+    def __init__(self, order: Order) -> None:
+        self._log, self._stopped = order.places.log, False
         root = str(Path(__file__).resolve().parents[2])
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
         self._process = subprocess.Popen(
@@ -82,7 +98,7 @@ class Carrier:
         )  # fmt: skip
         assert self._process.stdin is not None
         with suppress(BrokenPipeError), self._process.stdin as pipe:  # it died at once: `runs` says so
-            pipe.write(job.to_json())
+            pipe.write(order.to_json())
 
     def first(self, control: RunControl) -> int | None:
         """The number of its first run; None where `control` was left or stopped before there was any.
@@ -91,13 +107,13 @@ class Carrier:
             ReslabError: as `runs`.
         """
         assert self._process.stdout is not None
-        told = 0.0
+        asked_at = 0.0
         try:
             while not select.select([self._process.stdout], [], [], _LISTEN_S)[0]:
                 if control.left:
                     return None
-                if control.stop_requested and time.monotonic() - told > _ASK_EVERY_S:
-                    told = time.monotonic()
+                if control.stop_requested and time.monotonic() - asked_at > _ASK_EVERY_S:
+                    asked_at = time.monotonic()
                     self.stop()
         except BaseException:  # broken off
             self.stop()
@@ -121,12 +137,12 @@ class Carrier:
                 yield int(answer["run"])
         code = self._process.wait()
         if not said and least:
-            raise ReslabError(f"the process that was to carry the run ended at once; {self._log} may say why")
+            raise ReslabError(f"the process that was to make the run ended at once; {self._log} may say why")
         if code and not self._stopped:
             said_by = (
                 "was asked to stop" if code == _STOPPED else f"was lost (exit code {code}); {self._log} may say why"
             )
-            raise ReslabError(f"the process that carried the runs {said_by}; what waited for its turn still does")
+            raise ReslabError(f"the process that made the runs {said_by}; what waited for its turn still does")
 
     def stop(self) -> None:
         """Ask for a clean end of all its runs, and begin no more."""
@@ -134,25 +150,14 @@ class Carrier:
         self._process.send_signal(signal.SIGINT)
 
 
-def carried(job: Job, control: RunControl) -> Generator[Event, None, None]:
-    """Have a job's one run carried by a process of its own, and follow it.
-
-    Raises:
-        ReslabError: what kept it from being begun.
-    """
-    run = Carrier(job).first(control)
-    if run is not None:
-        yield from follow(run, job.places, control, begun=True)
-
-
 def main() -> int:
-    """Carry the job that stands on standard input."""
-    job = Job.from_json(sys.stdin.read())
+    """Execute the order on standard input."""
+    order = Order.from_json(sys.stdin.read())
     report = os.fdopen(os.dup(1), "w", encoding="utf-8")
     nothing = os.open(os.devnull, os.O_RDWR)
     for number in (0, 1, 2):
         os.dup2(nothing, number)
-    log_to(job.places.log)
+    log_to(order.places.log)
     keep_one_heap()
     control = RunControl()
 
@@ -163,50 +168,63 @@ def main() -> int:
         signal.signal(number, stop)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        if job.is_one_run:
-            _carry(job, control, report)
-        else:
-            _carry_side_by_side(job, control, report)
+        with closing(_events(order, control)) as events:
+            _publish(events, order, lambda run: _report(report, {"run": run}))
     except ReslabError as error:
-        _say(report, {"error": str(error)})
+        _report(report, {"error": str(error)})
     except Exception as error:
-        _say(report, {"error": describe_failure(error, job.places, "a run could not be carried")})
+        _report(report, {"error": describe_failure(error, order.places, "a run could not be made")})
         return 1
     return _STOPPED if control.stop_requested else 0
 
 
-def _carry(job: Job, control: RunControl, report: Any) -> None:
-    from engine.launch.in_process import Lab, resume, run
+def _events(order: Order, control: RunControl) -> Generator[Event, None, None]:
+    backend, capacity = _where(order)
+    if len(order.jobs) == 1:
+        return backend.start(order.jobs[0], control).events()
+    from engine.launch.scheduler import ListSource, Scheduler, StoredQueue
 
-    lab = Lab(job.places, cluster=job.cluster)
-    again = job.resume
-    events = run(job.specs[0], lab, control) if again is None else resume(again, lab, control, job.dataset)
-    stream = None
-    with closing(events):
-        try:
-            for event in events:
-                if stream is None and (job.resume is None or isinstance(event, RunStarted)):  # before that it runs not
-                    stream = Stream(job.places.run_folder(event.run))
-                    stream.tell(event)
-                    _say(report, {"run": event.run})
-                elif stream is not None:
-                    stream.tell(event)
-        finally:
-            if stream is not None:
-                stream.close()
+    source = ListSource([job.spec for job in order.jobs]) if order.jobs else StoredQueue(order.places)
+    return Scheduler(source, backend, capacity, order.places).events(control)
 
 
-def _carry_side_by_side(job: Job, control: RunControl, report: Any) -> None:
+def _where(order: Order) -> tuple[Backend, Capacity]:
+    if order.cluster is None:
+        from engine.launch.in_process import InProcess
+
+        return InProcess(order.places), Limit()
+    from engine.launch.ray import require_ray
+
     require_ray()
-    from engine.launch.ray.queue import Given, Recorded, Scheduler
+    from engine.launch.ray.backend import RayBackend, capacity_of
 
-    assert job.cluster is not None
-    source = Given(job.specs) if job.specs else Recorded(job.places)
-    Scheduler(source, job.places, job.cluster, control, lambda run: _say(report, {"run": run})).carry()
+    return RayBackend(order.places, order.cluster), capacity_of(order.cluster, order.places)
 
 
-def _say(report: Any, answer: dict[str, Any]) -> None:
-    """Tell whoever started this process, if they still listen."""
+def _publish(events: Iterator[Event], order: Order, started: Callable[[int], None]) -> None:
+    """Write every run's stream; `started` hears of each run that can be followed from then on."""
+    resumes = len(order.jobs) == 1 and order.jobs[0].resume is not None
+    streams: dict[int, Stream] = {}
+    try:
+        for event in events:
+            stream = streams.get(event.run)
+            if stream is None:
+                if resumes and not isinstance(event, RunStarted):  # its row still says how it ended before
+                    continue
+                stream = streams[event.run] = Stream(order.places.run_folder(event.run))
+                stream.tell(event)
+                started(event.run)
+            else:
+                stream.tell(event)
+            if isinstance(event, RunEnded):
+                streams.pop(event.run).close()
+    finally:
+        for stream in streams.values():
+            stream.close()
+
+
+def _report(report: Any, answer: dict[str, Any]) -> None:
+    """To whoever started this process, if they still listen."""
     with suppress(OSError, ValueError):
         report.write(json.dumps(answer) + "\n")
         report.flush()

@@ -56,7 +56,7 @@ def follow(run: int, places: Places, control: RunControl, begun: bool = False) -
         rest, looked_at, over = b"", time.monotonic(), False
         while not control.left:
             asking.hand_on()
-            read = _read(file)
+            read = read_new(file)
             *lines, rest = (rest + read).split(b"\n")
             for line in lines:
                 event = event_from(json.loads(line))
@@ -100,7 +100,7 @@ class _Asking:
             self._asked = Asked.of(self._control)
 
 
-def _read(file: BinaryIO) -> bytes:
+def read_new(file: BinaryIO) -> bytes:
     """What has come; nothing where it cannot be read, for then the record tells how the run ended."""
     try:
         return file.read(1 << 20)

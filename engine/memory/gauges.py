@@ -89,7 +89,7 @@ class Gauges:
         self._nvml: Any = None
         self.no_gpu: str | None = None
         try:
-            self._nvml = (open_nvml or _open_nvml)()
+            self._nvml = (open_nvml or nvml_library)()
             self._nvml.nvmlInit()
         except Exception as error:  # NVMLError_* when the driver is missing, OSError, ImportError
             self._nvml = None
@@ -184,7 +184,7 @@ def process_name(pid: int) -> str:
         return f"process {pid}"
 
 
-def _open_nvml() -> Any:
+def nvml_library() -> Any:
     return import_module("pynvml")
 
 

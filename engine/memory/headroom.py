@@ -21,12 +21,12 @@ def memory_bound() -> int | None:
     return None if bound is None else int(bound * 2**30)
 
 
-_SHARE_FOR_IMAGES = 0.5  # of the room; the network, its gradients and activations need the rest
+SHARE_FOR_IMAGES = 0.5  # of the room; the network, its gradients and activations need the rest
 
 
 def images_fit(num_bytes: int, room: int) -> bool:
     """Whether a dataset of this size is kept on the device, rather than streamed to it."""
-    return num_bytes <= room * _SHARE_FOR_IMAGES
+    return num_bytes <= room * SHARE_FOR_IMAGES
 
 
 def room_bytes(device: torch.device, held_bytes: int) -> int:
@@ -52,7 +52,7 @@ def free_bytes(device: torch.device) -> int:
     return min(int(psutil.virtual_memory().available), container_room())
 
 
-_GROUPS, _OWN_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+GROUPS, OWN_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 def container_room() -> int:
@@ -61,11 +61,11 @@ def container_room() -> int:
     Files that the system keeps in memory count for a group, but it lets them go where memory is asked for.
     """
     try:
-        own = next(line for line in _OWN_GROUP.read_text().splitlines() if line.startswith("0::"))
+        own = next(line for line in OWN_GROUP.read_text().splitlines() if line.startswith("0::"))
     except (OSError, StopIteration):
         own = "0::/"
     inside = Path(own.removeprefix("0::").strip("/"))
-    return min(_group_room(_GROUPS / part) for part in (inside, *inside.parents))
+    return min(_group_room(GROUPS / part) for part in (inside, *inside.parents))
 
 
 def _group_room(group: Path) -> int:

@@ -15,7 +15,7 @@ class OnePixelConv2d(nn.Conv2d):
     """`nn.Conv2d`, the same parameters and the same function."""
 
     def forward(self, images: Tensor) -> Tensor:
-        used = self._used(images)
+        used = self.used_kernel(images)
         if used is None:
             return super().forward(images)
         (height, width), (top, left) = used, self._sides
@@ -29,7 +29,7 @@ class OnePixelConv2d(nn.Conv2d):
         assert not isinstance(self.padding, str)
         return (self.padding[0], self.padding[1])
 
-    def _used(self, images: Tensor) -> tuple[int, int] | None:
+    def used_kernel(self, images: Tensor) -> tuple[int, int] | None:
         """Height and width of the part of `images` (N, C, H, W) that the kernel meets, if all comes to one pixel."""
         if images.device.type != "cpu" or images.dim() != 4:
             return None

@@ -69,7 +69,7 @@ class Learner:
             return self.whole_gradients(pixels, labels)
         self._begin()
         parts = [
-            self._one_part(pixels[start:stop], labels[start:stop], (stop - start) / len(labels))
+            self.one_part(pixels[start:stop], labels[start:stop], (stop - start) / len(labels))
             for start, stop in part_bounds(len(labels), micro_batch)
         ]
         losses, rights = zip(*parts, strict=True)
@@ -79,7 +79,7 @@ class Learner:
     def whole_gradients(self, pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The same of augmented images in one part: work for the device alone, so that it can be recorded."""
         self._begin()
-        whole = self._one_part(pixels, labels, None)
+        whole = self.one_part(pixels, labels, None)
         self.guard.done()
         return whole
 
@@ -87,7 +87,7 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         self.guard.before_forward()
 
-    def _one_part(self, pixels: Tensor, labels: Tensor, share: float | None) -> tuple[Tensor, Tensor]:
+    def one_part(self, pixels: Tensor, labels: Tensor, share: float | None) -> tuple[Tensor, Tensor]:
         """Forward and backward; the loss is weighted by this part's `share` of the batch (None: it is the whole)."""
         with torch.autocast(self.placement.device.type, self.placement.dtype, enabled=self.placement.autocast):
             logits = self.model(self.prepare(pixels))

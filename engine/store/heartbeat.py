@@ -20,7 +20,7 @@ from pathlib import Path
 from engine.errors import StoreError
 
 _log = logging.getLogger("reslab")
-_PROC = Path("/proc")
+PROC = Path("/proc")
 BEAT_EVERY_S = 10.0
 SILENT_S = 120.0  # so long without a beat from another place, and the run is taken for lost
 
@@ -29,8 +29,8 @@ SILENT_S = 120.0  # so long without a beat from another place, and the run is ta
 def here() -> str:
     """The place of this process."""
     try:
-        boot = (_PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot} {os.readlink(_PROC / 'self/ns/pid')}"
+        boot = (PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {os.readlink(PROC / 'self/ns/pid')}"
     except OSError:
         return ""
 
@@ -41,10 +41,10 @@ def started(pid: int) -> float | None:
     Where the system has no /proc, in seconds since 1970.
     """
     try:
-        fields = (_PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        fields = (PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
         return None if fields[0] in "ZX" else float(fields[19])
     except OSError:
-        if (_PROC / "self").exists():
+        if (PROC / "self").exists():
             return None
     import psutil
 

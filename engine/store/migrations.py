@@ -149,11 +149,11 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
     Raises:
         StoreError: a newer reslab wrote it.
     """
-    if _version(connection) == len(STEPS):
+    if version_of(connection) == len(STEPS):
         return
     connection.execute("BEGIN IMMEDIATE")
     try:
-        version = _version(connection)  # another connection may have been quicker
+        version = version_of(connection)  # another connection may have been quicker
         if version > len(STEPS):
             raise StoreError(
                 f"the record of runs has layout {version}, this reslab knows {len(STEPS)}; "
@@ -187,6 +187,6 @@ def _back_up(path: Path, copy: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def _version(connection: sqlite3.Connection) -> int:
+def version_of(connection: sqlite3.Connection) -> int:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     return int(version)

@@ -22,7 +22,7 @@ def append(db: sqlite3.Connection, specs: Sequence[RunSpec]) -> None:
 
 def read(db: sqlite3.Connection) -> Iterator[QueueEntry]:
     """All that can be read; what cannot, of a later version or damaged, stays where it is and is passed over."""
-    for number, text in db.execute("SELECT number, spec FROM queue ORDER BY place").fetchall():
+    for number, text in db.execute("SELECT number, spec FROM queue ORDER BY place"):
         try:
             yield QueueEntry(number, RunSpec.from_json(text))
         except SpecError as error:
@@ -35,13 +35,18 @@ def _warn(number: int, said: str) -> None:
     _log.warning("entry %d of the queue cannot be read: %s", number, said)
 
 
+def first(db: sqlite3.Connection, on_hold: Collection[int] = ()) -> QueueEntry | None:
+    """The next one that is not on hold. No more of the queue is read than it takes."""
+    return next((entry for entry in read(db) if entry.number not in on_hold), None)
+
+
 def take_first(db: sqlite3.Connection, number: int | None = None, on_hold: Collection[int] = ()) -> RunSpec | None:
     """The first one that is not on hold, if there is one, and if it is entry `number` where that is given."""
-    first = next((entry for entry in read(db) if entry.number not in on_hold), None)
-    if first is None or number not in (None, first.number):
+    entry = first(db, on_hold)
+    if entry is None or number not in (None, entry.number):
         return None
-    remove(db, first.number)
-    return first.spec
+    remove(db, entry.number)
+    return entry.spec
 
 
 def remove(db: sqlite3.Connection, number: int) -> None:

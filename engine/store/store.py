@@ -38,7 +38,7 @@ from engine.store.rows import (
 )
 from engine.store.seals import is_intact, write_seal
 
-_COMMIT_EVERY_S = 1.0  # points wait this long: one commit costs an fsync, 1 to 20 ms
+COMMIT_EVERY_S = 1.0  # points wait this long: one commit costs an fsync, 1 to 20 ms
 _BUSY_MS = 5000
 _Written = (
     events.RunStarted
@@ -115,7 +115,7 @@ class Store:
         match event:
             case events.StepsCompleted():
                 self._points.append(event)
-                if time.monotonic() - self._committed_at >= _COMMIT_EVERY_S:
+                if time.monotonic() - self._committed_at >= COMMIT_EVERY_S:
                     self._flush_points()
             case events.DatasetProgressed() | events.EvaluationProgressed() | events.GradientsMeasured():
                 pass  # for live views alone
@@ -253,6 +253,11 @@ class Store:
         with _explained(self._path):
             return list(waiting.read(self._db))
 
+    def first_waiting(self, on_hold: Collection[int] = ()) -> QueueEntry | None:
+        """The next one that is not `on_hold`, which stays where it is."""
+        with _explained(self._path):
+            return waiting.first(self._db, on_hold)
+
     def take_next(self, number: int | None = None, on_hold: Collection[int] = ()) -> RunSpec | None:
         """Take the first entry that is not `on_hold` out of the queue, only if it is entry `number` where that is
         given; no other process gets the same one.
@@ -273,11 +278,11 @@ class Store:
 
     def runs(self) -> list[RunRecord]:
         """Every run, newest first; one whose row was damaged has the status "damaged" and says so."""
-        return [read_any_run(row) for row in self._rows(f"SELECT {LISTED_COLUMNS} FROM runs ORDER BY run DESC")]
+        return [read_any_run(row) for row in self.query(f"SELECT {LISTED_COLUMNS} FROM runs ORDER BY run DESC")]
 
     def run(self, run: int) -> RunRecord:
         """One run as a list shows it. Raises StoreError where there is none of this number, or its row was damaged."""
-        rows = self._rows(f"SELECT {LISTED_COLUMNS} FROM runs WHERE run = ?", run)
+        rows = self.query(f"SELECT {LISTED_COLUMNS} FROM runs WHERE run = ?", run)
         if not rows:
             raise StoreError(f"there is no run {run}, or it was deleted")
         with unless_damaged(run):
@@ -290,9 +295,9 @@ class Store:
 
     def _details(self, run: int) -> RunDetails:
         record = self.run(run)
-        (started,) = self._rows("SELECT started FROM runs WHERE run = ?", run)[0]
-        epochs = self._rows(f"SELECT {EPOCH_COLUMNS} FROM epochs WHERE run = ? ORDER BY epoch", run)
-        evaluations = self._rows(
+        (started,) = self.query("SELECT started FROM runs WHERE run = ?", run)[0]
+        epochs = self.query(f"SELECT {EPOCH_COLUMNS} FROM epochs WHERE run = ? ORDER BY epoch", run)
+        evaluations = self.query(
             "SELECT split, moment, epoch, step, metrics, per_class, confusion, elapsed_s "
             "FROM evaluations WHERE run = ? ORDER BY epoch, step, rowid",
             run,
@@ -323,7 +328,7 @@ class Store:
         self.run(run)
         if self.intact(run) is False:
             raise StoreError(f"run {run} was changed after it had ended; its predictions are not to be trusted")
-        rows = self._rows(
+        rows = self.query(
             "SELECT labels, predictions, confidences FROM evaluations "
             "WHERE run = ? AND split = 'test' AND moment != 'untrained' AND labels IS NOT NULL "
             "ORDER BY step DESC, rowid DESC LIMIT 1",
@@ -360,14 +365,14 @@ class Store:
             return tunings.forget(self._db)
 
     def _curve(self, run: int) -> Curve:
-        rows = self._rows("SELECT losses, accuracies FROM steps WHERE run = ? ORDER BY first_step", run)
+        rows = self.query("SELECT losses, accuracies FROM steps WHERE run = ? ORDER BY first_step", run)
         return Curve(*(unpack("d", b"".join(column)) for column in (zip(*rows, strict=True) if rows else ((), ()))))
 
     def _running(self, run: int) -> bool:
         self.settle_lost_runs()
         return self.run(run).status == "running"
 
-    def _rows(self, query: str, *arguments: Any) -> list[Any]:
+    def query(self, query: str, *arguments: Any) -> list[Any]:
         with _explained(self._path):
             return self._db.execute(query, arguments).fetchall()
 

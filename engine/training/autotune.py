@@ -34,19 +34,19 @@ from engine.spec import RunSpec, affecting, settings_of
 from engine.step.learner import Learner, build_learner
 
 QUIET_CORES = 0.25  # that others may use while it is measured
-_CLEARLY = 1.1  # times as fast as the plain form, by the median of the pairs
+CLEARLY = 1.1  # times as fast as the plain form, by the median of the pairs
 _PAIRS = 5  # that must all agree; a form that is no quicker passes once in 32 times, and fails the median then
 _LEAST_S, _SHARE = 3.0, 0.05  # of the run's time, for all of the measuring
 _LONGEST_BLOCK_S = 0.2
 _TRIAL_PIXELS = 128 * 64 * 64  # of a trial's batch: 10 images of 224×224, the whole batch of 128 up to 64×64
-_LEAST_CHECK_S = 3.0  # of training, before a run's speed says anything
+LEAST_CHECK_S = 3.0  # of training, before a run's speed says anything
 _OUTSIDE = 1.5  # times as fast or as slow as the first run
 _STATED = ("model", "stem", "norm", "optimizer", "batch_size", "device", "dtype")  # in every key, or what is measured
 _log = logging.getLogger("reslab")
 
 
 @dataclass(frozen=True, slots=True)
-class _Form:
+class Form:
     """One way to compute: a placement and a number of threads."""
 
     placement: Placement
@@ -108,12 +108,12 @@ def tune(
     Raises:
         LoadingStopped: `control` asked for a stop.
     """
-    trial = _Trial(spec.replace(weights="random", freeze="none", backbone_rate=1.0), images, control)
+    trial = Trial(spec.replace(weights="random", freeze="none", backbone_rate=1.0), images, control)
     all_threads, others = torch.get_num_threads(), OthersMeter()
-    best, gain = _Form(placement, all_threads), 1.0
+    best, gain = Form(placement, all_threads), 1.0
     with keep_threads():
         trial.begin(best)
-        fewer = [_Form(placement, count) for count in sorted({all_threads // 2, all_threads // 4} - {0}, reverse=True)]
+        fewer = [Form(placement, count) for count in sorted({all_threads // 2, all_threads // 4} - {0}, reverse=True)]
         placements = _other_placements(placement)
         trial.total = _PAIRS * (len(fewer) + len(placements))
         found, times = yield from trial.quickest(best, fewer)
@@ -140,7 +140,7 @@ def apply_tuning(tuned: SettingsTuned, placement: Placement) -> Placement:
 
 def check_tuning(run: int, tuned: SettingsTuned, images: int, seconds: float) -> TuningChecked | None:
     """What a run's own speed says of the settings that were chosen for it; None where it trained too short to say."""
-    if seconds < _LEAST_CHECK_S:
+    if seconds < LEAST_CHECK_S:
         return None
     speed, before = images / seconds, tuned.images_per_s
     holds = before is None or 1 / _OUTSIDE <= speed / before <= _OUTSIDE
@@ -168,7 +168,7 @@ def _name(value: torch.dtype | torch.memory_format) -> str:
     return str(value).removeprefix("torch.")
 
 
-class _Trial:
+class Trial:
     """Makes a run's own steps on random pixels. `num_pairs` were measured of `total`; `out_of_time` says that some were
     not, for want of time.
     """
@@ -179,7 +179,7 @@ class _Trial:
         shape = images.shape
         self._began = perf_counter()
         self._budget_s, self._step_s = _LEAST_S, 0.0
-        self._learners: dict[_Form, Learner] = {}
+        self._learners: dict[Form, Learner] = {}
         number = min(spec.batch_size, max(_TRIAL_PIXELS // (shape.height * shape.width), 2))
         draws = torch.Generator().manual_seed(0)
         size = (number, shape.channels, shape.height, shape.width)
@@ -188,12 +188,12 @@ class _Trial:
             torch.randint(shape.num_classes, (number,), generator=draws),
         )
 
-    def begin(self, plain: _Form) -> None:
+    def begin(self, plain: Form) -> None:
         """Find out how long a step takes, and with that how long the run will, and the measuring may."""
-        self._step_s = self._seconds(plain, self._learner(plain), 1)
+        self._step_s = self.time_steps(plain, self.learner_for(plain), 1)
         self._budget_s = max(_LEAST_S, _SHARE * self._step_s * self._images.number / len(self._batch[1]))
 
-    def quickest(self, plain: _Form, others: list[_Form]) -> Generator[Progress, None, tuple[_Form, float]]:
+    def quickest(self, plain: Form, others: list[Form]) -> Generator[Progress, None, tuple[Form, float]]:
         """The quickest of `plain` and `others`, and how many times as fast as `plain` it is."""
         best, best_gain = plain, 1.0
         for other in others:
@@ -209,11 +209,11 @@ class _Trial:
                 continue
             finally:
                 self._learners = {form: self._learners[form] for form in (plain, best) if form in self._learners}
-            if gain >= _CLEARLY and gain > best_gain:
+            if gain >= CLEARLY and gain > best_gain:
                 best, best_gain = other, gain
         return best, best_gain
 
-    def _gain(self, plain: _Form, other: _Form) -> Generator[Progress, None, float]:
+    def _gain(self, plain: Form, other: Form) -> Generator[Progress, None, float]:
         """How many times as fast as `plain` the other is, by the median of the pairs; 1 where one of them disagrees."""
         gains: list[float] = []
         done = self.num_pairs
@@ -221,13 +221,13 @@ class _Trial:
         block_s = min(left_s / (4 * max(self.total - done, 1)), _LONGEST_BLOCK_S)
         num_steps = max(1, round(block_s / self._step_s)) if self._step_s > 0 else 1
         self._check_time(2 * num_steps)
-        pair = (plain, self._learner(plain)), (other, self._learner(other))
+        pair = (plain, self.learner_for(plain)), (other, self.learner_for(other))
         while len(gains) < _PAIRS and (not gains or gains[-1] > 1):
             yield Progress("measure", self.num_pairs, self.total, "comparisons")
             self._check_time(2 * num_steps)
             seconds = {}
             for form, learner in pair if len(gains) % 2 == 0 else reversed(pair):
-                seconds[form] = self._seconds(form, learner, num_steps)
+                seconds[form] = self.time_steps(form, learner, num_steps)
             gains.append(seconds[plain] / seconds[other])
             self.num_pairs += 1
         self.num_pairs = done + _PAIRS  # those that need not be made any more count as made
@@ -237,15 +237,15 @@ class _Trial:
         if perf_counter() - self._began + num_steps * self._step_s > self._budget_s:
             raise _TimeIsUpError
 
-    def _learner(self, form: _Form) -> Learner:
+    def learner_for(self, form: Form) -> Learner:
         if form not in self._learners:
             images = self._images
             learner = build_learner(self._spec, images.shape, (images.mean, images.std), form.placement)
-            self._seconds(form, learner, 1)  # the first step chooses algorithms and lays weights out
+            self.time_steps(form, learner, 1)  # the first step chooses algorithms and lays weights out
             self._learners[form] = learner
         return self._learners[form]
 
-    def _seconds(self, form: _Form, learner: Learner, num_steps: int) -> float:
+    def time_steps(self, form: Form, learner: Learner, num_steps: int) -> float:
         """Of one step, the mean of so many."""
         torch.set_num_threads(form.num_threads)
         began = perf_counter()

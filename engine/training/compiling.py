@@ -41,7 +41,7 @@ def compile_network(
             yield Progress("compile", number, len(passes), "shapes")
             if control.stop_requested:
                 raise LoadingStopped
-            _pass_through(learner, training, _blank(size, shape, learner.placement.device))
+            pass_through(learner, training, _blank(size, shape, learner.placement.device))
     except LoadingStopped:
         raise
     except Exception as error:
@@ -56,7 +56,7 @@ def compile_network(
         values.copy_(before)
 
 
-def _pass_through(learner: Learner, training: bool, batch: tuple[Tensor, Tensor]) -> None:
+def pass_through(learner: Learner, training: bool, batch: tuple[Tensor, Tensor]) -> None:
     learner.model.train(training)
     if training:
         learner.compute_gradients(batch, 1, 0)

@@ -49,7 +49,7 @@ class RecordedStep:
 
     def __init__(self, learner: Learner, record: Recorder | None = None) -> None:
         self._learner = learner
-        self._record = record or _cuda_recorder(learner.placement.device)
+        self._record = record or cuda_recorder(learner.placement.device)
         self._trained: list[Tensor] = [v for group in learner.optimizer.param_groups for v in group["params"]]
         self._dropped = False
         self._batch: Batch | None = None
@@ -128,7 +128,7 @@ class RecordedStep:
         _, self._update = self._record(update)
 
 
-def _cuda_recorder(device: torch.device) -> Recorder:
+def cuda_recorder(device: torch.device) -> Recorder:
     pool, side = torch.cuda.graph_pool_handle(), _side_stream(device)
 
     def record(work: Callable[[], Outputs]) -> tuple[Outputs, Callable[[], None]]:

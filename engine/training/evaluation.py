@@ -20,7 +20,7 @@ from engine.step.forward import Outputs, evaluation_batch, forward
 from engine.step.learner import Learner
 from engine.training.out_of_memory import Recovery
 
-_REPORT_EVERY_S = 0.25
+REPORT_EVERY_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def evaluate(
                 return None
             outputs += recovery.evaluate(work, images, labels, when.step)
             yield from recovery.pending_events()
-            if (now := time.perf_counter()) - reported >= _REPORT_EVERY_S:
+            if (now := time.perf_counter()) - reported >= REPORT_EVERY_S:
                 reported = now
                 yield EvaluationProgressed(when.run, when.split, stop, len(split))
     finally:

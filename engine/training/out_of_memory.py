@@ -32,7 +32,7 @@ from engine.text import counted, memory_size
 from engine.training.cuda_graph import RecordedStep
 from engine.training.position import MemoryState
 
-_CALM_STEPS = 200  # without a failure, before larger micro-batches are tried
+CALM_STEPS = 200  # without a failure, before larger micro-batches are tried
 
 
 @dataclass(slots=True)
@@ -55,7 +55,7 @@ class Recovery:
     most: int | None = None
     evaluated_at_once: int | None = None
     calm_steps: int = 0
-    calm_needed: int = field(default_factory=lambda: _CALM_STEPS)
+    calm_needed: int = field(default_factory=lambda: CALM_STEPS)
 
     def compute_gradients(self, batch: Batch, epoch: int, number: int, step: int) -> tuple[Tensor, Tensor]:
         """`Learner.compute_gradients`, whatever it takes. `step` counts from 1 over the run.
@@ -157,7 +157,7 @@ class Recovery:
         for item in fields(MemoryState):
             setattr(self, item.name, getattr(state, item.name))
         if state.calm_needed is None:
-            self.calm_needed = _CALM_STEPS
+            self.calm_needed = CALM_STEPS
         if state.recomputing:
             recompute_activations(self.learner.model, self.learner.draws)
 

@@ -12,7 +12,7 @@ from engine.events import EpochEnded, StepsCompleted
 from engine.training.clock import Stopwatch
 from engine.training.position import START, EpochSums, Position
 
-_READ_EVERY_S = 0.1
+READ_EVERY_S = 0.1
 
 
 class Points:
@@ -45,7 +45,7 @@ class Points:
 
     @property
     def due(self) -> bool:
-        return bool(self._waiting) and time.perf_counter() - self._read_at >= _READ_EVERY_S
+        return bool(self._waiting) and time.perf_counter() - self._read_at >= READ_EVERY_S
 
     def read(self, epoch: int, learning_rate: float) -> StepsCompleted | None:
         """All points since the last call, up to the first that is not finite. Waits for the device."""

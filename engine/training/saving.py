@@ -20,9 +20,9 @@ from engine.step.learner import Learner
 from engine.training.checkpoint import SavedFile, snapshot, write_checkpoint
 from engine.training.position import Position
 
-_COST_SHARE = 0.02  # of the time since the last one
+COST_SHARE = 0.02  # of the time since the last one
 _BYTES_PER_S = 4e8  # guessed until the first one is written: memory to disk, hashed on the way
-_EARLY = 0.8  # of `every_s`: the rest is for the step in hand and for the writing
+EARLY = 0.8  # of `every_s`: the rest is for the step in hand and for the writing
 _log = logging.getLogger("reslab")
 
 
@@ -41,12 +41,12 @@ class Saver:
     @property
     def due(self) -> bool:
         """Whether work of `every_s` seconds would soon be at risk."""
-        return self._writer is None and time.monotonic() - self._began_at >= _EARLY * self._every_s
+        return self._writer is None and time.monotonic() - self._began_at >= EARLY * self._every_s
 
     @property
     def worth_it(self) -> bool:
         """Whether saving costs little against the time since the last one."""
-        return self._writer is None and time.monotonic() - self._began_at >= self._cost_s / _COST_SHARE
+        return self._writer is None and time.monotonic() - self._began_at >= self._cost_s / COST_SHARE
 
     def begin(self, learner: Learner, position: Position) -> None:
         """Copy the state and have it written; the one before has been told of."""

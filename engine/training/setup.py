@@ -159,7 +159,7 @@ def _prepare(spec: RunSpec, context: RunContext) -> Generator[DatasetProgressed 
     placement, resume, group = context.group.placed(context.placement), context.resume, context.group
     bound_gpu(placement.device)
     others = OthersMeter()
-    data = yield from _images(spec, context, placement.device)
+    data = yield from load_images(spec, context, placement.device)
     data = normalized_for(spec, data, resume)
     resume.check_images(data)
     if data.manifest and group.is_rank_zero:
@@ -197,7 +197,9 @@ def _step_of(spec: RunSpec, data: ImageData, placement: Placement, context: RunC
     return Step(spec, data.shape, placement, data.resident_bytes, context.history.calibration)
 
 
-def _images(spec: RunSpec, context: RunContext, device: torch.device) -> Generator[DatasetProgressed, None, ImageData]:
+def load_images(
+    spec: RunSpec, context: RunContext, device: torch.device
+) -> Generator[DatasetProgressed, None, ImageData]:
     """The images, those of an earlier run where they still lie in memory; the ledger holds them for this one."""
     key = (*data_key(spec), str(context.places.data), str(device), context.resume.data_rules)
     data: ImageData | None = context.ledger.get(key)

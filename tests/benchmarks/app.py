@@ -285,7 +285,7 @@ async def _an_hour() -> list[tuple[str, float, float]]:
     spec, found = RunSpec("digits", "resnet18", epochs=6000), []
     script = ScriptedRun(hold_at=2, events=events_of(RunSpec("digits", "resnet18"))[:3])
     with tempfile.TemporaryDirectory() as folder:
-        app = ReslabApp(_places(folder), [spec], run_function=script)
+        app = ReslabApp(_places(folder), [spec], backend_of=script)
         async with app.run_test(size=(120, 36)) as pilot:
             while not (app.live and app.live.version == 2):
                 await pilot.pause(0.02)

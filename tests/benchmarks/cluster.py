@@ -18,8 +18,8 @@ from typing import Any
 from engine.control import RunControl
 from engine.device import cpu_name
 from engine.events import StepsCompleted
+from engine.launch.backend import Job
 from engine.launch.following import follow
-from engine.launch.in_process import Lab, run
 from engine.launch.ray import Cluster, require_ray
 from engine.launch.stream import Stream
 from engine.paths import Places
@@ -43,7 +43,8 @@ def _places() -> Iterator[Places]:
 def queue(num_pairs: int = 1) -> None:
     """Wall time of eight runs of one core each on a cluster of two nodes, against the same on one node."""
     require_ray()
-    from engine.launch.ray.queue import Given, Scheduler
+    from engine.launch.ray.backend import RayBackend, capacity_of
+    from engine.launch.scheduler import ListSource, Scheduler
     from tests.cluster.nodes import nodes, watched
 
     specs = [RunSpec("digits", name, epochs=8, dtype="float32", seed=seed) for seed in range(4)
@@ -52,7 +53,10 @@ def queue(num_pairs: int = 1) -> None:
     def seconds(num_nodes: int) -> float:
         with nodes(num_nodes, num_cpus=1, memory=_NODE_BYTES), _places() as places, watched(num_nodes) as held:
             began = time.perf_counter()
-            Scheduler(Given(specs), places, Cluster("the test's"), RunControl(), lambda number: None).carry()
+            cluster = Cluster("the test's")
+            scheduler = Scheduler(ListSource(specs), RayBackend(places, cluster), capacity_of(cluster, places), places)
+            for _ in scheduler.events(RunControl()):
+                pass
             took = time.perf_counter() - began
             with Store(places.database) as store:
                 assert [record.status for record in store.runs()] == ["completed"] * len(specs)
@@ -92,15 +96,19 @@ def stream() -> None:
     require_ray()
     import ray
 
+    from engine.launch.ray.backend import RayBackend, Seat
+    from engine.launch.ray.request import request_for
+
     ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False)
     spec, lags = RunSpec("digits", "resnet20"), list[float]()
     with _places() as places:
         seat = ray.remote(_Clocked).remote()
-        lab, control = Lab(places, cluster=Cluster("this", seat=seat)), RunControl()
+        backend = RayBackend(places, Cluster("this"))
+        handle = backend.start(Job(spec), slot=Seat(request_for(spec, None, 2**30), seat))
         begun = threading.Event()
 
         def carry() -> None:
-            with closing(run(spec, lab, control)) as events:
+            with closing(handle.events()) as events:
                 told = Stream(places.run_folder(1))
                 for event in events:
                     told.tell(event)

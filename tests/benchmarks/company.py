@@ -121,3 +121,21 @@ def _round() -> Iterator[tuple[str, float, int]]:
     for name, setting in (("libgomp's own", {"GOMP_SPINCOUNT": "300000"}), ("active", {"OMP_WAIT_POLICY": "ACTIVE"})):
         with _trained(setting) as training:
             yield name, training.images_per_s(_PHASE_S), training.num_threads
+
+
+def alone(num_rounds: int = 8) -> None:
+    """The same with nothing beside it, by turns with libgomp's own setting and with the active policy; the order turns
+    round each time. Ratios are of the same round.
+    """
+    settings = {"ours": {}, "libgomp's own": {"GOMP_SPINCOUNT": "300000"}, "active": {"OMP_WAIT_POLICY": "ACTIVE"}}
+    found: dict[str, list[float]] = {name: [] for name in settings}
+    for number in range(num_rounds):
+        for name in list(settings)[:: 1 if number % 2 == 0 else -1]:
+            with _trained(settings[name]) as training:
+                found[name].append(training.images_per_s(_PHASE_S))
+            print(f"  {name}: {found[name][-1]:.0f}", flush=True)
+    print(f"alone  ({cpu_name()}, n = {num_rounds}, images/s)")
+    for name, values in found.items():
+        ratios = sorted(ours / value for ours, value in zip(found["ours"], values, strict=True))
+        print(f"  {name:<15} median {statistics.median(values):7.0f}  ours is {statistics.median(ratios):.2f} of it  "
+              f"({ratios[0]:.2f} to {ratios[-1]:.2f})")  # fmt: skip

@@ -82,7 +82,7 @@ def chart(num_pairs: int = 50) -> None:
         x = np.arange(num_points, dtype=float)
         widget._lines, widget._x_max = [Line("train", "#56B4E9", x, np.sin(x / num_points) + np.cos(7 * x))], num_points
         began = time.perf_counter()
-        widget._draw(100, 16)
+        widget.draw_lines(100, 16)
         return 1000 * (time.perf_counter() - began)
 
     report(
@@ -97,9 +97,8 @@ def gradients(num_pairs: int = 6) -> None:
     """Training images per second with the gradients measured and with them left alone, ResNet-18 on the digits."""
     from unittest.mock import PropertyMock, patch
 
-    from engine.control import RunControl
     from engine.events import RunEnded
-    from engine.launch.in_process import Lab, run
+    from engine.lab import Lab
     from engine.paths import Places
     from engine.spec import RunSpec
     from engine.step.gradients import Gradients
@@ -107,7 +106,7 @@ def gradients(num_pairs: int = 6) -> None:
     def images_per_s(measured: bool) -> float:
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder)
-            events = run(RunSpec("digits", "resnet18"), Lab(Places(root, root, root)), RunControl())
+            events = Lab(Places(root, root, root)).train(RunSpec("digits", "resnet18")).events()
             with nullcontext() if measured else patch.object(Gradients, "due", PropertyMock(return_value=False)):
                 *_, ended = events
         assert isinstance(ended, RunEnded)
@@ -185,6 +184,7 @@ BENCHMARKS: dict[str, Callable[..., None]] = {
     "evaluation": training.evaluating,
     "gpu": training.gpu,
     "checkpoints": checkpoints,
+    "alone": company.alone,
     "company": company.company,
     "predict-memory": predicting.memory,
     "feeding": feeding,

@@ -63,14 +63,14 @@ class Task:
 
 def reslab(task: Task) -> dict[str, Any]:
     """The engine; what it measures for `dtype auto` is measured before the clock starts, as in a first run."""
-    from engine.launch.in_process import Lab, run
+    from engine.lab import Lab
 
     control, started = RunControl(), None
     first: StepsCompleted | None = None
     with tempfile.TemporaryDirectory() as home:
         places = Places(Path(home), data_folder(), Path(home))
         last: StepsCompleted | None = None
-        for event in run(task.spec, Lab(places), control):
+        for event in Lab(places).train(task.spec, control).events():
             if isinstance(event, RunStarted):
                 started = event
             if isinstance(event, StepsCompleted):
@@ -226,7 +226,7 @@ def turns(task: Task) -> dict[str, Any]:
 
     On a machine that others use two processes scatter by 15 %; neighbouring seconds of one process do not.
     """
-    from engine.launch.in_process import Lab, run
+    from engine.lab import Lab
     from engine.memory.heap import keep_one_heap
 
     keep_one_heap()
@@ -237,7 +237,7 @@ def turns(task: Task) -> dict[str, Any]:
     threads, pairs, form = torch.get_num_threads(), list[list[float]](), ""
     with tempfile.TemporaryDirectory() as home:
         control = RunControl()
-        events = run(task.spec, Lab(Places(Path(home), data_folder(), Path(home))), control)
+        events = Lab(Places(Path(home), data_folder(), Path(home))).train(task.spec, control).events()
         for event in events:
             if isinstance(event, RunStarted):
                 form = f"{event.resolved.dtype} {event.resolved.memory_format} {event.resolved.num_threads} threads"

@@ -9,11 +9,10 @@ from collections import Counter
 from pathlib import Path
 
 from engine.analysis.tables import tuning_text
-from engine.control import RunControl
 from engine.device import cpu_name
 from engine.environment import TUNE
 from engine.events import DatasetProgressed, RunStarted, SettingsTuned
-from engine.launch.in_process import Lab, run
+from engine.lab import Lab
 from engine.paths import Places, find_places
 from engine.spec import RunSpec
 
@@ -45,7 +44,7 @@ def _measured(spec: RunSpec, folder: Path) -> tuple[float, float, str, str]:
     places = Places(folder / "home", find_places(None, None).data, folder / "cache")
     began, measured_s, text, busy = time.perf_counter(), 0.0, "plain, without measuring", "not seen"
     measuring_since: float | None = None
-    for event in run(spec, Lab(places), RunControl()):
+    for event in Lab(places).train(spec).events():
         if isinstance(event, DatasetProgressed) and event.stage == "measure" and measuring_since is None:
             measuring_since = time.perf_counter()
         elif isinstance(event, SettingsTuned):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 from textual import work
@@ -17,14 +17,33 @@ from textual.screen import Screen
 import tui.app
 from engine.control import RunControl
 from engine.events import Event, StepsCompleted
+from engine.launch.backend import Backend, Handle, Job, Slot
+from engine.launch.in_process import InProcess
 from engine.memory.ledger import Ledger
 from engine.paths import Places
 from engine.spec import RunSpec
 from tests.benchmarks.reporting import data_folder
 from tui.app import ReslabApp
-from tui.session import engine_run
 
 WINDOW_S, SETTLE_S = 1.5, 0.3
+
+
+class _Counted(InProcess):
+    """Hands each event to `seen` as well."""
+
+    def __init__(self, places: Places, ledger: Ledger, seen: Callable[[Event], None]) -> None:
+        super().__init__(places, ledger)
+        self._seen = seen
+
+    def start(self, job: Job, control: RunControl | None = None, slot: Slot | None = None) -> Handle:
+        handle = super().start(job, control, slot)
+
+        def events(control: RunControl) -> Generator[Event, None, None]:
+            for event in handle.events():
+                self._seen(event)
+                yield event
+
+        return Handle(events, handle.control)
 
 
 class Watched(ReslabApp):
@@ -38,13 +57,12 @@ class Watched(ReslabApp):
         self._num_pairs = num_pairs
         self._latest: StepsCompleted | None = None
 
-    def _counted(
-        self, spec: RunSpec, places: Places, ledger: Ledger, control: RunControl, resumed: int | None = None
-    ) -> Iterator[Event]:
-        for event in engine_run(spec, places, ledger, control, resumed):
-            if isinstance(event, StepsCompleted):
-                self._latest = event
-            yield event
+    def _counted(self, places: Places, ledger: Ledger) -> Backend:
+        return _Counted(places, ledger, self._keep)
+
+    def _keep(self, event: Event) -> None:
+        if isinstance(event, StepsCompleted):
+            self._latest = event
 
     def _begin(self) -> None:
         super()._begin()

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +23,7 @@ import pytest
 
 from engine.control import RunControl
 from engine.events import Event, RunContinued, RunEnded, RunStarted, StepsCompleted
-from engine.launch.in_process import Lab, resume, run
+from engine.lab import Lab
 from engine.launch.ray import Cluster, require_ray
 from engine.launch.requests import Asked
 from engine.memory.nodes import read_nodes
@@ -38,12 +38,14 @@ require_ray()  # before it is imported, or under `uv run` it would send this who
 import ray  # noqa: E402
 from ray.exceptions import RayError  # noqa: E402
 
+from engine.launch.backend import Job  # noqa: E402
+from engine.launch.in_process import InProcess  # noqa: E402
+from engine.launch.ray.backend import RayBackend, Seats, capacity_of  # noqa: E402
 from engine.launch.ray.driver import connected  # noqa: E402  # they import Ray
-from engine.launch.ray.nodes import NodeWatch, largest_node  # noqa: E402
-from engine.launch.ray.queue import Given, Recorded, Scheduler  # noqa: E402
+from engine.launch.ray.nodes import NodeWatch  # noqa: E402
 from engine.launch.ray.request import Request, request_for  # noqa: E402
-from engine.launch.ray.seat import take_seat  # noqa: E402
 from engine.launch.ray.task import Task, Teller  # noqa: E402
+from engine.launch.scheduler import ListSource, Scheduler, Source, StoredQueue  # noqa: E402
 from tests.cluster.nodes import nodes, watched  # noqa: E402
 from tests.fakes import events_of  # noqa: E402
 
@@ -79,14 +81,35 @@ def ended(events: list[Event]) -> RunEnded:
     return events[-1]
 
 
+def on_ray(
+    places: Places, cluster: Cluster, job: Job, control: RunControl | None = None
+) -> Generator[Event, None, None]:
+    """The events of a run that this process drives."""
+    return RayBackend(places, cluster).start(job, control).events()
+
+
+def run_all(source: Source, places: Places, control: RunControl | None = None, stop_at: int = 0) -> list[int]:
+    """Run what a source has, side by side; returns the runs in the order in which they were first heard of. A stop is
+    asked for when run `stop_at` is.
+    """
+    control, cluster, begun = control or RunControl(), Cluster("the test's"), list[int]()
+    scheduler = Scheduler(source, RayBackend(places, cluster), capacity_of(cluster, places), places)
+    for event in scheduler.events(control):
+        if event.run not in begun:
+            begun.append(event.run)
+            if event.run == stop_at:
+                control.stop()
+    return begun
+
+
 @pytest.mark.parametrize(
     ("norm", "sync", "words"), [("group", False, ""), ("batch", True, ", batch-norm over all of them")]
 )
 def test_two_workers_make_the_run_of_one(machine: None, tmp_path: Path, norm: str, sync: bool, words: str) -> None:
     spec = SPEC.replace(norm=norm)
-    alone = list(run(spec, Lab(places_in(tmp_path / "alone")), RunControl()))
+    alone = list(Lab(places_in(tmp_path / "alone")).train(spec).events())
     places = places_in(tmp_path / "two")
-    together = list(run(spec, Lab(places, cluster=Cluster(None, 2, sync)), RunControl()))
+    together = list(on_ray(places, Cluster(None, 2, sync), Job(spec)))
     assert ended(together).status == "completed", ended(together).error
     assert losses(together) == pytest.approx(losses(alone), abs=ROUNDING)
     with Store(places.database) as store:
@@ -101,15 +124,15 @@ def test_two_workers_make_the_run_of_one(machine: None, tmp_path: Path, norm: st
 def test_without_a_common_batch_norm_two_workers_make_another_run(machine: None, tmp_path: Path) -> None:
     """So that the test above would notice if the statistics were not exchanged."""
     spec = SPEC.replace(norm="batch")
-    alone = losses(list(run(spec, Lab(places_in(tmp_path / "alone")), RunControl())))
-    together = losses(list(run(spec, Lab(places_in(tmp_path / "two"), cluster=TWO), RunControl())))
+    alone = losses(list(Lab(places_in(tmp_path / "alone")).train(spec).events()))
+    together = losses(list(on_ray(places_in(tmp_path / "two"), TWO, Job(spec))))
     assert max(abs(a - b) for a, b in zip(alone, together, strict=True)) > 10 * ROUNDING
 
 
 def test_a_pause_a_stop_and_going_on(machine: None, tmp_path: Path) -> None:
     places, control = places_in(tmp_path), RunControl()
     spec, told = SPEC.replace(epochs=40), []
-    for event in run(spec, Lab(places, cluster=TWO), control):
+    for event in on_ray(places, TWO, Job(spec), control):
         told.append(type(event).__name__)
         if isinstance(event, StepsCompleted) and "RunPaused" not in told:
             control.pause()
@@ -122,7 +145,7 @@ def test_a_pause_a_stop_and_going_on(machine: None, tmp_path: Path) -> None:
     assert event.steps is not None
     assert 0 < event.steps < 40 * 12
     control = RunControl()
-    for event in resume(1, Lab(places, cluster=TWO), control):
+    for event in on_ray(places, TWO, Job(spec, 1), control):
         if isinstance(event, RunContinued):
             assert event.step > 0
             assert event.differs == ()
@@ -132,7 +155,7 @@ def test_a_pause_a_stop_and_going_on(machine: None, tmp_path: Path) -> None:
 
 
 def test_what_the_cluster_cannot_do_is_one_sentence(machine: None, tmp_path: Path) -> None:
-    end = ended(list(run(SPEC, Lab(places_in(tmp_path), cluster=Cluster(None, 3)), RunControl())))
+    end = ended(list(on_ray(places_in(tmp_path), Cluster(None, 3), Job(SPEC))))
     assert end.status == "failed"
     assert "3 workers cannot share 2 processor cores" in str(end.error)
 
@@ -142,7 +165,7 @@ def test_a_worker_that_fails_says_why(machine: None, tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "1.png").write_text("not an image, as only the worker's reading shows")
-    end = ended(list(run(spec, Lab(places_in(tmp_path / "lab"), cluster=TWO), RunControl())))
+    end = ended(list(on_ray(places_in(tmp_path / "lab"), TWO, Job(spec))))
     assert end.status == "failed"
     assert "no image in" in str(end.error)
 
@@ -151,10 +174,11 @@ def test_several_workers_reach_what_one_does(machine: None, tmp_path: Path) -> N
     """ResNet-18, batch-norm per worker: three seeds each, whose means are no further apart than one side's seeds."""
     found = []
     for cluster in (None, TWO):
-        lab = Lab(places_in(tmp_path / str(cluster is None)), cluster=cluster)
+        places = places_in(tmp_path / str(cluster is None))
+        backend = InProcess(places) if cluster is None else RayBackend(places, cluster)
         accuracies = []
         for seed in range(3):
-            end = ended(list(run(RunSpec("digits", "resnet18", seed=seed, dtype="float32"), lab, RunControl())))
+            end = ended(list(backend.start(Job(RunSpec("digits", "resnet18", seed=seed, dtype="float32"))).events()))
             assert end.final is not None, end.error
             accuracies.append(end.final.accuracy)
         found.append(accuracies)
@@ -179,7 +203,7 @@ class Deaf:
 
 def test_events_that_are_not_answered_are_sent_again_by_the_same_number(machine: None, tmp_path: Path) -> None:
     deaf, control = Deaf(2, Asked(pause=True)), RunControl()
-    teller = Teller(Task(1, SPEC, places_in(tmp_path), False, deaf, {}), 7, control)
+    teller = Teller(Task(1, SPEC, places_in(tmp_path), False, {}, deaf), 7, control)
     (told,) = (event for event in events_of(SPEC) if isinstance(event, RunStarted))
     teller.tell(told)
     teller.close()
@@ -192,9 +216,9 @@ def test_events_that_are_not_answered_are_sent_again_by_the_same_number(machine:
 
 
 def test_a_run_whose_driver_is_gone_stops(machine: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.launch.ray.task._PATIENCE_S", 0.3)
+    monkeypatch.setattr("engine.launch.ray.task.PATIENCE_S", 0.3)
     deaf, control = Deaf(10**6, Asked()), RunControl()
-    teller = Teller(Task(1, SPEC, places_in(tmp_path), False, deaf, {}), 7, control)
+    teller = Teller(Task(1, SPEC, places_in(tmp_path), False, {}, deaf), 7, control)
     deadline = time.monotonic() + 20
     while not control.stop_requested:
         assert time.monotonic() < deadline
@@ -206,16 +230,16 @@ def test_a_run_whose_driver_is_gone_stops(machine: None, tmp_path: Path, monkeyp
 def test_what_no_node_can_carry_is_tried_three_times_and_recorded(
     machine: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tries, begun, places = [], list[int](), places_in(tmp_path)
+    tries, places = list[Request](), places_in(tmp_path)
 
     def take_seat(request: Request) -> Any:
         tries.append(request)
         raise RayError("no module named engine\nand much more")
 
-    monkeypatch.setattr("engine.launch.ray.queue.take_seat", take_seat)
-    monkeypatch.setattr("engine.launch.ray.queue._REST_S", 0.0)
+    monkeypatch.setattr("engine.launch.ray.backend.take_seat", take_seat)
+    monkeypatch.setattr("engine.launch.ray.backend.REST_S", 0.0)
     specs = [SPEC, SPEC.replace(seed=1)]
-    Scheduler(Given(specs), places, Cluster("the test's"), RunControl(), begun.append).carry()
+    begun = run_all(ListSource(specs), places)
     assert len(tries) == 6
     with Store(places.database) as store:
         records = store.runs()
@@ -228,10 +252,10 @@ def test_a_queue_that_cannot_be_carried_is_recorded_run_by_run(
     machine: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No GPU in the cluster; weights that are not there, found only once it has its seat; the next one trains."""
-    monkeypatch.setattr("engine.launch.ray.queue._RETURN_S", 0.3)
+    monkeypatch.setattr("engine.launch.ray.backend.RETURN_S", 0.3)
     places = places_in(tmp_path)
     specs = [SPEC.replace(device="cuda"), SPEC.replace(weights=str(tmp_path / "none.pth")), SPEC]
-    Scheduler(Given(specs), places, Cluster("the test's"), RunControl(), lambda run: None).carry()
+    run_all(ListSource(specs), places)
     with Store(places.database) as store:
         last, second, first = store.runs()
     assert (first.status, first.error) == (
@@ -244,12 +268,15 @@ def test_a_queue_that_cannot_be_carried_is_recorded_run_by_run(
 
 def test_a_seat_that_was_lost_while_it_was_idle_is_no_fault_of_the_next_run(machine: None, tmp_path: Path) -> None:
     places = places_in(tmp_path)
-    scheduler = Scheduler(Given([SPEC]), places, Cluster("the test's"), RunControl(), lambda run: None)
-    request = request_for(SPEC, None, largest_node(False)[1])
-    lost = take_seat(request)
-    ray.kill(lost)
-    scheduler._idle = [(request, lost)] * 3
-    scheduler.carry()
+    cluster = Cluster("the test's")
+    with Seats(cluster, places) as seats:
+        for _ in range(3):
+            lost = seats.reserve(SPEC, lambda: True)
+            assert lost is not None
+            ray.kill(lost.actor)  # type: ignore[attr-defined]
+            seats.release(lost)
+        for _ in Scheduler(ListSource([SPEC]), RayBackend(places, cluster), seats, places).events(RunControl()):
+            pass
     with Store(places.database) as store:
         (record,) = store.runs()
     assert record.status == "completed", record.error
@@ -269,7 +296,7 @@ def test_a_node_that_dies_costs_no_run_and_no_step_is_stored_twice(
     places, events, killed = places_in(tmp_path), [], False
     epochs = 8 if cluster is TWO else 40  # alone it is quicker, and must not be over when the node is killed
     spec = SPEC.replace(epochs=epochs, checkpoint_every=1)
-    for event in run(spec, Lab(places, cluster=cluster), RunControl()):
+    for event in on_ray(places, cluster, Job(spec)):
         events.append(event)
         if not killed and isinstance(event, StepsCompleted) and event.last_step > 40:
             for node in _carrying(two_nodes, cluster):
@@ -306,10 +333,10 @@ def test_a_queue_of_eight_keeps_both_nodes_busy_and_within_their_memory(tmp_path
     """Each node has room for one ResNet-18 and one ResNet-20, or two of the latter; by the processes' real memory."""
     specs = [RunSpec("digits", model, epochs=6, dtype="float32", seed=seed) for seed in range(4)
              for model in ("resnet20", "resnet18")]  # fmt: skip
-    places, begun = places_in(tmp_path), list[int]()
+    places = places_in(tmp_path)
     num_bytes = request_for(specs[0], None, 2**40).memory + request_for(specs[1], None, 2**40).memory + 2**26
     with nodes(2, num_cpus=4, memory=num_bytes), watched(2) as held:
-        Scheduler(Given(specs), places, Cluster("the test's"), RunControl(), begun.append).carry()
+        begun = run_all(ListSource(specs), places)
     with Store(places.database) as store:
         records = store.runs()
     assert [record.status for record in records] == ["completed"] * 8, [record.error for record in records]
@@ -328,12 +355,8 @@ def test_stopping_the_queue_stops_all_and_leaves_what_waits(tmp_path: Path) -> N
     with Store(places.database) as store:
         store.enqueue(specs)
 
-    def begun(run: int) -> None:
-        if run == 2:
-            control.stop()
-
     with nodes(2, num_cpus=1, memory=int(1.2 * 2**30)):
-        Scheduler(Recorded(places), places, Cluster("the test's"), control, begun).carry()
+        run_all(StoredQueue(places), places, control, stop_at=2)
     with Store(places.database) as store:
         assert [record.status for record in store.runs()] == ["stopped"] * 2
         assert [item.spec for item in store.waiting()] == [specs[2]]

@@ -8,7 +8,7 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,8 @@ from engine.control import RunControl
 from engine.errors import ReslabError, StoreError
 from engine.events import Event, RunEnded, RunPaused, RunResumed, StepsCompleted, to_json_dict
 from engine.launch import following
-from engine.launch.detached import Carrier, Job, carried
+from engine.launch.backend import Job
+from engine.launch.detached import Detached, DetachedProcess, Order
 from engine.launch.following import follow
 from engine.launch.requests import Asked, ask
 from engine.launch.stream import Stream, stream_path
@@ -139,8 +140,8 @@ def test_a_half_written_line_waits_for_its_other_half(
     run: Carried, places: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks: list[int] = []
-    read = following._read
-    monkeypatch.setattr(following, "_read", lambda file: looks.append(1) or read(file))  # type: ignore[func-returns-value]
+    read = following.read_new
+    monkeypatch.setattr(following, "read_new", lambda file: looks.append(1) or read(file))  # type: ignore[func-returns-value]
     line = json.dumps(to_json_dict(RunPaused(run.run, 3))) + "\n"
     with followed(run.run, places, RunControl()) as seen:
         for part in (line[:10], line[10:]):
@@ -211,13 +212,13 @@ def test_a_run_that_cannot_be_asked_says_so(run: Carried, places: Places) -> Non
 
 @pytest.mark.slow
 def test_the_stream_of_a_process_that_was_killed_goes_when_the_run_does_on(places: Places) -> None:
-    from engine.launch.in_process import Lab, resume
+    from engine.lab import Lab
     from tests.running import run_until
 
     run_until(StepsCompleted, places, SPEC)
     old = stream_path(places.run_folder(1))
     old.write_text("{}\n")
-    there = [old.exists() for event in resume(1, Lab(places), RunControl()) if isinstance(event, events.RunContinued)]
+    there = [old.exists() for event in Lab(places).resume(1).events() if isinstance(event, events.RunContinued)]
     assert there == [False]
 
 
@@ -233,11 +234,16 @@ def test_what_a_worker_elsewhere_has_written_meanwhile_is_left_alone(tmp_path: P
     assert [path.name for path in tmp_path.iterdir()] == names[1:2]
 
 
+def started_in(places: Places, job: Job, control: RunControl | None = None) -> Generator[Event, None, None]:
+    """The events of a run in a process of its own."""
+    return Detached(places).start(job, control).events()
+
+
 @pytest.mark.slow
 def test_whoever_leaves_before_the_run_has_begun_is_let_go(places: Places) -> None:
     control = RunControl()
     threading.Timer(0.3, control.leave).start()
-    assert list(carried(Job(places, (SPEC.replace(epochs=1),)), control)) == []
+    assert list(started_in(places, Job(SPEC.replace(epochs=1)), control)) == []
     until(lambda: places.database.is_file())
     with Store(places.database) as store:
         until(lambda: store.runs() and store.runs()[0].status == "completed")
@@ -288,7 +294,7 @@ def test_what_cannot_be_followed_is_one_sentence(places: Places) -> None:
 
 def test_a_process_of_its_own_carries_a_run_through_the_loss_of_whoever_began_it(places: Places) -> None:
     spec = SPEC.replace(epochs=400)
-    number = next(Carrier(Job(places, (spec,))).runs())  # nobody reads what it says any more
+    number = next(DetachedProcess(Order(places, (Job(spec),))).runs())  # nobody reads what it says any more
     control, seen = RunControl(), list[Event]()
     for event in follow(number, places, control):
         seen.append(event)
@@ -310,16 +316,16 @@ def test_a_process_of_its_own_carries_a_run_through_the_loss_of_whoever_began_it
 @pytest.mark.slow
 def test_a_process_of_its_own_goes_on_with_a_run_and_hears_a_signal_as_any_other(places: Places) -> None:
     control = RunControl()
-    for event in carried(Job(places, (SPEC.replace(epochs=400),)), control):
+    for event in started_in(places, Job(SPEC.replace(epochs=400)), control):
         if isinstance(event, StepsCompleted):
             control.stop()
     assert isinstance(event, RunEnded)
     end, number = event, event.run
-    for event in carried(Job(places, resume=number), RunControl()):
+    for event in started_in(places, Job(SPEC, number)):
         if isinstance(event, events.RunContinued):
             assert event.step == end.steps
             with Store(places.database) as store:
-                (pid,) = store._rows("SELECT pid FROM runs WHERE run = ?", number)[0]
+                (pid,) = store.query("SELECT pid FROM runs WHERE run = ?", number)[0]
             os.kill(pid, signal.SIGHUP)
             os.kill(pid, signal.SIGTERM)
     assert isinstance(event, RunEnded)
@@ -330,7 +336,7 @@ def test_a_process_of_its_own_goes_on_with_a_run_and_hears_a_signal_as_any_other
 @pytest.mark.slow
 def test_what_keeps_a_run_from_being_begun_is_told_by_its_process(places: Places) -> None:
     with pytest.raises(ReslabError, match=r"no weights file /nowhere\.pth"):
-        next(carried(Job(places, (SPEC.replace(weights="/nowhere.pth"),)), RunControl()))
+        next(started_in(places, Job(SPEC.replace(weights="/nowhere.pth"))))
 
 
 @pytest.mark.parametrize(
@@ -342,10 +348,10 @@ def test_what_keeps_a_run_from_being_begun_is_told_by_its_process(places: Places
 )
 def test_a_process_that_ends_before_its_time_is_no_good_end(places: Places, number: int, says: str) -> None:
     """Else the app would begin it again, and whoever waits for the queue take it for done."""
-    carrier = Carrier(Job(places, (SPEC.replace(epochs=1000),)))
-    runs = carrier.runs(least=0)
+    process = DetachedProcess(Order(places, (Job(SPEC.replace(epochs=1000)),)))
+    runs = process.runs(least=0)
     assert next(runs) == 1
-    carrier._process.send_signal(number)
+    process._process.send_signal(number)
     with pytest.raises(ReslabError, match=re.escape(says)) as caught:
         next(runs)
     assert "what waited for its turn still does" in str(caught.value)
@@ -353,18 +359,19 @@ def test_a_process_that_ends_before_its_time_is_no_good_end(places: Places, numb
 
 @pytest.mark.slow
 def test_whoever_asks_it_to_stop_is_told_of_no_fault(places: Places) -> None:
-    carrier = Carrier(Job(places, (SPEC.replace(epochs=1000),)))
-    runs = carrier.runs()
+    process = DetachedProcess(Order(places, (Job(SPEC.replace(epochs=1000)),)))
+    runs = process.runs()
     assert next(runs) == 1
-    carrier.stop()
+    process.stop()
     assert list(runs) == []
 
 
-def test_a_job_comes_through_as_it_was(places: Places) -> None:
+def test_an_order_comes_through_as_it_was(places: Places) -> None:
     from engine.launch.ray import Cluster
 
-    for job in (
-        Job(places, (SPEC, SPEC.replace(seed=1)), cluster=Cluster("10.0.0.5:6379", 4, True)),
-        Job(places, resume=7),
+    for order in (
+        Order(places, (Job(SPEC), Job(SPEC.replace(seed=1))), Cluster("10.0.0.5:6379", 4, True)),
+        Order(places, (Job(SPEC, 7, "folder:/elsewhere"),)),
+        Order(places),
     ):
-        assert Job.from_json(job.to_json()) == job
+        assert Order.from_json(order.to_json()) == order

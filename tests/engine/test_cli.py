@@ -268,7 +268,7 @@ def test_signals_stop_cleanly_with_exit_code_130(
 
 
 def test_a_second_signal_after_a_while_breaks_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "_SAME_SIGNAL_S", -1.0)
+    monkeypatch.setattr(training, "SAME_SIGNAL_S", -1.0)
     control = RunControl()
     with training.on_signals(control, elsewhere=False, only_looks=False):
         signal.raise_signal(signal.SIGINT)

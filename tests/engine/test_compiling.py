@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from engine.control import RunControl
 from engine.events import DatasetProgressed, Evaluated, Event, RunEnded, StepsCompleted
-from engine.launch.in_process import Lab, run
+from engine.lab import Lab
 from engine.paths import Places
 from engine.spec import RunSpec
 
@@ -17,7 +16,7 @@ SPEC = RunSpec("digits", "resnet20", epochs=1)
 
 
 def collect(places: Places, spec: RunSpec) -> list[Event]:
-    return list(run(spec, Lab(places), RunControl()))
+    return list(Lab(places).train(spec).events())
 
 
 def ended(events: list[Event]) -> RunEnded:
@@ -31,7 +30,7 @@ def test_a_compiled_run_is_the_plain_one_and_compiles_before_it(places: Places) 
     before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     seen: list[int] = []
     compiled = []
-    for event in run(SPEC.replace(compile=True), Lab(places), RunControl()):
+    for event in Lab(places).train(SPEC.replace(compile=True)).events():
         compiled.append(event)
         if isinstance(event, StepsCompleted | Evaluated):
             seen.append(torch._dynamo.utils.counters["stats"]["unique_graphs"] - before)
@@ -52,7 +51,7 @@ def test_what_cannot_be_compiled_is_one_sentence(places: Places, monkeypatch: py
     def refuse(self: Any, *arguments: Any, **more: Any) -> None:
         raise RuntimeError("no compiler was found")
 
-    monkeypatch.setattr("engine.training.compiling._pass_through", refuse)
+    monkeypatch.setattr("engine.training.compiling.pass_through", refuse)
     end = ended(collect(places, SPEC.replace(compile=True)))
     assert end.status == "failed"
     assert end.error == "torch cannot compile resnet20 here (RuntimeError, details in reslab.log); leave --compile out"

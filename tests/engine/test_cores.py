@@ -129,8 +129,8 @@ def test_while_others_take_cores_no_thread_spins(monkeypatch: pytest.MonkeyPatch
 
     clock, waited = [0.0], [0.01, 0.4, 0.4, 0.0, 0.0, 0.0, 0.0, 0.01]
     readings = iter([0.0, *waited])
-    monkeypatch.setattr(cores, "_seconds_waited", lambda before: next(readings))
-    monkeypatch.setattr(cores, "_Crowd", Crowd)
+    monkeypatch.setattr(cores, "seconds_waited", lambda before: next(readings))
+    monkeypatch.setattr(cores, "Crowd", Crowd)
     monkeypatch.setattr(cores.time, "monotonic", lambda: clock[0])  # type: ignore[attr-defined]
     monkeypatch.setattr(cores, "usable_cores", lambda: 2)
     cores._watch(None, 2, Over())  # type: ignore[arg-type]
@@ -151,7 +151,7 @@ def test_the_threads_that_stop_the_spinning_come_and_go() -> None:
     if library is None:
         pytest.skip("this torch uses another library than libgomp")
     before = len(os.listdir("/proc/self/task"))
-    crowd = cores._Crowd(library, 3)
+    crowd = cores.Crowd(library, 3)
     while len(os.listdir("/proc/self/task")) < before + 3:  # its own, and two of libgomp's
         assert crowd.stays
     crowd.leave()

@@ -19,9 +19,7 @@ from torch import nn
 
 from engine.control import RunControl
 from engine.data.batches import Preparation
-from engine.events import Evaluated, Event, RunEnded, RunStarted, StepsCompleted
-from engine.launch.in_process import Lab, run
-from engine.launch.ray import Cluster
+from engine.events import Evaluated, Event, RunStarted, StepsCompleted
 from engine.models.building import build_model
 from engine.paths import Places
 from engine.shape import DataShape
@@ -225,12 +223,3 @@ def test_parts_cover_a_batch_and_are_never_of_one_image(num_images: int, size: i
     held = [part for part in parts if part != (0, 0)]
     assert [index for start, stop in held for index in range(start, stop)] == list(range(num_images))
     assert min(stop - start for start, stop in held) >= 2
-
-
-def test_without_ray_a_cluster_is_one_sentence(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.launch.ray.find_spec", lambda name: None)
-    *_, ended = run(SPEC, Lab(places, cluster=Cluster()), RunControl())
-    assert isinstance(ended, RunEnded)
-    assert ended.error == (
-        "runs on Ray need its package, which is not installed; take the extra: uv run --extra cluster reslab …"
-    )

@@ -40,9 +40,9 @@ def work(rank: int, port: int, who: int, what: str, folder: Path, results: Any) 
 
     if rank == who and what == "stop":
         control.stop("the battery is empty")
-        patch("engine.training.setup._images", side_effect=LoadingStopped).start()
+        patch("engine.training.setup.load_images", side_effect=LoadingStopped).start()
     if rank == who and what == "images":
-        patch("engine.training.setup._images", side_effect=DatasetError("the disk is gone")).start()
+        patch("engine.training.setup.load_images", side_effect=DatasetError("the disk is gone")).start()
     if rank == who and what == "memory":
         patch.object(Preparation, "__call__", run_out).start()
     try:

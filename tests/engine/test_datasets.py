@@ -21,7 +21,7 @@ from engine.data.loading import IMAGENET_MEAN, check_dataset, load_dataset
 from engine.data.splits import stratified
 from engine.errors import DatasetError, FetchError
 from engine.events import RunStarted
-from engine.launch.in_process import Lab, run
+from engine.lab import Lab
 from engine.paths import Places, find_places
 from engine.progress import LoadingStopped
 from engine.spec import RunSpec
@@ -239,11 +239,11 @@ def test_a_folder_that_has_changed_is_loaded_anew_in_the_same_session(tmp_path: 
     root = make_folder(tmp_path / "pets", {"cat": 20, "dog": 30}, size=(8, 8))
     lab = Lab(places)
     spec = RunSpec(f"folder:{root}", "resnet20", epochs=1, dtype="float32")
-    before = next(event for event in run(spec, lab, RunControl()) if isinstance(event, RunStarted))
+    before = next(event for event in lab.train(spec).events() if isinstance(event, RunStarted))
     make_folder(tmp_path / "more", {"cat": 40}, size=(8, 8))
     for file in (tmp_path / "more" / "cat").iterdir():
         file.replace(root / "cat" / f"new-{file.name}")
-    after = next(event for event in run(spec, lab, RunControl()) if isinstance(event, RunStarted))
+    after = next(event for event in lab.train(spec).events() if isinstance(event, RunStarted))
     assert (before.num_train + before.num_test, after.num_train + after.num_test) == (50, 90)
 
 

@@ -18,7 +18,7 @@ from engine.data.depth import Extreme, PixelRange, choose_range
 from engine.data.images import ImageData
 from engine.data.loading import load_dataset
 from engine.events import Evaluated, RunStarted, to_json_dict
-from engine.launch.in_process import Lab, run
+from engine.lab import Lab
 from engine.paths import Places
 from engine.spec import RunSpec
 from tests.engine.deep_files import png16, scaled, tiff
@@ -239,7 +239,7 @@ def halves(root: Path, write: Write, ending: str, number: int) -> str:
 
 
 def trained(spec: RunSpec, places: Places) -> tuple[RunStarted, float]:
-    events = list(run(spec, Lab(places), RunControl()))
+    events = list(Lab(places).train(spec).events())
     started = next(event for event in events if isinstance(event, RunStarted))
     final = [event for event in events if isinstance(event, Evaluated)][-1]
     return started, final.metrics.accuracy

@@ -10,12 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from engine.control import RunControl
 from engine.data.feeding import feed
 from engine.data.images import Split
 from engine.errors import SpecError
 from engine.events import Evaluated, RunStarted, StepsCompleted
-from engine.launch.in_process import Lab, run
+from engine.lab import Lab
 from engine.memory import headroom as room
 from engine.memory.headroom import memory_bound
 from engine.paths import Places
@@ -95,8 +94,8 @@ def test_a_run_on_streamed_images_is_the_run_on_resident_ones(
     spec = RunSpec(f"folder:{folder}", "resnet20", epochs=2, batch_size=16, flip=True, val_share=0.2)
     found = {}
     for share in (0.5, 0.0):  # of the room, for the images
-        monkeypatch.setattr(room, "_SHARE_FOR_IMAGES", share)
-        events = list(run(spec, Lab(places), RunControl()))
+        monkeypatch.setattr(room, "SHARE_FOR_IMAGES", share)
+        events = list(Lab(places).train(spec).events())
         started = next(event for event in events if isinstance(event, RunStarted))
         losses = [loss for event in events if isinstance(event, StepsCompleted) for loss in event.losses]
         final = [event.predictions for event in events if isinstance(event, Evaluated)]

@@ -14,7 +14,6 @@ from torch._subclasses import FakeTensorMode
 from engine.analysis.tables import facts
 from engine.catalog.models import MODELS, MORE_MODELS, ModelInfo, choose_stem, count_parameters, find_model
 from engine.cli import main
-from engine.control import RunControl
 from engine.device import Placement
 from engine.errors import DatasetError, ModelError
 from engine.events import MemoryForecasted, MemoryRecovered, RunEnded, RunStarted
@@ -23,7 +22,7 @@ from engine.forecast.asking import ask_forecast, expected_images
 from engine.forecast.fitting import Plan, plan_run
 from engine.forecast.step_memory import Step, forecast, resident_bytes
 from engine.forecast.timeline import BYTES_FIELDS, Forecast
-from engine.launch.in_process import Lab, run
+from engine.lab import Lab
 from engine.launch.ray.request import request_for
 from engine.memory.calibration import Calibration
 from engine.memory.ledger import Holding, Ledger
@@ -104,12 +103,12 @@ def test_a_forecast_that_cannot_be_made_is_one_sentence_and_no_reason_not_to_tra
     def refuse(*arguments: Any) -> Any:
         raise AttributeError("torch has changed")
 
-    monkeypatch.setattr(forecast_module, "_of_step", refuse)
+    monkeypatch.setattr(forecast_module, "forecast_step", refuse)
     assert main(("forecast", "digits", "resnet20"), lambda *arguments: 0) == 2
     assert capsys.readouterr().err == (
         "reslab: no memory forecast for resnet20: AttributeError, details in reslab.log\n"
     )
-    events = list(run(RunSpec("digits", "resnet20", epochs=1), Lab(places), RunControl()))
+    events = list(Lab(places).train(RunSpec("digits", "resnet20", epochs=1)).events())
     assert isinstance(events[-1], RunEnded)
     assert events[-1].status == "completed"
     assert not any(isinstance(event, MemoryForecasted) for event in events)
@@ -301,7 +300,7 @@ def test_on_a_cpu_the_growth_of_the_process_is_no_counterpart_of_the_forecast(pl
 
 
 def test_a_run_on_a_cpu_measures_how_the_process_grew_and_no_allocator(places: Places) -> None:
-    *_, end = run(RunSpec("digits", "resnet20", epochs=1, batch_size=512), Lab(places), RunControl())
+    *_, end = Lab(places).train(RunSpec("digits", "resnet20", epochs=1, batch_size=512)).events()
     assert isinstance(end, RunEnded)
     assert (end.peak_bytes, end.context_bytes) == (None, None)
     with Store(places.database) as store:

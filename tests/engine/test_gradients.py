@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from engine.control import RunControl
 from engine.events import GradientsMeasured, RunStarted
-from engine.launch.in_process import Lab, run
+from engine.lab import Lab
 from engine.models.building import build_model
 from engine.paths import Places
 from engine.shape import DataShape
@@ -52,12 +51,12 @@ def test_norms_and_ratios_are_those_of_the_definitions() -> None:
 @pytest.mark.usefixtures("few_digits")
 def test_a_run_measures_a_few_steps_and_trains_the_same(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = RunSpec("digits", "resnet20", epochs=2, batch_size=16)
-    events = list(run(spec, Lab(places), RunControl()))
+    events = list(Lab(places).train(spec).events())
     measured = [event for event in events if isinstance(event, GradientsMeasured)]
     started = next(event for event in events if isinstance(event, RunStarted))
     assert 1 <= len(measured) <= started.num_steps
     assert all(norm > 0 for norm in measured[0].norms)
     monkeypatch.setattr(Gradients, "due", False)
-    unmeasured = list(run(spec, Lab(places), RunControl()))
+    unmeasured = list(Lab(places).train(spec).events())
     assert not [event for event in unmeasured if isinstance(event, GradientsMeasured)]
     assert events[-1].final == unmeasured[-1].final  # type: ignore[union-attr]

@@ -91,7 +91,7 @@ def test_one_that_another_connection_brought_up_to_date_meanwhile_is_not_copied(
 ) -> None:
     Store(places.database).close()
     versions = iter([0, len(STEPS)])  # it looks, waits for the other one, and looks again
-    monkeypatch.setattr("engine.store.migrations._version", lambda connection: next(versions))
+    monkeypatch.setattr("engine.store.migrations.version_of", lambda connection: next(versions))
     Store(places.database).close()
     assert list(places.home.iterdir()) == [places.database]
 

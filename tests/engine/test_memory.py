@@ -115,8 +115,8 @@ def test_a_container_leaves_what_the_tightest_of_its_groups_does(
         (group / "memory.current").write_text(f"{used}\n")
         (group / "memory.stat").write_text(f"anon 5\ninactive_file {kept}\n")
     (tmp_path / "own").write_text("0::/job/step\n")
-    monkeypatch.setattr(room, "_GROUPS", tmp_path)
-    monkeypatch.setattr(room, "_OWN_GROUP", tmp_path / "own")
+    monkeypatch.setattr(room, "GROUPS", tmp_path)
+    monkeypatch.setattr(room, "OWN_GROUP", tmp_path / "own")
     assert room.container_room() == 400
     (tmp_path / "own").write_text("0::/\n")
     assert room.container_room() == 2**62

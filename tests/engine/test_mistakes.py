@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from engine.analysis.mistakes import find_differences, find_mistakes, load_test_images
 from engine.control import RunControl
 from engine.errors import DatasetError
-from engine.launch.in_process import Lab, run
+from engine.lab import Lab
 from engine.paths import Places
 from engine.records import Predictions
 from engine.spec import RunSpec
@@ -54,7 +54,7 @@ def test_differences_are_the_images_that_mcnemar_counts(rows: list[tuple[int, in
 
 
 def test_the_images_are_those_of_the_run_in_the_order_of_its_predictions(places: Places) -> None:
-    list(run(RunSpec("digits", "resnet20", epochs=1), Lab(places), RunControl()))
+    list(Lab(places).train(RunSpec("digits", "resnet20", epochs=1)).events())
     with Store(places.database) as store:
         details = store.details(1)
     images = load_test_images(details, places, RunControl(), lambda progress: None, range(360))

@@ -16,7 +16,7 @@ from engine.catalog.datasets import absolute_dataset
 from engine.cli.parser import build_parser, specs_from
 from engine.control import RunControl
 from engine.errors import DatasetError, StoreError
-from engine.launch.in_process import Lab, resume, run
+from engine.lab import Lab
 from engine.paths import Places
 from engine.spec import RunSpec
 from engine.store.store import Store
@@ -49,7 +49,7 @@ def test_a_run_from_python_is_stored_so_too(root: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(root)
     control = RunControl()
     control.stop()
-    list(run(SPEC.replace(dataset="folder:."), Lab(places), control))
+    list(Lab(places).train(SPEC.replace(dataset="folder:."), control).events())
     assert details_of(places, 1).record.dataset == f"folder:{root}"
 
 
@@ -77,9 +77,9 @@ def test_other_images_are_no_moved_ones(places: Places, root: Path, tmp_path: Pa
     picture = other / "train" / "a" / "0.png"
     picture.write_bytes((other / "train" / "b" / "12.png").read_bytes())
     with pytest.raises(StoreError, match="the images are not those that the run began with"):
-        list(resume(1, Lab(places), RunControl(), f"folder:{other}"))
+        list(Lab(places).resume(1, RunControl(), f"folder:{other}").events())
     with pytest.raises(DatasetError, match="no folder"):
-        list(resume(1, Lab(places), RunControl(), f"folder:{tmp_path / 'nowhere'}"))
+        list(Lab(places).resume(1, RunControl(), f"folder:{tmp_path / 'nowhere'}").events())
     assert details_of(places, 1).record.dataset == f"folder:{root}"
 
 
@@ -88,7 +88,7 @@ def test_what_a_run_has_not_seen_cannot_be_checked(places: Places, root: Path) -
     with sqlite3.connect(places.database) as db:
         db.execute("UPDATE runs SET started = NULL, seal = NULL")
     with pytest.raises(StoreError, match="ended before it had seen its images"):
-        list(resume(1, Lab(places), RunControl(), f"folder:{root}"))
+        list(Lab(places).resume(1, RunControl(), f"folder:{root}").events())
 
 
 def test_a_run_on_a_dataset_of_the_data_folder_goes_on_from_another_one(tmp_path: Path, places: Places) -> None:
@@ -109,7 +109,7 @@ def test_a_run_that_began_by_the_first_rules_goes_on_by_them(places: Places, tmp
         (root / "a" / f"copy{number}.png").write_bytes((root / "a" / f"{number}.png").read_bytes())
     spec = SPEC.replace(dataset=f"folder:{root}", val_share=0.3)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("engine.training.setup.NEWEST_RULES", 1)
+        patch.setattr("engine.training.resume.NEWEST_RULES", 1)
         cut(places, 1, spec)
     cut(places, 1, spec)
     one, other = details_of(places, 1), details_of(places, 2)
@@ -120,9 +120,9 @@ def test_a_run_that_began_by_the_first_rules_goes_on_by_them(places: Places, tmp
     with sqlite3.connect(places.database) as db:  # as an earlier version wrote it
         started = {name: value for name, value in one.started.items() if name not in ("data_rules", "notes", "shared")}
         db.execute("UPDATE runs SET started = ?, seal = NULL WHERE run = 1", (json.dumps(started),))
-    assert list(resume(1, Lab(places), RunControl()))[-1].status == "completed"  # type: ignore[union-attr]
+    assert list(Lab(places).resume(1).events())[-1].status == "completed"  # type: ignore[union-attr]
     with pytest.raises(StoreError, match="the images are not those"):
-        list(resume(2, Lab(places), RunControl()))
+        list(Lab(places).resume(2).events())
 
 
 def test_seeds_are_grouped_by_the_images_that_they_saw(
@@ -132,12 +132,12 @@ def test_seeds_are_grouped_by_the_images_that_they_saw(
     other = pictures(tmp_path / "other", {"train/a": 9, "train/b": 9, "test/a": 3, "test/b": 3}, first=500)
     copy = shutil.copytree(root, tmp_path / "copy")
     spec, lab = SPEC.replace(dataset=f"folder:{root}", epochs=1), Lab(places)
-    list(run(spec, lab, RunControl()))
-    list(run(spec.replace(seed=1, dataset=f"folder:{copy}"), lab, RunControl()))
+    list(lab.train(spec).events())
+    list(lab.train(spec.replace(seed=1, dataset=f"folder:{copy}")).events())
     shutil.rmtree(root)
     other.rename(root)
     for seed in (0, 1):
-        list(run(spec.replace(seed=seed), lab, RunControl()))
+        list(lab.train(spec.replace(seed=seed)).events())
     with Store(places.database) as store:
         compared = [store.details(number) for number in (1, 2, 3, 4)]
     images = {details.record.run: images_of(details) for details in compared}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from engine.cli import main
 from engine.control import RunControl
 from engine.events import CheckpointSaved, Evaluated, Event, RunEnded, StepsCompleted
-from engine.launch.in_process import Lab, run
+from engine.lab import Lab
 from engine.models.building import build_model
 from engine.paths import Places
 from engine.shape import DataShape
@@ -36,7 +36,7 @@ def end_of(events: list[Event]) -> RunEnded:
 
 
 def collect(places: Places, spec: RunSpec = SPEC, control: RunControl | None = None) -> list[Event]:
-    return list(run(spec, Lab(places), control or RunControl()))
+    return list(Lab(places).train(spec, control or RunControl()).events())
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, at_step: int, change: Callable[[Learner], None]) -> None:

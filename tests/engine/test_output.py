@@ -27,6 +27,7 @@ from engine.cli.parser import build_parser
 from engine.errors import DatasetError, OutputError, SpecError
 from engine.events import Event, RunEnded
 from engine.failures import describe_failure
+from engine.launch.backend import Job
 from engine.paths import DATABASE_NAME, Places, find_places
 from engine.spec import RunSpec
 from engine.store.store import Store
@@ -88,14 +89,14 @@ def _a_home_and_trainings_that_take_no_time(one_run: Path, monkeypatch: pytest.M
     shutil.copytree(one_run, find_places().home)
     monkeypatch.chdir(tmp_path)
     Image.new("L", (8, 8)).save("image.png")
-    monkeypatch.setattr("engine.launch.in_process.run", scripted)
+    monkeypatch.setattr("engine.launch.recording.record_events", scripted)
     monkeypatch.setattr("engine.store.store.Store.delete", lambda store, run: None)  # it is needed again
 
 
-def scripted(spec: RunSpec, lab: Any, control: Any) -> Iterator[Event]:
-    with Store(lab.places.database) as store:
-        run = store.create_run(spec)
-        for event in events_of(spec, run, LETTERS[:2]):
+def scripted(job: Job, places: Places, trainer: Any, control: Any) -> Iterator[Event]:
+    with Store(places.database) as store:
+        run = store.create_run(job.spec)
+        for event in events_of(job.spec, run, LETTERS[:2]):
             store.record(event)
             yield event
 
@@ -297,12 +298,12 @@ def test_a_terminal_that_is_gone_ends_a_run_as_a_hang_up_does(monkeypatch: pytes
     """Not every terminal sends a hang-up: the write that fails is all there is."""
     asked: list[str | None] = []
 
-    def run(spec: RunSpec, lab: Any, control: Any) -> Iterator[Event]:
-        yield started(spec, 2)
+    def run(job: Job, places: Places, trainer: Any, control: Any) -> Iterator[Event]:
+        yield started(job.spec, 2)
         asked.append(control.stop_reason)
         yield RunEnded(2, "stopped", None, None, 1.0, None, 0, control.stop_reason)
 
-    monkeypatch.setattr("engine.launch.in_process.run", run)
+    monkeypatch.setattr("engine.launch.recording.record_events", run)
 
     class Gone(io.StringIO):
         def isatty(self) -> bool:

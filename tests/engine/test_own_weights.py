@@ -10,10 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from engine.control import RunControl
 from engine.errors import ModelError
 from engine.events import Evaluated, RunEnded
-from engine.launch.in_process import Lab, run
+from engine.lab import Lab
 from engine.models.building import build_model
 from engine.models.form import form_of
 from engine.paths import Places
@@ -31,7 +30,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunEnded]:
     root = tmp_path_factory.mktemp("own")
     places = Places(root / "home", root / "data", root / "cache")
     spec = RunSpec("digits", "resnet18", epochs=1, dtype="float32", stem="small")
-    *_, ended = run(spec, Lab(places), RunControl())
+    *_, ended = Lab(places).train(spec).events()
     with Store(places.database) as store:
         weights = store.details(1).weights
     assert weights is not None

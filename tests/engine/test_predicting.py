@@ -22,9 +22,9 @@ from engine.data.depth import PixelRange
 from engine.data.images import ImageData
 from engine.data.loading import load_dataset
 from engine.data.resizing import Reading
-from engine.launch.in_process import Lab, run
+from engine.lab import Lab
 from engine.paths import Places
-from engine.predicting import _MOST_AT_ONCE, _Network, find_files, predict, read_reading
+from engine.predicting import _MOST_AT_ONCE, Network, find_files, predict, read_reading
 from engine.records import Predictions, RunDetails
 from engine.spec import RunSpec
 from engine.store.store import Store
@@ -42,7 +42,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Places:
     places = Places(home=root / "home", data=root / "data", cache=root / "cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RESLAB_TUNE", "0")
-        list(run(SPEC, Lab(places), RunControl()))
+        list(Lab(places).train(SPEC).events())
     return places
 
 
@@ -186,7 +186,7 @@ def test_memory_is_bounded_no_more_than_a_batch_is_read_before_it_is_answered(
     lab: Places, digits: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes, read, at_most = [], 0, 0
-    forward, read_file = _Network._forward, Reading.read_file
+    forward, read_file = Network.forward, Reading.read_file
 
     def counted(self: Reading, path: Path) -> Tensor | str:
         nonlocal read, at_most
@@ -194,12 +194,12 @@ def test_memory_is_bounded_no_more_than_a_batch_is_read_before_it_is_answered(
         at_most = max(at_most, read - answered)
         return read_file(self, path)
 
-    def measured(self: _Network, images: Tensor) -> Tensor:
+    def measured(self: Network, images: Tensor) -> Tensor:
         sizes.append(len(images))
         return forward(self, images)
 
     monkeypatch.setattr(Reading, "read_file", counted)
-    monkeypatch.setattr(_Network, "_forward", measured)
+    monkeypatch.setattr(Network, "forward", measured)
     details, _ = recorded(lab)
     answered = 0
     for _ in predict(details, lab, digits):
@@ -211,14 +211,14 @@ def test_memory_is_bounded_no_more_than_a_batch_is_read_before_it_is_answered(
 def test_where_a_batch_does_not_fit_each_image_is_tried_alone(
     lab: Places, digits: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forward = _Network._forward
+    forward = Network.forward
 
-    def short(self: _Network, images: Tensor) -> Tensor:
+    def short(self: Network, images: Tensor) -> Tensor:
         if len(images) > 1:
             raise torch.OutOfMemoryError("out of memory")
         return forward(self, images)
 
-    monkeypatch.setattr(_Network, "_forward", short)
+    monkeypatch.setattr(Network, "forward", short)
     details, known = recorded(lab)
     found = [item.guesses[0].class_name for item in predict(details, lab, digits[:20])]
     assert array("H", map(int, found)) == known.predictions[:20]
@@ -246,7 +246,7 @@ def test_a_file_is_read_by_the_range_of_the_run_and_not_by_its_own(tmp_path: Pat
             samples = draws.integers(0, 4096, (8, 8, 1)).astype(np.uint16)
             samples[0, 0] = 4095
             (tmp_path / "d" / name / f"{number}.png").write_bytes(png16(samples))
-    list(run(RunSpec(f"folder:{tmp_path / 'd'}", "resnet20", epochs=1), Lab(places), RunControl()))
+    list(Lab(places).train(RunSpec(f"folder:{tmp_path / 'd'}", "resnet20", epochs=1)).events())
     details, _ = recorded(places)
     reading = read_reading(details)
     assert reading.pixel_range == PixelRange(integers=4095)

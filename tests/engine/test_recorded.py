@@ -9,13 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.control import RunControl
 from engine.data.feeding import Batch
 from engine.device import Placement
 from engine.events import Evaluated, Event, GradientsMeasured, MemoryRecovered, StepsCompleted
 from engine.forecast.fitting import Plan
 from engine.forecast.timeline import Forecast
-from engine.launch.in_process import Lab, run
+from engine.lab import Lab
 from engine.paths import Places
 from engine.shape import DataShape
 from engine.spec import RunSpec
@@ -52,13 +51,13 @@ class Recorder:
 @pytest.fixture
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     made = Recorder()
-    monkeypatch.setattr(recorded, "_cuda_recorder", lambda _: made)
+    monkeypatch.setattr(recorded, "cuda_recorder", lambda _: made)
     monkeypatch.setattr("engine.training.setup.is_recordable", lambda *_: True)
     return made
 
 
 def collect(places: Places, spec: RunSpec = SPEC) -> list[Event]:
-    return list(run(spec, Lab(places), RunControl()))
+    return list(Lab(places).train(spec).events())
 
 
 def story(events: list[Event]) -> tuple[list[float], list[bytes]]:
@@ -119,7 +118,7 @@ def test_what_cannot_be_recorded_is_trained_all_the_same(
         work()
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    monkeypatch.setattr(recorded, "_cuda_recorder", lambda _: refuse)
+    monkeypatch.setattr(recorded, "cuda_recorder", lambda _: refuse)
     events = collect(places)
     monkeypatch.setattr("engine.training.setup.is_recordable", lambda *_: False)
     assert story(events) == story(collect(places))

@@ -15,7 +15,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from engine.analysis.tables import comparison_rows, facts, result_table
-from engine.control import RunControl
 from engine.data.images import Split
 from engine.device import Placement
 from engine.events import (
@@ -27,7 +26,7 @@ from engine.events import (
     RunEnded,
     StepsCompleted,
 )
-from engine.launch.in_process import Lab, run
+from engine.lab import Lab
 from engine.memory.freeing import free_memory
 from engine.memory.shortage import asked_bytes, ran_out
 from engine.paths import Places
@@ -123,12 +122,12 @@ def test_a_run_with_failures_at_random_steps_is_the_untroubled_one_bit_for_bit(
     spec = SPEC.replace(model=model, on_oom="checkpoint", batch_size=32, flip=True)
     if model != "resnet20":
         spec = spec.replace(image_size=32, learning_rate=0.001)
-    untroubled = list(run(spec, Lab(places), RunControl()))
+    untroubled = list(Lab(places).train(spec).events())
     draws = random.Random(seed)
     twice, once = draws.randint(1, 6), draws.randint(9, 12)
     plan = {attempt: [draws.randint(1, 60)] for attempt in (twice, twice + 1, once)}
     failing_steps(monkeypatch, plan)
-    troubled = list(run(spec, Lab(places), RunControl()))
+    troubled = list(Lab(places).train(spec).events())
     actions = [event.action for event in of(troubled, MemoryRecovered)]
     assert any("second time" in action for action in actions), (plan, actions, of(troubled, RunEnded))
     assert story(troubled) == story(untroubled)
@@ -143,11 +142,11 @@ def test_a_failure_at_the_first_a_middle_and_the_last_step_changes_nothing(
     places: Places, monkeypatch: pytest.MonkeyPatch, attempt: int
 ) -> None:
     spec = SPEC.replace(epochs=1)
-    untroubled = list(run(spec, Lab(places), RunControl()))
+    untroubled = list(Lab(places).train(spec).events())
     failing_steps(monkeypatch, {attempt: [40]})
     lab = Lab(places)
     live = live_bytes()
-    troubled = list(run(spec, lab, RunControl()))
+    troubled = list(lab.train(spec).events())
     assert story(troubled) == story(untroubled)
     (recovered,) = of(troubled, MemoryRecovered)
     assert (recovered.step, recovered.micro_batch) == (attempt, None)
@@ -160,7 +159,7 @@ def test_a_failure_at_the_first_a_middle_and_the_last_step_changes_nothing(
 def test_an_evaluation_goes_on_in_smaller_parts(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
     from engine.step import forward as forwarding
 
-    untroubled = list(run(SPEC, Lab(places), RunControl()))
+    untroubled = list(Lab(places).train(SPEC).events())
     original = forwarding.forward
 
     def forward(model: Any, images: Tensor, labels: Tensor, placement: Any) -> Any:
@@ -169,7 +168,7 @@ def test_an_evaluation_goes_on_in_smaller_parts(places: Places, monkeypatch: pyt
         return original(model, images, labels, placement)
 
     monkeypatch.setattr("engine.training.evaluation.forward", forward)
-    troubled = list(run(SPEC, Lab(places), RunControl()))
+    troubled = list(Lab(places).train(SPEC).events())
     assert of(troubled, MemoryRecovered)[-1].action == "evaluating 12 images at once"
     assert [event.confusion for event in of(troubled, Evaluated)] == [e.confusion for e in of(untroubled, Evaluated)]
 
@@ -187,7 +186,7 @@ def test_images_that_cannot_be_uploaded_at_first_are_uploaded_after_freeing(
         return original(self, device)
 
     monkeypatch.setattr(Split, "to", to)
-    assert list(run(SPEC.replace(epochs=1), Lab(places), RunControl()))[-1].status == "completed"  # type: ignore[union-attr]
+    assert list(Lab(places).train(SPEC.replace(epochs=1)).events())[-1].status == "completed"  # type: ignore[union-attr]
     assert len(calls) == 3
 
 
@@ -210,13 +209,13 @@ def test_every_third_allocation_fails_and_the_run_completes(places: Places, monk
 
         return work
 
-    untroubled = list(run(SPEC, Lab(places), RunControl()))
+    untroubled = list(Lab(places).train(SPEC).events())
     monkeypatch.setattr(Split, "to", third(Split.to))
     monkeypatch.setattr(setup, "build_learner", third(build_learner))
     monkeypatch.setattr("engine.training.evaluation.forward", third(forward))
     monkeypatch.setattr(Learner, "compute_gradients", third(Learner.compute_gradients))
     lab, live = Lab(places), live_bytes()
-    troubled = list(run(SPEC, lab, RunControl()))
+    troubled = list(lab.train(SPEC).events())
     assert of(troubled, RunEnded)[0].status == "completed"
     assert story(troubled) == story(untroubled)
     assert len(of(troubled, MemoryRecovered)) >= 12
@@ -229,15 +228,15 @@ def test_every_third_allocation_fails_and_the_run_completes(places: Places, monk
 def test_where_whole_batches_do_not_fit_they_are_cut_and_the_run_is_marked(
     places: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = Learner._one_part
+    original = Learner.one_part
 
     def one_part(self: Learner, images: Tensor, labels: Tensor, share: float | None) -> Any:
         if len(labels) > 40:
             raise torch.OutOfMemoryError(NO_MEMORY)
         return original(self, images, labels, share)
 
-    monkeypatch.setattr(Learner, "_one_part", one_part)
-    events = list(run(SPEC.replace(batch_size=128), Lab(places), RunControl()))
+    monkeypatch.setattr(Learner, "one_part", one_part)
+    events = list(Lab(places).train(SPEC.replace(batch_size=128)).events())
     assert of(events, RunEnded)[0].status == "completed"
     assert of(events, MemoryRecovered)[-1].micro_batch == 32
     assert sum(event.train_accuracy >= 0 for event in of(events, EpochEnded)) == 2
@@ -298,9 +297,9 @@ def test_parts_hold_every_image_once_and_never_a_single_one(number: int, micro_b
 def test_larger_parts_are_tried_again_after_a_while(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
     from engine.training import out_of_memory as recovery
 
-    monkeypatch.setattr(recovery, "_CALM_STEPS", 3)
+    monkeypatch.setattr(recovery, "CALM_STEPS", 3)
     failing_steps(monkeypatch, {2: [10], 3: [10], 4: [10]})
-    events = list(run(SPEC.replace(epochs=1), Lab(places), RunControl()))
+    events = list(Lab(places).train(SPEC.replace(epochs=1)).events())
     sizes = [(event.step, event.micro_batch) for event in of(events, MemoryRecovered)]
     assert sizes == [(2, None), (2, 8), (2, 4), (5, 8), (8, None)]
 
@@ -311,16 +310,16 @@ def test_a_try_that_fails_goes_back_and_the_next_one_waits_twice_as_long(
 ) -> None:
     from engine.training import out_of_memory as recovery
 
-    original = Learner._one_part
+    original = Learner.one_part
 
     def one_part(self: Learner, pixels: Tensor, labels: Tensor, share: float | None) -> Any:
         if len(labels) > 8:
             raise torch.OutOfMemoryError(NO_MEMORY)
         return original(self, pixels, labels, share)
 
-    monkeypatch.setattr(recovery, "_CALM_STEPS", 2)
-    monkeypatch.setattr(Learner, "_one_part", one_part)
-    events = list(run(SPEC, Lab(places), RunControl()))
+    monkeypatch.setattr(recovery, "CALM_STEPS", 2)
+    monkeypatch.setattr(Learner, "one_part", one_part)
+    events = list(Lab(places).train(SPEC).events())
     tries = [event.step for event in of(events, MemoryRecovered) if event.action.startswith("trying")]
     assert tries[:3] == [3, 7, 15]
     assert of(events, MemoryRecovered)[-1].micro_batch == 8
@@ -330,10 +329,10 @@ def test_a_try_that_fails_goes_back_and_the_next_one_waits_twice_as_long(
 def test_what_the_forecast_cut_on_a_host_is_not_tried_whole(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
     from engine.training import out_of_memory as recovery
 
-    monkeypatch.setattr(recovery, "_CALM_STEPS", 1)
+    monkeypatch.setattr(recovery, "CALM_STEPS", 1)
     monkeypatch.setenv("RESLAB_MEMORY_GIB", str(12 / 1024))
     spec = SPEC.replace(epochs=1, batch_size=128)
-    events = list(run(spec, Lab(places), RunControl()))
+    events = list(Lab(places).train(spec).events())
     assert of(events, RunEnded)[0].status == "completed"
     (cut,) = of(events, MemoryRecovered)
     assert (cut.step, cut.micro_batch) == (0, 64)
@@ -348,12 +347,12 @@ def test_where_nothing_helps_the_run_says_what_is_missing_and_the_next_one_train
 
     lab = Lab(places)
     with monkeypatch.context() as patched:
-        patched.setattr(Learner, "_one_part", nothing)
-        end = of(list(run(SPEC, lab, RunControl())), RunEnded)[0]
+        patched.setattr(Learner, "one_part", nothing)
+        end = of(list(lab.train(SPEC).events()), RunEnded)[0]
     assert end.status == "failed"
     assert "a step with 2 images does not fit, an allocation of 2.0 GiB failed" in end.error
     assert "are free, held are resnet20 #1" in end.error
-    assert of(list(run(SPEC, lab, RunControl())), RunEnded)[0].status == "completed"
+    assert of(list(lab.train(SPEC).events()), RunEnded)[0].status == "completed"
 
 
 @few_digits
@@ -362,7 +361,7 @@ def test_a_run_that_will_not_fit_into_the_hosts_memory_is_not_begun(
 ) -> None:
     """There an allocation would not fail: the system would end the process."""
     monkeypatch.setenv("RESLAB_MEMORY_GIB", str(2 / 1024))
-    end = of(list(run(SPEC, Lab(places), RunControl())), RunEnded)[0]
+    end = of(list(Lab(places).train(SPEC).events()), RunEnded)[0]
     assert (end.status, end.steps) == ("failed", 0)
     assert "resnet20 will not fit: it needs" in end.error
     assert "with 2 images at once, 2.0 MiB available, held are digits" in end.error
@@ -373,7 +372,7 @@ def test_a_run_that_shall_rather_fail_does_so_at_the_second_failure(
     places: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failing_steps(monkeypatch, {2: [5], 3: [5]})
-    end = of(list(run(SPEC.replace(on_oom="fail"), Lab(places), RunControl())), RunEnded)[0]
+    end = of(list(Lab(places).train(SPEC.replace(on_oom="fail")).events()), RunEnded)[0]
     assert end.status == "failed"
     assert end.steps <= 1  # the second was not made
     assert "a step with 16 images does not fit" in end.error
@@ -402,7 +401,7 @@ def test_freeing_a_hundred_times_leaves_no_tensor_of_a_finished_run(
     lab = Lab(places)
     if failing:
         failing_steps(monkeypatch, {number: [30] for number in range(3, 40)})
-    events = list(run(SPEC.replace(epochs=1, on_oom="fail"), lab, RunControl()))
+    events = list(lab.train(SPEC.replace(epochs=1, on_oom="fail")).events())
     assert of(events, RunEnded)[0].status == ("failed" if failing else "completed")
     freed = [free_memory(lab.ledger) for _ in range(100)]
     assert len(freed[0].dropped) == 2
@@ -413,7 +412,7 @@ def test_freeing_a_hundred_times_leaves_no_tensor_of_a_finished_run(
 @few_digits
 def test_what_will_not_go_is_named_with_its_holder(places: Places) -> None:
     lab = Lab(places)
-    list(run(SPEC.replace(epochs=1), lab, RunControl()))
+    list(lab.train(SPEC.replace(epochs=1)).events())
     held = {"mine": next(iter(lab.ledger.get(("model", 1)).parameters()))}  # type: ignore[union-attr]
     freed = free_memory(lab.ledger)
     assert len(freed.kept) == 1
@@ -429,7 +428,7 @@ def test_the_ledgers_sum_is_what_the_storages_hold(places: Places) -> None:
     gc.collect()
     before = live_bytes()
     lab = Lab(places)
-    events = run(SPEC.replace(model="resnet18"), lab, RunControl())
+    events = lab.train(SPEC.replace(model="resnet18")).events()
     for event in events:
         if isinstance(event, StepsCompleted):
             break
@@ -452,7 +451,7 @@ def test_ten_runs_that_need_several_times_the_memory_finish_by_themselves(
     wanted, dropped, cut = 0, 0, 0
     for number in range(10):
         spec = RunSpec("digits", ("resnet20", "resnet32")[number % 2], epochs=1, batch_size=128 * (1 + number // 5))
-        events = list(run(spec, lab, RunControl()))
+        events = list(lab.train(spec).events())
         assert of(events, RunEnded)[0].status == "completed"
         (said,) = of(events, MemoryForecasted)
         assert said.peak_bytes <= bound

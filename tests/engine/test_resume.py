@@ -24,7 +24,7 @@ from engine.events import (
     RunStarted,
     StepsCompleted,
 )
-from engine.launch.in_process import Lab, resume, run
+from engine.lab import Lab
 from engine.paths import Places
 from engine.records import HUNG_UP, RunDetails
 from engine.spec import RunSpec
@@ -49,7 +49,7 @@ def losses_of(events: list[Event]) -> list[float]:
 
 
 def all_of(places: Places, spec: RunSpec = SPEC) -> list[Event]:
-    return list(run(spec, Lab(places), RunControl()))
+    return list(Lab(places).train(spec).events())
 
 
 def cut(places: Places, step: int, spec: RunSpec = SPEC, reason: str | None = None) -> list[Event]:
@@ -58,7 +58,7 @@ def cut(places: Places, step: int, spec: RunSpec = SPEC, reason: str | None = No
 
 
 def go_on(places: Places, number: int) -> list[Event]:
-    return list(resume(number, Lab(places), RunControl()))
+    return list(Lab(places).resume(number).events())
 
 
 def details_of(places: Places, number: int) -> RunDetails:
@@ -74,7 +74,7 @@ def state_of(places: Places, number: int) -> Checkpoint:
 
 @pytest.fixture(autouse=True)
 def _each_step_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.training.points._READ_EVERY_S", 0.0)
+    monkeypatch.setattr("engine.training.points.READ_EVERY_S", 0.0)
 
 
 def assert_same(places: Places, one: int, other: int) -> None:
@@ -130,7 +130,7 @@ def test_it_can_be_cut_off_again_and_again(places: Places) -> None:
     draws = random.Random(0)
     for _ in range(4):
         control, wanted = RunControl(), draws.randint(1, 3)
-        for event in resume(2, Lab(places), control):
+        for event in Lab(places).resume(2, control).events():
             if isinstance(event, RunContinued):
                 wanted += event.step
             if isinstance(event, StepsCompleted) and event.last_step >= wanted:
@@ -159,7 +159,7 @@ def test_its_past_is_told_again(places: Places) -> None:
 def test_a_process_that_is_gone_loses_what_came_after_its_checkpoint(places: Places) -> None:
     """Killed at step 14, with a checkpoint before that and the points after it recorded."""
     all_of(places)
-    events = run(SPEC.replace(checkpoint_every=1), Lab(places), RunControl())
+    events = Lab(places).train(SPEC.replace(checkpoint_every=1)).events()
     for event in events:
         if isinstance(event, StepsCompleted) and event.last_step == 14:
             break
@@ -206,7 +206,7 @@ def test_where_no_checkpoint_is_whole_nothing_is_thrown_away(places: Places) -> 
 def test_a_run_whose_end_was_not_recorded_ends(places: Places) -> None:
     """It was cut off between its last checkpoint and the row that says that it is complete."""
     all_of(places)
-    events = run(SPEC, Lab(places), RunControl())
+    events = Lab(places).train(SPEC).events()
     for event in events:
         if isinstance(event, CheckpointSaved) and event.step == 3 * STEPS:
             break
@@ -221,7 +221,7 @@ def test_a_resume_that_is_stopped_at_once_keeps_the_figures(places: Places, monk
     ended = cut(places, 8)[-1]
     control = RunControl()
     control.stop()
-    *_, stopped = resume(1, Lab(places), control)
+    *_, stopped = Lab(places).resume(1, control).events()
     assert isinstance(ended, RunEnded)
     assert isinstance(stopped, RunEnded)
     assert (stopped.status, stopped.steps, stopped.untrained) == ("stopped", ended.steps, ended.untrained)
@@ -302,8 +302,8 @@ def test_a_checkpoint_comes_due_in_an_evaluation_too(places: Places, monkeypatch
     monkeypatch.setattr(Saver, "begin", noted)
     monkeypatch.setattr(Saver, "worth_it", False)
     monkeypatch.setattr(Saver, "due", property(lambda saver: epoch_over and saver._writer is None))
-    monkeypatch.setattr("engine.training.evaluation._TELL_EVERY_S", 0.0)
-    for event in run(SPEC.replace(epochs=1, batch_size=16), Lab(places), RunControl()):
+    monkeypatch.setattr("engine.training.evaluation.REPORT_EVERY_S", 0.0)
+    for event in Lab(places).train(SPEC.replace(epochs=1, batch_size=16)).events():
         epoch_over = epoch_over or isinstance(event, EpochEnded)
     assert saved == [(12, False)]  # before the figures were there
 
@@ -318,10 +318,10 @@ def test_a_record_cannot_lead_out_of_the_folder_of_its_run(places: Places) -> No
 
 
 def test_checkpoints_come_in_time_and_two_are_kept(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.training.saving._EARLY", 0.0)  # always due
+    monkeypatch.setattr("engine.training.saving.EARLY", 0.0)  # always due
     saved: list[int] = []
     kept = set()
-    for event in run(SPEC, Lab(places), RunControl()):
+    for event in Lab(places).train(SPEC).events():
         if isinstance(event, CheckpointSaved):
             saved.append(event.step)
         if isinstance(event, StepsCompleted):
@@ -338,7 +338,7 @@ def test_a_checkpoint_that_cannot_be_written_does_not_end_the_run(
 ) -> None:
     from engine.training import saving
 
-    monkeypatch.setattr(saving, "_EARLY", 0.0)
+    monkeypatch.setattr(saving, "EARLY", 0.0)
     original, calls = write_checkpoint, 0
 
     def full(*arguments: Any) -> Any:

@@ -21,7 +21,7 @@ from engine.data.splits import stratified
 from engine.device import Placement
 from engine.errors import ModelError, SpecError
 from engine.events import Evaluated, Event, RunEnded, RunStarted
-from engine.launch.in_process import Lab, resume, run
+from engine.lab import Lab
 from engine.models.building import build_model
 from engine.models.form import apply_form, form_of
 from engine.models.shortcuts import measure_shortcuts
@@ -246,7 +246,7 @@ def test_the_form_is_kept_by_checkpoints_resumes_and_predictions(
     padding, path, _ = theirs
     if padding != "both-sides":
         pytest.skip("the form that is not the default")
-    events = list(run(spec_with(path), Lab(places), RunControl()))
+    events = list(Lab(places).train(spec_with(path)).events())
     assert isinstance(events[-1], RunEnded)
     assert events[-1].final is not None
     path.rename(path.with_suffix(".gone"))  # nothing reads it again
@@ -298,11 +298,11 @@ def test_a_run_that_is_cut_off_resumes_in_its_form(places: Places, theirs: tuple
     padding, path, _ = theirs
     if padding != "both-sides":
         pytest.skip("the form that is not the default")
-    whole = list(run(spec_with(path).replace(epochs=2), Lab(places), RunControl()))
+    whole = list(Lab(places).train(spec_with(path).replace(epochs=2)).events())
     run_until(
         lambda event: isinstance(event, Evaluated) and event.epoch == 1, places, spec_with(path).replace(epochs=2)
     )
-    resumed = list(resume(2, Lab(places), RunControl()))
+    resumed = list(Lab(places).resume(2).events())
     assert notes_of(resumed) == notes_of(whole)
     ended = resumed[-1]
     assert isinstance(ended, RunEnded)

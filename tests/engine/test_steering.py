@@ -154,13 +154,13 @@ def test_what_was_asked_of_a_killed_process_is_not_asked_of_the_next_one(places:
 
 def test_a_run_in_this_very_process_is_reached(capsys: pytest.CaptureFixture[str]) -> None:
     """As the app and a plain `reslab train` make one: the listener is the run's own, not that of a detached process."""
-    from engine.launch.in_process import Lab, run
+    from engine.lab import Lab
 
     seen: list[Event] = []
     started = threading.Event()
 
     def work() -> None:
-        for event in run(SPEC.replace(epochs=1000), Lab(find_places()), RunControl()):
+        for event in Lab(find_places()).train(SPEC.replace(epochs=1000)).events():
             seen.append(event)
             started.set()
 

@@ -214,7 +214,7 @@ def test_a_run_that_goes_on_elsewhere_is_left_to_it(store: Store, places: Places
 
 
 def test_without_a_proc_a_process_is_known_by_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.store.heartbeat._PROC", Path("/nowhere"))
+    monkeypatch.setattr("engine.store.heartbeat.PROC", Path("/nowhere"))
     assert carriers.started(os.getpid()) == pytest.approx(time.time(), abs=86_400)
     assert carriers.started(999_999_999) is None
 
@@ -240,7 +240,7 @@ def test_who_may_only_read_sees_a_lost_run_as_it_was_left(places: Places) -> Non
 def test_a_locked_record_delays_points_and_loses_none(
     store: Store, places: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.store.store._COMMIT_EVERY_S", 0.0)
+    monkeypatch.setattr("engine.store.store.COMMIT_EVERY_S", 0.0)
     store._db.execute("PRAGMA busy_timeout = 1")
     run = store.create_run(SPEC)
     events = events_of(SPEC, run)

@@ -15,7 +15,7 @@ from engine.data.survey import Survey, survey_now
 from engine.errors import DatasetError
 from engine.events import MemoryForecasted
 from engine.forecast.step_memory import resident_bytes
-from engine.launch.in_process import Lab, run
+from engine.lab import Lab
 from engine.paths import Places
 from engine.progress import LoadingStopped
 from engine.shape import DataShape
@@ -65,7 +65,7 @@ def test_the_command_forecasts_the_run_that_follows(
     said = output_of(capsys, "forecast", f"folder:{root}", "resnet20", "--json")
     assert said["images"]["shape"] == {"channels": 3, "height": 8, "width": 8, "num_classes": 2}
     assert said["dataset_bytes"] == resident_bytes(40, DataShape(3, 8, 8, 2))
-    events = run(RunSpec(f"folder:{root}", "resnet20", epochs=1), Lab(places), RunControl())
+    events = Lab(places).train(RunSpec(f"folder:{root}", "resnet20", epochs=1)).events()
     recorded = next(event for event in events if isinstance(event, MemoryForecasted))
     events.close()
     assert recorded.activations_bytes == said["activations_bytes"]

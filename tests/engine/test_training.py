@@ -30,7 +30,7 @@ from engine.events import (
     RunStarted,
     StepsCompleted,
 )
-from engine.launch.in_process import Lab, run
+from engine.lab import Lab
 from engine.models.building import build_model
 from engine.paths import Places
 from engine.shape import DataShape
@@ -47,7 +47,7 @@ T = TypeVar("T")
 
 
 def collect(spec: RunSpec, places: Places, control: RunControl | None = None) -> list[Event]:
-    return list(run(spec, Lab(places), control or RunControl()))
+    return list(Lab(places).train(spec, control or RunControl()).events())
 
 
 def of(events: list[Event], kind: type[T]) -> list[T]:
@@ -65,7 +65,7 @@ def ended(events: list[Event]) -> RunEnded:
 
 @few_digits
 def test_a_run_tells_its_story_in_order(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.training.saving._COST_SHARE", 1e-9)  # a slow machine would save in between
+    monkeypatch.setattr("engine.training.saving.COST_SHARE", 1e-9)  # a slow machine would save in between
     events = collect(SPEC.replace(epochs=2), places)
     passing = (EvaluationProgressed, GradientsMeasured, StepsCompleted)  # they come by the clock
     told = [type(event).__name__ for event in events if not isinstance(event, passing)]
@@ -138,7 +138,7 @@ def stop_after(kind: type[Event], control: RunControl, events: Iterator[Event]) 
 @pytest.mark.parametrize("kind", [RunStarted, StepsCompleted, EpochEnded])
 def test_a_run_can_be_stopped_anywhere_and_keeps_what_it_has(kind: type[Event], places: Places) -> None:
     control = RunControl()
-    events = stop_after(kind, control, run(SPEC.replace(epochs=5), Lab(places), control))
+    events = stop_after(kind, control, Lab(places).train(SPEC.replace(epochs=5), control).events())
     end = ended(events)
     assert end.status == "stopped"
     assert end.error is None
@@ -160,7 +160,7 @@ def test_a_run_can_be_stopped_anywhere_and_keeps_what_it_has(kind: type[Event], 
 def test_a_pause_stands_still_and_is_no_training_time(places: Places) -> None:
     control = RunControl()
     events: list[Event] = []
-    for event in run(SPEC, Lab(places), control):
+    for event in Lab(places).train(SPEC, control).events():
         events.append(event)
         if isinstance(event, StepsCompleted) and not of(events, RunPaused):
             control.pause()
@@ -181,7 +181,7 @@ def test_a_pause_stands_still_and_is_no_training_time(places: Places) -> None:
 def test_a_paused_run_can_be_stopped(places: Places) -> None:
     control = RunControl()
     events = []
-    for event in run(SPEC, Lab(places), control):
+    for event in Lab(places).train(SPEC, control).events():
         events.append(event)
         if isinstance(event, StepsCompleted):
             control.pause()
@@ -264,7 +264,7 @@ def test_a_failure_is_told_in_one_sentence_and_logged_in_full(places: Places, mo
 
 @few_digits
 def test_a_run_whose_iterator_is_closed_is_recorded_as_stopped(places: Places) -> None:
-    events = run(SPEC, Lab(places), RunControl())
+    events = Lab(places).train(SPEC).events()
     for event in events:
         if isinstance(event, StepsCompleted):
             break
@@ -275,7 +275,7 @@ def test_a_run_whose_iterator_is_closed_is_recorded_as_stopped(places: Places) -
 
 @few_digits
 def test_an_event_is_in_the_record_before_it_is_seen(places: Places) -> None:
-    for event in run(SPEC, Lab(places), RunControl()):
+    for event in Lab(places).train(SPEC).events():
         if isinstance(event, Evaluated | EpochEnded | CheckpointSaved | RunEnded):
             with Store(places.database) as store:
                 details = store.details(event.run)
@@ -295,10 +295,10 @@ def test_a_second_run_uses_the_images_that_are_there_and_keeps_the_old_network_w
     places: Places,
 ) -> None:
     lab = Lab(places)
-    list(run(SPEC, lab, RunControl()))
+    list(lab.train(SPEC).events())
     first = {holding.kind: holding for holding in lab.ledger.holdings()}
     assert not any(holding.live for holding in first.values())
-    events = list(run(SPEC, lab, RunControl()))
+    events = list(lab.train(SPEC).events())
     assert type(events[0]) is RunStarted
     assert [(holding.kind, holding.run) for holding in lab.ledger.holdings()] == [
         ("model", 2), ("dataset", 2), ("model", 1),
@@ -365,7 +365,7 @@ def test_a_damaged_checkpoint_is_not_loaded(places: Places) -> None:
 @few_digits
 def test_weights_that_cannot_be_written_fail_the_run_and_keep_its_figures(places: Places) -> None:
     events = []
-    for event in run(SPEC, Lab(places), RunControl()):
+    for event in Lab(places).train(SPEC).events():
         events.append(event)
         if isinstance(event, RunStarted):
             places.run_folder(event.run).write_text("in the way")
@@ -377,7 +377,7 @@ def test_weights_that_cannot_be_written_fail_the_run_and_keep_its_figures(places
 
 @few_digits
 def test_checkpoints_leave_no_second_file(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.training.saving._COST_SHARE", 1e9)
+    monkeypatch.setattr("engine.training.saving.COST_SHARE", 1e9)
     events = collect(SPEC.replace(epochs=2), places)
     assert len(of(events, CheckpointSaved)) == 2
     files = list(Path(places.run_folder(events[-1].run)).iterdir())

@@ -18,7 +18,7 @@ from engine.device import Placement
 from engine.events import Event, RunContinued, RunEnded, RunStarted, SettingsTuned, StepsCompleted, TuningChecked
 from engine.forecast.fitting import Plan, fit_run
 from engine.forecast.step_memory import Step
-from engine.launch.in_process import Lab, resume, run
+from engine.lab import Lab
 from engine.memory.ledger import Ledger
 from engine.paths import Places
 from engine.shape import DataShape
@@ -47,16 +47,16 @@ def seconds(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Placement, i
     monkeypatch.setattr("engine.training.autotune.perf_counter", lambda: 0.0)
 
     def say(of: Callable[[Placement, int], float]) -> None:
-        def timed(self: tuning._Trial, form: tuning._Form, learner: Learner, num_steps: int) -> float:
+        def timed(self: tuning.Trial, form: tuning.Form, learner: Learner, num_steps: int) -> float:
             return of(form.placement, form.num_threads) / 100
 
-        monkeypatch.setattr(tuning._Trial, "_seconds", timed)
+        monkeypatch.setattr(tuning.Trial, "time_steps", timed)
 
     return say
 
 
 def collect(places: Places, spec: RunSpec = SPEC) -> list[Event]:
-    return list(run(spec, Lab(places), RunControl()))
+    return list(Lab(places).train(spec).events())
 
 
 def set_up(places: Places, spec: RunSpec = SPEC) -> list[Event]:
@@ -149,7 +149,7 @@ def test_a_run_of_another_speed_has_the_next_one_measure_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seconds(lambda placement, threads: 1.0)
-    monkeypatch.setattr(tuning, "_LEAST_CHECK_S", 0.0)
+    monkeypatch.setattr(tuning, "LEAST_CHECK_S", 0.0)
     trained_s = iter((10.0, 13.0, 16.0, 10.0))
     real = tuning.check_tuning
     monkeypatch.setattr(
@@ -167,7 +167,7 @@ def test_the_speed_of_a_compiled_network_says_nothing(
     places: Places, seconds: Callable[[Callable[[Placement, int], float]], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seconds(lambda placement, threads: 1.0)
-    monkeypatch.setattr(tuning, "_LEAST_CHECK_S", 0.0)
+    monkeypatch.setattr(tuning, "LEAST_CHECK_S", 0.0)
     monkeypatch.setattr(setup, "compile_network", lambda *arguments: iter(()))
     assert any(isinstance(event, TuningChecked) for event in collect(places))
     assert not any(isinstance(event, TuningChecked) for event in collect(places, SPEC.replace(compile=True)))
@@ -181,11 +181,11 @@ def test_measuring_ends_with_its_budget(places: Places, monkeypatch: pytest.Monk
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
 
-    def timed(self: tuning._Trial, form: tuning._Form, learner: Learner, num_steps: int) -> float:
+    def timed(self: tuning.Trial, form: tuning.Form, learner: Learner, num_steps: int) -> float:
         clock[0] += 0.4 * num_steps
         return 0.4
 
-    monkeypatch.setattr(tuning._Trial, "_seconds", timed)
+    monkeypatch.setattr(tuning.Trial, "time_steps", timed)
     monkeypatch.setattr(OthersMeter, "read", lambda self: 0.0)
     shape = DataShape(1, 8, 8, 10)
     for num_images, budget_s in ((1_437, 3.0), (143_700, 0.05 * 0.4 * 143_700 / 32)):
@@ -223,7 +223,7 @@ def test_a_run_that_is_resumed_keeps_its_threads_and_measures_nothing(
         assert store.forget_tunings() == 1
     seconds(lambda placement, threads: float(threads))  # a single one would be taken now
     control = RunControl()
-    for event in resume(1, Lab(places), control):
+    for event in Lab(places).resume(1, control).events():
         assert not isinstance(event, SettingsTuned)
         if isinstance(event, RunContinued):
             assert event.differs == ()
@@ -300,7 +300,7 @@ def test_a_real_trial_leaves_threads_weights_and_random_numbers_as_they_were(
 ) -> None:
     plain = collect(places, SPEC.replace(dtype="float32"))
     monkeypatch.setenv("RESLAB_TUNE", "1")
-    monkeypatch.setattr(tuning, "_CLEARLY", 1000.0)  # measured for real, and nothing taken
+    monkeypatch.setattr(tuning, "CLEARLY", 1000.0)  # measured for real, and nothing taken
     threads, state = torch.get_num_threads(), torch.random.get_rng_state()
     measured = collect(places)
     assert torch.get_num_threads() == threads
@@ -314,14 +314,14 @@ def test_a_real_trial_leaves_threads_weights_and_random_numbers_as_they_were(
 def test_a_stop_in_the_middle_of_a_trial_ends_the_run(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESLAB_TUNE", "1")
     control = RunControl()
-    build = tuning._Trial._learner
+    build = tuning.Trial.learner_for
 
-    def stop(self: tuning._Trial, form: tuning._Form) -> Learner:
+    def stop(self: tuning.Trial, form: tuning.Form) -> Learner:
         control.stop()
         return build(self, form)
 
-    monkeypatch.setattr(tuning._Trial, "_learner", stop)
-    events = list(run(SPEC, Lab(places), control))
+    monkeypatch.setattr(tuning.Trial, "learner_for", stop)
+    events = list(Lab(places).train(SPEC, control).events())
     assert isinstance(events[-1], RunEnded)
     assert events[-1].status == "stopped"
 
@@ -338,7 +338,7 @@ def test_a_choice_that_does_not_fit_is_neither_taken_nor_checked(
         return dataclasses.replace(plan, fit="not") if step.placement.memory_format is torch.channels_last else plan
 
     monkeypatch.setattr(setup, "fit_run", fit)
-    monkeypatch.setattr(tuning, "_LEAST_CHECK_S", 0.0)
+    monkeypatch.setattr(tuning, "LEAST_CHECK_S", 0.0)
     events = collect(places)
     assert tuned(events)[0].memory_format == "channels_last"
     assert started(events).resolved.memory_format == "contiguous_format"

@@ -45,7 +45,7 @@ def test_a_torch_that_does_not_tell_costs_the_workspaces_alone(monkeypatch: pyte
     def refuse() -> Any:
         raise ImportError("gone")
 
-    monkeypatch.setattr(workspace, "_watched", refuse)
+    monkeypatch.setattr(workspace, "watched", refuse)
     workspace._growth.cache_clear()
     assert inner_peak(Convolution.of(CONVOLUTIONS[0], arguments(False, 8, 3, 5)), 8) == 0
     workspace._growth.cache_clear()

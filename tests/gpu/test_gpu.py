@@ -22,7 +22,7 @@ from engine.events import (
     StepsCompleted,
 )  # fmt: skip
 from engine.forecast.step_memory import Step, forecast
-from engine.launch.in_process import Lab, resume, run
+from engine.lab import Lab
 from engine.memory.calibration import uncalibrated
 from engine.memory.freeing import clear_workspaces, free_memory
 from engine.memory.gauges import Gauges
@@ -42,7 +42,7 @@ SPEC = RunSpec("digits", "resnet18", epochs=2)
 
 
 def events_of(spec: RunSpec, lab: Lab) -> list[Event]:
-    return list(run(spec, lab, RunControl()))
+    return list(lab.train(spec).events())
 
 
 def losses_of(events: list[Event]) -> list[float]:
@@ -108,19 +108,19 @@ def test_a_deterministic_run_that_was_cut_off_ends_as_if_it_had_not_been(places:
     spec, lab = SPEC.replace(epochs=10, deterministic=True), Lab(places)
     whole = losses_of(events_of(spec, lab))
     control, num_seen = RunControl(), 0
-    for event in run(spec, lab, control):
+    for event in lab.train(spec, control).events():
         if isinstance(event, StepsCompleted):
             num_seen = event.last_step
             control.stop()
     assert num_seen < len(whole)
-    events = list(resume(2, lab, RunControl()))
+    events = list(lab.resume(2).events())
     completed(events)
     assert losses_of(events) == whole
 
 
 def test_a_run_pauses_and_goes_on(places: Places) -> None:
     control, events = RunControl(), list[Event]()
-    for event in run(SPEC.replace(epochs=20), Lab(places), control):
+    for event in Lab(places).train(SPEC.replace(epochs=20), control).events():
         events.append(event)
         if isinstance(event, StepsCompleted) and not any(isinstance(event, RunPaused) for event in events):
             control.pause()
@@ -157,7 +157,7 @@ def test_the_ledger_agrees_with_the_allocator(places: Places) -> None:
 
     before = asked_bytes()
     lab = Lab(places)
-    events = run(SPEC.replace(model="resnet50"), lab, RunControl())
+    events = lab.train(SPEC.replace(model="resnet50")).events()
     for event in events:
         if isinstance(event, StepsCompleted):
             break

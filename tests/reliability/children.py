@@ -20,12 +20,11 @@ import engine.launch.in_process
 import engine.training.saving
 import tui.app
 from engine.cli import main as command_line
-from engine.cli.training import train_command
-from engine.control import RunControl
+from engine.cli.training import train_all
 from engine.errors import ReslabError
 from engine.events import CheckpointFailed, RunEnded
 from engine.export.files import export_run
-from engine.launch.in_process import Lab, resume, run
+from engine.lab import Lab
 from engine.launch.opening import Opening
 from engine.spec import RunSpec
 from engine.store.store import Store
@@ -38,24 +37,24 @@ _LOADED = (sklearn.metrics, engine.launch.in_process, tui.app)
 def train(folder: Path, always_saving: bool = False) -> None:
     quiet_process()
     if always_saving:
-        engine.training.saving._EARLY = 0.0  # a checkpoint is due as soon as the one before is written
-    list(run(SPEC, Lab(places_in(folder)), RunControl()))
+        engine.training.saving.EARLY = 0.0  # a checkpoint is due as soon as the one before is written
+    list(Lab(places_in(folder)).train(SPEC).events())
 
 
 def train_spec(folder: Path, spec: RunSpec) -> None:
     quiet_process()
-    list(run(spec, Lab(places_in(folder)), RunControl()))
+    list(Lab(places_in(folder)).train(spec).events())
 
 
 def go_on(folder: Path) -> None:
     quiet_process()
-    list(resume(1, Lab(places_in(folder)), RunControl()))
+    list(Lab(places_in(folder)).resume(1).events())
 
 
 def headless(folder: Path) -> None:
     """As `reslab train --json`; exits with its code."""
     quiet_process()
-    sys.exit(train_command(SPEC.replace(epochs=1000), places_in(folder), as_json=True))
+    sys.exit(train_all([SPEC.replace(epochs=1000)], places_in(folder), as_json=True))
 
 
 def train_failing(folder: Path, at: int, error: int, counted: Path) -> None:
@@ -64,13 +63,13 @@ def train_failing(folder: Path, at: int, error: int, counted: Path) -> None:
     How many there were is written to `counted`.
     """
     quiet_process()
-    engine.training.saving._EARLY = 0.0
+    engine.training.saving.EARLY = 0.0
     library = ctypes.CDLL(None)
     library.fault_counted.restype = ctypes.c_long
     library.fault_arm(str(folder).encode(), ctypes.c_long(at), ctypes.c_int(error))
     code = 0
     try:
-        list(run(ONE_EPOCH, Lab(places_in(folder)), RunControl()))
+        list(Lab(places_in(folder)).train(ONE_EPOCH).events())
     except ReslabError:
         code = 3
     counted.write_text(str(library.fault_counted()))
@@ -86,7 +85,7 @@ def train_with_small_files(folder: Path, num_bytes: int) -> None:
     quiet_process()
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, num_bytes))
-    list(run(SPEC, Lab(places_in(folder)), RunControl()))
+    list(Lab(places_in(folder)).train(SPEC).events())
 
 
 def train_on_a_full_disk(folder: Path, spec: RunSpec, disk_bytes: int, left: int) -> None:
@@ -108,7 +107,7 @@ def train_on_a_full_disk(folder: Path, spec: RunSpec, disk_bytes: int, left: int
                 store.settle_lost_runs()
                 statuses = [record.status for record in store.runs()]
             if statuses != ["completed"]:
-                for event in resume(1, lab, RunControl()) if statuses else run(spec, lab, RunControl()):
+                for event in lab.resume(1).events() if statuses else lab.train(spec).events():
                     if isinstance(event, CheckpointFailed) or (isinstance(event, RunEnded) and event.error):
                         (folder / "refused").touch()
             with Store(lab.places.database) as store:

@@ -16,10 +16,9 @@ import numpy as np
 import torch
 from torch._subclasses import FakeTensor
 
-from engine.control import RunControl
 from engine.data.batches import Preparation
 from engine.events import Event, RunEnded, StepsCompleted
-from engine.launch.in_process import Lab, run
+from engine.lab import Lab
 from engine.spec import RunSpec
 from engine.store.store import Store
 from tests.fakes import ScriptedRun, events_of
@@ -35,7 +34,7 @@ def not_finite(count: int, folder: Path) -> Outcome:
         step, value = number % 12 + 1, (float("nan"), float("inf"))[number % 2]
         places, problems = places_in(folder / str(number)), list[str]()
         with _poisoned(step, value):
-            *_, ended = run(SPEC.replace(epochs=1), Lab(places), RunControl())
+            *_, ended = Lab(places).train(SPEC.replace(epochs=1)).events()
         assert isinstance(ended, RunEnded)
         if ended.status != "diverged":
             problems.append(f"it ended {ended.status}")
@@ -79,7 +78,7 @@ async def _resize(count: int, folder: Path) -> list[str]:
     from tui.app import ReslabApp
 
     draws, script = random.Random(6), ScriptedRun(hold_at=2, events=_many_events())
-    app = ReslabApp(places_in(folder), [RunSpec("digits", "resnet18", epochs=6000)], run_function=script)
+    app = ReslabApp(places_in(folder), [RunSpec("digits", "resnet18", epochs=6000)], backend_of=script)
     modes = ("1", "2", "3", "2")
     try:
         async with app.run_test(size=(120, 36)) as pilot:
@@ -115,7 +114,7 @@ async def _hours(count: int, folder: Path) -> list[tuple[float, float]]:
     from tui.app import ReslabApp
 
     script = ScriptedRun(hold_at=2, events=_many_events())
-    app = ReslabApp(places_in(folder), [RunSpec("digits", "resnet18", epochs=100_000)], run_function=script)
+    app = ReslabApp(places_in(folder), [RunSpec("digits", "resnet18", epochs=100_000)], backend_of=script)
     found = []
     async with app.run_test(size=(120, 36)) as pilot:
         while app.live is None or app.live.version < 2:

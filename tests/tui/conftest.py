@@ -49,7 +49,7 @@ def make_app(places: Places, monkeypatch: pytest.MonkeyPatch, reading: MemoryRea
     monkeypatch.setattr(Session, "load_torch", lambda self: None)
 
     def make(script: ScriptedRun | None = None, **more: object) -> ReslabApp:
-        return ReslabApp(places, run_function=script or ScriptedRun(), **more)  # type: ignore[arg-type]
+        return ReslabApp(places, backend_of=script or ScriptedRun(), **more)  # type: ignore[arg-type]
 
     return make
 

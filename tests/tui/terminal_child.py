@@ -15,7 +15,6 @@ import tui.app
 from engine.control import Control
 from engine.events import Event, RunEnded
 from engine.launch.opening import Opening
-from engine.memory.ledger import Ledger
 from engine.paths import Places
 from engine.spec import RunSpec
 from tests.fakes import ScriptedRun
@@ -29,7 +28,7 @@ class Child(tui.app.ReslabApp):
     CSS_PATH = str(Path(tui.app.__file__).with_name("styles") / "reslab.tcss")  # Textual looks beside this file
 
     def __init__(self, places: Places, *arguments: Any, **more: Any) -> None:
-        super().__init__(places, *arguments, run_function=_written(places.home / "ended"), **more)  # type: ignore[misc]
+        super().__init__(places, *arguments, backend_of=_Written(places.home / "ended"), **more)  # type: ignore[misc]
 
     def on_mount(self) -> None:  # Textual calls that of the class above as well
         self.set_interval(0.02, lambda: self.screen.refresh())
@@ -44,18 +43,18 @@ class Child(tui.app.ReslabApp):
         super().exit(*arguments, **more)
 
 
-def _written(path: Path) -> Any:
-    script = ScriptedRun(hold_at=7)
+class _Written(ScriptedRun):
+    """Writes down how its run ended, and why it was stopped."""
 
-    def run(
-        spec: RunSpec, places: Places, ledger: Ledger, control: Control, resumed: int | None = None
-    ) -> Iterator[Event]:
-        for event in script(spec, places, ledger, control, resumed):
+    def __init__(self, path: Path) -> None:
+        super().__init__(hold_at=7)
+        self._path = path
+
+    def play(self, spec: RunSpec, control: Control, resumed: int | None = None) -> Iterator[Event]:
+        for event in super().play(spec, control, resumed):
             yield event
             if isinstance(event, RunEnded):
-                path.write_text(f"{event.status}: {control.stop_reason}")
-
-    return run
+                self._path.write_text(f"{event.status}: {control.stop_reason}")
 
 
 def main(home: Path, live: bool) -> int:

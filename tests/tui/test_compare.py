@@ -104,14 +104,13 @@ async def test_compare_without_marks_says_how_to_choose(make_app: MakeApp) -> No
 async def test_the_images_on_which_two_runs_differ(make_app: MakeApp) -> None:
     import asyncio
 
-    from engine.control import RunControl
-    from engine.launch.in_process import Lab, run
+    from engine.lab import Lab
 
     app = make_app()
 
     def train() -> None:
         for seed in (0, 1):
-            list(run(RunSpec("digits", "resnet20", epochs=1, seed=seed), Lab(app.state.places), RunControl()))
+            list(Lab(app.state.places).train(RunSpec("digits", "resnet20", epochs=1, seed=seed)).events())
 
     await asyncio.to_thread(train)
     async with app.run_test(size=(120, 36)) as pilot:

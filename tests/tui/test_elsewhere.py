@@ -12,7 +12,8 @@ import pytest
 from engine.control import RunControl
 from engine.errors import ClusterError
 from engine.events import RunContinued, RunEnded, StepsCompleted
-from engine.launch.detached import Job
+from engine.launch.backend import Job
+from engine.launch.detached import Order
 from engine.launch.ray import Cluster
 from engine.memory.nodes import NodeReading
 from engine.paths import Places
@@ -134,25 +135,25 @@ async def test_while_a_run_is_live_here_none_is_watched(make_app: MakeApp, carri
         script.release.set()
 
 
-class FakeCarrier:
+class FakeProcess:
     """Stands in for the process: its runs are those that the test carries."""
 
-    made: list[FakeCarrier]
+    made: list[FakeProcess]
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        FakeCarrier.made.append(self)
+    def __init__(self, order: Order) -> None:
+        self.order = order
+        FakeProcess.made.append(self)
 
     def first(self, control: RunControl) -> int | None:
         return next(self.runs())
 
     def runs(self, least: int = 1) -> Iterator[int]:
-        with Store(self.job.places.database) as store:
-            specs = list(self.job.specs) or [item.spec for item in store.waiting()]
-            for _ in range(len(specs) - len(self.job.specs)):
+        with Store(self.order.places.database) as store:
+            specs = [job.spec for job in self.order.jobs] or [item.spec for item in store.waiting()]
+            for _ in range(len(specs) - len(self.order.jobs)):
                 store.take_next()
         for spec in specs:
-            carried = Carried(spec, self.job.places)
+            carried = Carried(spec, self.order.places)
             carried.tell(*events_of(spec, carried.run))
             yield carried.run
             carried.close()
@@ -163,15 +164,15 @@ class FakeCarrier:
 async def test_on_a_cluster_the_queue_is_carried_as_a_whole(
     make_app: MakeApp, places: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    FakeCarrier.made = []
-    monkeypatch.setattr("engine.launch.detached.Carrier", FakeCarrier)
+    FakeProcess.made = []
+    monkeypatch.setattr("tui.session.DetachedProcess", FakeProcess)
     specs = [SPEC.replace(seed=seed) for seed in range(3)]
     app = make_app(specs=specs, cluster=Cluster("10.0.0.5:6379"), exit_when_done=True)
     async with app.run_test(size=(120, 36)) as pilot:
         await until(pilot, lambda: not app.is_running)
     assert app.return_code == 0
-    (carrier,) = FakeCarrier.made
-    assert carrier.job.cluster == Cluster("10.0.0.5:6379")
+    (process,) = FakeProcess.made
+    assert process.order.cluster == Cluster("10.0.0.5:6379")
     with Store(places.database) as store:
         assert [(run.status, run.spec["seed"]) for run in store.runs()] == [("completed", seed) for seed in (2, 1, 0)]
         assert store.waiting() == []
@@ -180,8 +181,8 @@ async def test_on_a_cluster_the_queue_is_carried_as_a_whole(
 async def test_a_single_run_on_a_cluster_is_carried_too(
     make_app: MakeApp, places: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    FakeCarrier.made = []
-    monkeypatch.setattr("engine.launch.detached.Carrier", FakeCarrier)
+    FakeProcess.made = []
+    monkeypatch.setattr("engine.launch.detached.DetachedProcess", FakeProcess)
     app = make_app(cluster=Cluster(None, 2))
     async with app.run_test(size=(120, 36)) as pilot:
         await until(pilot, lambda: "on Ray, on this machine: 2 workers a run" in text_of(app))
@@ -190,7 +191,7 @@ async def test_a_single_run_on_a_cluster_is_carried_too(
         await until(pilot, lambda: app.live and app.live.ended is not None)
         assert app.live is not None
         assert (app.live.run, app.live.refused) == (1, None)
-    assert [made.job.specs for made in FakeCarrier.made if made.job.specs] == [(SPEC,)]
+    assert [made.order.jobs for made in FakeProcess.made if made.order.jobs] == [(Job(SPEC),)]
 
 
 def test_the_curves_go_back_where_workers_were_lost() -> None:

@@ -11,8 +11,7 @@ import pytest
 from textual.app import App, ComposeResult
 from textual.widgets import Static, TabbedContent
 
-from engine.control import RunControl
-from engine.launch.in_process import Lab, run
+from engine.lab import Lab
 from engine.spec import RunSpec
 from tests.tui.conftest import Compare, MakeApp, at_every_size, drawn, text_of, until
 from tui.widgets.gallery import Gallery, Picture, half_blocks
@@ -68,7 +67,7 @@ async def test_a_run_shows_the_images_it_got_wrong(
 ) -> None:
     app = make_app()
     spec = RunSpec("digits", "resnet20", epochs=1)
-    await asyncio.to_thread(lambda: list(run(spec, Lab(app.state.places), RunControl())))
+    await asyncio.to_thread(lambda: list(Lab(app.state.places).train(spec).events()))
     async with app.run_test(size=size) as pilot:
         app.open_run(1)
         await drawn(pilot)
@@ -129,7 +128,7 @@ async def test_below_every_mistake_stand_the_classes_and_the_file(make_app: Make
 
     spec = RunSpec(f"folder:{make_numbered(tmp_path / 'numbers')}", "resnet20", epochs=1, test_share=0.5)
     app = make_app()
-    await asyncio.to_thread(lambda: list(run(spec, Lab(app.state.places), RunControl())))
+    await asyncio.to_thread(lambda: list(Lab(app.state.places).train(spec).events()))
     async with app.run_test(size=(120, 36)) as pilot:
         app.open_run(1)
         await drawn(pilot)

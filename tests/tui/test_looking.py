@@ -11,8 +11,7 @@ from PIL import Image
 from textual.app import App, ComposeResult
 from textual.widgets import Input, Static, TabbedContent
 
-from engine.control import RunControl
-from engine.launch.in_process import Lab, run
+from engine.lab import Lab
 from engine.paths import Places
 from engine.spec import RunSpec
 from tests.tui.conftest import MakeApp, drawn, text_of, until
@@ -88,7 +87,7 @@ async def test_a_cell_opens_to_its_images_and_one_s_own_image_is_looked_at(
     make_app: MakeApp, places: Places, tmp_path: Path
 ) -> None:
     def train() -> None:
-        list(run(RunSpec("digits", "resnet20", epochs=1), Lab(places), RunControl()))
+        list(Lab(places).train(RunSpec("digits", "resnet20", epochs=1)).events())
 
     await asyncio.to_thread(train)
     picture = tmp_path / "own.png"
@@ -167,7 +166,7 @@ async def test_images_too_small_for_a_network_are_said_before_it_trains(make_app
 
 async def test_a_folder_of_one_s_own_is_looked_through(make_app: MakeApp, places: Places, tmp_path: Path) -> None:
     def train() -> None:
-        list(run(RunSpec("digits", "resnet20", epochs=1), Lab(places), RunControl()))
+        list(Lab(places).train(RunSpec("digits", "resnet20", epochs=1)).events())
 
     await asyncio.to_thread(train)
     (tmp_path / "own" / "inner").mkdir(parents=True)

@@ -138,25 +138,19 @@ async def test_the_bar_of_a_screen_that_is_not_seen_is_left_alone(make_app: Make
         app.state.status.value = ""
 
 
-async def test_train_draws_once_for_what_it_hears(make_app: MakeApp, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_train_draws_once_for_what_it_hears(make_app: MakeApp) -> None:
     script = ScriptedRun(hold_at=7)
     app = make_app(script, specs=[SPEC])
     async with app.run_test() as pilot:
         await until(pilot, lambda: app.live and app.live.version == 7)
         await drawn(pilot)
-        screen, draws = app.screen, list[LiveRun | None]()
+        screen, draws = app.screen, list[object]()
         assert isinstance(screen, TrainScreen)
         assert app.live is not None
-        draw = screen._draw
-
-        def counted() -> None:
-            draws.append(screen.live)
-            draw()
-
-        monkeypatch.setattr(screen, "_draw", counted)
+        screen.watch(screen, "seen", lambda seen: draws.append(seen), init=False)
         app.live.version += 1
         app.state.run_changed.publish(app.live)
         app.state.run_changed.publish(app.live)
-        assert draws == [app.live]
+        assert len(draws) == 1
         script.release.set()
         await until(pilot, lambda: app.live and app.live.over)

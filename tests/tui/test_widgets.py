@@ -102,14 +102,14 @@ async def test_nothing_is_drawn_anew_without_a_change(monkeypatch: pytest.Monkey
     async with app.run_test(size=(60, 12)) as pilot:
         chart = app.query_one(Chart)
         count = 0
-        draw = chart._draw
+        draw = chart.draw_lines
 
         def counted(width: int, height: int) -> object:
             nonlocal count
             count += 1
             return draw(width, height)
 
-        monkeypatch.setattr(chart, "_draw", counted)
+        monkeypatch.setattr(chart, "draw_lines", counted)
         chart.draw([Line("train", "red", np.arange(5.0), np.arange(5.0))], 5, {})
         await pilot.pause()
         chart.refresh()
@@ -149,7 +149,7 @@ async def test_a_line_is_drawn_for_a_change_alone(
 
 @pytest.mark.parametrize("tiny", [Size(3, 2), Size(0, 0), Size(10, 1)])
 def test_a_chart_without_room_is_empty(tiny: Size) -> None:
-    assert Chart("loss")._draw(tiny.width, tiny.height) == []
+    assert Chart("loss").draw_lines(tiny.width, tiny.height) == []
 
 
 def test_units_are_written_as_people_read_them() -> None:

@@ -104,13 +104,13 @@ class Chart(Widget, can_focus=False):
     def _redraw(self) -> None:
         """Draw anew, and those that are aligned with this one where its labels need more room, or less."""
         self._drawn_for = self.size
-        self._strips = self._draw(self.size.width, self.size.height)
+        self._strips = self.draw_lines(self.size.width, self.size.height)
         for other in self._aligned:
             if other._drawn_for is not None and other._margin != self._margin:
-                other._strips = other._draw(other.size.width, other.size.height)
+                other._strips = other.draw_lines(other.size.width, other.size.height)
                 other.refresh()
 
-    def _draw(self, width: int, height: int) -> list[Strip]:
+    def draw_lines(self, width: int, height: int) -> list[Strip]:
         rows = height - 1  # the last one is the x axis
         low, high = self._find_range()
         ticks = {

@@ -6,7 +6,6 @@ import os
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from engine.errors import ClusterError
 
@@ -15,15 +14,11 @@ _TOKEN = ".ray/auth_token"
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Where a run's workers are. `address` is a running cluster's, None starts Ray on this machine for the one run.
-
-    `seat` is a process there that waits for this very run already.
-    """
+    """Where a run's workers are. `address` is a running cluster's, None starts Ray on this machine for the one run."""
 
     address: str | None = None
     num_workers: int = 1
     sync_batchnorm: bool = False
-    seat: Any = None
 
     @property
     def words(self) -> str:

@@ -12,9 +12,11 @@ import shutil
 import signal
 import socket
 import threading
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import ray
 import ray.train
@@ -22,7 +24,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from engine.control import Control
 from engine.errors import ClusterError
-from engine.events import DatasetProgressed, Event, SettingsTuned
+from engine.events import DatasetProgressed, Event
 from engine.launch.ray import Cluster
 from engine.launch.ray.exchange import Newest
 from engine.launch.ray.line import Fit, Line
@@ -41,23 +43,24 @@ _KNOCK_S = 5.0
 
 
 def train_on_ray(
-    run: int, spec: RunSpec, places: Places, control: Control, cluster: Cluster, resume: Resume,
-    tunings: Mapping[str, SettingsTuned],
-) -> Generator[Event, None, Ending]:  # fmt: skip
-    """Train one run on workers, from where `resume` says, yielding what happens; returns how it ended.
+    task: Task, cluster: Cluster, seat: Any, control: Control, resume: Resume
+) -> Generator[Event, None, Ending]:
+    """Train one run on workers, from where `resume` says, yielding what happens; returns how it ended. `seat` is a
+    process that waits for it already, None where there is none.
 
     Raises:
         ClusterError: Ray cannot be started or reached, has too little for so many workers, or the workers failed.
     """
     newest = Newest() if resume.is_fresh else Newest(resume.started, resume.file, resume.sha256)
-    yield DatasetProgressed(run, "Ray", "starting", 0, 0, "")
+    yield DatasetProgressed(task.run, "Ray", "starting", 0, 0, "")
+    run, places = task.run, task.places
     with connected(cluster, places):
-        use_gpu = check_resources(spec, cluster)
+        use_gpu = check_resources(task.spec, cluster)
         line = Line(run, newest)
-        task = Task(run, spec, places, cluster.sync_batchnorm, line.exchange, tunings)
+        task = replace(task, exchange=line.exchange)
         storage = places.run_folder(run) / "ray"
         if cluster.num_workers == 1:
-            fit = Fit(partial(train_in_seat, task, cluster.seat, use_gpu, control))
+            fit = Fit(partial(train_in_seat, task, seat, use_gpu, control))
         else:
             fit = Fit(_trainer(task, cluster, use_gpu, str(storage)).fit)
         yield DatasetProgressed(run, "the cluster", "waiting for room on", 0, 0, "")

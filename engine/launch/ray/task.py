@@ -34,7 +34,7 @@ from engine.training.resume import FRESH, Resume
 
 _log = logging.getLogger("reslab")
 _TELL_EVERY_S = 0.05
-_PATIENCE_S = 30.0
+PATIENCE_S = 30.0
 _HEAR_EVERY_S = 0.2  # what is asked, where there is nothing to tell
 
 
@@ -46,8 +46,8 @@ class Task:
     spec: RunSpec
     places: Places
     sync_batchnorm: bool
-    exchange: Any
     tunings: Mapping[str, SettingsTuned]
+    exchange: Any = None  # the actor that events go to, once the driver has made it
 
     def context(self, control: RunControl, group: Group, resume: Resume) -> RunContext:
         """Of one of the run's processes. What was measured helps a process alone: a group has to compute alike."""
@@ -145,10 +145,10 @@ class Teller:
         while True:
             try:
                 call = self._task.exchange.tell.remote(self._task.run, self._ticket, self._batch, batch)
-                asked: Asked = ray.get(call, timeout=_PATIENCE_S)
+                asked: Asked = ray.get(call, timeout=PATIENCE_S)
             except RayError as error:
                 _log.warning("events of run %d were not sent: %s", self._task.run, error)
-                if time.monotonic() - since > _PATIENCE_S:
+                if time.monotonic() - since > PATIENCE_S:
                     self._control.stop("the driver of the run was lost")
                     return False
                 time.sleep(_HEAR_EVERY_S)

@@ -1,0 +1,437 @@
+"""Everything that reslab does, each thing once: the command line and the app call these and present what comes back.
+
+    from engine import Lab, RunSpec
+
+    lab = Lab()
+    for event in lab.train(RunSpec("digits", "resnet18", epochs=3)).events():
+        print(event)
+    print(lab.compare([1, 2]).comparison.verdicts[0].verdict)
+
+Each call opens the store for itself, so any thread may make it. Torch is loaded by the first call that needs it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.control import RunControl
+from engine.device import import_torch
+from engine.errors import DatasetError, SpecError, StoreError
+from engine.events import SettingsTuned
+from engine.launch.backend import Backend, Handle, Job, Limit
+from engine.memory.ledger import Ledger
+from engine.paths import Places, expand, find_places
+from engine.records import Predictions, QueueEntry, RunDetails, RunRecord
+from engine.spec import RunSpec
+from engine.store.store import Store
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from engine.analysis.comparison import Comparison
+    from engine.analysis.mistakes import Mistake
+    from engine.analysis.naming import NamedPrediction
+    from engine.analysis.seeds import GroupVerdict, SeedGroup
+    from engine.control import Control
+    from engine.data.manifest import FileRecord
+    from engine.data.survey import Survey
+    from engine.forecast.fitting import Plan
+    from engine.launch.ray import Cluster
+    from engine.launch.requests import Asked
+    from engine.launch.scheduler import Scheduler
+    from engine.predicting import FoundFile, Guess, ImageGuesses
+    from engine.progress import Progress
+
+Pairs = Sequence[tuple[int, int]]
+"""Which runs are held against each other, by their position in the list."""
+_SIDE = 64  # pixels of a small picture
+MOST_PICTURES = 500  # of one folder: 6 MB
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Runs side by side: each of them, the verdicts between them, their groups of seeds and the verdicts between those.
+
+    Groups are of runs that differ in nothing but the seed, two at least.
+    """
+
+    runs: tuple[RunDetails, ...]
+    comparison: Comparison
+    groups: tuple[SeedGroup, ...]
+    group_verdicts: tuple[GroupVerdict, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FolderGuesses:
+    """Name, guesses and small picture (3, H, W) of each image; how many files could not be used, how many are left."""
+
+    images: tuple[tuple[str, tuple[Guess, ...], NDArray[np.uint8]], ...]
+    num_left_out: int
+    num_to_go: int
+
+
+class Lab:
+    """The lab of one set of folders. `ledger` says what its runs have left in memory. Runs train on `cluster`, each in
+    a process of its own; None: in this process.
+    """
+
+    def __init__(
+        self, places: Places | None = None, ledger: Ledger | None = None, cluster: Cluster | None = None
+    ) -> None:
+        self.places = find_places() if places is None else places
+        self.ledger = Ledger() if ledger is None else ledger
+        self.cluster = cluster
+
+    # --- runs --------------------------------------------------------------------------------------------------------
+
+    @property
+    def backend(self) -> Backend:
+        if self.cluster is None:
+            from engine.launch.in_process import InProcess
+
+            return InProcess(self.places, self.ledger)
+        from engine.launch.detached import Detached
+
+        return Detached(self.places, self.cluster)
+
+    def train(self, spec: RunSpec, control: RunControl | None = None) -> Handle:
+        """A new run. It begins when its events are asked for; `wait()` follows it to its end.
+
+        Raises:
+            ReslabError: from its events, before the first one: something is wrong with `spec` on this machine.
+        """
+        return self.backend.start(Job(spec), control)
+
+    def train_all(self, specs: Sequence[RunSpec]) -> Scheduler:
+        """New runs, one after another."""
+        from engine.launch.scheduler import ListSource, Scheduler
+
+        return Scheduler(ListSource(specs), self.backend, Limit(), self.places)
+
+    def resume(self, run: int, control: RunControl | None = None, dataset: str | None = None) -> Handle:
+        """Run number `run` from its newest checkpoint, with its images from `dataset` if they have moved.
+
+        Raises:
+            ReslabError: there is no such run; or, from its events, it cannot be resumed.
+        """
+        with Store(self.places.database) as store:
+            spec = RunSpec.from_mapping(store.run(run).spec)
+        return self.backend.start(Job(spec, run, dataset), control)
+
+    def attach(self, run: int, control: RunControl | None = None) -> Handle:
+        """A run in another process: its events so far, then those that come."""
+        from engine.launch.following import follow
+
+        return Handle(lambda control: follow(run, self.places, control), control or RunControl())
+
+    def look(self, run: int) -> RunRecord:
+        """A run as it stands; one whose process is gone has failed by then.
+
+        Raises:
+            StoreError: there is no such run.
+        """
+        from engine.launch.following import look
+
+        return look(run, self.places)
+
+    def is_paused(self, run: int) -> bool:
+        """Whether a running run waits to be resumed."""
+        from engine.launch.requests import is_paused
+
+        return is_paused(self.places.run_folder(run))
+
+    def stop(self, run: int) -> None:
+        """Ask a live run, in whichever process it is, for a clean end after its step.
+
+        Raises:
+            StoreError: it is not running, or its folder cannot be written.
+        """
+        from engine.launch.requests import Asked
+
+        self._ask(run, Asked(stop=True), "stopped")
+
+    def pause(self, run: int) -> None:
+        """Ask a live run to pause before its next step. Raises as `stop`."""
+        from engine.launch.requests import Asked
+
+        if not self.is_paused(run):
+            self._ask(run, Asked(pause=True), "paused")
+
+    def unpause(self, run: int) -> None:
+        """Let a paused run continue in its own process.
+
+        Raises:
+            StoreError: it is not paused, or its folder cannot be written.
+        """
+        from engine.launch.requests import Asked
+
+        if not self.is_paused(run):
+            raise StoreError(
+                f"run {run} is running and not paused; reslab pause {run} pauses it, reslab stop {run} ends it"
+            )
+        self._ask(run, Asked(pause=False), "resumed")
+
+    def _ask(self, run: int, wanted: Asked, done: str) -> None:
+        from engine.launch.requests import ask
+
+        record = self.look(run)
+        if record.status != "running":
+            raise StoreError(
+                f"run {run} is {record.status}; only a running run can be {done}. reslab show {run} shows its figures"
+            )
+        ask(self.places.run_folder(run), wanted)
+
+    # --- the queue ---------------------------------------------------------------------------------------------------
+
+    def enqueue(self, specs: Sequence[RunSpec]) -> None:
+        """Put specs at the end of the queue."""
+        with Store(self.places.database) as store:
+            store.enqueue(specs)
+
+    def queue(self) -> list[QueueEntry]:
+        """What waits, the next one first."""
+        with Store(self.places.database) as store:
+            return store.waiting()
+
+    # --- what is stored ----------------------------------------------------------------------------------------------
+
+    def runs(self, dataset: str | None = None, model: str | None = None, status: str | None = None) -> list[RunRecord]:
+        """Every run, or those of a dataset, a model, a status; newest first."""
+        with Store(self.places.database) as store:
+            store.settle_lost_runs()
+            found = store.runs()
+        wanted = [
+            (name, value) for name, value in (("dataset", dataset), ("model", model), ("status", status)) if value
+        ]
+        return [run for run in found if all(getattr(run, name) == value for name, value in wanted)]
+
+    def run(self, run: int) -> RunDetails:
+        """One run, opened. Raises StoreError where there is none."""
+        with Store(self.places.database) as store:
+            store.settle_lost_runs()
+            return store.details(run)
+
+    def left_out(self, run: int) -> list[FileRecord] | None:
+        """The files that a run left out; None where its dataset is none of files."""
+        from engine.data.manifest import MANIFEST_NAME, read_unusable
+
+        return read_unusable(self.places.run_folder(run) / MANIFEST_NAME)
+
+    def predictions(self, run: int) -> Iterator[NamedPrediction]:
+        """What a run predicts for each test image, with the image's file and the names of the classes."""
+        from engine.analysis.naming import named
+
+        with Store(self.places.database) as store:
+            details, predictions = store.details(run), store.predictions(run)
+        return named(predictions, details.class_names, self.places.run_folder(run))
+
+    def delete(self, run: int) -> None:
+        """A run with its figures and weights. Raises StoreError where it is running, or there is none."""
+        with Store(self.places.database) as store:
+            store.delete(run)
+        shutil.rmtree(self.places.run_folder(run), ignore_errors=True)
+
+    def export(self, run: int, folder: Path | None = None) -> Path:
+        """Write a run as plain files (JSON, CSV, TOML) into `folder`, or under exports/ in the home folder, which
+        deleting the run leaves alone; returns the folder.
+
+        Raises:
+            StoreError: there is no such run, or the folder cannot be written.
+        """
+        from engine.export.files import export_run
+
+        target = self.places.home / "exports" / str(run) if folder is None else expand(folder)
+        with Store(self.places.database) as store:
+            return export_run(store, run, self.places.run_folder(run), target)
+
+    # --- what it is worth --------------------------------------------------------------------------------------------
+
+    def compare(self, runs: Sequence[int], pairs: Pairs | None = None) -> Compared:
+        """Runs side by side, and the verdict of every pair, or of these.
+
+        Raises:
+            StoreError: fewer than two different runs, one that is not there, or one without an evaluation.
+        """
+        from engine.analysis.comparison import compare
+        from engine.analysis.seeds import compare_groups, group_by_seed, images_of
+
+        with Store(self.places.database) as store:
+            compared = store.compared(runs)
+        details = tuple(item for item, _ in compared)
+        found = compare(compared, pairs)
+        caveats = {item.record.run: item.caveat for item in details}
+        images = {item.record.run: images_of(item) for item in details}
+        of_seeds = group_by_seed([item.record for item in details], caveats, images)
+        groups = [group for group in of_seeds if len(group.runs) > 1]
+        between = compare_groups(groups) if found.no_verdict is None else []
+        return Compared(details, found, tuple(groups), tuple(between))
+
+    def mistakes(
+        self, details: RunDetails, cell: tuple[int, int] | None, report: Callable[[Progress], None], control: Control
+    ) -> tuple[list[Mistake], NDArray[np.uint8]]:
+        """A run's mistakes, the most confident first, and their images (N, C, H, W); or the test images of one cell of
+        the confusion matrix, given as true and predicted class. Loads torch.
+        """
+        import_torch()
+        from engine.analysis.mistakes import find_mistakes, load_test_images, with_files
+
+        predictions = self._predictions(details)
+        found = with_files(find_mistakes(predictions, *(cell or ())), self._files(details, predictions))
+        return found, load_test_images(details, self.places, control, report, [item.index for item in found])
+
+    def differences(
+        self, a: RunDetails, b: RunDetails, report: Callable[[Progress], None], control: Control
+    ) -> tuple[list[tuple[Mistake, Mistake]], NDArray[np.uint8]]:
+        """The test images that exactly one of two runs gets right, with both answers, and those images. Loads torch."""
+        import_torch()
+        from engine.analysis.mistakes import find_differences, load_test_images, with_files
+
+        predictions = self._predictions(a)
+        found = find_differences(predictions, self._predictions(b))
+        ours = with_files([one for one, _ in found], self._files(a, predictions))
+        images = load_test_images(a, self.places, control, report, [one.index for one in ours])
+        return list(zip(ours, [other for _, other in found], strict=True)), images
+
+    def _predictions(self, details: RunDetails) -> Predictions:
+        with Store(self.places.database) as store:
+            return store.predictions(details.record.run)
+
+    def _files(self, details: RunDetails, predictions: Predictions) -> Sequence[str]:
+        from engine.analysis.naming import test_files
+
+        return test_files(self.places.run_folder(details.record.run), details.class_names, predictions.labels)
+
+    # --- images of one's own -----------------------------------------------------------------------------------------
+
+    def find_files(self, paths: Sequence[Path]) -> list[FoundFile]:
+        """The files that `paths` mean, those in folders at any depth."""
+        import_torch()
+        from engine.predicting import find_files
+
+        return find_files(paths)
+
+    def predict(self, run: int, images: Sequence[Path]) -> Iterator[ImageGuesses]:
+        """The five likeliest classes of each file, in their order; folders with all that is in them. A file that is not
+        usable says why, and stops none. Loads torch.
+
+        Raises:
+            ReslabError: there is no such run, it has no weights, or they are damaged.
+        """
+        files = self.find_files(images)
+        from engine.predicting import predict
+
+        return predict(self.run(run), self.places, [file.path for file in files], self.ledger)
+
+    def predict_picture(self, details: RunDetails, file: Path) -> tuple[tuple[Guess, ...], NDArray[np.uint8]]:
+        """The likeliest classes of one image, and the image (3, H, W), small. Loads torch.
+
+        Raises:
+            ReslabError: the run has no weights, or the file is no image.
+        """
+        import_torch()
+        from engine.predicting import predict, read_reading
+
+        (found,) = predict(details, self.places, [file], self.ledger)
+        pixels = read_reading(details).picture(expand(file), _SIDE)
+        problem = found.error or (pixels if isinstance(pixels, str) else None)
+        if problem is not None or isinstance(pixels, str):
+            raise DatasetError(f"{file} is not usable: {problem}; expected an image such as a JPEG or PNG")
+        return found.guesses, pixels
+
+    def predict_pictures(
+        self, details: RunDetails, folder: Path, report: Callable[[int, int], None], control: Control
+    ) -> FolderGuesses:
+        """The same of the images in a folder, the first `MOST_PICTURES`; `report` gets how many files of how many are
+        done. Loads torch.
+
+        Raises:
+            ReslabError: the run has no weights, or there is no image.
+        """
+        files = [found.path for found in self.find_files([folder])]
+        from engine.predicting import predict, read_reading
+
+        reading, images, done = read_reading(details), [], 0
+        for done, found in enumerate(predict(details, self.places, files, self.ledger), start=1):
+            report(done, len(files))
+            pixels = reading.picture(Path(found.file), _SIDE) if found.error is None else found.error
+            if not isinstance(pixels, str):
+                images.append((Path(found.file).name, found.guesses, pixels))
+            if control.stop_requested or len(images) == MOST_PICTURES:
+                break
+        if not images:
+            raise DatasetError(f"no image in {folder} can be used; expected images such as JPEG or PNG")
+        return FolderGuesses(tuple(images), done - len(images), len(files) - done)
+
+    # --- before a run ------------------------------------------------------------------------------------------------
+
+    def survey(self, spec: RunSpec) -> Generator[Progress, None, Survey]:
+        """What lies there of a spec's dataset, by the files' names and headers; yields how far it is.
+
+        Raises:
+            DatasetError: there is no such folder, or it is no dataset.
+        """
+        from engine.data.survey import survey
+
+        return survey(spec, self.places)
+
+    def survey_now(self, spec: RunSpec) -> Survey:
+        """The same, without the progress."""
+        from engine.data.survey import survey_now
+
+        return survey_now(spec, self.places)
+
+    def forecast(self, spec: RunSpec) -> Plan:
+        """The memory that a run will take, and how it would be started now. Loads torch.
+
+        Raises:
+            ReslabError: the network cannot take such images, or the folder or the device is not there.
+        """
+        import_torch()
+        from engine.forecast.asking import ask_forecast
+
+        return ask_forecast(spec, self.places, self.ledger)
+
+    def autotune(self, spec: RunSpec) -> Generator[Progress, None, SettingsTuned | None]:
+        """Measure which settings are quickest for `spec` on this processor, and store the choice for later runs; None
+        where there was too little time to measure. Yields how far it is. Loads torch.
+
+        Raises:
+            ReslabError: there is nothing to choose, or the network cannot take such images.
+        """
+        import_torch()
+        from engine.catalog.models import find_model, misfit
+        from engine.cores import OthersMeter
+        from engine.device import choose_placement, share_cores
+        from engine.training.autotune import TrialImages, is_tunable, tune
+
+        placement, others = choose_placement(spec), OthersMeter()
+        if not is_tunable(spec, placement):
+            raise SpecError(
+                "there is nothing to choose: it needs dtype auto on a processor, deterministic off and RESLAB_TUNE not "
+                "at 0"
+            )
+        found = self.survey_now(spec)
+        if problem := misfit(find_model(spec.model), found.shape):
+            raise SpecError(problem)
+        middle = (0.5,) * found.shape.channels
+        images = TrialImages(found.shape, middle, middle, spec.epochs * found.num_train)
+        tuned = yield from tune(0, spec, images, share_cores(placement, others), RunControl())
+        if tuned is not None:
+            with Store(self.places.database) as store:
+                store.record(tuned)
+        return tuned
+
+    def tunings(self) -> list[SettingsTuned]:
+        """The choices that later runs go by, the oldest first."""
+        with Store(self.places.database) as store:
+            return list(store.tunings().values())
+
+    def forget_tunings(self) -> int:
+        """Delete them all, so that the next runs measure again; returns how many there were."""
+        with Store(self.places.database) as store:
+            return store.forget_tunings()

@@ -1,0 +1,295 @@
+"""A run from its spec to its end, or from where it was interrupted: train, record each event, then yield it on.
+
+Whoever iterates sees only what is stored already, and the run's row is completed however the run ends: when it is
+finished, stopped, diverged, failed, or its iterator is closed.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from engine.analysis.remarks import closing_remarks
+from engine.catalog.datasets import FOLDER, absolute_dataset, find_dataset
+from engine.catalog.models import find_model, misfit
+from engine.control import Control, RunControl
+from engine.data.loading import check_dataset
+from engine.device import choose_placement, import_torch
+from engine.errors import CheckpointError, DatasetError, ModelError, StoreError
+from engine.events import CheckpointSaved, Evaluated, Event, Metrics, RunEnded, RunStarted, StepsCompleted
+from engine.failures import describe_failure
+from engine.launch.backend import Job
+from engine.launch.requests import Requests
+from engine.launch.stream import remove_stream
+from engine.models.building import check_weights
+from engine.paths import Places, absolute_weights
+from engine.records import RunDetails, WeightsRecord
+from engine.spec import RunSpec
+from engine.store.store import Store
+from engine.text import safe_text
+from engine.training.checkpoint import load_checkpoint, remove_other_checkpoints
+from engine.training.loop import Ending
+from engine.training.position import Position
+from engine.training.resume import FRESH, Resume
+
+_log = logging.getLogger("reslab")
+
+
+class Trainer(Protocol):
+    """Trains the runs that are recorded here. `on_this_machine`: with its devices, and its checkpoints are heard of at
+    once; a worker elsewhere is ahead of what was heard of it.
+    """
+
+    @property
+    def on_this_machine(self) -> bool: ...
+
+    def train(
+        self, run: int, spec: RunSpec, resume: Resume, control: Control, store: Store
+    ) -> Generator[Event, None, Ending]: ...
+
+
+def check(spec: RunSpec, load_weights: bool = True, on_this_machine: bool = True) -> None:
+    """Raise what is wrong with `spec`, as far as it shows without loading anything.
+
+    Without `load_weights` the weights that it names are not needed any more; where it trains elsewhere, other machines
+    have the devices.
+
+    Raises:
+        ReslabError: a folder, a weights file or a device is not there, or the network cannot take such images.
+    """
+    import_torch()
+    check_dataset(spec)
+    shape = find_dataset(spec.dataset).spec_shape(spec.image_size)
+    if shape is not None and (problem := misfit(find_model(spec.model), shape)):
+        raise ModelError(problem)
+    if load_weights:
+        check_weights(spec)
+    if on_this_machine:
+        choose_placement(spec)
+
+
+def record_events(job: Job, places: Places, trainer: Trainer, control: RunControl) -> Generator[Event, None, None]:
+    """Make the run of `job`, storing each event before it is yielded; the last one is always RunEnded.
+
+    A resumed run goes on from its newest checkpoint that is whole; without any it begins anew. After RunStarted what
+    was recorded up to there is repeated, then comes RunContinued, then the rest. On the same machine, versions and
+    number of threads it ends as if it had never been interrupted, to the last bit.
+
+    Raises:
+        ReslabError: at the first step, and with nothing changed: `check` finds something wrong, the store cannot be
+            opened, or the run to be resumed is not there, complete, diverged, running or tampered with, or its images
+            are others now. Later failures end in RunEnded with the status `failed`.
+    """
+    with Store(places.database) as store:
+        recording = _new(job, store, places, trainer) if job.resume is None else _resumed(job, store, places, trainer)
+        with closing(Requests(places.run_folder(recording.run), control)) as requests:
+            yield from recording.events(requests)
+
+
+def _new(job: Job, store: Store, places: Places, trainer: Trainer) -> _Recording:
+    spec = job.spec.replace(dataset=absolute_dataset(job.spec.dataset), weights=absolute_weights(job.spec.weights))
+    check(spec, on_this_machine=trainer.on_this_machine)
+    return _Recording(store, places, trainer, _Tally(store.create_run(spec)), spec, FRESH)
+
+
+def _resumed(job: Job, store: Store, places: Places, trainer: Trainer) -> _Recording:
+    number = job.resume
+    assert number is not None
+    store.settle_lost_runs()
+    details = store.details(number)
+    if (why_not := not_resumable(details)) is not None:
+        raise StoreError(why_not)
+    spec = _moved(RunSpec.from_mapping(details.record.spec), details, job.dataset)
+    found = _from_newest(details.started, store.checkpoints(number), places.run_folder(number))
+    _check_again(number, spec, found.checkpoint is None, trainer.on_this_machine)
+    at = found.position
+    tally = _Tally(number, at.elapsed_s, images=at.images, steps=at.step, train_s=at.train_s)
+    return _Recording(store, places, trainer, tally, spec, found)
+
+
+def _moved(spec: RunSpec, details: RunDetails, dataset: str | None) -> RunSpec:
+    """The run's spec, with its images where they are now."""
+    if dataset is None:
+        return spec
+    if details.started is None:
+        raise StoreError(
+            f"run {details.record.run} ended before it had seen its images, so those of {dataset} cannot be checked; "
+            "train a new run on them"
+        )
+    return spec.replace(dataset=absolute_dataset(dataset))
+
+
+def _check_again(number: int, spec: RunSpec, load_weights: bool, on_this_machine: bool) -> None:
+    try:
+        check(spec, load_weights, on_this_machine)
+    except DatasetError as error:
+        if find_dataset(spec.dataset) is not FOLDER:
+            raise
+        raise DatasetError(f"{error}; if it has moved, reslab resume {number} --dataset folder:PATH") from None
+
+
+def not_resumable(details: RunDetails) -> str | None:
+    """Why a run cannot be resumed, as a sentence; None where it can."""
+    record = details.record
+    match record.status:
+        case "completed":
+            return f"run {record.run} is complete; there is nothing left to train"
+        case "diverged":
+            return f"run {record.run} diverged and would again; train a new run with a lower learning rate"
+        case "running":
+            return f"run {record.run} is still running; reslab stop {record.run} ends it"
+    if details.intact is False:
+        return f"run {record.run} was changed after it had ended, so it cannot go on as itself; train a new run"
+    return None
+
+
+def _from_newest(started: dict[str, Any] | None, recorded: Sequence[WeightsRecord], folder: Path) -> Resume:
+    """From the newest checkpoint that is what was recorded; from the beginning where there never was one.
+
+    Raises:
+        CheckpointError: none of them can be used. To begin anew would throw away what is recorded of the run.
+    """
+    problems = []
+    for weights in recorded:
+        try:
+            found = load_checkpoint(folder / weights.file, weights.sha256)
+            Position.from_dict(found.header)
+            return Resume(started, found, weights.file, weights.sha256)
+        except CheckpointError as error:
+            _log.warning("%s; the one before it is taken", error)
+            problems.append(str(error))
+    if problems:
+        raise CheckpointError(f"no checkpoint to go on from: {problems[0]}; bring the file back, or train a new run")
+    return Resume(started)
+
+
+class _Recording:
+    """One run's rows, from its first event to its last. A resumed run is reopened when all is ready for it: until then
+    its row stays as it is.
+    """
+
+    def __init__(
+        self, store: Store, places: Places, trainer: Trainer, tally: _Tally, spec: RunSpec, resume: Resume
+    ) -> None:
+        self.run = tally.run
+        self._store, self._places, self._trainer = store, places, trainer
+        self._tally, self._spec, self._resume = tally, spec, resume
+        self._is_open, self._has_started = resume.is_fresh, False
+
+    def events(self, requests: Requests) -> Generator[Event, None, None]:
+        ending = Ending("stopped")
+        try:
+            events = self._trainer.train(self.run, self._spec, self._resume, requests.control, self._store)
+            while True:
+                try:
+                    event = next(events)
+                except StopIteration as end:
+                    ending = end.value
+                    break
+                for stored in self._stored(event):
+                    requests.note(stored)
+                    yield stored
+        except Exception as error:
+            ending = Ending("failed", describe_failure(error, self._places, f"run {self.run} failed"))
+        except BaseException:  # closed, or interrupted a second time
+            if self._is_open:
+                self._store.record(self._tally.ended(ending))
+            raise
+        # Out of the except block: until then its traceback holds on to every tensor of the run.
+        if not self._is_open and ending.status == "failed":
+            raise StoreError(str(ending.error))
+        yield self._end(ending)
+
+    def _stored(self, event: Event) -> Iterator[Event]:
+        """What is to be yielded of an event, which is stored by then."""
+        if isinstance(event, RunStarted):
+            if not self._has_started:  # else workers on a cluster begin again
+                self._has_started = True
+                yield from self._begin(event)
+            return
+        self._tally.add(event)
+        self._store.record(event)
+        if isinstance(event, CheckpointSaved):
+            self._remove_others(newer=self._trainer.on_this_machine)
+        yield event
+
+    def _begin(self, event: RunStarted) -> Iterator[Event]:
+        if self._resume.is_fresh:
+            self._store.record(event)
+            yield event
+            return
+        position, before = self._resume.position, self._resume.started
+        self._store.reopen(self.run, position.step, position.epochs_done, position.evaluated, self._spec)
+        remove_stream(self._places.run_folder(self.run))
+        self._is_open = True
+        event = replace(event, notes=tuple((before or {}).get("notes", event.notes)))
+        if before is None:
+            self._store.record(event)
+        yield event
+        for past in self._store.past(self.run):  # which counts here as it did then
+            self._tally.add(past)
+            yield past
+
+    def _end(self, ending: Ending) -> RunEnded:
+        ended = self._tally.ended(ending, self._closing_remarks() if ending.status == "completed" else ())
+        if self._is_open:
+            self._store.record(ended)
+        if ended.status == "completed":
+            self._remove_others()
+        return ended
+
+    def _closing_remarks(self) -> tuple[str, ...]:
+        try:
+            return closing_remarks(self._store.details(self.run))
+        except StoreError:
+            _log.warning("nothing can be said of the figures of run %d", self.run, exc_info=True)
+            return ()
+
+    def _remove_others(self, newer: bool = True) -> None:
+        """Delete the files that the store no longer names, `newer` ones than those included."""
+        named = [weights.file for weights in self._store.checkpoints(self.run)]
+        remove_other_checkpoints(self._places.run_folder(self.run), named, newer)
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What RunEnded needs to know of the events before it."""
+
+    run: int
+    elapsed_before_s: float = 0.0
+    began: float = field(default_factory=time.perf_counter)
+    untrained: Metrics | None = None
+    final: Metrics | None = None
+    images: int = 0
+    steps: int = 0
+    train_s: float = 0.0
+
+    def add(self, event: Event) -> None:
+        if isinstance(event, StepsCompleted):
+            self.images, self.train_s, self.steps = event.images, event.train_s, event.last_step
+        elif isinstance(event, Evaluated) and event.split == "test":
+            if event.moment == "untrained":
+                self.untrained = event.metrics
+            else:
+                self.final = event.metrics
+
+    def ended(self, ending: Ending, remarks: tuple[str, ...] = ()) -> RunEnded:
+        return RunEnded(
+            run=self.run,
+            status=ending.status,
+            untrained=self.untrained,
+            final=self.final,
+            elapsed_s=self.elapsed_before_s + time.perf_counter() - self.began,
+            train_images_per_s=self.images / self.train_s if self.train_s > 0 else None,
+            steps=self.steps,
+            error=None if ending.error is None else safe_text(ending.error),  # SQLite takes no surrogates
+            peak_bytes=ending.peak_bytes,
+            context_bytes=ending.context_bytes,
+            grown_bytes=ending.grown_bytes,
+            remarks=tuple(map(safe_text, remarks)),
+        )
