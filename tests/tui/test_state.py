@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from textual.app import App
+from textual.screen import Screen
 from textual.widget import Widget
 
 from engine.memory.ledger import Ledger
@@ -17,6 +18,7 @@ from engine.spec import RunSpec
 from tests.fakes import ScriptedRun
 from tests.tui.conftest import MakeApp, drawn, until
 from tui.live import LiveRun
+from tui.screens.base import follow
 from tui.screens.train import TrainScreen
 from tui.state import AppState, Cache, Observable, QueueState, Settings, Signal
 from tui.widgets.mode_bar import ModeBar
@@ -84,6 +86,34 @@ async def test_a_subscriber_hears_nothing_after_it_is_unmounted() -> None:
         signal.publish(2)
     signal.publish(3)
     assert heard == [("stays", 1), ("goes", 1), ("stays", 2)]
+
+
+async def test_a_screen_that_was_left_hears_nothing() -> None:
+    signal, heard = Signal[int](), list[int]()
+    app: App[None] = App()
+    async with app.run_test():
+        screen = Screen[None]()
+        await app.push_screen(screen)
+        signal.subscribe(screen, heard.append)
+        signal.publish(1)
+        await app.pop_screen()
+        signal.publish(2)
+    assert heard == [1]
+
+
+async def test_a_screen_that_is_covered_hears_again_once_it_is_seen() -> None:
+    signal, heard = Signal[int](), list[int]()
+    app: App[None] = App()
+    async with app.run_test():
+        below = app.screen
+        follow(below, signal, heard.append)
+        await app.push_screen(Screen())
+        await app.push_screen(Screen())
+        signal.publish(1)
+        await app.pop_screen()
+        await app.pop_screen()
+        signal.publish(2)
+    assert heard == [2]
 
 
 async def test_what_a_subscriber_raises_is_not_swallowed() -> None:
