@@ -48,6 +48,9 @@ def test_the_import_contracts_hold() -> None:
         ("tui/screens/results.py", "import sqlite3", "Screens read"),
         ("tui/app.py", "import engine.launch.recording", "Only the session starts runs"),
         ("engine/launch/detached.py", "import ray", "Ray is known to its own folder alone"),
+        ("tui/state.py", "import tui.screens.train", "The state knows nothing that shows it"),
+        ("tui/screens/train.py", "import tui.app", "Screens know the state and the commands"),
+        ("tui/widgets/bars.py", "import tui.state", "Widgets draw values"),
     ],
 )
 def test_a_broken_wall_is_noticed(file: str, line: str, contract: str, tmp_path: Path) -> None:

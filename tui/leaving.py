@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from queue import SimpleQueue
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING
 from engine.records import HUNG_UP, TERMINATED
 
 if TYPE_CHECKING:
-    from tui.app import ReslabApp
+    from tui.commands import Host
+    from tui.session import Session
+    from tui.state import AppState
 
 _SAVE_S = 60.0  # for a step, a checkpoint and the record's last rows; a service manager kills after 90 s
 _TIDY_S = 5.0  # for the rest
@@ -30,8 +32,10 @@ _REASONS = {signal.SIGHUP: HUNG_UP, signal.SIGTERM: TERMINATED}
 class Leaving:
     """`abandoned` says that a thread is left behind that nothing can stop; `hung_up` that the terminal is gone."""
 
-    def __init__(self, app: ReslabApp) -> None:
+    def __init__(self, app: Host, state: AppState, session: Session) -> None:
         self._app = app
+        self._state = state
+        self._session = session
         self._signals: SimpleQueue[signal.Signals] = SimpleQueue()  # may be put to in a signal handler
         self._left = threading.Event()
         self.begun = False
@@ -60,39 +64,34 @@ class Leaving:
         self._signals.put(signal.SIGHUP)
 
     def _leave_in_time(self) -> None:
-        reason, session, loop = _REASONS.get(self._signals.get()), self._app.session, self._app._loop
+        reason = _REASONS.get(self._signals.get())
         self.begun = True  # before the run can end: the queue's next one must not start
-        session.stop_all(reason)
-        if loop is not None:
-            with suppress(RuntimeError):  # it is closed: the app is being left
-                loop.call_soon_threadsafe(self.leave, reason)
-        session.wait(_SAVE_S)
+        self._session.stop_all(reason)
+        self._app.call_soon(self.leave, reason)
+        self._session.wait(_SAVE_S)
         if not self._left.wait(_TIDY_S):
             os._exit(0)
 
     def leave(self, reason: str | None = None) -> None:
         """Stop the live run, if there is one, and exit when it has ended; `reason` where no person asked."""
-        app = self._app
+        app, live = self._app, self._state.live.value
         self.begun = True
-        if app.session.elsewhere:
-            app.session.stop_all()
+        if self._session.elsewhere:
+            self._session.stop_all()
             app.exit()
             return
         app.stop_run(reason)
-        if app.live is None or app.live.over:
+        if live is None or live.over:
             app.exit()
-        elif app.live.run is None and not app.torch_loaded:  # which nothing can stop; no row yet, nothing to lose
-            self.abandoned = True
+        elif live.run is None and not self._state.torch_loaded.value:  # no row yet, nothing to lose
+            self.abandoned = True  # nothing stops the import
             app.exit()
 
     async def ask(self) -> None:
         """Leave, where a person says so."""
-        from tui.screens.dialogs import Question
-
-        app = self._app
-        question = "A run is live. Stop it and leave? It keeps its figures and weights."
-        if app.session.elsewhere:
-            number = app.live.run if app.live and app.live.run is not None else "RUN"
+        question, live = "A run is live. Stop it and leave? It keeps its figures and weights.", self._state.live.value
+        if self._session.elsewhere:
+            number = live.run if live and live.run is not None else "RUN"
             question = f"The run continues without this window; reslab attach {number} --tui comes back to it. Leave?"
-        if await app.push_screen_wait(Question(question)):
+        if await self._app.ask(question):
             self.leave()

@@ -63,7 +63,7 @@ class Listed:
         return self.record.run
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # ten thousand runs are not compared one by one
 class Listing:
     """All runs, newest first, and the cells that the widest text of each column takes.
 

@@ -1,6 +1,6 @@
-"""What the session's threads tell the app: facts, as typed messages. `post_message` is the one thread-safe way in.
+"""What the session's threads report to the app: facts, as typed messages. `post_message` is the one thread-safe way in.
 
-Those that the app hands on to a screen do not bubble, or they would come back to it.
+Screens see none of them: the app puts into its state what they show.
 """
 
 from __future__ import annotations
@@ -21,13 +21,6 @@ class EventsArrived(Message):
 
     def can_replace(self, message: Message) -> bool:
         return isinstance(message, EventsArrived)
-
-
-class RunMoved(Message, bubble=False):
-    """The live screen has something to draw at once."""
-
-    def can_replace(self, message: Message) -> bool:
-        return isinstance(message, RunMoved)
 
 
 class RunRefused(Message):
@@ -66,7 +59,7 @@ class TorchLoaded(Message):
         self.error = error
 
 
-class GaugesRead(Message, bubble=False):
+class GaugesRead(Message):
     """The gauges as of now, `nodes` those of a cluster's other machines. A newer reading stands for an older one that
     nobody has looked at.
     """
@@ -83,7 +76,7 @@ class GaugesRead(Message, bubble=False):
         return isinstance(message, GaugesRead)
 
 
-class MemoryFreed(Message, bubble=False):
+class MemoryFreed(Message):
     """The free-memory button has done its work."""
 
     def __init__(self, freed: Freed) -> None:

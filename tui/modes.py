@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from textual.screen import Screen
 from textual.theme import Theme
+
+from tui.commands import Commands
+from tui.state import AppState
 
 # Okabe and Ito's colours: told apart by colour-blind eyes (jfly.uni-koeln.de/color, 2008).
 THEME = Theme(
@@ -15,33 +19,31 @@ THEME = Theme(
 )  # fmt: skip
 
 
-def first_screen() -> Screen[Any]:
-    """Set up: the app begins with it, so it is none of `MODES` before."""
+def modes(state: AppState, commands: Commands) -> dict[str, Callable[[], Screen[Any]]]:
+    """What makes the screen of each mode."""
+    makers = {"setup": setup_screen, "train": _train_screen, "results": _results_screen, "compare": _compare_screen}
+    return {mode: partial(make, state, commands) for mode, make in makers.items()}
+
+
+def setup_screen(state: AppState, commands: Commands) -> Screen[Any]:
     from tui.screens.setup import SetupScreen
 
-    return SetupScreen()
+    return SetupScreen(state, commands)
 
 
-def _train_screen() -> Screen[Any]:
+def _train_screen(state: AppState, commands: Commands) -> Screen[Any]:
     from tui.screens.train import TrainScreen
 
-    return TrainScreen()
+    return TrainScreen(state, commands)
 
 
-def _results_screen() -> Screen[Any]:
+def _results_screen(state: AppState, commands: Commands) -> Screen[Any]:
     from tui.screens.results import ResultsScreen
 
-    return ResultsScreen()
+    return ResultsScreen(state, commands)
 
 
-def _compare_screen() -> Screen[Any]:
+def _compare_screen(state: AppState, commands: Commands) -> Screen[Any]:
     from tui.screens.compare import CompareScreen
 
-    return CompareScreen()
-
-
-MODES: dict[str, Callable[[], Screen[Any]]] = {
-    "train": _train_screen,
-    "results": _results_screen,
-    "compare": _compare_screen,
-}
+    return CompareScreen(state, commands)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from engine.errors import ReslabError
@@ -17,24 +18,25 @@ from tui.text import counted
 
 if TYPE_CHECKING:
     from engine.store.store import Store
-    from tui.app import ReslabApp
+    from tui.commands import Host
+    from tui.session import Session
+    from tui.state import AppState, Observable, QueueState
 
 T = TypeVar("T")
 
 
 class Queue:
-    """`waiting` is what the record held when it was last read; `going` says whether it goes on by itself, with all that
-    is not on hold.
+    """`going` says whether it goes on by itself, with all that is not on hold. What the screens show of it is in the
+    app's state.
     """
 
-    def __init__(self, app: ReslabApp, specs: Sequence[RunSpec]) -> None:
-        self.waiting: list[QueueEntry] = []
+    def __init__(self, app: Host, state: AppState, session: Session, specs: Sequence[RunSpec]) -> None:
         self.going = bool(specs)
-        self.done = 0
         self.worst = 0  # exit code of the runs that were carried on a cluster
-        self.begun: list[int] = []  # those runs
         self._app = app
-        self._first = specs[1:] if app.first_spec is not None else specs
+        self._state = state
+        self._session = session
+        self._first = specs[1:] if state.settings.first_spec is not None else specs
         self._taken_in = asyncio.Event()  # what was asked for at the start is in the record
         self._turn = asyncio.Lock()  # whoever takes the next entry
 
@@ -49,48 +51,34 @@ class Queue:
         await self.read()
         if not self.going:
             self._hold_what_waits()
-        if self._app.session.side_by_side and self._first:
+        if self._session.side_by_side and self._first:
             await self._next()
-        if self.waiting and not self.going and self._app.attached is None:
-            from tui.screens.dialogs import Question
-
+        if self.waiting and not self.going and self._state.settings.attached is None:
             wait = "waits" if len(self.waiting) == 1 else "wait"
             text = f"{counted(len(self.waiting), 'run')} {wait} in the queue from the last time. Start the queue?"
-            if await self._app.push_screen_wait(Question(text)):
+            if await self._app.ask(text):
                 self.start()
 
     async def read(self) -> None:
         found = await self._with_store(lambda store: store.waiting())
-        self.waiting = found or []
+        self._shown.value = replace(self._shown.value, waiting=tuple(found or ()))
 
     @property
-    def _on_hold(self) -> frozenset[int]:
-        """Numbers of entries."""
-        return self._app.session.queue.on_hold
-
-    @_on_hold.setter
-    def _on_hold(self, numbers: frozenset[int]) -> None:
-        self._app.session.queue.on_hold = numbers
+    def _shown(self) -> Observable[QueueState]:
+        return self._state.queue
 
     @property
-    def held(self) -> list[QueueEntry]:
-        """What waits and does not run before somebody resumes it."""
-        return [item for item in self.waiting if item.number in self._on_hold]
+    def waiting(self) -> tuple[QueueEntry, ...]:
+        """What the record held when it was last read."""
+        return self._shown.value.waiting
 
-    @property
-    def words(self) -> str:
-        """How many wait, and how many of them on hold; "" where none does."""
-        held = len(self.held)
-        parts = ((len(self.waiting) - held, "waiting"), (held, "on hold"))
-        return ", ".join(f"{number} {what}" for number, what in parts if number)
-
-    @property
-    def hint(self) -> str:
-        """What is on hold, and how it is resumed; "" where nothing is."""
-        return f"{counted(len(self.held), 'run')} on hold: u shows the queue, g resumes it" if self.held else ""
+    def _put_on_hold(self, numbers: frozenset[int]) -> None:
+        """Have these entries on hold, and no others."""
+        self._session.queue.on_hold = numbers
+        self._shown.value = replace(self._shown.value, on_hold=numbers)
 
     def _hold_what_waits(self) -> None:
-        self._on_hold = frozenset(item.number for item in self.waiting)
+        self._put_on_hold(frozenset(item.number for item in self.waiting))
 
     def add(self, specs: Sequence[RunSpec], show: bool = False) -> None:
         """Put specs at the end; with nothing live the first of them starts, and `show` goes to its live screen."""
@@ -100,21 +88,23 @@ class Queue:
         self.going = True  # before the first await: what is added now is no queue "from the last time"
         await self._with_store(lambda store: store.enqueue(specs))
         await self.read()
-        on_hold = f", {len(self.held)} of them on hold" if self.held else ""
-        self._app.tell(f"{counted(len(specs), 'run')} added, {len(self.waiting)} in the queue{on_hold}: u shows it")
-        self._app.show_status()
-        if self._app.session.side_by_side or not self._app.session.live:
+        held = len(self._shown.value.held)
+        on_hold = f", {held} of them on hold" if held else ""
+        self._app.report(f"{counted(len(specs), 'run')} added, {len(self.waiting)} in the queue{on_hold}: u shows it")
+        self._state.update_status()
+        if self._session.side_by_side or not self._session.live:
             await self._next(show)
 
     def start(self) -> None:
         """Go on with the queue: at once, or when the live run has ended."""
-        self.going, self._on_hold = True, frozenset()
-        if self._app.session.side_by_side or not self._app.live or self._app.live.over:
+        self.going = True
+        self._put_on_hold(frozenset())
+        if self._session.side_by_side or not self._state.is_running:
             self._app.run_worker(self._next(), group="queue")
 
     def has_begun(self, run: int) -> None:
         """One more of its runs has begun on the cluster."""
-        self.begun.append(run)
+        self._shown.value = replace(self._shown.value, begun=(*self._shown.value.begun, run))
         self._app.run_worker(self.read(), group="queue")
 
     def has_ended(self, well: bool) -> None:
@@ -125,52 +115,53 @@ class Queue:
     async def _has_ended(self, well: bool) -> None:
         await self.read()
         runs = await self._with_store(lambda store: store.runs())
-        ended = [record.status for record in runs or () if record.run in self.begun]
+        ended = [record.status for record in runs or () if record.run in self._shown.value.begun]
         self.worst = int(any(status in ("failed", "diverged") for status in ended)) if well else 2
         if self.waiting and well:  # added while the last of them ended
             self.going = True
             await self._next()
-        elif not self._app.live or self._app.live.over:
+        elif not self._state.is_running:
             self._app.queue_is_empty()
 
     def hold(self) -> None:
         """Let the live run end, and start none after it of those that wait now."""
         self.going = False
         self._hold_what_waits()
-        self._app.show_status()
+        self._state.update_status()
 
     def go_on(self) -> None:
         """A run has ended: start the next one once nothing is live, if the queue goes on by itself."""
-        self.done += 1
+        self._shown.value = replace(self._shown.value, done=self._shown.value.done + 1)
         self._app.run_worker(self._go_on(), group="queue")
 
     async def _go_on(self) -> None:
-        if self.going and not (self._app.live and self._app.live.stopping):
+        live = self._state.live.value
+        if self.going and not (live and live.stopping):
             await self._next()
         else:
             self.going = False
             await self.read()
             self._hold_what_waits()
-            self._app.show_status()
+            self._state.update_status()
             self._app.queue_is_empty()
 
     async def _next(self, show: bool = False) -> None:
         await self._taken_in.wait()
-        if self._app.session.side_by_side:
+        if self._session.side_by_side:
             await self.read()
             if self.waiting:
-                self._app.session.run_queue()
-            elif not self._app.session.runs_queue:
+                self._session.run_queue()
+            elif not self._session.runs_queue:
                 self._app.queue_is_empty()
             return
         async with self._turn:
-            if self._app.live and not self._app.live.over:  # another one was quicker; when it ends, it is the next turn
+            if self._state.is_running:  # another one was quicker; when it ends, it is the next turn
                 return
             try:
-                turn = await self._app.session.take_turn()
+                turn = await self._session.take_turn()
             except ReslabError as error:
                 turn = None
-                self._app.tell(str(error), "error")
+                self._app.report(str(error), "error")
             if turn is not None:
                 self._app.start_turn(turn, show)
             await self.read()
@@ -189,11 +180,11 @@ class Queue:
         def call() -> T:
             from engine.store.store import Store  # SQLite: the first paint need not wait for it
 
-            with Store(self._app.places.database) as store:
+            with Store(self._state.places.database) as store:
                 return work(store)
 
         try:
             return await asyncio.to_thread(call)
         except ReslabError as error:
-            self._app.tell(str(error), "error")
+            self._app.report(str(error), "error")
             return None

@@ -11,30 +11,21 @@ import asyncio
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
-from textual.app import ScreenStackError
+from textual.app import App, ScreenStackError
 from textual.events import Event
 from textual.message_pump import MessagePump
-from textual.screen import Screen, ScreenResultType
 
-if TYPE_CHECKING:
-    from tui.app import ReslabApp
+from tui.screens.base import ReadingScreen
 
 WITHIN_S = 5.0  # a screen that never comes to rest must not keep the keys for ever
 _ROUNDS = 2  # what a widget tells itself upon a key, it hears in the second
 
 
-class ReadingScreen(Screen[ScreenResultType]):
-    """A screen that keys mean nothing to before it has read what it shows; `filled` says that it has."""
-
-    filled = False
-
-
 class Typed:
     """Keys and pasted texts in their order. `take` says whether one may go on now; else it comes back in its turn."""
 
-    def __init__(self, app: ReslabApp) -> None:
+    def __init__(self, app: App[None]) -> None:
         self._app = app
         self._waiting: deque[Event] = deque()
         self._passed: Event | None = None  # the one whose turn it is

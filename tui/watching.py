@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING
 from engine.errors import ReslabError
 
 if TYPE_CHECKING:
-    from tui.app import ReslabApp
+    from tui.commands import Host
+    from tui.session import Session
+    from tui.state import AppState
 
 
 class Watcher:
-    """Makes such a run the app's live one."""
+    """Makes such a run the live one."""
 
-    def __init__(self, app: ReslabApp) -> None:
+    def __init__(self, app: Host, state: AppState, session: Session) -> None:
         self._app = app
+        self._state = state
+        self._session = session
 
     def watch(self, run: int, show: bool = True, begun: bool = False) -> None:
         """Follow run `run`, or say why it cannot be; `show` goes to its live screen. One that was `begun` for this app
@@ -25,7 +29,7 @@ class Watcher:
 
     def has_begun(self, run: int) -> None:
         """A run of the queue has begun on the cluster; with none to look at, it is that one."""
-        live = self._app.live
+        live = self._state.live.value
         if live is None or live.over:
             self.watch(run, show=self._app.current_mode == "train" or live is None, begun=True)
 
@@ -33,26 +37,26 @@ class Watcher:
         from tui.live import LiveRun
         from tui.record import read_run
 
-        app = self._app
+        app, live = self._app, self._state.live.value
         if self._is_taken():
-            app.tell("a run is live in this window: wait for it, or stop it with s on Train", "warning")
+            app.report("a run is live in this window: wait for it, or stop it with s on Train", "warning")
             return
-        if app.live is None or app.live.run != run or app.live.over:
+        if live is None or live.run != run or live.over:
             try:
-                spec, status = await asyncio.to_thread(read_run, app.places, run)
+                spec, status = await asyncio.to_thread(read_run, self._state.places, run)
             except ReslabError as error:
-                app.tell(str(error), "error")
+                app.report(str(error), "error")
                 return
             if status != "running" and not begun:
-                app.tell(f"run {run} is {status}; enter in Results opens it", "warning")
+                app.report(f"run {run} is {status}; enter in Results opens it", "warning")
                 return
             if self._is_taken():  # begun meanwhile
                 return
-            app.session.follow(run, begun)
-            app.live = LiveRun(spec)
+            self._session.follow(run, begun)
+            self._state.live.value = LiveRun(spec)
         if show:
             app.switch_mode("train")
 
     def _is_taken(self) -> bool:
         """Whether a run lives in this very process."""
-        return self._app.session.live and not self._app.session.elsewhere
+        return self._session.live and not self._session.elsewhere

@@ -101,7 +101,7 @@ async def _visit_results(places: Places) -> dict[str, float]:
     app.session.load_torch = lambda: None  # type: ignore[method-assign]  # torch's import would take its core
     found = {}
     async with app.run_test(size=(120, 36)) as pilot:
-        while app.listing is None:  # the app reads the record at its start, too
+        while app.state.listing.value is None:  # the app reads the record at its start, too
             await pilot.pause(0.02)
 
         async def timed(keys: Sequence[str], done: Callable[[], bool]) -> float:

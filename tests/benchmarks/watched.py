@@ -78,7 +78,7 @@ class Watched(ReslabApp):
             for watched in (number % 2 == 0, number % 2 == 1):
                 speeds[watched] = await self._window(watched)
             pairs.append((speeds[True], speeds[False]))
-        (self.places.home / "pairs.json").write_text(json.dumps(pairs))
+        (self.state.places.home / "pairs.json").write_text(json.dumps(pairs))
         self.stop_run()
 
     async def _window(self, watched: bool) -> float:

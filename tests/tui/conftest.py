@@ -18,6 +18,7 @@ from tests.fakes import GPU_READING, ScriptedRun
 from tests.waiting import WITHIN_S
 from tui.app import ReslabApp
 from tui.messages import GaugesRead
+from tui.screens.train import TrainScreen
 from tui.session import Session
 
 SCREENS = Path(__file__).parent / "screens"
@@ -68,7 +69,7 @@ async def drawn(pilot: Pilot[None]) -> None:
     app = pilot.app
     assert isinstance(app, ReslabApp)
     await pilot.pause()
-    if app.current_mode == "train" and hasattr(app.screen, "redraw"):
+    if isinstance(app.screen, TrainScreen):
         app.screen.redraw()
     if not app.screen.is_modal:  # a worker that waits for an answer waits for long
         await asyncio.wait_for(app.workers.wait_for_complete(), WITHIN_S)

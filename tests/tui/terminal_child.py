@@ -39,7 +39,7 @@ class Child(tui.app.ReslabApp):
             "values": self.get_screen_stack("setup")[0].recipe.values,  # type: ignore[attr-defined]
             "filters": [getattr(field, "value", "") for field in self.screen_stack[0].query("#filter")],
         }
-        (self.places.home / "left.json").write_text(json.dumps(left))
+        (self.state.places.home / "left.json").write_text(json.dumps(left))
         super().exit(*arguments, **more)
 
 

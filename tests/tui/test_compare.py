@@ -53,7 +53,7 @@ async def test_two_marked_runs_are_compared(size: tuple[int, int], make_app: Mak
         await pilot.press("end", "space", "up", "space", "c")
         await drawn(pilot)
         assert app.current_mode == "compare"
-        assert app.compared == (1, 2)
+        assert app.state.compared.value == (1, 2)
         compare_screen(app, "compare")
         await pilot.press("o")
         await drawn(pilot)
@@ -110,7 +110,7 @@ async def test_the_images_on_which_two_runs_differ(make_app: MakeApp) -> None:
 
     def train() -> None:
         for seed in (0, 1):
-            list(Lab(app.places).train(RunSpec("digits", "resnet20", epochs=1, seed=seed)).events())
+            list(Lab(app.state.places).train(RunSpec("digits", "resnet20", epochs=1, seed=seed)).events())
 
     await asyncio.to_thread(train)
     async with app.run_test(size=(120, 36)) as pilot:

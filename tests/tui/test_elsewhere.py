@@ -81,7 +81,7 @@ async def test_from_one_to_another(make_app: MakeApp, carried: Carried, places: 
         app = make_app(attached=carried.run)
         async with app.run_test(size=(120, 36)) as pilot:
             await until(pilot, lambda: app.live and app.live.version == 6)
-            app.watcher.watch(other.run)
+            app.watch_run(other.run)
             await until(pilot, lambda: app.live and app.live.run == other.run and app.live.version == 3)
             assert app.live is not None
             assert app.live.spec.model == "resnet34"
@@ -96,7 +96,7 @@ async def test_what_cannot_be_watched_is_said(make_app: MakeApp, places: Places)
         number = store.create_run(SPEC)
         app = make_app()
         async with app.run_test(size=(120, 36)) as pilot:
-            app.watcher.watch(number)
+            app.watch_run(number)
             await until(pilot, lambda: "belongs to the terminal" in text_of(app))
 
 
@@ -109,7 +109,7 @@ async def test_a_run_that_has_ended_takes_nobody_away(make_app: MakeApp, carried
     app = make_app(attached=carried.run)
     async with app.run_test(size=(120, 36)) as pilot:
         await until(pilot, lambda: app.live and app.live.version == 6)
-        app.watcher.watch(done)
+        app.watch_run(done)
         await until(pilot, lambda: f"run {done} is completed" in told(app))
         assert app.live is not None
         assert (app.live.run, app.live.over) == (carried.run, False)
@@ -128,7 +128,7 @@ async def test_while_a_run_is_live_here_none_is_watched(make_app: MakeApp, carri
     app = make_app(script, specs=[SPEC])
     async with app.run_test(size=(120, 36)) as pilot:
         await until(pilot, lambda: app.live and app.live.version == 5)
-        app.watcher.watch(carried.run)
+        app.watch_run(carried.run)
         await until(pilot, lambda: any("live in this window" in str(note.message) for note in app._notifications))
         assert app.live is not None
         assert app.live.run == 1
@@ -165,7 +165,7 @@ async def test_on_a_cluster_the_queue_is_carried_as_a_whole(
     make_app: MakeApp, places: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     FakeProcess.made = []
-    monkeypatch.setattr("engine.launch.detached.DetachedProcess", FakeProcess)
+    monkeypatch.setattr("tui.session.DetachedProcess", FakeProcess)
     specs = [SPEC.replace(seed=seed) for seed in range(3)]
     app = make_app(specs=specs, cluster=Cluster("10.0.0.5:6379"), exit_when_done=True)
     async with app.run_test(size=(120, 36)) as pilot:

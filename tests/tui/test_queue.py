@@ -180,7 +180,7 @@ async def test_the_queue_as_a_picture(size: tuple[int, int], make_app: MakeApp, 
         await until(pilot, lambda: app.live and app.live.version == 5 and len(app.queue.waiting) == 2)
         await pilot.press("1")
         await drawn(pilot)
-        app.show_status()
+        app.state.update_status()
         await pilot.press("u")
         await until(pilot, lambda: app.focused is not None and app.focused.id == "waiting")
         await drawn(pilot)
@@ -270,7 +270,7 @@ async def test_what_waits_stays_on_hold_while_what_is_added_runs(make_app: MakeA
         await until(pilot, lambda: len(script.specs) == 2 and app.live and app.live.over and not app.session.live)
         await drawn(pilot)
         assert len(script.specs) == 2
-        assert app.queue.words == "2 on hold"
+        assert app.state.queue.value.words == "2 on hold"
 
 
 async def test_one_of_a_thing_is_not_many(make_app: MakeApp) -> None:

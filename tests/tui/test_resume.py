@@ -58,7 +58,7 @@ async def test_other_endings_are_not_offered(make_app: MakeApp, places: Places, 
     record(places, error)
     app = make_app()
     async with app.run_test(size=(120, 36)) as pilot:
-        await until(pilot, lambda: app.listing is not None)
+        await until(pilot, lambda: app.state.listing.value is not None)
         await drawn(pilot)
         assert not isinstance(app.screen, Question)
 

@@ -156,7 +156,8 @@ async def test_looking_at_mistakes(
     monkeypatch.setattr("tui.screens.predict.read_guesses", lambda *arguments: (guesses, images[3]))
     monkeypatch.chdir(places.home.parent)
     app = make_app()
-    app.places = Places(home=Path(places.home.name), data=places.data, cache=places.cache)  # the same path everywhere
+    relative = Places(home=Path(places.home.name), data=places.data, cache=places.cache)  # the same path everywhere
+    app.state.settings = replace(app.state.settings, places=relative)
     async with app.run_test(size=size) as pilot:
         app.open_run(3)
         await drawn(pilot)

@@ -160,7 +160,7 @@ async def test_an_earlier_run_tells_how_long(make_app: MakeApp) -> None:
     from tests.tui.test_screens import SPEC
 
     app = make_app()
-    with Store(app.places.database) as store:
+    with Store(app.state.places.database) as store:
         run = store.create_run(SPEC)
         for event in events_of(SPEC, run):
             store.record(event)
@@ -190,6 +190,22 @@ async def test_the_plan_says_whether_it_fits_once_the_cursor_rests(
         await pilot.press("up", "up")
         await until(pilot, lambda: "fits · resnet18" in text_of(app))
     assert [spec.model for spec in asked] == ["resnet18", "resnet50"]  # what was passed over is not asked for
+
+
+async def test_the_plan_is_forecast_again_once_a_run_is_over(
+    make_app: MakeApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forecasts = iter(("fits not beside a run", "fits now"))
+    monkeypatch.setattr("tui.record.read_forecast", lambda places, ledger, spec: next(forecasts))
+    script = ScriptedRun(hold_at=5)
+    app = make_app(script)
+    async with app.run_test(size=(120, 36)) as pilot:
+        await drawn(pilot)
+        assert app.start_run(RunSpec("digits", "resnet18"), show=False)
+        app.post_message(TorchLoaded(None))
+        await until(pilot, lambda: "fits not beside a run" in text_of(app))
+        script.release.set()
+        await until(pilot, lambda: "fits now" in text_of(app))
 
 
 async def test_r_takes_the_recipe_fast_and_the_defaults_again(make_app: MakeApp) -> None:
@@ -228,13 +244,13 @@ async def test_the_plan_says_how_many_cats_and_dogs_are_there(make_app: MakeApp)
     from tests.engine.test_cats_dogs import pet_images
 
     app = make_app()
-    pet_images(app.places.data / "PetImages", number=10)
+    pet_images(app.state.places.data / "PetImages", number=10)
     async with app.run_test(size=(120, 36)) as pilot:
         await drawn(pilot)
         app.screen.query_one("#datasets", Menu).choose("cats-dogs")
         await until(pilot, lambda: "train 14, test 6" in text_of(app))
         assert "17,500" not in text_of(app)
-        assert f"20 files in {app.places.data / 'PetImages'}"[:60] in text_of(app)
+        assert f"20 files in {app.state.places.data / 'PetImages'}"[:60] in text_of(app)
 
 
 async def test_enter_trains_what_is_marked(make_app: MakeApp) -> None:

@@ -136,7 +136,7 @@ async def test_what_a_run_says_while_the_app_is_left_does_no_harm(make_app: Make
     assert not app.screen_stack
     assert app.session.events
     app.take_events()
-    app.show_status()
+    app.state.update_status()
     assert app.live
     assert app.live.over
 
@@ -282,8 +282,8 @@ async def test_an_unexpected_error_leaves_the_app_standing(make_app: MakeApp) ->
         await pilot.press("enter", "enter")
         await until(pilot, lambda: app.live and app.live.refused)
         assert app.live
-        assert str(app.places.log) in str(app.live.refused)
-        assert "a defect" in app.places.log.read_text()
+        assert str(app.state.places.log) in str(app.live.refused)
+        assert "a defect" in app.state.places.log.read_text()
 
 
 async def test_a_resize_during_a_run_loses_nothing(make_app: MakeApp) -> None:
@@ -354,7 +354,7 @@ async def test_enter_opens_the_tables_of_the_ended_run(make_app: MakeApp) -> Non
     from tui.screens.run import RunScreen
 
     app = make_app()
-    with Store(app.places.database) as store:
+    with Store(app.state.places.database) as store:
         run = store.create_run(RunSpec("digits", "resnet18"))
         for event in events_of(RunSpec("digits", "resnet18"), run):
             store.record(event)

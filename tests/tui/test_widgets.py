@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from textual.app import App, ComposeResult
 from textual.geometry import Size
+from textual.widget import Widget
 
 from engine.text import memory_size
+from tests.fakes import metrics
 from tui.series import Series, envelope, nice_ticks
 from tui.text import aligned, clock, counted, gib
+from tui.widgets.bars import Bar
 from tui.widgets.chart import Chart, Line, align
 from tui.widgets.confusion import ConfusionMap
+from tui.widgets.figures import FiguresTable
+from tui.widgets.mode_bar import ModeBar
 
 floats = st.floats(-1e6, 1e6)
 
@@ -107,6 +115,36 @@ async def test_nothing_is_drawn_anew_without_a_change(monkeypatch: pytest.Monkey
         chart.refresh()
         await pilot.pause()
         assert count == 1
+
+
+class LinesApp(App[None]):
+    def compose(self) -> ComposeResult:
+        yield Bar("bar")
+        yield FiguresTable("figures")
+        yield ModeBar("train")
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        (Bar, lambda widget, value: widget.show("epoch", value, "img/s")),
+        (Bar, lambda widget, value: widget.say(f"ended after {value}")),
+        (FiguresTable, lambda widget, value: setattr(widget, "figures", (metrics(value), None, "now"))),
+        (ModeBar, lambda widget, value: setattr(widget, "status", f"epoch {value}")),
+    ],
+    ids=["share", "sentence", "figures", "status"],
+)
+async def test_a_line_is_drawn_for_a_change_alone(
+    kind: type[Widget], change: Callable[[Any, float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = LinesApp()
+    async with app.run_test(size=(60, 12)) as pilot:
+        widget, draws = app.query_one(kind), list[object]()
+        monkeypatch.setattr(widget, "refresh", lambda *regions, **how: draws.append(how))
+        for value in (0.25, 0.25, 0.5):
+            change(widget, value)
+            await pilot.pause()
+    assert len(draws) == 2
 
 
 @pytest.mark.parametrize("tiny", [Size(3, 2), Size(0, 0), Size(10, 1)])

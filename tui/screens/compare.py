@@ -12,7 +12,6 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.content import Content
-from textual.screen import Screen
 from textual.widgets import Static, TabbedContent, TabPane, Tabs
 
 from engine.analysis.tables import comparison_rows, differing_rows, group_rows
@@ -20,6 +19,7 @@ from engine.errors import ReslabError
 from engine.records import RunDetails
 from engine.text import percent
 from tui.record import read_comparison, read_differences
+from tui.screens.base import LabScreen, follow
 from tui.screens.run import load_into
 from tui.screens.train import epoch_ticks
 from tui.text import plain_content
@@ -33,17 +33,14 @@ if TYPE_CHECKING:
     from engine.analysis.comparison import Comparison
     from engine.analysis.mistakes import Mistake
     from engine.analysis.seeds import GroupVerdict, SeedGroup
-    from tui.app import ReslabApp
 
 # Okabe and Ito's, in the order in which they stand apart best on black; the marker tells the same without colour.
 _COLOURS = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#F0E442", "#D55E00", "#0072B2")
 _MARKERS = "●◆▲■★✚▼"
 
 
-class CompareScreen(Screen[None]):
-    """Shows `app.compared`; reads them anew whenever the screen comes up."""
-
-    app: ReslabApp
+class CompareScreen(LabScreen[None]):
+    """Shows the compared runs; reads them again whenever the screen comes up."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("v", "tab('verdict')", "Verdict", tooltip="the tables and the verdict"),
@@ -76,9 +73,9 @@ class CompareScreen(Screen[None]):
         self._details: Sequence[RunDetails] = ()
         self._comparable = False
         self._images_asked = False
+        follow(self, self.state.compared, lambda runs: self.load())
 
     def on_screen_resume(self) -> None:
-        self.app.show_status()
         self.query_one(Tabs).focus()
         self.load()
 
@@ -87,7 +84,7 @@ class CompareScreen(Screen[None]):
         """Read and compare in another thread: scipy alone takes two seconds to load."""
         self.query_one("#sentences", Static).update(plain_content("comparing …", "dim"))
         try:
-            read = await asyncio.to_thread(read_comparison, self.app.places, self.app.compared)
+            read = await asyncio.to_thread(read_comparison, self.state.places, self.state.compared.value)
         except ReslabError as error:
             self.query_one("#metric-table", Static).update("")
             self.query_one("#sentences", Static).update(plain_content(error))
@@ -140,7 +137,7 @@ class CompareScreen(Screen[None]):
     @work(exclusive=True, group="images")
     async def load_images(self, a: RunDetails, b: RunDetails) -> None:
         gallery, names = self.query_one(Gallery), a.class_names
-        found = await load_into(gallery, self.app.session, lambda *way: read_differences(self.app.places, a, b, *way))
+        found = await load_into(gallery, self.commands, lambda *way: read_differences(self.state.places, a, b, *way))
         if found is None:
             return
         pairs, images = found

@@ -15,7 +15,6 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
-from textual.screen import ModalScreen
 from textual.suggester import Suggester
 from textual.widgets import Input, Static
 
@@ -24,13 +23,15 @@ from engine.errors import ReslabError
 from engine.paths import expand
 from engine.records import RunDetails
 from engine.text import counted, percent, safe_text
+from tui.commands import Commands
 from tui.record import FolderGuesses, read_folder_guesses, read_guesses
+from tui.screens.base import LabDialog
+from tui.state import AppState
 from tui.text import plain_content
 from tui.widgets.gallery import Gallery, Picture
 
 if TYPE_CHECKING:
     from engine.predicting import Guess
-    from tui.app import ReslabApp
 
 _BAR = 16  # cells
 _HELP = "→: complete the path · enter: predict · esc: back"
@@ -59,14 +60,13 @@ def complete_path(typed: str) -> str | None:
     return None if found is None else typed[: len(typed) - len(start)] + found
 
 
-class PredictScreen(ModalScreen[None]):
+class PredictScreen(LabDialog[None]):
     """Stays open for one image after another, until escape."""
 
-    app: ReslabApp
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", "Back")]
 
-    def __init__(self, details: RunDetails) -> None:
-        super().__init__()
+    def __init__(self, state: AppState, commands: Commands, details: RunDetails) -> None:
+        super().__init__(state, commands)
         self._details = details
         self._control = RunControl()
 
@@ -103,15 +103,17 @@ class PredictScreen(ModalScreen[None]):
             verdict.add_class("wrong")
 
     async def _look_at(self, file: Path) -> None:
-        session, details = self.app.session, self._details
-        guesses, pixels = await session.aside(lambda: read_guesses(session.places, details, file, session.ledger))
+        state, details = self.state, self._details
+        guesses, pixels = await self.commands.run_in_thread(
+            lambda: read_guesses(state.places, details, file, state.ledger)
+        )
         self._show([Picture(pixels, (file.name, ""))], guess_lines(guesses), folder=False)
         self.query_one("#verdict", Static).update(_HELP)
 
     async def _look_through(self, folder: Path) -> None:
-        session, details, control = self.app.session, self._details, self._control
-        found = await session.aside(
-            lambda: read_folder_guesses(session.places, details, folder, session.ledger, self._tell, control)
+        state, details, control = self.state, self._details, self._control
+        found = await self.commands.run_in_thread(
+            lambda: read_folder_guesses(state.places, details, folder, state.ledger, self._tell, control)
         )
         pictures = [
             Picture(pixels, (f"{guesses[0].class_name} {percent(guesses[0].confidence, 1)}", name))

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
-from textual.screen import ModalScreen
 from textual.widgets import Static
 
+from tui.screens.base import LabDialog, follow
 from tui.text import counted, plain_content
 from tui.widgets.key_bar import KeyBar
 from tui.widgets.menu import Menu, Row
 
-if TYPE_CHECKING:
-    from tui.app import ReslabApp
 
-
-class QueueScreen(ModalScreen[None]):
-    """Reads the queue's own list twice a second, so that it follows what starts and ends meanwhile."""
-
-    app: ReslabApp
+class QueueScreen(LabDialog[None]):
+    """Follows the queue and the live run."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("K,shift+up", "move(-1)", "Up", tooltip="let it run earlier", key_display="K"),
@@ -40,14 +35,16 @@ class QueueScreen(ModalScreen[None]):
 
     def on_mount(self) -> None:
         self.redraw()
-        self.set_interval(0.5, self.redraw)
+        follow(self, self.state.queue, lambda queue: self.redraw())
+        follow(self, self.state.live, lambda live: self.redraw())
+        follow(self, self.state.run_changed, lambda live: self.redraw())
 
     def redraw(self) -> None:
-        queue, live = self.app.queue, self.app.live
+        queue, live = self.state.queue.value, self.state.live.value
         running = f"{live.spec.model} on {live.spec.dataset}, {live.state}" if live and not live.over else "nothing"
         resume = " · g resumes" if queue.held else ""
         text = f"{queue.done} done, running: {running}\n{queue.words or 'nothing waits'}{resume}"
-        if self.app.session.side_by_side:
+        if self.state.settings.side_by_side:
             text = (
                 f"{len(queue.begun)} begun on the cluster, watching: {running}\n{len(queue.waiting)} waiting for room"
             )
@@ -77,27 +74,28 @@ class QueueScreen(ModalScreen[None]):
         if not menu.ids:  # they are still being read
             return
         number = int(menu.chosen)
-        self.app.queue.change(lambda store: store.move_waiting(number, by))
+        self.commands.queue.change(lambda store: store.move_waiting(number, by))
 
     def action_remove(self) -> None:
         menu = self.query_one(Menu)
         if not menu.ids:
             return
         number = int(menu.chosen)
-        self.app.queue.change(lambda store: store.remove_waiting(number))
+        self.commands.queue.change(lambda store: store.remove_waiting(number))
 
     def action_start(self) -> None:
-        self.app.queue.start()
+        self.commands.queue.start()
 
     def action_hold(self) -> None:
-        self.app.queue.hold()
+        self.commands.queue.hold()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        queue = self.state.queue.value
         if action in ("move", "remove"):
-            return bool(self.app.queue.waiting) or None
+            return bool(queue.waiting) or None
         if action == "start":
-            return bool(self.app.queue.held) or None
+            return bool(queue.held) or None
         if action == "hold":
-            running = len(self.app.queue.waiting) > len(self.app.queue.held)
-            return (running and not self.app.session.side_by_side) or None
+            running = len(queue.waiting) > len(queue.held)
+            return (running and not self.state.settings.side_by_side) or None
         return True

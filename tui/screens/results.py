@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from textual import on, work
 from textual.app import ComposeResult
@@ -11,17 +11,16 @@ from textual.binding import Binding, BindingType
 from textual.widgets import Static
 
 from engine.errors import ReslabError
+from tui.commands import Commands
 from tui.listing import EMPTY, LEFT, TITLES, Listed, Listing, arrange
 from tui.record import delete_run, export
+from tui.screens.base import ReadingScreen, follow
+from tui.state import AppState
 from tui.text import counted, plain_content
-from tui.typed import ReadingScreen
 from tui.widgets.field import Field
 from tui.widgets.key_bar import KeyBar
 from tui.widgets.mode_bar import ModeBar
 from tui.widgets.table import Table
-
-if TYPE_CHECKING:
-    from tui.app import ReslabApp
 
 
 class _Runs(Table):
@@ -31,8 +30,6 @@ class _Runs(Table):
 
 
 class ResultsScreen(ReadingScreen[None]):
-    app: ReslabApp
-
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("space", "mark", "Mark", tooltip="mark the run for a comparison, or take the mark away"),
         Binding("c", "compare", "Compare", tooltip="compare the marked runs"),
@@ -46,8 +43,8 @@ class ResultsScreen(ReadingScreen[None]):
         Binding("escape", "unfilter", "Clear filter", show=False),
     ]
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, state: AppState, commands: Commands) -> None:
+        super().__init__(state, commands)
         self._listing: Listing = EMPTY
         self._sort_by, self._reverse = 0, True
         self._marked: list[int] = []
@@ -62,9 +59,9 @@ class ResultsScreen(ReadingScreen[None]):
 
     def on_mount(self) -> None:
         self._table.focus()
+        follow(self, self.state.listing, self._show)
 
     def on_screen_resume(self) -> None:
-        self.app.show_status()
         self.load()
 
     @property
@@ -78,17 +75,19 @@ class ResultsScreen(ReadingScreen[None]):
     @work(exclusive=True, group="load")
     async def load(self) -> None:
         """Show what is known, then read the record anew."""
-        if self.app.listing is not None:
-            self._listing = self.app.listing
+        if self.state.listing.value is not None:
+            self._listing = self.state.listing.value
             self._fill()
         try:
-            found = await self.app.read_listing()
+            found = await self.commands.read_listing()
         except ReslabError as error:
-            self.app.tell(str(error), "error")
+            self.commands.report(str(error), "error")
             found = self._listing
-        if self.filled and found is self._listing:
-            return
-        self._listing = found
+        if not (self.filled and found is self._listing):
+            self._show(found)
+
+    def _show(self, listing: Listing | None) -> None:
+        self._listing = listing or EMPTY
         known = {listed.run for listed in self._listing.runs}
         self._marked = [run for run in self._marked if run in known]
         self._fill()
@@ -122,7 +121,7 @@ class ResultsScreen(ReadingScreen[None]):
     @on(Table.Selected)
     def _open(self) -> None:
         if self._table.chosen is not None:
-            self.app.open_run(self._table.chosen)
+            self.commands.open_run(self._table.chosen)
 
     @on(Table.HeaderSelected)
     def _sort_by_click(self, event: Table.HeaderSelected) -> None:
@@ -149,7 +148,7 @@ class ResultsScreen(ReadingScreen[None]):
         self._table.action_cursor(1)
 
     def action_compare(self) -> None:
-        self.app.compare(sorted(self._marked))
+        self.commands.compare(sorted(self._marked))
 
     def action_filter(self) -> None:
         self._field.display = True
@@ -172,25 +171,23 @@ class ResultsScreen(ReadingScreen[None]):
     def action_resume(self) -> None:
         record = next((listed.record for listed in self._listing.runs if listed.run == self._table.chosen), None)
         if record is not None:
-            self.app.resume_run(record)
+            self.commands.resume_run(record)
 
     def action_watch(self) -> None:
         if self._table.chosen is not None:
-            self.app.watcher.watch(self._table.chosen)
+            self.commands.watch_run(self._table.chosen)
 
     @work
     async def action_delete(self) -> None:
-        from tui.screens.dialogs import Question
-
         run = self._table.chosen
-        if run is None or not await self.app.push_screen_wait(
-            Question(f"Delete run {run} with its figures and weights? It cannot be brought back.")
+        if run is None or not await self.commands.ask(
+            f"Delete run {run} with its figures and weights? It cannot be brought back."
         ):
             return
         try:
-            await asyncio.to_thread(delete_run, self.app.places, run)
+            await asyncio.to_thread(delete_run, self.state.places, run)
         except ReslabError as error:
-            self.app.tell(str(error), "error")
+            self.commands.report(str(error), "error")
         self.load()
 
     @work
@@ -198,10 +195,10 @@ class ResultsScreen(ReadingScreen[None]):
         run = self._table.chosen
         if run is not None:
             try:
-                folder = await asyncio.to_thread(export, self.app.places, run)
-                self.app.tell(f"run {run} written to {folder}")
+                folder = await asyncio.to_thread(export, self.state.places, run)
+                self.commands.report(f"run {run} written to {folder}")
             except ReslabError as error:
-                self.app.tell(str(error), "error")
+                self.commands.report(str(error), "error")
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         if action in ("delete", "export", "sort", "filter", "mark", "resume", "watch"):

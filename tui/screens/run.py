@@ -12,7 +12,6 @@ from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
-from textual.screen import Screen
 from textual.widgets import DataTable, Static, TabbedContent, TabPane, Tabs
 
 from engine.analysis.remarks import remarks_on
@@ -22,9 +21,12 @@ from engine.errors import ReslabError
 from engine.progress import Progress
 from engine.records import RunDetails
 from engine.text import percent, safe_text
+from tui.commands import Commands
 from tui.record import export, read_mistakes, read_opened
+from tui.screens.base import LabScreen, follow
 from tui.screens.predict import PredictScreen
 from tui.screens.train import TEST_COLOUR, TRAIN_COLOUR, VAL_COLOUR, epoch_ticks
+from tui.state import AppState
 from tui.text import aligned, counted, plain_content
 from tui.widgets.chart import Chart, Line, align
 from tui.widgets.confusion import ConfusionMap
@@ -35,14 +37,10 @@ from tui.widgets.mode_bar import ModeBar
 
 if TYPE_CHECKING:
     from engine.control import Control
-    from tui.app import ReslabApp
-    from tui.session import Session
 
 
-class RunScreen(Screen[None]):
+class RunScreen(LabScreen[None]):
     """Reads everything once and shows it under tabs; left and right change them."""
-
-    app: ReslabApp
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("left,h", "tab(-1)", "Tab", key_display="←→", tooltip="the tab before or after this one"),
@@ -57,8 +55,8 @@ class RunScreen(Screen[None]):
         Binding("escape,backspace", "back", "Back", tooltip="back to the tabs, then to the list"),
     ]
 
-    def __init__(self, run: int) -> None:
-        super().__init__()
+    def __init__(self, state: AppState, commands: Commands, run: int) -> None:
+        super().__init__(state, commands)
         self.run = run
         self._details: RunDetails | None = None
         self._cell: tuple[int, int] | None = None
@@ -90,17 +88,17 @@ class RunScreen(Screen[None]):
     def on_mount(self) -> None:
         align(*self.query(Chart))
         self.query_one(Tabs).focus()
+        follow(self, self.state.listing, lambda listing: self.load())  # it may be this run that has ended
 
     def on_screen_resume(self) -> None:
-        self.app.show_status()
         self.load()
 
     @work(exclusive=True, group="load")
     async def load(self) -> None:
         try:
-            details, left_out = await asyncio.to_thread(read_opened, self.app.places, self.run)
+            details, left_out = await asyncio.to_thread(read_opened, self.state.places, self.run)
         except ReslabError as error:
-            self.app.tell(str(error), "error")
+            self.commands.report(str(error), "error")
             if self.is_current:
                 self.app.pop_screen()
             return
@@ -123,7 +121,7 @@ class RunScreen(Screen[None]):
             + _reading_help(details)
         )
         lines = [
-            f"{name:<10} {safe_text(value)}" for name, value in facts(details, self.app.places.run_folder(self.run))
+            f"{name:<10} {safe_text(value)}" for name, value in facts(details, self.state.places.run_folder(self.run))
         ]
         lines += ["", *(f"{name:<17} {safe_text(value)}" for name, value in setting_rows(record.spec))]
         self.query_one("#facts", Static).update("\n".join(lines))
@@ -151,7 +149,7 @@ class RunScreen(Screen[None]):
         if left_out is None:
             words.update("this dataset is no folder of image files")
             return
-        manifest = self.app.places.run_folder(self.run) / MANIFEST_NAME
+        manifest = self.state.places.run_folder(self.run) / MANIFEST_NAME
         number = counted(len(left_out), "file") if left_out else "no file"
         words.update(plain_content(f"{number} left out; every file with its hash and split: {manifest}"))
         first, *rest = aligned(
@@ -207,7 +205,7 @@ class RunScreen(Screen[None]):
             text += ", most confident first · m: all mistakes"
         self.query_one("#which", Static).update(plain_content(text))
         found = await load_into(
-            gallery, self.app.session, lambda *way: read_mistakes(self.app.places, details, cell, *way)
+            gallery, self.commands, lambda *way: read_mistakes(self.state.places, details, cell, *way)
         )
         if found is not None:
             mistakes, images = found
@@ -219,7 +217,7 @@ class RunScreen(Screen[None]):
 
     def action_predict(self) -> None:
         if self._details is not None:
-            self.app.push_screen(PredictScreen(self._details))
+            self.app.push_screen(PredictScreen(self.state, self.commands, self._details))
 
     def action_back(self) -> None:
         tabs = self.query_one(Tabs)
@@ -256,17 +254,17 @@ class RunScreen(Screen[None]):
     @work
     async def action_export(self) -> None:
         try:
-            folder = await asyncio.to_thread(export, self.app.places, self.run)
-            self.app.tell(f"run {self.run} written to {folder}")
+            folder = await asyncio.to_thread(export, self.state.places, self.run)
+            self.commands.report(f"run {self.run} written to {folder}")
         except ReslabError as error:
-            self.app.tell(str(error), "error")
+            self.commands.report(str(error), "error")
 
 
 T = TypeVar("T")
 
 
 async def load_into(
-    gallery: Gallery, session: Session, read: Callable[[Callable[[Progress], None], Control], T]
+    gallery: Gallery, commands: Commands, read: Callable[[Callable[[Progress], None], Control], T]
 ) -> T | None:
     """Call `read` in another thread, for images may have to be decoded first, with its progress in the gallery's place.
 
@@ -286,7 +284,7 @@ async def load_into(
         gallery.app.call_later(lambda: gallery.show((), text) if loading else None)
 
     try:
-        return await session.aside(lambda: read(tell, control))
+        return await commands.run_in_thread(lambda: read(tell, control))
     except ReslabError as error:
         gallery.call_later(gallery.show, (), safe_text(error))
         return None

@@ -11,7 +11,6 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 from textual.content import Content
-from textual.screen import Screen
 from textual.timer import Timer
 from textual.widgets import Static
 
@@ -21,15 +20,18 @@ from engine.data.survey import published
 from engine.errors import SpecError
 from engine.settings import Value, settings_of
 from engine.spec import RunSpec
+from tui.commands import Commands
+from tui.screens.base import LabScreen, follow
 from tui.screens.plan import marked_lines, plan_lines
-from tui.text import millions, plain_content
+from tui.state import AppState
+from tui.text import estimate_text, millions, plain_content
 from tui.widgets.key_bar import KeyBar
 from tui.widgets.menu import Menu, Row
 from tui.widgets.mode_bar import ModeBar
 from tui.widgets.recipe import RecipeForm
 
 if TYPE_CHECKING:
-    from tui.app import ReslabApp
+    from tui.live import LiveRun  # numpy
 
 _YOUR_FOLDER = "your folder …"
 _MORE = "more …"
@@ -62,10 +64,8 @@ class _Models(Menu):
             self.mark()
 
 
-class SetupScreen(Screen[None]):
+class SetupScreen(LabScreen[None]):
     """Three panes and, below them, what will run."""
-
-    app: ReslabApp
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("tab", "app.focus_next", "Pane", show=False, tooltip="go to the next pane"),
@@ -78,8 +78,8 @@ class SetupScreen(Screen[None]):
         Binding("s", "small_stem", "Stem", tooltip="the 7×7/2 stem with pool, or 3×3/1 without"),
     ]
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, state: AppState, commands: Commands) -> None:
+        super().__init__(state, commands)
         self._folders: list[str] = []
         self._more: list[str] = []
         self._resting: Timer | None = None
@@ -99,12 +99,16 @@ class SetupScreen(Screen[None]):
 
     def on_mount(self) -> None:
         self.query_one("#datasets", Menu).focus()
-        if self.app.first_spec is not None:
-            self.show_spec(self.app.first_spec)
+        if self.state.settings.first_spec is not None:
+            self.show_spec(self.state.settings.first_spec)
+        follow(self, self.state.listing, lambda listing: self.show_plan())
+        follow(self, self.state.torch_loaded, lambda loaded: self.show_plan())
+        follow(self, self.state.forecasts, lambda forecast: self.show_plan())
+        follow(self, self.state.surveys, lambda survey: self.show_plan())
+        follow(self, self.state.run_changed, self._run_changed)
 
     def on_screen_resume(self) -> None:
-        self.app.show_status()
-        self.app.surveys.clear()  # files may have come or gone meanwhile
+        self.state.surveys.clear()  # files may have come or gone meanwhile
         self.show_plan()
 
     @property
@@ -132,6 +136,10 @@ class SetupScreen(Screen[None]):
     def _highlighted(self) -> None:
         self.show_plan()
 
+    def _run_changed(self, live: LiveRun) -> None:
+        if live.over:  # its memory is free again: earlier forecasts are out of date
+            self.show_plan()
+
     @on(RecipeForm.Changed)
     def _recipe_changed(self) -> None:
         self.show_plan()
@@ -154,9 +162,9 @@ class SetupScreen(Screen[None]):
 
     def _train(self) -> None:
         try:
-            self.app.start_run(RunSpec(self.dataset, self.model, **self.recipe.values))  # type: ignore[arg-type]
+            self.commands.start_run(RunSpec(self.dataset, self.model, **self.recipe.values))  # type: ignore[arg-type]
         except SpecError as error:
-            self.app.tell(str(error), "error")
+            self.commands.report(str(error), "error")
 
     def action_add(self) -> None:
         self._add(1)
@@ -187,7 +195,7 @@ class SetupScreen(Screen[None]):
         chosen, architectures = self._pairs
         if not chosen or not architectures:
             what = "an architecture" if chosen else "a dataset"
-            self.app.tell(f"choose {what} first: enter on the last row asks for more", "warning")
+            self.commands.report(f"choose {what} first: enter on the last row asks for more", "warning")
             return []
         from engine.combinations import combine
 
@@ -197,11 +205,11 @@ class SetupScreen(Screen[None]):
         try:
             self._queue(self._specs(num_seeds), show)
         except SpecError as error:
-            self.app.tell(str(error), "error")
+            self.commands.report(str(error), "error")
 
     def _queue(self, specs: list[RunSpec], show: bool = False) -> None:
         if specs:
-            self.app.queue.add(specs, show)
+            self.commands.queue.add(specs, show)
             for menu in self._menus:
                 menu.unmark_all()
             self.show_plan()
@@ -226,11 +234,11 @@ class SetupScreen(Screen[None]):
             asked = self._specs()
             specs = list(dict.fromkeys(spec for one in asked for spec in with_twin(one)))
         except SpecError as error:
-            self.app.tell(str(error), "error")
+            self.commands.report(str(error), "error")
             return
         alone = list(dict.fromkeys(spec.model for spec in asked if len(with_twin(spec)) == 1))
         if alone:
-            self.app.tell(
+            self.commands.report(
                 f"{', '.join(alone)} has no twin without shortcuts; resnet18, 34, 50 and the CIFAR family have one"
             )
         if len(alone) < len({spec.model for spec in asked}):
@@ -243,7 +251,7 @@ class SetupScreen(Screen[None]):
 
         name = await self.app.push_screen_wait(Choice("The report's experiments, one choice each:", PRESETS))
         if name is not None:
-            self.app.queue.add(find_preset(name, {}).specs)
+            self.commands.queue.add(find_preset(name, {}).specs)
 
     def action_small_stem(self) -> None:
         stem = "imagenet" if self.recipe.values["stem"] == "small" else "small"
@@ -258,7 +266,7 @@ class SetupScreen(Screen[None]):
         is_fast = all(self.recipe.values[name] == value for name, value in fast.items())
         defaults = {name: _RECIPE[name].default for name in fast}
         self.recipe.set_values(defaults if is_fast else dict(fast))
-        self.app.tell("recipe: defaults" if is_fast else "recipe: fast, one epoch of one-cycle")
+        self.commands.report("recipe: defaults" if is_fast else "recipe: fast, one epoch of one-cycle")
         self.show_plan()
 
     @work
@@ -327,16 +335,16 @@ class SetupScreen(Screen[None]):
             spec = RunSpec(self.dataset, self.model, **self.recipe.values)  # type: ignore[arg-type]
         except SpecError as error:  # a recipe that another architecture took
             return [plain_content(str(error), "$warning")]
-        found = self.app.surveys.get(_survey_key(spec))
+        found = self.state.surveys.get(_survey_key(spec))
         if isinstance(found, str):
             return [plain_content(found, "$warning")]
         if found is None and published(spec) is None:
             self._ask_for_survey(spec)
-        lines = plan_lines(spec, self.app.estimate(spec), found)
-        if self.app.session.cluster is not None and len(lines) > 1:
-            lines.insert(2, plain_content(self.app.session.cluster.words))
-        elif self.app.torch_loaded and len(lines) > 1:  # a single line says that the network cannot take such images
-            known = self.app.forecasts.get(spec)
+        lines = plan_lines(spec, estimate_text(spec, self.state.records), found)
+        if self.state.settings.cluster is not None and len(lines) > 1:
+            lines.insert(2, plain_content(self.state.settings.cluster.words))
+        elif self.state.torch_loaded.value and len(lines) > 1:  # a single line: the network cannot take such images
+            known = self.state.forecasts.get(spec)
             lines.insert(2, plain_content(known or "memory …", "" if known else "dim"))
             if known is None:
                 self._ask_for_forecast(spec)
@@ -352,24 +360,23 @@ class SetupScreen(Screen[None]):
     async def _survey(self, spec: RunSpec) -> None:
         from tui.record import read_survey
 
-        session = self.app.session
-        self.app.surveys[_survey_key(spec)] = await session.aside(lambda: read_survey(session.places, spec))
-        self.show_plan()
+        found = await self.commands.run_in_thread(lambda: read_survey(self.state.places, spec))
+        self.state.surveys.add(_survey_key(spec), found)
 
     def _ask_for_forecast(self, spec: RunSpec) -> None:
         """After the cursor has rested for a moment, in another thread."""
         if self._resting is not None:
             self._resting.stop()
-        rest_s = _REST_BESIDE_A_RUN_S if self.app.session.live else _REST_S
+        rest_s = _REST_BESIDE_A_RUN_S if self.state.is_running else _REST_S
         self._resting = self.set_timer(rest_s, partial(self._forecast, spec))
 
     @work(exclusive=True, group="forecast")
     async def _forecast(self, spec: RunSpec) -> None:
         from tui.record import read_forecast  # SQLite: the first paint need not wait for it
 
-        session = self.app.session
-        self.app.forecasts[spec] = await session.aside(lambda: read_forecast(session.places, session.ledger, spec))
-        self.show_plan()
+        state = self.state
+        found = await self.commands.run_in_thread(lambda: read_forecast(state.places, state.ledger, spec))
+        state.forecasts.add(spec, found)
 
 
 def _survey_key(spec: RunSpec) -> tuple[object, ...]:

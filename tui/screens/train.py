@@ -9,17 +9,18 @@ from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
-from textual.content import Content
-from textual.screen import Screen
+from textual.reactive import reactive, var
 from textual.widgets import Button, Static
 
 from engine.analysis.tables import duration
 from engine.memory.freeing import Freed
 from engine.text import memory_size
+from tui.commands import Commands
 from tui.live import LiveRun
-from tui.messages import GaugesRead, MemoryFreed, RunMoved
 from tui.pace import Pace
+from tui.screens.base import LabScreen, follow
 from tui.series import Series
+from tui.state import AppState
 from tui.text import clock, plain_content
 from tui.widgets.bars import Bar, Title
 from tui.widgets.chart import Chart, Line, align
@@ -30,19 +31,22 @@ from tui.widgets.memory import MemoryStrip
 from tui.widgets.mode_bar import ModeBar
 
 if TYPE_CHECKING:
-    from tui.app import ReslabApp
+    from tui.messages import GaugesRead
 
 TRAIN_COLOUR, TEST_COLOUR, VAL_COLOUR, TWIN_COLOUR = "#56B4E9", "#E69F00", "#009E73", "#CC79A7"  # Okabe and Ito
 
 
-class TrainScreen(Screen[None]):
-    """Looks at the app's live run at a pace that the training hardly feels, and draws only what has changed.
+class TrainScreen(LabScreen[None]):
+    """Looks at the live run at a pace that the training hardly feels, and draws only what has changed.
 
     A key, an evaluation and the end are drawn at once.
     """
 
-    app: ReslabApp
     AUTO_FOCUS = ""
+    seen: var[tuple[object, ...]] = var((), init=False)
+    """What decides how the screen looks."""
+    stage: reactive[tuple[object, ...]] = reactive((), repaint=False, bindings=True, init=False)
+    """What decides which keys do something."""
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("p", "pause", "Pause/resume", tooltip="pause the run, or let it go on"),
         Binding("s", "stop", "Stop", tooltip="stop the run; it keeps its figures and its weights"),
@@ -71,15 +75,16 @@ class TrainScreen(Screen[None]):
         yield FiguresTable("figures")
         yield KeyBar()
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._drawn: tuple[object, ...] = ()
-        self._could: tuple[object, ...] = ()
+    def __init__(self, state: AppState, commands: Commands) -> None:
+        super().__init__(state, commands)
         self._pace = Pace()
 
     def on_mount(self) -> None:
         align(*self.query(Chart))
         self.query_one("#memory").border_title = "Memory"
+        follow(self, self.state.run_changed, lambda live: self.redraw())
+        self.state.gauges.subscribe(self, self._keep_gauges)
+        self.state.freed.subscribe(self, self._show_freed)
         self._look()
 
     def _look(self) -> None:
@@ -92,53 +97,44 @@ class TrainScreen(Screen[None]):
         self.redraw()
 
     def on_resize(self) -> None:
-        self._drawn = ()
-
-    @on(RunMoved)
-    def _moved(self) -> None:
-        self.redraw()
+        self.set_reactive(TrainScreen.seen, ())  # the next look draws
 
     def on_key(self) -> None:
         self.redraw()
 
     @property
     def live(self) -> LiveRun | None:
-        return self.app.live
+        return self.state.live.value
 
     def redraw(self) -> None:
         """Bring the screen up to the live run, unless it is already, or nobody looks."""
         if not self.is_current:
             return
-        self.app.take_events()
-        if self._drawn == (key := self._key()):
-            return
-        self._drawn = key
+        self.commands.take_events()
+        live = self.live
+        moved = (live.version, live.stopping, live.pausing) if live else ()
+        others = (id(self.state.gauges.value), self.size, self.state.queue.value.words, self.has_class("gradients"))
+        self.seen = (id(live), *moved, *others)
+
+    def watch_seen(self) -> None:
         began = time.thread_time()
         self._draw()
         self.call_after_refresh(lambda: self._pace.drew(time.thread_time() - began))
 
     def _draw(self) -> None:
         live = self.live
-        could = (live, live and (live.over, live.stopping, live.ended))
-        if could != self._could:
-            self._could = could
-            self.refresh_bindings()
-        self.app.show_status()
-        self.query_one("#title", Title).show(_title(live, self.app.queue.hint))
-        if self.app.gauges is not None:
-            self.query_one(MemoryStrip).show(self.app.gauges.reading, self.app.gauges.holdings, self.app.gauges.nodes)
+        self.stage = (live, live and (live.over, live.stopping, live.ended))
+        self.state.update_status()
+        self.query_one("#title", Title).text = _title(live, self.state.queue.value.hint)
+        if (gauges := self.state.gauges.value) is not None:
+            self.query_one(MemoryStrip).show(gauges.reading, gauges.holdings, gauges.nodes)
         if live is None:
             return
         self._draw_charts(live)
         self._draw_bars(live)
         if self.has_class("gradients"):
             self._draw_gradients(live)
-        self.query_one(FiguresTable).show(live.untrained, live.latest, live.latest_name)
-
-    def _key(self) -> tuple[object, ...]:
-        live = self.live
-        moved = (live.version, live.stopping, live.pausing) if live else ()
-        return (id(live), *moved, id(self.app.gauges), self.size, self.app.queue.words)
+        self.query_one(FiguresTable).figures = (live.untrained, live.latest, live.latest_name)
 
     def _draw_charts(self, live: LiveRun) -> None:
         x_max = max(live.num_steps, 1)
@@ -157,7 +153,7 @@ class TrainScreen(Screen[None]):
         epoch_bar, run_bar = self.query_one("#epoch-bar", Bar), self.query_one("#run-bar", Bar)
         if live.over:
             epoch_bar.say(_ending(live))
-            run_bar.say(self.app.queue.hint or "enter: results · 1: set up another run · 3: all runs")
+            run_bar.say(self.state.queue.value.hint or "enter: results · 1: set up another run · 3: all runs")
             return
         speed = f"{live.images_per_s:,.0f} img/s" if live.images_per_s else ""
         if live.paused:
@@ -170,16 +166,15 @@ class TrainScreen(Screen[None]):
         left = "" if live.paused else f"{clock(live.run_left_s)} left"
         run_bar.show(f"run   step {live.step:,}/{live.num_steps:,}", live.run_share, left)
 
-    @on(GaugesRead)
-    def _keep_gauges(self, message: GaugesRead) -> None:
+    def _keep_gauges(self, gauges: GaugesRead | None) -> None:
         """Remember them for the history; where a run is live they are drawn with the rest."""
-        self.query_one(MemoryStrip).remember(message.reading, message.nodes)
-        if self.is_current and (self.live is None or self.live.over):
+        if gauges is not None:
+            self.query_one(MemoryStrip).remember(gauges.reading, gauges.nodes)
+        if self.is_current and not self.state.is_running:
             self.redraw()
 
-    @on(MemoryFreed)
-    def _show_freed(self, message: MemoryFreed) -> None:
-        self.query_one("#freed", Static).update(plain_content(freed_text(message.freed)))
+    def _show_freed(self, freed: Freed) -> None:
+        self.query_one("#freed", Static).update(plain_content(freed_text(freed)))
 
     @on(Button.Pressed, "#free")
     def _free_pressed(self) -> None:
@@ -188,16 +183,16 @@ class TrainScreen(Screen[None]):
 
     def action_free(self) -> None:
         self.query_one("#freed", Static).update(plain_content("freeing …"))
-        self.app.session.free_memory()
+        self.commands.free_memory()
 
     @work
     async def action_choose_free(self) -> None:
         from tui.screens.dialogs import FreeQuestion
 
-        numbers = await self.app.push_screen_wait(FreeQuestion(self.app.session.ledger.holdings()))
+        numbers = await self.app.push_screen_wait(FreeQuestion(self.state.ledger.holdings()))
         if numbers is not None:
             self.query_one("#freed", Static).update(plain_content("freeing …"))
-            self.app.session.free_memory(numbers)
+            self.commands.free_memory(numbers)
 
     def _draw_gradients(self, live: LiveRun) -> None:
         twin = live.twin
@@ -212,28 +207,22 @@ class TrainScreen(Screen[None]):
     def action_gradients(self) -> None:
         self.toggle_class("gradients")
         self.query_one("#memory").border_title = "Gradients" if self.has_class("gradients") else "Memory"
-        self._drawn = ()
         self.redraw()
 
     def action_pause(self) -> None:
-        control = self.app.session.control
-        if control is not None and self.live is not None:
-            self.live.pausing = not control.pause_requested
-            control.pause() if self.live.pausing else control.resume()
-            self.redraw()
+        self.commands.toggle_pause()
+        self.redraw()
 
     @work
     async def action_stop(self) -> None:
-        from tui.screens.dialogs import Question
-
         asked = self.live
-        stop = await self.app.push_screen_wait(Question("Stop this run? It keeps its figures and its weights."))
+        stop = await self.commands.ask("Stop this run? It keeps its figures and its weights.")
         if stop and asked is self.live:  # else it has ended meanwhile, and another one has begun
-            self.app.stop_run()
+            self.commands.stop_run()
 
     def action_open_run(self) -> None:
         if self.live is not None and self.live.run is not None:
-            self.app.open_run(self.live.run)
+            self.commands.open_run(self.live.run)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Grey out what cannot be done now."""
@@ -245,9 +234,9 @@ class TrainScreen(Screen[None]):
         return True
 
 
-def _title(live: LiveRun | None, on_hold: str) -> Content:
+def _title(live: LiveRun | None, on_hold: str) -> str:
     if live is None:
-        return plain_content(f"no run yet: 1 sets one up{' · ' if on_hold else ''}{on_hold}", "bold")
+        return f"no run yet: 1 sets one up{' · ' if on_hold else ''}{on_hold}"
     number = f"run {live.run}: " if live.run is not None else ""
     why = live.refused or (live.ended.error or "; ".join(live.ended.remarks) if live.ended else None)
     title = f"{number}{live.spec.model} on {live.spec.dataset}, {live.state}"
@@ -255,7 +244,7 @@ def _title(live: LiveRun | None, on_hold: str) -> Content:
         title += f" · {live.note}"
     if live.recovered is not None:
         title += f" · memory ran out: {live.recovered.action}"
-    return plain_content(f"{title}: {why}" if why else title, "bold")
+    return f"{title}: {why}" if why else title
 
 
 def epoch_ticks(epochs: int, steps_per_epoch: int) -> dict[float, str]:

@@ -2,52 +2,60 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from rich.cells import cell_len
 from textual.content import Content
+from textual.reactive import reactive, var
 from textual.widgets import Static
 
 from engine.text import safe_text
+from tui.text import plain_content
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """`share` from 0 to 1 is what is done; None where nobody knows how much there is."""
+
+    title: str
+    share: float | None
+    figures: str
 
 
 class Bar(Static):
-    """A title, a bar and figures behind it, on one line."""
+    """A title, a bar and figures behind it, on one line; or a sentence in their place."""
 
     DEFAULT_CSS = "Bar { height: 1; }"
+    line: reactive[str | Progress] = reactive("")
 
     def __init__(self, id: str) -> None:
-        super().__init__(Content(""), id=id)
-        self._shown: tuple[object, ...] = ()
+        super().__init__(id=id)
 
     def say(self, text: str) -> None:
-        """A sentence in the bar's place."""
-        if self._shown != (text,):
-            self._shown = (text,)
-            self.update(Content(safe_text(text)), layout=False)
+        self.line = text
 
     def show(self, title: str, share: float | None, figures: str) -> None:
-        """`share` from 0 to 1 is what is done; None where nobody knows how much there is."""
-        key = (title, None if share is None else round(share, 3), figures, self.size.width)
-        if key == self._shown:
-            return
-        self._shown = key
-        title, figures = safe_text(title), safe_text(figures)
+        self.line = Progress(title, None if share is None else round(share, 3), figures)
+
+    def render(self) -> Content:
+        if isinstance(self.line, str):
+            return Content(safe_text(self.line))
+        title, figures = safe_text(self.line.title), safe_text(self.line.figures)
         cells = max(self.size.width - cell_len(title) - cell_len(figures) - 2, 0)
-        filled = round(cells * min(max(share or 0.0, 0.0), 1.0))
+        filled = round(cells * min(max(self.line.share or 0.0, 0.0), 1.0))
         done, rest = ("━" * filled, "$primary"), ("─" * (cells - filled), "$surface-lighten-3")
-        self.update(Content.assemble(title, " ", done, rest, " ", figures), layout=False)
+        return Content.assemble(title, " ", done, rest, " ", figures)
 
 
 class Title(Static):
-    """A sentence as high as it needs; the screen is laid out anew only where that changes."""
+    """A bold sentence as high as it needs; the screen is laid out anew only where that changes."""
+
+    text: var[str] = var("", init=False)
 
     def __init__(self, id: str) -> None:
         super().__init__(Content(""), id=id)
-        self._shown: Content | None = None
 
-    def show(self, text: Content) -> None:
-        if self._shown is not None and text.is_same(self._shown):
-            return
+    def watch_text(self, before: str, text: str) -> None:
         width = max(self.size.width, 1)
-        before = -1 if self._shown is None else self._shown.cell_length // width
-        self._shown = text
-        self.update(text, layout=before != text.cell_length // width)
+        heights = {cell_len(safe_text(shown)) // width for shown in (before, text)}
+        self.update(plain_content(text, "bold"), layout=not before or len(heights) > 1)

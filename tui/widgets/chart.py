@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from rich.segment import Segment
 from rich.style import Style
 from textual.geometry import Region, Size
+from textual.reactive import var
 from textual.strip import Strip
 from textual.widget import Widget
 
@@ -39,6 +40,8 @@ class Chart(Widget, can_focus=False):
     """Axes, ticks and curves. `y_range` None fits the values; `y_text` writes a tick."""
 
     DEFAULT_CSS = "Chart { height: 1fr; }"
+    shown: var[tuple[object, ...]] = var((), init=False)
+    """What tells drawings apart: arrays are not compared, a curve has changed where its length or an end has."""
 
     def __init__(
         self,
@@ -52,7 +55,7 @@ class Chart(Widget, can_focus=False):
         self._y_range = y_range
         self._y_text = y_text
         self._lines: Sequence[Line] = ()
-        self._x_max, self._x_ticks = 1.0, dict[float, str]()
+        self._x_max, self._x_ticks, self._x_name = 1.0, dict[float, str](), ""
         self._strips: list[Strip] = []
         self._drawn_for: Size | None = None
         self._cells: NDArray[np.uint16] | None = None
@@ -61,7 +64,6 @@ class Chart(Widget, can_focus=False):
         self._label_width = 0
         self._aligned: Sequence[Chart] = (self,)
         self._axis: object = None  # ticks and texts: where they change, every line does
-        self._shown: object = None
 
     def draw(self, lines: Sequence[Line], x_max: float, x_ticks: dict[float, str], x_name: str = "epoch") -> None:
         """Show these curves from now on; `x_ticks` are places on the x axis and their texts. Points that are not finite
@@ -69,14 +71,14 @@ class Chart(Widget, can_focus=False):
 
         A curve only ever grows: where none has, nothing is drawn; where one has, only the cells that it changed.
         """
-        lines = [_finite(line) for line in lines]
-        shown = [(line.name, line.colour, len(line.y), line.y[-1:].tolist(), line.y[:1].tolist()) for line in lines]
-        if self._shown == (key := (shown, x_max, x_ticks, x_name)):
-            return
-        self._shown = key
-        self._lines, self._x_max, self._x_ticks = lines, max(x_max, 1e-9), x_ticks
-        legend = "  ".join(f"{line.marker or '─'} {line.name}" for line in lines if line.name)
-        self.border_subtitle = f"{legend}  by {x_name}"
+        self._lines = [_finite(line) for line in lines]
+        self._x_max, self._x_ticks, self._x_name = max(x_max, 1e-9), x_ticks, x_name
+        ends = [(line.name, line.colour, len(line.y), *line.y[-1:], *line.y[:1]) for line in self._lines]
+        self.shown = (ends, x_max, x_ticks, x_name)
+
+    def watch_shown(self) -> None:
+        legend = "  ".join(f"{line.marker or '─'} {line.name}" for line in self._lines if line.name)
+        self.border_subtitle = f"{legend}  by {self._x_name}"
         before, axis = self._cells, self._axis
         colours, margin = self._colours, self._margin
         self._redraw()

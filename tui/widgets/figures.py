@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from textual.content import Content
+from textual.reactive import reactive
 from textual.widgets import Static
 
 from engine.analysis.tables import metric_rows
@@ -18,15 +19,16 @@ class FiguresTable(Static):
     """Metrics as columns, so that three lines hold it: their names, untrained, and now (or trained)."""
 
     DEFAULT_CSS = "FiguresTable { height: 3; }"
+    figures: reactive[tuple[Metrics | None, Metrics | None, str] | None] = reactive(None)
+    """The metrics untrained, the latest ones, and the name of those; None before there is a run."""
 
     def __init__(self, id: str) -> None:
-        super().__init__(Content(""), id=id)
-        self._shown: tuple[object, ...] = ()
+        super().__init__(id=id)
 
-    def show(self, untrained: Metrics | None, latest: Metrics | None, latest_name: str) -> None:
-        if self._shown == (key := (untrained, latest, latest_name)):
-            return
-        self._shown = key
+    def render(self) -> Content:
+        if self.figures is None:
+            return Content("")
+        untrained, latest, latest_name = self.figures
         rows = metric_rows(untrained, latest)
         table = [
             ("", *_SHORT),
@@ -34,7 +36,7 @@ class FiguresTable(Static):
             (latest_name, *(row[2] for row in rows)),
         ]
         head, before, now = columns_text(table).splitlines()
-        self.update(Content.assemble((head, "dim"), "\n", before, "\n", (now, "bold")), layout=False)
+        return Content.assemble((head, "dim"), "\n", before, "\n", (now, "bold"))
 
 
 def columns_text(rows: Sequence[Sequence[str]]) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from textual.content import Content
+from textual.reactive import var
 from textual.widgets import Static
 
 from engine.events import GradientsMeasured
@@ -13,29 +15,46 @@ from tui.text import plain_content
 _DECADES = 5  # the scale: from the greatest norm down to a hundred-thousandth of it
 
 
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """What was measured, and the width that the bars are fitted to."""
+
+    name: str
+    now: GradientsMeasured
+    twin_name: str
+    twin: GradientsMeasured | None
+    width: int
+
+
 class GradientBars(Static):
     """One bar a stage, the first layers on top; behind it the norm and the update-to-weight ratio."""
 
     DEFAULT_CSS = "GradientBars { height: auto; }"
+    shown: var[_Shown | None] = var(None, init=False)
 
     def __init__(self, id: str) -> None:
         super().__init__(plain_content("no step was measured yet", "dim"), id=id)
-        self._shown: tuple[object, ...] = ()
 
     def show(self, name: str, now: GradientsMeasured | None, twin_name: str, twin: GradientsMeasured | None) -> None:
-        width = self.content_size.width or 28
-        if now is None or self._shown == (key := (now, twin, width)):
-            return
-        self._shown = key
-        greatest = max([*filter(math.isfinite, (*now.norms, *(twin.norms if twin else ()))), 1e-30])
-        lines = [plain_content("gradient norm, update / weight", "dim")]
-        for index, stage in enumerate(now.stages):
-            lines.append(_line(stage, (now.norms[index], now.ratios[index]), greatest, width, ("█", "$primary")))
-            if twin is not None and index < len(twin.norms):
-                lines.append(_line("", (twin.norms[index], twin.ratios[index]), greatest, width, ("▒", "#CC79A7")))
-        if twin is not None:
-            lines.append(plain_content(f"█ {name}  ▒ {twin_name}", "dim"))
-        self.update(Content("\n").join(lines))
+        if now is not None:
+            self.shown = _Shown(name, now, twin_name, twin, self.content_size.width or 28)
+
+    def watch_shown(self, shown: _Shown | None) -> None:
+        if shown is not None:
+            self.update(Content("\n").join(_lines(shown)))
+
+
+def _lines(shown: _Shown) -> list[Content]:
+    now, twin, width = shown.now, shown.twin, shown.width
+    greatest = max([*filter(math.isfinite, (*now.norms, *(twin.norms if twin else ()))), 1e-30])
+    lines = [plain_content("gradient norm, update / weight", "dim")]
+    for index, stage in enumerate(now.stages):
+        lines.append(_line(stage, (now.norms[index], now.ratios[index]), greatest, width, ("█", "$primary")))
+        if twin is not None and index < len(twin.norms):
+            lines.append(_line("", (twin.norms[index], twin.ratios[index]), greatest, width, ("▒", "#CC79A7")))
+    if twin is not None:
+        lines.append(plain_content(f"█ {shown.name}  ▒ {shown.twin_name}", "dim"))
+    return lines
 
 
 def _line(stage: str, measured: tuple[float, float], greatest: float, width: int, ink: tuple[str, str]) -> Content:

@@ -10,6 +10,7 @@ from rich.cells import cell_len
 from rich.segment import Segment
 from textual import events
 from textual.binding import ActiveBinding
+from textual.reactive import reactive
 from textual.strip import Strip
 from textual.widget import Widget
 
@@ -24,31 +25,27 @@ class KeyBar(Widget, can_focus=False):
     KeyBar > .key-bar--key { color: $footer-key-foreground; text-style: bold; }
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._keys: list[tuple[str, ActiveBinding]] = []
+    keys: reactive[list[tuple[str, ActiveBinding]]] = reactive(list[tuple[str, ActiveBinding]])
+    """Each key as it is written, and what it does."""
 
     def on_mount(self) -> None:
         self.screen.bindings_updated_signal.subscribe(self, lambda screen: self.update_keys())
 
     def update_keys(self) -> None:
-        """Draw anew where the bindings are not what they were."""
+        """Bring the keys up to the bindings of the screen."""
         if not self.is_attached:
             return
         shown = [active for active in self.screen.active_bindings.values() if active.binding.show]
         once = {active.binding.action: active for active in reversed(shown)}  # two keys may do the same thing
-        keys = [
+        self.keys = [
             (self.app.get_key_display(active.binding), active)
             for active in shown
             if once[active.binding.action] is active
         ]
-        if keys != self._keys:
-            self._keys = keys
-            self.refresh()
 
     def _fitting(self) -> tuple[list[tuple[str, ActiveBinding]], str]:
         """The keys that there is room for, and the gap before each: what can be done now goes before what cannot."""
-        for keys in (self._keys, [item for item in self._keys if item[1].enabled]):
+        for keys in (self.keys, [item for item in self.keys if item[1].enabled]):
             for gap in (" ", ""):
                 if sum(self._width(key, active, gap) for key, active in keys) <= self.size.width:
                     return keys, gap

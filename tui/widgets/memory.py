@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
+from rich.cells import cell_len
 from textual.content import Content
+from textual.reactive import var
 from textual.widgets import Static
 
 from engine.memory.allocator import AllocatorReading
@@ -24,10 +26,11 @@ class MemoryStrip(Static):
     """Bar of used by this process, used by others, free. Redrawn only when the text would change."""
 
     DEFAULT_CSS = "MemoryStrip { height: auto; }"
+    text: var[tuple[Content, int]] = var((Content(""), 0), init=False)
+    """What is shown, and the width that it is fitted to. `Content` compares as text, whatever its colours."""
 
     def __init__(self, id: str | None = None) -> None:
         super().__init__(plain_content("reading the gauges …"), id=id)
-        self._shown: tuple[object, ...] = ()
         self._history: dict[tuple[str, int], deque[float]] = {}  # by node and GPU, -1 for the host: shares in use
         self._last: MemoryReading | None = None
         self._drawn: tuple[MemoryReading, Sequence[Holding], Sequence[NodeReading]] | None = None
@@ -68,12 +71,14 @@ class MemoryStrip(Static):
                 parts += _gpu_lines(gpu, width, self._sparkline((node.name, gpu.index), width), here=False)
             if not node.gpus:
                 parts += _host_lines(node.host, width, self._sparkline((node.name, -1), width), here=False)
-        text = Content("\n").join(parts)
-        if self._shown != (key := (text.plain, width)):
-            higher = not self._shown or str(self._shown[0]).count("\n") != text.plain.count("\n")
-            wraps = any(part.cell_length > width for part in parts)
-            self._shown = key
-            self.update(text, layout=higher or wraps)
+        self.text = (Content("\n").join(parts), width)
+
+    def watch_text(self, before: tuple[Content, int], now: tuple[Content, int]) -> None:
+        """Lay the screen out again only where the height changes."""
+        text, width = now
+        higher = before[0].plain.count("\n") != text.plain.count("\n")
+        wraps = any(cell_len(line) > width for line in text.plain.split("\n"))
+        self.update(text, layout=higher or wraps)
 
     def _add(self, index: tuple[str, int], used: int | None, total: int | None) -> None:
         if used is not None and total:

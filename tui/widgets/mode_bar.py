@@ -6,6 +6,7 @@ from rich.cells import cell_len
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
+from textual.reactive import reactive
 from textual.strip import Strip
 from textual.widget import Widget
 
@@ -26,15 +27,12 @@ class ModeBar(Widget, can_focus=False):
     ModeBar > .mode-bar--name { color: $primary; text-style: bold; }
     """
 
+    status: reactive[str] = reactive("")
+    """What the live run is at, and what waits."""
+
     def __init__(self, mode: str) -> None:
         super().__init__()
         self._mode = mode
-        self._live = ""
-
-    def show_live(self, text: str) -> None:
-        if text != self._live:
-            self._live = text
-            self.refresh()
 
     def render_line(self, y: int) -> Strip:
         base = self.visual_style.rich_style
@@ -46,7 +44,7 @@ class ModeBar(Widget, can_focus=False):
                 link = Segment(title.strip(), base + Style(underline=True))
                 segments += [Segment(" ", base), link, Segment(" ", base)]
         room = self.size.width - sum(segment.cell_length for segment in segments) - 1
-        segments.append(Segment(fitted(safe_text(self._live), max(room, 0), right=True), base))
+        segments.append(Segment(fitted(safe_text(self.status), max(room, 0), right=True), base))
         return Strip(segments).adjust_cell_length(self.size.width, base)
 
     async def on_click(self, event: events.Click) -> None:
