@@ -85,16 +85,16 @@ def record_events(job: Job, places: Places, trainer: Trainer, control: RunContro
             opened, or the run to be resumed is not there, complete, diverged, running or tampered with, or its images
             are others now. Later failures end in RunEnded with the status `failed`.
     """
+    spec = job.spec.replace(dataset=absolute_dataset(job.spec.dataset), weights=absolute_weights(job.spec.weights))
+    if job.resume is None:
+        check(spec, on_this_machine=trainer.on_this_machine)
     with Store(places.database) as store:
-        recording = _new(job, store, places, trainer) if job.resume is None else _resumed(job, store, places, trainer)
+        if job.resume is None:
+            recording = _Recording(store, places, trainer, _Tally(store.create_run(spec)), spec, FRESH)
+        else:
+            recording = _resumed(job, store, places, trainer)
         with closing(Requests(places.run_folder(recording.run), control)) as requests:
             yield from recording.events(requests)
-
-
-def _new(job: Job, store: Store, places: Places, trainer: Trainer) -> _Recording:
-    spec = job.spec.replace(dataset=absolute_dataset(job.spec.dataset), weights=absolute_weights(job.spec.weights))
-    check(spec, on_this_machine=trainer.on_this_machine)
-    return _Recording(store, places, trainer, _Tally(store.create_run(spec)), spec, FRESH)
 
 
 def _resumed(job: Job, store: Store, places: Places, trainer: Trainer) -> _Recording:

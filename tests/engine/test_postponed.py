@@ -11,11 +11,11 @@ import pytest
 _A_RUN = """
 import sys, tempfile
 from pathlib import Path
-from engine import Lab, RunControl, RunSpec, run
+from engine import Lab, RunSpec
 from engine.paths import Places
 folder = Path(tempfile.mkdtemp())
 spec = RunSpec("digits", "resnet20", epochs=1)
-events = list(run(spec, Lab(Places(folder, folder, folder)), RunControl()))
+events = list(Lab(Places(folder, folder, folder)).train(spec).events())
 assert events[-1].status == "completed", events[-1]
 """
 _IS_POSTPONED = (

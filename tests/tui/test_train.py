@@ -471,14 +471,16 @@ from engine.memory.ledger import Ledger
 from engine.paths import Places
 from engine.spec import RunSpec
 from pathlib import Path
-from tui.session import Session, engine_run
+from engine.launch.backend import Job
+from engine.launch.in_process import InProcess
+from tui.session import Session
 session = Session(Places(*[Path(sys.argv[1])] * 3), print)
 session.load_torch()
 while "torchvision" not in sys.modules:
     pass
 control = RunControl()
 control.stop()
-events = list(engine_run(RunSpec("digits", "resnet20"), session.places, Ledger(), control))
+events = list(InProcess(session.places).start(Job(RunSpec("digits", "resnet20")), control).events())
 print(type(events[-1]).__name__)
 """
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True)
