@@ -16,6 +16,7 @@ from tui.text import counted
 
 if TYPE_CHECKING:  # the first paint need not wait for them
     from engine.data.survey import Survey
+    from engine.lab import Lab
     from engine.launch.ray import Cluster
     from engine.memory.freeing import Freed
     from engine.memory.ledger import Ledger
@@ -157,6 +158,13 @@ class AppState:
     @property
     def places(self) -> Places:
         return self.settings.places
+
+    @property
+    def lab(self) -> Lab:
+        """Everything that screens read, and have done; its calls may take long, so they belong in a thread."""
+        from engine.lab import Lab  # SQLite: the first paint need not wait for it
+
+        return Lab(self.places, self.ledger)
 
     @property
     def is_running(self) -> bool:

@@ -34,8 +34,8 @@ class Watcher:
             self.watch(run, show=self._app.current_mode == "train" or live is None, begun=True)
 
     async def _watch(self, run: int, show: bool, begun: bool) -> None:
+        from engine.spec import RunSpec
         from tui.live import LiveRun
-        from tui.record import read_run
 
         app, live = self._app, self._state.live.value
         if self._is_taken():
@@ -43,7 +43,8 @@ class Watcher:
             return
         if live is None or live.run != run or live.over:
             try:
-                spec, status = await asyncio.to_thread(read_run, self._state.places, run)
+                record = await asyncio.to_thread(self._state.lab.look, run)
+                spec, status = RunSpec.from_mapping(record.spec), record.status
             except ReslabError as error:
                 app.report(str(error), "error")
                 return

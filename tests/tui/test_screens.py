@@ -151,9 +151,9 @@ async def test_looking_at_mistakes(
     ramp = np.arange(64, dtype=np.uint8).reshape(1, 8, 8)
     images = np.stack([np.roll(ramp * 4, shift, 2) for shift in range(30)])
     mistakes = [Mistake(index, index % 2, 1 - index % 2, 0.99 - index / 100) for index in range(30)]
-    monkeypatch.setattr("tui.screens.run.read_mistakes", lambda *arguments: (mistakes, images))
+    monkeypatch.setattr("engine.lab.Lab.mistakes", lambda *arguments: (mistakes, images))
     guesses = tuple(Guess(name, share) for name, share in (("dog", 0.83), ("cat", 0.17)))
-    monkeypatch.setattr("tui.screens.predict.read_guesses", lambda *arguments: (guesses, images[3]))
+    monkeypatch.setattr("engine.lab.Lab.predict_picture", lambda *arguments: (guesses, images[3]))
     monkeypatch.chdir(places.home.parent)
     app = make_app()
     relative = Places(home=Path(places.home.name), data=places.data, cache=places.cache)  # the same path everywhere

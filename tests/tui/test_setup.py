@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from textual.widgets import Static
 
+from engine.lab import Lab
 from engine.recipes import find_recipe
 from engine.spec import RunSpec
 from tests.engine.test_datasets import make_folder
@@ -174,11 +175,12 @@ async def test_the_plan_says_whether_it_fits_once_the_cursor_rests(
 ) -> None:
     asked = []
 
-    def read(places: object, ledger: object, spec: RunSpec) -> str:
+    def forecast(lab: Lab, spec: RunSpec) -> str:
         asked.append(spec)
         return f"memory 171.3 MiB of 9.0 GiB: fits · {spec.model}"
 
-    monkeypatch.setattr("tui.record.read_forecast", read)
+    monkeypatch.setattr(Lab, "forecast", forecast)
+    monkeypatch.setattr("tui.screens.setup.plan_text", str)
     app = make_app()
     async with app.run_test(size=(120, 36)) as pilot:
         await drawn(pilot)
@@ -196,7 +198,8 @@ async def test_the_plan_is_forecast_again_once_a_run_is_over(
     make_app: MakeApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forecasts = iter(("fits not beside a run", "fits now"))
-    monkeypatch.setattr("tui.record.read_forecast", lambda places, ledger, spec: next(forecasts))
+    monkeypatch.setattr(Lab, "forecast", lambda lab, spec: next(forecasts))
+    monkeypatch.setattr("tui.screens.setup.plan_text", str)
     script = ScriptedRun(hold_at=5)
     app = make_app(script)
     async with app.run_test(size=(120, 36)) as pilot:

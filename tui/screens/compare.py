@@ -18,7 +18,6 @@ from engine.analysis.tables import comparison_rows, differing_rows, group_rows
 from engine.errors import ReslabError
 from engine.records import RunDetails
 from engine.text import percent
-from tui.record import read_comparison, read_differences
 from tui.screens.base import LabScreen, follow
 from tui.screens.run import load_into
 from tui.screens.train import epoch_ticks
@@ -84,14 +83,13 @@ class CompareScreen(LabScreen[None]):
         """Read and compare in another thread: scipy alone takes two seconds to load."""
         self.query_one("#sentences", Static).update(plain_content("comparing …", "dim"))
         try:
-            read = await asyncio.to_thread(read_comparison, self.state.places, self.state.compared.value)
+            read = await asyncio.to_thread(self.state.lab.compare, self.state.compared.value)
         except ReslabError as error:
             self.query_one("#metric-table", Static).update("")
             self.query_one("#sentences", Static).update(plain_content(error))
             return
-        details, found, groups, between = read
-        self._show_groups(groups)
-        self._show(details, found, between)
+        self._show_groups(read.groups)
+        self._show(read.runs, read.comparison, read.group_verdicts)
 
     def _show_groups(self, groups: Sequence[SeedGroup]) -> None:
         table = self.query_one("#groups", Static)
@@ -137,7 +135,7 @@ class CompareScreen(LabScreen[None]):
     @work(exclusive=True, group="images")
     async def load_images(self, a: RunDetails, b: RunDetails) -> None:
         gallery, names = self.query_one(Gallery), a.class_names
-        found = await load_into(gallery, self.commands, lambda *way: read_differences(self.state.places, a, b, *way))
+        found = await load_into(gallery, self.commands, lambda *way: self.state.lab.differences(a, b, *way))
         if found is None:
             return
         pairs, images = found

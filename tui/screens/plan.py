@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from textual.content import Content
 
@@ -20,7 +21,11 @@ from engine.data.survey import Survey, published
 from engine.errors import SpecError
 from engine.settings import Value
 from engine.spec import RunSpec
+from engine.text import memory_size
 from tui.text import counted, plain_content
+
+if TYPE_CHECKING:
+    from engine.forecast.fitting import Plan
 
 
 def plan_lines(spec: RunSpec, estimate: str, found: Survey | None = None) -> list[Content]:
@@ -64,3 +69,9 @@ def marked_lines(datasets: Sequence[str], models: Sequence[str], recipe: Mapping
         plain_content("enter on Architecture trains them in turn · a adds them to the queue", "bold"),
         plain_content("A: several seeds · t: each with its twin · space takes a mark away", "dim"),
     ]
+
+
+def plan_text(plan: Plan) -> str:
+    """Whether a run would fit now."""
+    peak = memory_size(plan.forecast.allocator_bytes if plan.forecast else None)
+    return f"memory {peak} of {memory_size(plan.room_bytes)}: {plan.words} · batch size up to {plan.largest_batch:,}"

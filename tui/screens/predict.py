@@ -24,13 +24,13 @@ from engine.paths import expand
 from engine.records import RunDetails
 from engine.text import counted, percent, safe_text
 from tui.commands import Commands
-from tui.record import FolderGuesses, read_folder_guesses, read_guesses
 from tui.screens.base import LabDialog
 from tui.state import AppState
 from tui.text import plain_content
 from tui.widgets.gallery import Gallery, Picture
 
 if TYPE_CHECKING:
+    from engine.lab import FolderGuesses
     from engine.predicting import Guess
 
 _BAR = 16  # cells
@@ -103,18 +103,14 @@ class PredictScreen(LabDialog[None]):
             verdict.add_class("wrong")
 
     async def _look_at(self, file: Path) -> None:
-        state, details = self.state, self._details
-        guesses, pixels = await self.commands.run_in_thread(
-            lambda: read_guesses(state.places, details, file, state.ledger)
-        )
+        lab, details = self.state.lab, self._details
+        guesses, pixels = await self.commands.run_in_thread(lambda: lab.predict_picture(details, file))
         self._show([Picture(pixels, (file.name, ""))], guess_lines(guesses), folder=False)
         self.query_one("#verdict", Static).update(_HELP)
 
     async def _look_through(self, folder: Path) -> None:
-        state, details, control = self.state, self._details, self._control
-        found = await self.commands.run_in_thread(
-            lambda: read_folder_guesses(state.places, details, folder, state.ledger, self._tell, control)
-        )
+        lab, details, control = self.state.lab, self._details, self._control
+        found = await self.commands.run_in_thread(lambda: lab.predict_pictures(details, folder, self._tell, control))
         pictures = [
             Picture(pixels, (f"{guesses[0].class_name} {percent(guesses[0].confidence, 1)}", name))
             for name, guesses, pixels in found.images

@@ -13,7 +13,6 @@ from textual.widgets import Static
 from engine.errors import ReslabError
 from tui.commands import Commands
 from tui.listing import EMPTY, LEFT, TITLES, Listed, Listing, arrange
-from tui.record import delete_run, export
 from tui.screens.base import ReadingScreen, follow
 from tui.state import AppState
 from tui.text import counted, plain_content
@@ -185,7 +184,7 @@ class ResultsScreen(ReadingScreen[None]):
         ):
             return
         try:
-            await asyncio.to_thread(delete_run, self.state.places, run)
+            await asyncio.to_thread(self.state.lab.delete, run)
         except ReslabError as error:
             self.commands.report(str(error), "error")
         self.load()
@@ -195,7 +194,7 @@ class ResultsScreen(ReadingScreen[None]):
         run = self._table.chosen
         if run is not None:
             try:
-                folder = await asyncio.to_thread(export, self.state.places, run)
+                folder = await asyncio.to_thread(self.state.lab.export, run)
                 self.commands.report(f"run {run} written to {folder}")
             except ReslabError as error:
                 self.commands.report(str(error), "error")

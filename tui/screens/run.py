@@ -22,7 +22,6 @@ from engine.progress import Progress
 from engine.records import RunDetails
 from engine.text import percent, safe_text
 from tui.commands import Commands
-from tui.record import export, read_mistakes, read_opened
 from tui.screens.base import LabScreen, follow
 from tui.screens.predict import PredictScreen
 from tui.screens.train import TEST_COLOUR, TRAIN_COLOUR, VAL_COLOUR, epoch_ticks
@@ -96,7 +95,7 @@ class RunScreen(LabScreen[None]):
     @work(exclusive=True, group="load")
     async def load(self) -> None:
         try:
-            details, left_out = await asyncio.to_thread(read_opened, self.state.places, self.run)
+            details, left_out = await asyncio.to_thread(self._read)
         except ReslabError as error:
             self.commands.report(str(error), "error")
             if self.is_current:
@@ -105,6 +104,10 @@ class RunScreen(LabScreen[None]):
         if self.is_attached and self.query("#title"):  # not left while it was read, nor half taken down
             self._show(details)
             self._show_files(left_out)
+
+    def _read(self) -> tuple[RunDetails, list[FileRecord] | None]:
+        lab = self.state.lab
+        return lab.run(self.run), lab.left_out(self.run)
 
     def _show(self, details: RunDetails) -> None:
         self._details = details
@@ -204,9 +207,7 @@ class RunScreen(LabScreen[None]):
             text = f"{names[cell[0]]} classified {how}"
             text += ", most confident first · m: all mistakes"
         self.query_one("#which", Static).update(plain_content(text))
-        found = await load_into(
-            gallery, self.commands, lambda *way: read_mistakes(self.state.places, details, cell, *way)
-        )
+        found = await load_into(gallery, self.commands, lambda *way: self.state.lab.mistakes(details, cell, *way))
         if found is not None:
             mistakes, images = found
             pictures = [
@@ -254,7 +255,7 @@ class RunScreen(LabScreen[None]):
     @work
     async def action_export(self) -> None:
         try:
-            folder = await asyncio.to_thread(export, self.state.places, self.run)
+            folder = await asyncio.to_thread(self.state.lab.export, self.run)
             self.commands.report(f"run {self.run} written to {folder}")
         except ReslabError as error:
             self.commands.report(str(error), "error")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from textual import on, work
 from textual.app import ComposeResult
@@ -17,12 +18,12 @@ from textual.widgets import Static
 from engine.catalog.datasets import DATASETS, FOLDER_PREFIX, absolute_dataset
 from engine.catalog.models import MODELS, MORE_MODELS
 from engine.data.survey import published
-from engine.errors import SpecError
+from engine.errors import ReslabError, SpecError
 from engine.settings import Value, settings_of
 from engine.spec import RunSpec
 from tui.commands import Commands
 from tui.screens.base import LabScreen, follow
-from tui.screens.plan import marked_lines, plan_lines
+from tui.screens.plan import marked_lines, plan_lines, plan_text
 from tui.state import AppState
 from tui.text import estimate_text, millions, plain_content
 from tui.widgets.key_bar import KeyBar
@@ -33,6 +34,7 @@ from tui.widgets.recipe import RecipeForm
 if TYPE_CHECKING:
     from tui.live import LiveRun  # numpy
 
+T = TypeVar("T")
 _YOUR_FOLDER = "your folder …"
 _MORE = "more …"
 _REST_S = 0.3  # the cursor rests this long before a forecast is made
@@ -358,9 +360,8 @@ class SetupScreen(LabScreen[None]):
 
     @work(exclusive=True, group="survey")
     async def _survey(self, spec: RunSpec) -> None:
-        from tui.record import read_survey
-
-        found = await self.commands.run_in_thread(lambda: read_survey(self.state.places, spec))
+        lab = self.state.lab
+        found = await self.commands.run_in_thread(lambda: _or_why_not(lambda: lab.survey_now(spec)))
         self.state.surveys.add(_survey_key(spec), found)
 
     def _ask_for_forecast(self, spec: RunSpec) -> None:
@@ -372,11 +373,17 @@ class SetupScreen(LabScreen[None]):
 
     @work(exclusive=True, group="forecast")
     async def _forecast(self, spec: RunSpec) -> None:
-        from tui.record import read_forecast  # SQLite: the first paint need not wait for it
+        lab = self.state.lab
+        found = await self.commands.run_in_thread(lambda: _or_why_not(lambda: plan_text(lab.forecast(spec))))
+        self.state.forecasts.add(spec, found)
 
-        state = self.state
-        found = await self.commands.run_in_thread(lambda: read_forecast(state.places, state.ledger, spec))
-        state.forecasts.add(spec, found)
+
+def _or_why_not(work: Callable[[], T]) -> T | str:
+    """What `work` returns; where it cannot be said, why."""
+    try:
+        return work()
+    except ReslabError as error:
+        return str(error)
 
 
 def _survey_key(spec: RunSpec) -> tuple[object, ...]:
