@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from engine.errors import ReslabError
-from engine.records import QueueEntry
+from engine.records import QueueEntry, UnreadableEntry
 from engine.spec import RunSpec
 from tui.text import counted
 
@@ -29,6 +29,7 @@ class Queue:
 
     def __init__(self, app: ReslabApp, specs: Sequence[RunSpec]) -> None:
         self.waiting: list[QueueEntry] = []
+        self._skipped: set[UnreadableEntry] = set()  # those that were reported
         self._on_hold: frozenset[int] = frozenset()  # numbers of entries
         self.going = bool(specs)
         self.done = 0
@@ -61,8 +62,11 @@ class Queue:
                 self.start()
 
     async def read(self) -> None:
-        found = await self._with_store(lambda store: store.waiting())
-        self.waiting = found or []
+        found = await self._with_store(lambda store: (store.waiting(), store.unreadable_waiting()))
+        self.waiting, unreadable = found or ([], [])
+        for entry in set(unreadable) - self._skipped:
+            self._app.tell(f"entry {entry.number} of the queue is skipped, and stays there: {entry.problem}", "warning")
+        self._skipped |= set(unreadable)
 
     @property
     def held(self) -> list[QueueEntry]:

@@ -201,7 +201,7 @@ def read_run(places: Places, run: int) -> tuple[RunSpec, str]:
     with Store(places.database) as store:
         store.settle_lost_runs()
         record = store.run(run)
-    return RunSpec.from_mapping(record.spec), record.status
+    return RunSpec.from_stored(record.spec), record.status
 
 
 def delete_run(places: Places, run: int) -> None:

@@ -107,7 +107,7 @@ def resume_command(
     if record.status == "completed":
         print(f"run {number} is complete; reslab show {number} shows its figures", file=sys.stderr)
         return 0
-    spec, job = RunSpec.from_mapping(record.spec), Job(places, resume=number, cluster=cluster, dataset=dataset)
+    spec, job = RunSpec.from_stored(record.spec), Job(places, resume=number, cluster=cluster, dataset=dataset)
     if detach:
         return _detach(job, as_json)
     if cluster is not None:
@@ -126,7 +126,7 @@ def attach_command(number: int, places: Places, as_json: bool) -> int:
     from engine.store.store import Store
 
     with Store(places.database) as store:
-        spec = RunSpec.from_mapping(store.run(number).spec)
+        spec = RunSpec.from_stored(store.run(number).spec)
     return max(_follow(partial(follow, number, places), spec, as_json, elsewhere=True, only_looks=True), 0)
 
 

@@ -12,7 +12,6 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from engine.analysis.remarks import closing_remarks
 from engine.catalog.datasets import FOLDER, absolute_dataset, find_dataset
@@ -103,7 +102,7 @@ def resume(number: int, lab: Lab, control: RunControl, dataset: str | None = Non
         why_not = not_resumable(details)
         if why_not is not None:
             raise StoreError(why_not)
-        spec = _moved(RunSpec.from_mapping(details.record.spec), details, dataset)
+        spec = _moved(RunSpec.from_stored(details.record.spec), details, dataset)
         found = _from_newest(details.started, store.checkpoints(number), lab.places.run_folder(number))
         _check_again(number, spec, weighted=found.checkpoint is None, here=lab.cluster is None)
         position = found.position
@@ -150,7 +149,7 @@ def not_resumable(details: RunDetails) -> str | None:
     return None
 
 
-def _from_newest(started: dict[str, Any] | None, recorded: Sequence[WeightsRecord], folder: Path) -> Resume:
+def _from_newest(started: RunStarted | None, recorded: Sequence[WeightsRecord], folder: Path) -> Resume:
     """From the newest checkpoint that is what was recorded; from the beginning where there never was one.
 
     Raises:
@@ -189,7 +188,7 @@ def _record(
             if isinstance(event, RunStarted) and not resume.is_fresh:
                 _take_up(store, spec, tally.run, lab.places, resume)
                 taken = True
-                event = replace(event, notes=tuple((resume.started or {}).get("notes", event.notes)))
+                event = replace(event, notes=(resume.started and resume.started.notes) or event.notes)
             started = started or isinstance(event, RunStarted)
             tally.add(event)
             if not (isinstance(event, RunStarted) and resume.started is not None):

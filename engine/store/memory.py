@@ -7,6 +7,7 @@ import sqlite3
 import statistics
 
 from engine.events import MemoryForecasted, MemoryRecovered, RunEnded
+from engine.from_plain import from_plain
 from engine.memory.calibration import Calibration
 from engine.records import MemoryRecord
 from engine.store.rows import to_json
@@ -51,7 +52,7 @@ def read(db: sqlite3.Connection, run: int) -> MemoryRecord:
     columns = "step, action, micro_batch, recomputing, freed_bytes"
     recoveries = db.execute(f"SELECT {columns} FROM recoveries WHERE run = ? ORDER BY rowid", (run,)).fetchall()
     return MemoryRecord(
-        forecast=MemoryForecasted(**json.loads(forecast)) if forecast else None,
+        forecast=_read_forecast(forecast) if forecast else None,
         peak_bytes=None if on_host else peak_bytes,
         grown_bytes=peak_bytes if on_host else None,
         context_bytes=context_bytes,
@@ -73,7 +74,11 @@ def calibration(db: sqlite3.Connection, device_name: str) -> Calibration | None:
         return None
     above = []
     for forecast, peak_bytes, _ in rows:
-        said = json.loads(forecast)
-        above.append(peak_bytes - (said["peak_bytes"] - said["context_bytes"] - said["workspace_bytes"]))
+        said = _read_forecast(forecast)
+        above.append(peak_bytes - (said.peak_bytes - said.context_bytes - said.workspace_bytes))
     context = statistics.median(context for _, _, context in rows)
     return Calibration(round(context), round(statistics.median(above)), len(rows))
+
+
+def _read_forecast(text: str) -> MemoryForecasted:
+    return from_plain(MemoryForecasted, json.loads(text))

@@ -18,9 +18,20 @@ from typing import Any, assert_never
 
 from engine import events
 from engine.errors import StoreError
+from engine.format_number import check_format
+from engine.from_plain import from_plain
 from engine.memory.calibration import Calibration
-from engine.records import LOST, Curve, Predictions, QueueEntry, RunDetails, RunRecord, WeightsRecord
-from engine.spec import RunSpec
+from engine.records import (
+    LOST,
+    Curve,
+    Predictions,
+    QueueEntry,
+    RunDetails,
+    RunRecord,
+    UnreadableEntry,
+    WeightsRecord,
+)
+from engine.spec import FORMAT, RunSpec
 from engine.store import changes, memory, resumes, tunings
 from engine.store import heartbeat as carriers
 from engine.store import queue as waiting
@@ -249,9 +260,14 @@ class Store:
             waiting.append(self._db, specs)
 
     def waiting(self) -> list[QueueEntry]:
-        """What waits, the next one first."""
+        """What waits, the next one first; entries that cannot be read are left out."""
         with _explained(self._path):
             return list(waiting.read(self._db))
+
+    def unreadable_waiting(self) -> list[UnreadableEntry]:
+        """What waits and cannot be read, of a newer reslab or damaged; it stays until somebody removes it."""
+        with _explained(self._path):
+            return waiting.read_unreadable(self._db)
 
     def take_next(self, number: int | None = None, on_hold: Collection[int] = ()) -> RunSpec | None:
         """Take the first entry that is not `on_hold` out of the queue, only if it is entry `number` where that is
@@ -284,12 +300,17 @@ class Store:
             return read_run(rows[0])
 
     def details(self, run: int) -> RunDetails:
-        """Open one run. Raises StoreError where there is none of this number, or its rows were damaged."""
+        """Open one run.
+
+        Raises:
+            StoreError: there is none of this number, a newer reslab wrote its spec, or its rows were damaged.
+        """
         with unless_damaged(run):
             return self._details(run)
 
     def _details(self, run: int) -> RunDetails:
         record = self.run(run)
+        check_format(record.spec, FORMAT, f"the spec of run {run}", StoreError)
         (started,) = self._rows("SELECT started FROM runs WHERE run = ?", run)[0]
         epochs = self._rows(f"SELECT {EPOCH_COLUMNS} FROM epochs WHERE run = ? ORDER BY epoch", run)
         evaluations = self._rows(
@@ -303,7 +324,7 @@ class Store:
             change = changes.read(self._db, run)
         return RunDetails(
             record=record,
-            started=json.loads(started) if started else None,
+            started=from_plain(events.RunStarted, json.loads(started)) if started else None,
             epochs=tuple(events.EpochEnded(*row) for row in epochs),
             evaluations=tuple(read_evaluation(row) for row in evaluations),
             curve=self._curve(run),

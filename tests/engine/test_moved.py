@@ -16,6 +16,7 @@ from engine.catalog.datasets import absolute_dataset
 from engine.cli.parser import build_parser, specs_from
 from engine.control import RunControl
 from engine.errors import DatasetError, StoreError
+from engine.events import plain
 from engine.launch.in_process import Lab, resume, run
 from engine.paths import Places
 from engine.spec import RunSpec
@@ -109,16 +110,17 @@ def test_a_run_that_began_by_the_first_rules_goes_on_by_them(places: Places, tmp
         (root / "a" / f"copy{number}.png").write_bytes((root / "a" / f"{number}.png").read_bytes())
     spec = SPEC.replace(dataset=f"folder:{root}", val_share=0.3)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("engine.training.setup.NEWEST_RULES", 1)
+        patch.setattr("engine.training.resume.NEWEST_RULES", 1)
         cut(places, 1, spec)
     cut(places, 1, spec)
     one, other = details_of(places, 1), details_of(places, 2)
     assert one.started is not None
     assert other.started is not None
-    assert one.started["train_sha256"] != other.started["train_sha256"]
+    assert one.started.train_sha256 != other.started.train_sha256
     pictures(root, {"b/nested": 1}, first=90)
     with sqlite3.connect(places.database) as db:  # as an earlier version wrote it
-        started = {name: value for name, value in one.started.items() if name not in ("data_rules", "notes", "shared")}
+        later = ("data_rules", "notes", "shared")
+        started = {name: value for name, value in plain(one.started).items() if name not in later}
         db.execute("UPDATE runs SET started = ?, seal = NULL WHERE run = 1", (json.dumps(started),))
     assert list(resume(1, Lab(places), RunControl()))[-1].status == "completed"  # type: ignore[union-attr]
     with pytest.raises(StoreError, match="the images are not those"):

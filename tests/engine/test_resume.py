@@ -302,7 +302,7 @@ def test_a_checkpoint_comes_due_in_an_evaluation_too(places: Places, monkeypatch
     monkeypatch.setattr(Saver, "begin", noted)
     monkeypatch.setattr(Saver, "worth_it", False)
     monkeypatch.setattr(Saver, "due", property(lambda saver: epoch_over and saver._writer is None))
-    monkeypatch.setattr("engine.training.evaluation._TELL_EVERY_S", 0.0)
+    monkeypatch.setattr("engine.training.evaluation._REPORT_EVERY_S", 0.0)
     for event in run(SPEC.replace(epochs=1, batch_size=16), Lab(places), RunControl()):
         epoch_over = epoch_over or isinstance(event, EpochEnded)
     assert saved == [(12, False)]  # before the figures were there
