@@ -265,7 +265,7 @@ class Store:
             return list(waiting.read(self._db))
 
     def unreadable_waiting(self) -> list[UnreadableEntry]:
-        """What waits and cannot be read, of a newer reslab or damaged; it stays until somebody removes it."""
+        """What waits and cannot be read, of a newer reslab or damaged. It stays where it is."""
         with _explained(self._path):
             return waiting.read_unreadable(self._db)
 
