@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import statistics
+from typing import assert_never
 
 from engine.events import MemoryForecasted, MemoryRecovered, RunEnded
 from engine.from_plain import from_plain
@@ -17,15 +18,18 @@ _CALIBRATED_BY = 20  # runs: enough for a median, few enough that a new driver i
 
 def write(db: sqlite3.Connection, event: MemoryForecasted | MemoryRecovered) -> None:
     """Write one event; the run's RunStarted is there already."""
-    if isinstance(event, MemoryForecasted):
-        db.execute(
-            "INSERT INTO memory (run, forecast, device_name) SELECT run, ?, "
-            "COALESCE(json_extract(started, '$.resolved.device_name'), '') FROM runs WHERE run = ?",
-            (to_json(event), event.run),
-        )
-        return
-    values = (event.run, event.step, event.action, event.micro_batch, event.recomputing, event.freed_bytes)
-    db.execute("INSERT INTO recoveries VALUES (?, ?, ?, ?, ?, ?)", values)
+    match event:
+        case MemoryForecasted():
+            db.execute(
+                "INSERT INTO memory (run, forecast, device_name) SELECT run, ?, "
+                "COALESCE(json_extract(started, '$.resolved.device_name'), '') FROM runs WHERE run = ?",
+                (to_json(event), event.run),
+            )
+        case MemoryRecovered():
+            values = (event.run, event.step, event.action, event.micro_batch, event.recomputing, event.freed_bytes)
+            db.execute("INSERT INTO recoveries VALUES (?, ?, ?, ?, ?, ?)", values)
+        case _:
+            assert_never(event)
 
 
 def write_end(db: sqlite3.Connection, event: RunEnded) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import sqlite3
 import sys
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, cast
 
 from engine.errors import StoreError
@@ -61,6 +63,17 @@ def read_any_run(row: Sequence[Any]) -> RunRecord:
         error = "its row in the record was damaged; restore the file from a copy, or delete the run"
         number = row[0] if isinstance(row[0], int) else -1
         return RunRecord(number, "?", "?", "damaged", 0.0, {}, None, None, None, None, None, error)
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Raises StoreError where the database at `path` cannot be read or written."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise StoreError(
+            f"cannot use the record of runs {path} ({error}); choose another folder with --home"
+        ) from error
 
 
 @contextmanager

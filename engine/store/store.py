@@ -39,6 +39,7 @@ from engine.store.migrations import migrate
 from engine.store.rows import (
     EPOCH_COLUMNS,
     LISTED_COLUMNS,
+    explained,
     pack,
     read_any_run,
     read_evaluation,
@@ -52,17 +53,9 @@ from engine.store.seals import is_intact, write_seal
 _COMMIT_EVERY_S = 1.0  # points wait this long: one commit costs an fsync, 1 to 20 ms
 _BUSY_MS = 5000
 _Written = (
-    events.RunStarted
-    | events.RunContinued
-    | events.Evaluated
-    | events.EpochEnded
-    | events.CheckpointSaved
-    | events.RunEnded
-    | events.SettingsTuned
-    | events.TuningChecked
-    | events.MemoryForecasted
-    | events.MemoryRecovered
-)
+    events.RunStarted | events.RunContinued | events.Evaluated | events.EpochEnded | events.CheckpointSaved
+    | events.RunEnded | events.SettingsTuned | events.TuningChecked | events.MemoryForecasted | events.MemoryRecovered
+)  # fmt: skip
 _log = logging.getLogger("reslab")
 
 
@@ -77,7 +70,7 @@ class Store:
         self._points: list[events.StepsCompleted] = []
         self._committed_at = time.monotonic()
         self._carried = carriers.Carried(path)
-        with _explained(path):
+        with explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, isolation_level=None)
             try:
@@ -220,12 +213,12 @@ class Store:
 
     def past(self, run: int) -> list[resumes.Past]:
         """What was recorded of a run so far, as events."""
-        with _explained(self._path), unless_damaged(run):
+        with explained(self._path), unless_damaged(run):
             return list(resumes.read_past(self._db, run))
 
     def checkpoints(self, run: int) -> list[WeightsRecord]:
         """The files that a run can go on from, the newest first."""
-        with _explained(self._path):
+        with explained(self._path):
             return resumes.read_checkpoints(self._db, run)
 
     def delete(self, run: int) -> None:
@@ -240,7 +233,7 @@ class Store:
 
         Where this person may only read the record, it stays as it is.
         """
-        with _explained(self._path):
+        with explained(self._path):
             lost = self._carried.lost(self._db)
         for row in lost:
             try:
@@ -261,12 +254,12 @@ class Store:
 
     def waiting(self) -> list[QueueEntry]:
         """What waits, the next one first; entries that cannot be read are left out."""
-        with _explained(self._path):
+        with explained(self._path):
             return list(waiting.read(self._db))
 
     def unreadable_waiting(self) -> list[UnreadableEntry]:
         """What waits and cannot be read, of a newer reslab or damaged. It stays where it is."""
-        with _explained(self._path):
+        with explained(self._path):
             return waiting.read_unreadable(self._db)
 
     def take_next(self, number: int | None = None, on_hold: Collection[int] = ()) -> RunSpec | None:
@@ -319,7 +312,7 @@ class Store:
             run,
         )
         weights = self.checkpoints(run)
-        with _explained(self._path):
+        with explained(self._path):
             of_memory, resumed = memory.read(self._db, run), resumes.read_resumes(self._db, run)
             change = changes.read(self._db, run)
         return RunDetails(
@@ -362,17 +355,17 @@ class Store:
 
     def intact(self, run: int) -> bool | None:
         """Whether a run's rows are those that were sealed at its end; None while it has no seal."""
-        with _explained(self._path):
+        with explained(self._path):
             return is_intact(self._db, run)
 
     def calibration(self, device_name: str) -> Calibration | None:
         """What the latest runs on this GPU say of its forecasts; None where none was measured there."""
-        with _explained(self._path):
+        with explained(self._path):
             return memory.calibration(self._db, device_name)
 
     def tunings(self, run: int = 0) -> dict[str, events.SettingsTuned]:
         """What was measured to be quickest on this machine, by its key, as facts of `run`."""
-        with _explained(self._path):
+        with explained(self._path):
             return tunings.read(self._db, run)
 
     def forget_tunings(self) -> int:
@@ -389,12 +382,12 @@ class Store:
         return self.run(run).status == "running"
 
     def _rows(self, query: str, *arguments: Any) -> list[Any]:
-        with _explained(self._path):
+        with explained(self._path):
             return self._db.execute(query, arguments).fetchall()
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with _explained(self._path):
+        with explained(self._path):
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -403,13 +396,3 @@ class Store:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
-
-
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (sqlite3.Error, OSError) as error:
-        raise StoreError(
-            f"cannot use the record of runs {path} ({error}); choose another folder with --home"
-        ) from error

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from engine import events
 from engine.cli.side_by_side import Lines
@@ -17,7 +19,7 @@ from engine.errors import StoreError
 from engine.events import Event, to_json_dict
 from engine.launch import wire
 from engine.launch.stream import Stream, stream_path
-from engine.launch.wire import event_from
+from engine.launch.wire import event_from, to_line
 from engine.paths import Places
 from engine.spec import RunSpec
 from engine.store.store import Store
@@ -154,6 +156,40 @@ def test_what_is_kept_of_predictions_is_what_was_sent(places: Places) -> None:
         found = store.predictions(1)
     columns = (found.labels.tobytes(), found.predictions.tobytes(), found.confidences.tobytes())
     assert columns == (sent.labels, sent.predictions, sent.confidences)
+
+
+def any_value(kind: Any) -> st.SearchStrategy[Any]:
+    """Values of a field's type; bytes do not go to JSON."""
+    if is_dataclass(kind):
+        hints = get_type_hints(kind)
+        return st.builds(kind, **{item.name: any_value(hints[item.name]) for item in fields(kind)})
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is tuple:
+        if inner[-1] is Ellipsis:
+            return st.lists(any_value(inner[0]), max_size=3).map(tuple)
+        return st.tuples(*map(any_value, inner))
+    if origin is dict:
+        return st.dictionaries(
+            st.text(max_size=5), st.integers() if inner[1] is Any else any_value(inner[1]), max_size=3
+        )
+    if origin is Literal:
+        return st.sampled_from(inner)
+    if inner:
+        return st.one_of(*map(any_value, inner))
+    plain_types: dict[Any, st.SearchStrategy[Any]] = {
+        int: st.integers(), bool: st.booleans(), str: st.text(max_size=8), bytes: st.just(b""), type(None): st.none(),
+        float: st.floats(allow_nan=False, allow_infinity=False),
+    }  # fmt: skip
+    return plain_types[kind]
+
+
+@pytest.mark.parametrize("kind", get_args(Event), ids=lambda kind: kind.__name__)
+@given(data=st.data())
+def test_whatever_stands_in_an_event_comes_back_from_its_line(kind: type[Event], data: st.DataObject) -> None:
+    event = data.draw(any_value(kind))
+    line = to_line(event)
+    assert line.count("\n") == 1
+    assert event_from(json.loads(line)) == event
 
 
 def test_a_number_that_is_not_finite_comes_back_as_no_number() -> None:
