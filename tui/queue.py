@@ -65,9 +65,8 @@ class Queue:
         found = await self._with_store(lambda store: (store.waiting(), store.unreadable_waiting()))
         self.waiting, unreadable = found or ([], [])
         for entry in set(unreadable) - self._skipped:
-            self._app.tell(
-                f"queue entry {entry.number} cannot be read and stays in the queue: {entry.problem}", "warning"
-            )
+            text = f"queue entry {entry.number} cannot be read and stays in the queue: {entry.problem}"
+            self._app.tell(text, "warning")
         self._skipped |= set(unreadable)
 
     @property

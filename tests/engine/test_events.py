@@ -160,7 +160,7 @@ def test_what_is_kept_of_predictions_is_what_was_sent(places: Places) -> None:
 
 def any_value(kind: Any) -> st.SearchStrategy[Any]:
     """Values of a field's type; bytes do not go to JSON."""
-    if is_dataclass(kind):
+    if isinstance(kind, type) and is_dataclass(kind):
         hints = get_type_hints(kind)
         return st.builds(kind, **{item.name: any_value(hints[item.name]) for item in fields(kind)})
     origin, inner = get_origin(kind), get_args(kind)
