@@ -156,7 +156,7 @@ def test_a_resumed_run_ends_where_the_uninterrupted_one_did(number: int, resumed
     assert end == reference
 
 
-@pytest.mark.parametrize("number", [STOPPED, KILLED])
+@pytest.mark.parametrize("number", [STOPPED, pytest.param(KILLED, marks=pytest.mark.slow)])
 def test_a_resumed_run_that_is_interrupted_again_ends_as_one_that_is_not(
     number: int, home: Places, resumed: Resumed
 ) -> None:

@@ -18,7 +18,7 @@ from engine.analysis.tables import facts
 from engine.control import RunControl
 from engine.errors import CheckpointError, ReslabError, SpecError, StoreError
 from engine.events import RunContinued, RunPaused, plain, to_json_dict
-from engine.export.files import export_run
+from engine.export.files import details_as_json, export_run
 from engine.forecast.duration import estimate_run
 from engine.from_plain import from_plain
 from engine.launch import wire
@@ -129,6 +129,15 @@ def test_what_is_written_carries_its_number(home: Places) -> None:
     with sqlite3.connect(home.database) as db:
         ((text,),) = db.execute("SELECT spec FROM queue").fetchall()
     assert json.loads(text) == {"format": 2, "spec": {"format": 1, **SPEC.to_dict()}}
+
+
+def test_the_json_of_a_run_is_what_its_row_holds(home: Places) -> None:
+    with sqlite3.connect(home.database) as db:
+        ((text,),) = db.execute("SELECT started FROM runs WHERE run = 1").fetchall()
+    with Store(home.database) as store:
+        found = details_as_json(store.details(1))
+    assert json.dumps(found["started"]) == json.dumps(json.loads(text))  # names in their order, too
+    assert found["spec"] == SPEC.to_dict()
 
 
 def test_a_spec_without_a_number_is_of_the_first_format(tmp_path: Path) -> None:
