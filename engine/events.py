@@ -63,8 +63,8 @@ class Resolved:
     num_threads: int
     memory_format: str
     stem: str
-    images: str
-    versions: dict[str, str]
+    images: str = "resident"
+    versions: dict[str, str] = field(default_factory=dict)
     gain: float = 1.0
     workers: str = ""
     threads_reason: str = ""

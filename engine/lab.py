@@ -120,7 +120,7 @@ class Lab:
             ReslabError: there is no such run; or, from its events, it cannot be resumed.
         """
         with Store(self.places.database) as store:
-            spec = RunSpec.from_mapping(store.run(run).spec)
+            spec = RunSpec.from_stored(store.run(run).spec)
         return self.backend.start(Job(spec, run, dataset), control)
 
     def attach(self, run: int, control: RunControl | None = None) -> Handle:

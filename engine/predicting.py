@@ -127,10 +127,10 @@ class Network:
         model: nn.Module | None = ledger.idle(("model", details.record.run)) if ledger is not None else None
         if model is None:
             model = _from_disk(details, places, DataShape(reading.channels, reading.height, reading.width, len(names)))
-        device, resolved = next(model.parameters()).device, started["resolved"]
-        same_kind = torch.device(resolved["device"]).type == device.type
-        dtype = getattr(torch, resolved["dtype"]) if same_kind else torch.float32
-        prepare = Preparation.build(tuple(started["mean"]), tuple(started["std"]), device)
+        device, resolved = next(model.parameters()).device, started.resolved
+        same_kind = torch.device(resolved.device).type == device.type
+        dtype = getattr(torch, resolved.dtype) if same_kind else torch.float32
+        prepare = Preparation.build(started.mean, started.std, device)
         return cls(model, reading, prepare, names, device, dtype)
 
     @property
@@ -169,7 +169,7 @@ def _from_disk(details: RunDetails, places: Places, shape: DataShape) -> nn.Modu
     assert details.weights is not None
     path = places.run_folder(details.record.run) / details.weights.file
     checkpoint = load_checkpoint(path, details.weights.sha256)
-    spec = RunSpec.from_mapping({**details.record.spec, "weights": "random", "freeze": "none", "backbone_rate": 1.0})
+    spec = RunSpec.from_stored({**details.record.spec, "weights": "random", "freeze": "none", "backbone_rate": 1.0})
     model = build_model(spec, shape, seeded=False)  # a live run may be drawing from the same global state
     model.load_state_dict(checkpoint.model)
     # Checkpoints from before their headers said it: GoogLeNet and Inception took pixels as their first weights did.

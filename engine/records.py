@@ -6,7 +6,17 @@ from array import array
 from dataclasses import dataclass
 from typing import Any
 
-from engine.events import ClassMetrics, EpochEnded, MemoryForecasted, MemoryRecovered, Metrics, Moment, Split
+from engine.events import (
+    ClassMetrics,
+    EpochEnded,
+    MemoryForecasted,
+    MemoryRecovered,
+    Metrics,
+    Moment,
+    RunStarted,
+    Split,
+)
+from engine.format_number import KEY
 from engine.spec import RunSpec
 
 CUT_OFF = "cut off"
@@ -22,6 +32,14 @@ class QueueEntry:
 
     number: int
     spec: RunSpec
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableEntry:
+    """A queue entry that stays where it is: of a newer reslab, or damaged. `problem` is a sentence."""
+
+    number: int
+    problem: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +59,11 @@ class RunRecord:
     steps: int | None
     error: str | None
     workers: str = ""  # as in Resolved
+
+    @property
+    def is_newer(self) -> bool:
+        """Whether a newer reslab wrote its spec, in a format that this one does not read."""
+        return KEY in self.spec
 
     @property
     def cut_off(self) -> bool:
@@ -128,13 +151,13 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class RunDetails:
-    """One run, opened. `started` is its RunStarted as JSON, None where it never came so far.
+    """One run, opened. `started` is None where it never came so far.
 
     `intact` says whether the rows are those that were sealed; None while the run has not ended.
     """
 
     record: RunRecord
-    started: dict[str, Any] | None
+    started: RunStarted | None
     epochs: tuple[EpochEnded, ...]
     evaluations: tuple[EvaluationRecord, ...]
     curve: Curve
@@ -146,7 +169,7 @@ class RunDetails:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        return tuple(self.started["class_names"]) if self.started else ()
+        return self.started.class_names if self.started else ()
 
     @property
     def caveat(self) -> str | None:

@@ -13,13 +13,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from engine.catalog.datasets import FOLDER_PREFIX, find_dataset
 from engine.catalog.models import find_model
 from engine.errors import SpecError
+from engine.format_number import KEY, check_format
 from engine.settings import Effect, Setting, Value, setting, settings_of
-from engine.text import counted, escaped
+from engine.text import counted, escaped, safe_text
 
 Stem = Literal["imagenet", "small", "auto"]
 Optimizer = Literal["sgd", "adam", "adamw"]
@@ -27,6 +29,9 @@ Schedule = Literal["constant", "cosine", "one-cycle"]
 DeviceChoice = Literal["auto", "cuda", "mps", "cpu"]
 OnOom = Literal["micro-batch", "checkpoint", "fail"]
 DtypeChoice = Literal["auto", "float32", "bfloat16"]
+FORMAT = 1
+"""Of stored specs and spec files. It goes up when a setting changes its meaning, not for a new one with a default."""
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,14 +266,20 @@ class RunSpec:
         """Every setting by name; a None is left out."""
         return {name: value for name in settings_of(RunSpec) if (value := getattr(self, name)) is not None}
 
-    def to_json(self) -> str:
-        """Canonical: sorted keys, no spaces."""
-        return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    def to_stored(self) -> dict[str, Any]:
+        """As `to_dict`, with the format number."""
+        return {KEY: FORMAT, **self.to_dict()}
 
-    def to_toml(self) -> str:
+    def to_json(self, unknown: Mapping[str, Any] = _NOTHING) -> str:
+        """Canonical: sorted keys, no spaces. `unknown` are stored settings that this version does not have."""
+        return _canonical({**unknown, **self.to_stored()})
+
+    def to_toml(self, unknown: Mapping[str, Any] = _NOTHING) -> str:
+        """One setting a line; `unknown` ones, as in `to_json`, become comments."""
         # JSON's strings, numbers and booleans are TOML's, but for control and format characters left as they are.
-        lines = (f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in self.to_dict().items())
-        return escaped("".join(lines), toml=True)
+        lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in self.to_stored().items()]
+        lines += [f"# unknown setting: {safe_text(f'{name} = {json.dumps(value)}')}" for name, value in unknown.items()]
+        return escaped("".join(f"{line}\n" for line in lines), toml=True)
 
     def seed_group(self, with_folder: bool = True) -> str:
         """The key of the group of runs that differ in their seed alone: the canonical JSON of the other settings that
@@ -278,36 +289,41 @@ class RunSpec:
         rest = {name: value for name, value in self.to_dict().items() if name in named and name != "seed"}
         if not with_folder and self.dataset.startswith(FOLDER_PREFIX):
             rest["dataset"] = FOLDER_PREFIX
-        return json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return _canonical(rest)
 
     def replace(self, **changes: Any) -> RunSpec:
         return dataclasses.replace(self, **changes)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> RunSpec:
-        """Build a spec from parsed JSON or TOML.
+        """Build a spec from parsed JSON or TOML, with or without a format number.
 
         Raises:
-            SpecError: a key is unknown, the dataset or the model is missing, or a value is not valid.
+            SpecError: a key is unknown, the dataset or the model is missing, a value is not valid, or a newer reslab
+                wrote it.
         """
+        check_format(values, FORMAT, "the spec", SpecError)
         known = settings_of(RunSpec)
-        unknown = [name for name in values if name not in known]
-        if unknown:
+        if unknown := [*unknown_settings(values)]:
             raise SpecError(f"unknown setting {unknown[0]!r}: there are {', '.join(known)}", unknown[0])
         for name in ("dataset", "model"):
             if name not in values:
                 raise SpecError(f"{name}: missing; expected {known[name].help}", name)
-        return cls(**values)
+        return cls(**{name: value for name, value in values.items() if name != KEY})
+
+    @classmethod
+    def from_stored(cls, values: Mapping[str, Any]) -> RunSpec:
+        """The spec of a recorded run. Settings that this version does not have are left out (`unknown_settings`).
+
+        Raises:
+            SpecError: as `from_mapping`, but for unknown keys.
+        """
+        unknown = unknown_settings(values)
+        return cls.from_mapping({name: value for name, value in values.items() if name not in unknown})
 
     @classmethod
     def from_json(cls, text: str) -> RunSpec:
-        try:
-            values = json.loads(text)
-        except (ValueError, TypeError) as error:
-            raise SpecError(f"not JSON: {error}") from None
-        if not isinstance(values, dict):
-            raise SpecError(f"not a JSON object: {text[:40]}; expected settings and their values")
-        return cls.from_mapping(values)
+        return cls.from_mapping(parse_object(text))
 
     @classmethod
     def from_toml(cls, text: str) -> RunSpec:
@@ -315,6 +331,27 @@ class RunSpec:
             return cls.from_mapping(tomllib.loads(text))
         except tomllib.TOMLDecodeError as error:
             raise SpecError(f"not TOML: {error}; expected lines such as epochs = 10") from None
+
+
+def unknown_settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a stored spec that this version does not have: a later one's, or one that is no more."""
+    known = settings_of(RunSpec)
+    return {name: value for name, value in values.items() if name not in known and name != KEY}
+
+
+def parse_object(text: str) -> dict[str, Any]:
+    """Raises SpecError where `text` is no JSON object."""
+    try:
+        values = json.loads(text)
+    except (ValueError, TypeError) as error:
+        raise SpecError(f"not JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise SpecError(f"not a JSON object: {text[:40]}; expected settings and their values")
+    return values
+
+
+def _canonical(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 @cache
@@ -328,14 +365,18 @@ def read_spec_file(path: Path) -> dict[str, Any]:
     """The settings in a TOML file, unchecked (`RunSpec.from_mapping` checks them).
 
     Raises:
-        SpecError: the file cannot be read, or is no TOML.
+        SpecError: the file cannot be read, is no TOML, or a newer reslab wrote it.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SpecError(f"cannot read {path}: {error.strerror or error}; expected a TOML file of settings") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SpecError(f"{path} is no TOML: {error}; expected lines such as epochs = 10") from None
+    check_format(values, FORMAT, str(path), SpecError)
+    return values
 
 
-__all__ = ["RunSpec", "Setting", "Value", "affecting", "read_spec_file", "settings_of"]
+__all__ = [
+    "RunSpec", "Setting", "Value", "affecting", "parse_object", "read_spec_file", "settings_of", "unknown_settings",
+]  # fmt: skip

@@ -5,21 +5,32 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 from engine.control import Control, RunControl
 from engine.events import (
+    CheckpointFailed,
+    CheckpointSaved,
     ClassMetrics,
+    DatasetProgressed,
     EpochEnded,
     Evaluated,
+    EvaluationProgressed,
     Event,
+    GradientsMeasured,
+    MemoryForecasted,
+    MemoryRecovered,
     Metrics,
+    RunContinued,
     RunEnded,
     RunPaused,
     RunResumed,
     RunStarted,
+    SettingsTuned,
     StepsCompleted,
+    TuningChecked,
 )
 from engine.events import Resolved as _Resolved
 from engine.launch.backend import Handle, Job, Slot
@@ -100,6 +111,29 @@ def events_of(spec: RunSpec, run: int = 1, class_names: Sequence[str] = ("cat", 
         RunEnded(run, "completed", metrics(0.1135), metrics(0.91), 13.1, 1234.0, STEPS_PER_EPOCH * spec.epochs)
     )
     return events
+
+
+OTHER_EVENTS: tuple[Event, ...] = (
+    DatasetProgressed(1, "mnist", "download", 3, 0, "bytes"),
+    EvaluationProgressed(1, "val", 3, 100),
+    GradientsMeasured(1, 5, ("stem", "layer1"), (0.1, 0.2), (1e-3, 2e-3)),
+    CheckpointSaved(1, "step-00000005.safetensors", "ab" * 32, 1, 5, 1000),
+    CheckpointFailed(1, 5, "no space left"),
+    RunContinued(1, 5, ("torch 2.15 instead of 2.11",), 1, True),
+    SettingsTuned(1, "key", "bfloat16", "channels_last", 2, 1.4),
+    TuningChecked(1, "key", 1200.0, None, True),
+    MemoryForecasted(1, 9, 1, 1, 1, 1, 1, 1, 1, None, 0),
+    MemoryRecovered(1, 0, "training in micro-batches of 64", 64, False, 0),
+    RunPaused(1, 5),
+    RunResumed(1, 5, 2.5),
+)
+"""One of each event that `events_of` has none of."""
+
+
+def without_bytes(event: Event) -> Event:
+    """As it comes from JSON, which has no bytes."""
+    blank: dict[str, Any] = {"labels": b"", "predictions": b"", "confidences": b""}
+    return replace(event, **blank) if isinstance(event, Evaluated) else event
 
 
 class ScriptedRun:

@@ -93,6 +93,22 @@ def test_tests_patch_no_private_names() -> None:
     assert found == []
 
 
+@pytest.mark.slow
+def test_a_new_event_is_pointed_at_where_events_are_kept_or_shown(tmp_path: Path) -> None:
+    """mypy names each consumer that does not deal with it."""
+    for name in ("engine", "tui"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    file = tmp_path / "engine" / "events.py"
+    text = file.read_text(encoding="utf-8")
+    new = "@dataclass(frozen=True, slots=True)\nclass RunFlew:\n    run: int\n\n\nEvent = (\n    RunFlew\n    | "
+    file.write_text(text.replace("Event = (\n    ", new, 1), encoding="utf-8")
+    command = [sys.executable, "-m", "mypy", "--no-incremental", "engine", "tui"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=_environment(tmp_path))
+    found = {line.split(":")[0] for line in result.stdout.splitlines() if "RunFlew" in line}
+    assert found == {"engine/store/store.py", "engine/cli/training.py", "engine/cli/side_by_side.py", "tui/live.py"}
+
+
 def loaded_by(statement: str) -> set[str]:
     """The top-level modules that a fresh interpreter has loaded after `statement`."""
     code = f"{statement}\nimport sys; print(*(name for name in sys.modules if '.' not in name))"

@@ -171,7 +171,7 @@ class ReslabApp(App[None]):
         if record.status in ("completed", "running"):
             return self.report(f"run {record.run} is {record.status}: there is nothing to resume", "warning")
         try:
-            self.start_run(RunSpec.from_mapping(record.spec), resumed=record.run)
+            self.start_run(RunSpec.from_stored(record.spec), resumed=record.run)
         except SpecError as error:  # of a dataset or a network that there is no more
             self.report(str(error), "error")
 

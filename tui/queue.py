@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from engine.errors import ReslabError
-from engine.records import QueueEntry
+from engine.records import QueueEntry, UnreadableEntry
 from engine.spec import RunSpec
 from tui.text import counted
 
@@ -32,6 +32,7 @@ class Queue:
 
     def __init__(self, app: Host, state: AppState, session: Session, specs: Sequence[RunSpec]) -> None:
         self.going = bool(specs)
+        self._skipped: set[UnreadableEntry] = set()  # those that were reported
         self.worst = 0  # exit code of the runs that were carried on a cluster
         self._app = app
         self._state = state
@@ -60,8 +61,13 @@ class Queue:
                 self.start()
 
     async def read(self) -> None:
-        found = await self._with_store(lambda store: store.waiting())
-        self._shown.value = replace(self._shown.value, waiting=tuple(found or ()))
+        found = await self._with_store(lambda store: (store.waiting(), store.unreadable_waiting()))
+        waiting, unreadable = found or ([], [])
+        self._shown.value = replace(self._shown.value, waiting=tuple(waiting))
+        for entry in set(unreadable) - self._skipped:
+            text = f"queue entry {entry.number} cannot be read and stays in the queue: {entry.problem}"
+            self._app.report(text, "warning")
+        self._skipped |= set(unreadable)
 
     @property
     def _shown(self) -> Observable[QueueState]:

@@ -44,7 +44,7 @@ class Watcher:
         if live is None or live.run != run or live.over:
             try:
                 record = await asyncio.to_thread(self._state.lab.look, run)
-                spec, status = RunSpec.from_mapping(record.spec), record.status
+                spec, status = RunSpec.from_stored(record.spec), record.status
             except ReslabError as error:
                 app.report(str(error), "error")
                 return

@@ -146,9 +146,9 @@ def _computed_in(details: RunDetails) -> str | None:
     """The arithmetic that `dtype auto` came to, and its layout."""
     if details.started is None:
         return None
-    resolved = details.started["resolved"]
-    layout = " channels last" if resolved["memory_format"] == "channels_last" else ""
-    return f"{resolved['dtype']}{layout}"
+    resolved = details.started.resolved
+    layout = " channels last" if resolved.memory_format == "channels_last" else ""
+    return f"{resolved.dtype}{layout}"
 
 
 def differing_settings(specs: Sequence[dict[str, Any]]) -> dict[str, tuple[Any, ...]]:
@@ -187,7 +187,7 @@ def _right(predictions: Predictions) -> NDArray[np.bool_]:
 
 def _why_no_verdict(details: Sequence[RunDetails]) -> str | None:
     """Why these runs cannot be compared image by image; None where they can."""
-    seen = {item.started["test_sha256"] if item.started else None for item in details}
+    seen = {item.started.test_sha256 if item.started else None for item in details}
     if len(seen) == 1 and None not in seen:
         return None
     names = sorted({item.record.dataset for item in details})

@@ -97,15 +97,15 @@ def load_test_images(
     from engine.data.images import FIRST_RULES
     from engine.data.loading import load_dataset
 
-    rules = int((details.started or {}).get("data_rules", FIRST_RULES))
-    loading = load_dataset(RunSpec.from_mapping(details.record.spec), places, control, rules)
+    rules = details.started.data_rules if details.started else FIRST_RULES
+    loading = load_dataset(RunSpec.from_stored(details.record.spec), places, control, rules)
     while True:
         try:
             tell(next(loading))
         except StopIteration as end:
             data: ImageData = end.value
             break
-    if details.started is None or data.test_sha256 != details.started["test_sha256"]:
+    if details.started is None or data.test_sha256 != details.started.test_sha256:
         raise DatasetError(
             f"the test images of run {details.record.run} have changed since, or are read in another way now (upright, "
             "opaque, 16 bits as 8); train it again to see them"

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from engine.analysis.comparison import ALPHA, differing_settings, holm, points
 from engine.records import RunDetails, RunRecord
-from engine.spec import RunSpec
+from engine.spec import RunSpec, unknown_settings
 from engine.text import counted
 
 ENOUGH_SEEDS = 3  # under this a standard deviation says next to nothing
@@ -86,8 +87,8 @@ def group_by_seed(
     groups: dict[_Key, dict[int, RunRecord]] = {}
     for record in records:
         if record.status == "completed" and record.final is not None:
-            spec = RunSpec.from_mapping(record.spec)
-            key = _key(spec, images.get(record.run, UNKNOWN), groups)
+            spec = RunSpec.from_stored(record.spec)
+            key = _key(spec, unknown_settings(record.spec), images.get(record.run, UNKNOWN), groups)
             groups.setdefault(key, {}).setdefault(spec.seed, record)
     found = [sorted(group.values(), key=lambda record: record.spec["seed"]) for group in groups.values()]
     names = _distinct(_names(found), [f"{key.test_sha256[:6]}/{key.train_sha256[:6]}" for key in groups])
@@ -96,13 +97,16 @@ def group_by_seed(
 
 def images_of(details: RunDetails) -> Images:
     """The hashes of what a run was tested and trained on; empty texts where an earlier version did not record them."""
-    started = details.started or {}
-    return started.get("test_sha256", ""), started.get("train_sha256", "")
+    started = details.started
+    return (started.test_sha256, started.train_sha256) if started else UNKNOWN
 
 
-def _key(spec: RunSpec, images: Images, groups: Iterable[_Key]) -> _Key:
-    """Where the images are known it does not matter in which folder they lay, only which they were."""
-    key = _Key(spec.seed_group(with_folder=not images[0]), *images)
+def _key(spec: RunSpec, unknown: Mapping[str, Any], images: Images, groups: Iterable[_Key]) -> _Key:
+    """Where the images are known it does not matter in which folder they lay, only which they were. `unknown` settings
+    may affect the result.
+    """
+    settings = spec.seed_group(with_folder=not images[0]) + (json.dumps(unknown, sort_keys=True) if unknown else "")
+    key = _Key(settings, *images)
     if key.train_sha256:
         return key
     return next((other for other in groups if other[:2] == key[:2]), key)  # an earlier run: by its test images

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from engine.data.manifest import left_out_text
-from engine.events import ClassMetrics, Metrics, RunContinued, SettingsTuned, TuningChecked
+from engine.events import ClassMetrics, Metrics, Resolved, RunContinued, RunStarted, SettingsTuned, TuningChecked
 from engine.records import MemoryRecord, RunDetails, RunRecord
 from engine.settings import settings_of
-from engine.spec import RunSpec
+from engine.spec import RunSpec, unknown_settings
 from engine.text import counted, memory_size, percent, safe_text
 
 if TYPE_CHECKING:
@@ -128,21 +128,23 @@ def facts(details: RunDetails, folder: Path) -> list[tuple[str, str]]:
     record = details.record
     rows = [("error", record.error)] if record.error else []
     if details.started:
-        started, resolved = details.started, details.started["resolved"]
+        started, resolved = details.started, details.started.resolved
         rows += [
-            ("images", f"{started['num_train']:,} train, {started['num_val']:,} val, {started['num_test']:,} test"),
-            ("network", f"{counted(started['num_parameters'], 'parameter')}, " + ", ".join(started["changes"])),
+            ("images", f"{started.num_train:,} train, {started.num_val:,} val, {started.num_test:,} test"),
+            ("network", f"{counted(started.num_parameters, 'parameter')}, " + ", ".join(started.changes)),
             (
                 "device",
-                f"{resolved['device']} ({resolved['device_name']}), {_arithmetic(resolved)}"
-                + (", images read ahead by a thread" if resolved.get("images") == "streamed" else ""),
+                f"{resolved.device} ({resolved.device_name}), {_arithmetic(resolved)}"
+                + (", images read ahead by a thread" if resolved.images == "streamed" else ""),
             ),
-            *([("where", resolved["workers"])] if resolved.get("workers") else []),
+            *([("where", resolved.workers)] if resolved.workers else []),
             *_pixel_range(started),
         ]
-        kinds = started.get("left_out") or {"no usable image": started["num_unusable"]}
-        rows += [("note", line) for line in data_lines(started.get("notes", ()), kinds)]
+        kinds = started.left_out or {"no usable image": started.num_unusable}
+        rows += [("note", line) for line in data_lines(started.notes, kinds)]
     rows.append(("settings", describe_settings(record.spec)))
+    if unknown := unknown_settings(record.spec):
+        rows.append(("unknown", f"{unknown_text(unknown)}: settings that this reslab does not have"))
     speed = f", {record.train_images_per_s:,.0f} images/s" if record.train_images_per_s else ""
     rows.append(("time", f"{duration(record.elapsed_s)}{speed}"))
     rows += _memory_rows(details.memory)
@@ -157,9 +159,9 @@ def facts(details: RunDetails, folder: Path) -> list[tuple[str, str]]:
     return rows
 
 
-def _pixel_range(started: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _pixel_range(started: RunStarted) -> list[tuple[str, str]]:
     """How images of more than 8 bits became 8; nothing where there were none, or the run is older than such ranges."""
-    integers, floats = started.get("pixel_range", (None, None))
+    integers, floats = started.pixel_range
     said = [
         f"{kind} from 0 to {high:,.10g}"
         for kind, high in (("integers", integers), ("floats", floats))
@@ -187,12 +189,11 @@ def _forecast_and_measured(forecast: int, measured: int | None) -> str:
     return words if measured is None else f"{words}, measured {memory_size(measured)}"
 
 
-def _arithmetic(resolved: Mapping[str, Any]) -> str:
+def _arithmetic(resolved: Resolved) -> str:
     """Type, layout and threads, and what they gain where that was measured."""
-    dtype, layout, threads = (str(resolved[name]) for name in ("dtype", "memory_format", "num_threads"))
-    gain = float(resolved.get("gain", 1.0))
-    fewer = fewer_threads(int(threads), resolved.get("threads_reason", ""))
-    return (dtype if gain == 1 else tuning_text(SettingsTuned(0, "", dtype, layout, int(threads), gain))) + fewer
+    dtype, threads = resolved.dtype, resolved.num_threads
+    tuned = SettingsTuned(0, "", dtype, resolved.memory_format, threads, resolved.gain)
+    return (dtype if resolved.gain == 1 else tuning_text(tuned)) + fewer_threads(threads, resolved.threads_reason)
 
 
 def fewer_threads(num_threads: int, reason: str) -> str:
@@ -247,6 +248,11 @@ def describe_settings(spec: Mapping[str, Any]) -> str:
         if name in spec and name not in ("dataset", "model") and spec[name] != item.default
     ]
     return ", ".join([*changed, "otherwise defaults"]) if changed else "all defaults"
+
+
+def unknown_text(settings: Mapping[str, Any]) -> str:
+    """Stored settings that this version does not have: "mixup 0.2, width 3"."""
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings.items())
 
 
 def duration(seconds: float | None) -> str:

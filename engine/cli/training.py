@@ -90,7 +90,7 @@ def resume_command(
     if record.status == "completed":
         print(f"run {number} is complete; reslab show {number} shows its figures", file=sys.stderr)
         return 0
-    job = Job(RunSpec.from_mapping(record.spec), number, dataset)
+    job = Job(RunSpec.from_stored(record.spec), number, dataset)
     if detach:
         return _detach(Order(places, (job,), cluster), as_json)
 
@@ -103,7 +103,7 @@ def resume_command(
 def attach_command(number: int, places: Places, as_json: bool) -> int:
     """Follow a run in another process. ctrl+c leaves it alone."""
     lab = Lab(places)
-    spec = RunSpec.from_mapping(lab.look(number).spec)
+    spec = RunSpec.from_stored(lab.look(number).spec)
 
     def start(control: RunControl) -> Generator[Event, None, None]:
         return lab.attach(number, control).events()

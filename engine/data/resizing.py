@@ -11,10 +11,8 @@ on, to the bit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +22,7 @@ from engine.data.decoding import Pixels, decode, read_bytes, read_header
 from engine.data.depth import PixelRange
 from engine.data.formats import UnusableImageError
 from engine.data.images import Resampler
+from engine.events import RunStarted
 
 _MOST_TENSOR_PIXELS = (
     2**20
@@ -53,13 +52,14 @@ class Reading:
     pixel_range: PixelRange
 
     @classmethod
-    def of(cls, started: Mapping[str, Any], is_of_files: bool) -> Reading:
-        """From a run's RunStarted as JSON. Where a run was recorded before its way was, that follows from its dataset,
+    def of(cls, started: RunStarted, is_of_files: bool) -> Reading:
+        """As the run read its images. Where a run was recorded before its way was, that follows from its dataset,
         and there is no range: files of more than 8 bits a sample are refused, unless they declare one.
         """
-        channels, height, width = started["image_shape"]
-        resampler: Resampler = started.get("resampler") or ("pillow" if is_of_files else "tensor")
-        return cls(channels, height, width, resampler, PixelRange(*started.get("pixel_range", (None, None))))
+        channels, height, width = started.image_shape
+        recorded = started.resampler or ("pillow" if is_of_files else "tensor")
+        resampler: Resampler = "pillow" if recorded == "pillow" else "tensor"
+        return cls(channels, height, width, resampler, PixelRange(*started.pixel_range))
 
     def read_file(self, path: Path) -> Tensor | str:
         """One file as (C, H, W) uint8, or why it is not usable, in a few words."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, fields
 from pathlib import Path
 from typing import Any, TextIO
@@ -14,7 +14,7 @@ from engine.analysis.remarks import remarks_on
 from engine.errors import StoreError
 from engine.events import plain
 from engine.records import RunDetails
-from engine.spec import RunSpec
+from engine.spec import RunSpec, unknown_settings
 from engine.store.store import Store
 from engine.text import escaped, safe_text
 
@@ -31,7 +31,7 @@ def export_run(store: Store, run: int, run_folder: Path, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(plain(details_as_json(details)), indent=2, ensure_ascii=False)
         (folder / "run.json").write_text(escaped(text) + "\n", encoding="utf-8")
-        (folder / "spec.toml").write_text(RunSpec.from_mapping(details.record.spec).to_toml(), encoding="utf-8")
+        (folder / "spec.toml").write_text(_spec_toml(details.record.spec), encoding="utf-8")
         _write_table(folder / "metrics.csv", *_metrics_table(details))
         curve = details.curve
         steps = zip(range(1, len(curve.losses) + 1), curve.losses, curve.accuracies, strict=True)
@@ -46,11 +46,15 @@ def export_run(store: Store, run: int, run_folder: Path, folder: Path) -> Path:
     return folder
 
 
+def _spec_toml(spec: Mapping[str, Any]) -> str:
+    return RunSpec.from_stored(spec).to_toml(unknown_settings(spec))
+
+
 def details_as_json(details: RunDetails) -> dict[str, Any]:
     """A run as JSON types: its record, what was resolved, epochs, evaluations, weights."""
     return {
         **plain(details.record),
-        "started": details.started,
+        "started": plain(details.started),
         "epochs": plain(details.epochs),
         "evaluations": plain(details.evaluations),
         "weights": plain(details.weights),

@@ -25,7 +25,7 @@ def estimate_run(spec: RunSpec, records: Iterable[RunRecord]) -> Estimate | None
     step, pace = affecting("step"), affecting("step", "epoch")
     near: Estimate | None = None
     for record in sorted(records, key=lambda record: -record.run):
-        if record.status != "completed" or not record.elapsed_s or not record.train_images_per_s:
+        if record.status != "completed" or record.is_newer or not record.elapsed_s or not record.train_images_per_s:
             continue
         if _are_alike(spec, record, pace):
             return Estimate(record.elapsed_s * spec.epochs / record.spec["epochs"], record.run)

@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from engine.analysis.remarks import closing_remarks
 from engine.catalog.datasets import FOLDER, absolute_dataset, find_dataset
@@ -104,7 +104,7 @@ def _resumed(job: Job, store: Store, places: Places, trainer: Trainer) -> _Recor
     details = store.details(number)
     if (why_not := not_resumable(details)) is not None:
         raise StoreError(why_not)
-    spec = _moved(RunSpec.from_mapping(details.record.spec), details, job.dataset)
+    spec = _moved(RunSpec.from_stored(details.record.spec), details, job.dataset)
     found = _from_newest(details.started, store.checkpoints(number), places.run_folder(number))
     _check_again(number, spec, found.checkpoint is None, trainer.on_this_machine)
     at = found.position
@@ -148,7 +148,7 @@ def not_resumable(details: RunDetails) -> str | None:
     return None
 
 
-def _from_newest(started: dict[str, Any] | None, recorded: Sequence[WeightsRecord], folder: Path) -> Resume:
+def _from_newest(started: RunStarted | None, recorded: Sequence[WeightsRecord], folder: Path) -> Resume:
     """From the newest checkpoint that is what was recorded; from the beginning where there never was one.
 
     Raises:
@@ -227,7 +227,7 @@ class _Recording:
         self._store.reopen(self.run, position.step, position.epochs_done, position.evaluated, self._spec)
         remove_stream(self._places.run_folder(self.run))
         self._is_open = True
-        event = replace(event, notes=tuple((before or {}).get("notes", event.notes)))
+        event = replace(event, notes=(before and before.notes) or event.notes)
         if before is None:
             self._store.record(event)
         yield event

@@ -6,13 +6,13 @@ synced never. It goes when the run ends: from then on all is in the record.
 
 from __future__ import annotations
 
-import json
 import logging
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from engine.events import Event, to_json_dict
+from engine.events import Event
+from engine.launch.wire import to_line
 
 _STREAM = "stream.jsonl"
 _log = logging.getLogger("reslab")
@@ -46,7 +46,7 @@ class Stream:
         if self._file is None:
             return
         try:
-            self._file.write(json.dumps(to_json_dict(event), separators=(",", ":")) + "\n")
+            self._file.write(to_line(event))
             self._file.flush()
         except OSError as error:
             _log.warning("nobody can follow the run in %s any more: %s", self._folder, error)

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import ModelError
-from engine.text import counted, memory_size, safe_text
+from engine.format_number import check_format
+from engine.text import counted, memory_size
 
 _MOST_HEADER = 16 * 2**20  # bytes: a header of a thousand tensors is under 0.2 MiB
 _MOST_TIMES = 4  # a file may be so many times as large as the network's weights: float64 takes two
@@ -129,10 +130,7 @@ def _own(header: dict[str, Any]) -> dict[str, Any] | None:
         is_whole = False
     if not is_whole:
         raise ModelError("its header does not say which run of reslab it is of")
-    number = own.get("format", NEWEST_FORMAT)  # the first files have none
-    if not isinstance(number, int) or number > NEWEST_FORMAT:
-        said = safe_text(number, 20)
-        raise ModelError(f"it has format {said}, this reslab reads formats up to {NEWEST_FORMAT}: update reslab")
+    check_format(own, NEWEST_FORMAT, "it", ModelError)
     return dict(own)
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import sqlite3
 import statistics
+from typing import assert_never
 
 from engine.events import MemoryForecasted, MemoryRecovered, RunEnded
+from engine.from_plain import from_plain
 from engine.memory.calibration import Calibration
 from engine.records import MemoryRecord
 from engine.store.rows import to_json
@@ -16,15 +18,18 @@ _CALIBRATED_BY = 20  # runs: enough for a median, few enough that a new driver i
 
 def write(db: sqlite3.Connection, event: MemoryForecasted | MemoryRecovered) -> None:
     """Write one event; the run's RunStarted is there already."""
-    if isinstance(event, MemoryForecasted):
-        db.execute(
-            "INSERT INTO memory (run, forecast, device_name) SELECT run, ?, "
-            "COALESCE(json_extract(started, '$.resolved.device_name'), '') FROM runs WHERE run = ?",
-            (to_json(event), event.run),
-        )
-        return
-    values = (event.run, event.step, event.action, event.micro_batch, event.recomputing, event.freed_bytes)
-    db.execute("INSERT INTO recoveries VALUES (?, ?, ?, ?, ?, ?)", values)
+    match event:
+        case MemoryForecasted():
+            db.execute(
+                "INSERT INTO memory (run, forecast, device_name) SELECT run, ?, "
+                "COALESCE(json_extract(started, '$.resolved.device_name'), '') FROM runs WHERE run = ?",
+                (to_json(event), event.run),
+            )
+        case MemoryRecovered():
+            values = (event.run, event.step, event.action, event.micro_batch, event.recomputing, event.freed_bytes)
+            db.execute("INSERT INTO recoveries VALUES (?, ?, ?, ?, ?, ?)", values)
+        case _:
+            assert_never(event)
 
 
 def write_end(db: sqlite3.Connection, event: RunEnded) -> None:
@@ -51,7 +56,7 @@ def read(db: sqlite3.Connection, run: int) -> MemoryRecord:
     columns = "step, action, micro_batch, recomputing, freed_bytes"
     recoveries = db.execute(f"SELECT {columns} FROM recoveries WHERE run = ? ORDER BY rowid", (run,)).fetchall()
     return MemoryRecord(
-        forecast=MemoryForecasted(**json.loads(forecast)) if forecast else None,
+        forecast=_read_forecast(forecast) if forecast else None,
         peak_bytes=None if on_host else peak_bytes,
         grown_bytes=peak_bytes if on_host else None,
         context_bytes=context_bytes,
@@ -73,7 +78,11 @@ def calibration(db: sqlite3.Connection, device_name: str) -> Calibration | None:
         return None
     above = []
     for forecast, peak_bytes, _ in rows:
-        said = json.loads(forecast)
-        above.append(peak_bytes - (said["peak_bytes"] - said["context_bytes"] - said["workspace_bytes"]))
+        said = _read_forecast(forecast)
+        above.append(peak_bytes - (said.peak_bytes - said.context_bytes - said.workspace_bytes))
     context = statistics.median(context for _, _, context in rows)
     return Calibration(round(context), round(statistics.median(above)), len(rows))
+
+
+def _read_forecast(text: str) -> MemoryForecasted:
+    return from_plain(MemoryForecasted, json.loads(text))

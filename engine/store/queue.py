@@ -1,38 +1,75 @@
-"""The record's rows of the queue: what waits, in its order."""
+"""The record's rows of the queue: what waits, in its order.
+
+An entry is JSON: the number of its format, and the spec, which has a number of its own. The first format was the bare
+spec.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import sqlite3
 from collections.abc import Collection, Iterator, Sequence
 from functools import cache
 
 from engine.errors import SpecError
-from engine.records import QueueEntry
-from engine.spec import RunSpec
+from engine.format_number import KEY, check_format
+from engine.records import QueueEntry, UnreadableEntry
+from engine.spec import RunSpec, parse_object
 
+FORMAT = 2
+_SPEC = "spec"
 _log = logging.getLogger("reslab")
 
 
 def append(db: sqlite3.Connection, specs: Sequence[RunSpec]) -> None:
     ((last,),) = db.execute("SELECT COALESCE(MAX(place), 0) FROM queue").fetchall()
-    rows = [(last + number, spec.to_json()) for number, spec in enumerate(specs, start=1)]
+    rows = [(last + number, _to_json(spec)) for number, spec in enumerate(specs, start=1)]
     db.executemany("INSERT INTO queue (place, spec) VALUES (?, ?)", rows)
 
 
 def read(db: sqlite3.Connection) -> Iterator[QueueEntry]:
     """All that can be read; what cannot, of a later version or damaged, stays where it is and is passed over."""
+    for entry in _read_all(db):
+        if isinstance(entry, UnreadableEntry):
+            _warn(entry)
+        else:
+            yield entry
+
+
+def read_unreadable(db: sqlite3.Connection) -> list[UnreadableEntry]:
+    """What `read` passes over, and why."""
+    return [entry for entry in _read_all(db) if isinstance(entry, UnreadableEntry)]
+
+
+def _read_all(db: sqlite3.Connection) -> Iterator[QueueEntry | UnreadableEntry]:
     for number, text in db.execute("SELECT number, spec FROM queue ORDER BY place"):
         try:
-            yield QueueEntry(number, RunSpec.from_json(text))
+            yield QueueEntry(number, _from_json(text))
         except SpecError as error:
-            _warn(number, str(error))
+            yield UnreadableEntry(number, str(error))
+
+
+def _to_json(spec: RunSpec) -> str:
+    return json.dumps({KEY: FORMAT, _SPEC: spec.to_stored()}, ensure_ascii=False)
+
+
+def _from_json(text: str) -> RunSpec:
+    """Raises SpecError where it is no entry, or one of a newer reslab. A setting that this version does not have is an
+    error here: the run would not be the one that was asked for.
+    """
+    values = parse_object(text)
+    check_format(values, FORMAT, "the entry", SpecError)
+    spec = values.get(_SPEC, values)
+    if not isinstance(spec, dict):
+        raise SpecError(f"not a spec: {str(spec)[:40]}; expected settings and their values")
+    return RunSpec.from_mapping(spec)
 
 
 @cache
-def _warn(number: int, said: str) -> None:
+def _warn(entry: UnreadableEntry) -> None:
     """Once: the queue is read again and again."""
-    _log.warning("entry %d of the queue cannot be read: %s", number, said)
+    _log.warning("entry %d of the queue cannot be read: %s", entry.number, entry.problem)
 
 
 def first(db: sqlite3.Connection, on_hold: Collection[int] = ()) -> QueueEntry | None:

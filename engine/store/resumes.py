@@ -10,7 +10,7 @@ from pathlib import Path
 
 from engine.events import CheckpointSaved, EpochEnded, Evaluated, RunContinued, StepsCompleted
 from engine.records import ResumeRecord, WeightsRecord
-from engine.spec import RunSpec
+from engine.spec import RunSpec, unknown_settings
 from engine.store import heartbeat as carriers
 from engine.store.rows import EPOCH_COLUMNS, pack, read_evaluation, unpack
 
@@ -88,7 +88,9 @@ def rewind(
         return False
     take_back(db, run, step, epochs, evaluated)
     if spec is not None:
-        db.execute("UPDATE runs SET dataset = ?, spec = ? WHERE run = ?", (spec.dataset, spec.to_json(), run))
+        ((stored,),) = db.execute("SELECT spec FROM runs WHERE run = ?", (run,)).fetchall()
+        text = spec.to_json(unknown_settings(json.loads(stored)))
+        db.execute("UPDATE runs SET dataset = ?, spec = ? WHERE run = ?", (spec.dataset, text, run))
     untrained, final = (
         db.execute(
             f"SELECT metrics FROM evaluations WHERE run = ? AND split = 'test' AND moment {sign} 'untrained' "

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
+import sqlite3
 import sys
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, cast
 
 from engine.errors import StoreError
 from engine.events import ClassMetrics, Metrics, plain
+from engine.format_number import KEY, is_readable
 from engine.records import EvaluationRecord, RunRecord
+from engine.spec import FORMAT
 
 _log = logging.getLogger("reslab")
 _DAMAGED = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError)
@@ -30,18 +34,25 @@ LISTED_COLUMNS = (
 def read_run(row: Sequence[Any]) -> RunRecord:
     """From LISTED_COLUMNS. Raises one of `_DAMAGED` where a value is not of its kind: SQLite takes any."""
     run, dataset, model, status, created_at, spec, untrained, final, images_per_s, elapsed_s, steps, error, where = row
-    known = json.loads(spec)
+    settings = json.loads(spec)
     texts, numbers = (
         (dataset, model, status, error or "", where or ""),
         (run, created_at, images_per_s or 0, elapsed_s or 0, steps or 0),
     )
     kinds = [isinstance(text, str) for text in texts] + [isinstance(number, int | float) for number in numbers]
-    if not (all(kinds) and isinstance(known, dict)):
+    if not (all(kinds) and isinstance(settings, dict)):
         raise TypeError(f"not the values of a run: {row!r:.200}")
     return RunRecord(
-        run, dataset, model, status, created_at, known, _read_metrics(untrained), _read_metrics(final), images_per_s,
-        elapsed_s, steps, error, where or "",
+        run, dataset, model, status, created_at, _without_number(settings), _read_metrics(untrained),
+        _read_metrics(final), images_per_s, elapsed_s, steps, error, where or "",
     )  # fmt: skip
+
+
+def _without_number(settings: dict[str, Any]) -> dict[str, Any]:
+    """A stored spec as settings alone. The format number stays where a newer reslab wrote it: `RunRecord.is_newer`."""
+    if not is_readable(settings, FORMAT):
+        return settings
+    return {name: value for name, value in settings.items() if name != KEY}
 
 
 def read_any_run(row: Sequence[Any]) -> RunRecord:
@@ -52,6 +63,17 @@ def read_any_run(row: Sequence[Any]) -> RunRecord:
         error = "its row in the record was damaged; restore the file from a copy, or delete the run"
         number = row[0] if isinstance(row[0], int) else -1
         return RunRecord(number, "?", "?", "damaged", 0.0, {}, None, None, None, None, None, error)
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Raises StoreError where the database at `path` cannot be read or written."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise StoreError(
+            f"cannot use the record of runs {path} ({error}); choose another folder with --home"
+        ) from error
 
 
 @contextmanager

@@ -18,9 +18,20 @@ from typing import Any, assert_never
 
 from engine import events
 from engine.errors import StoreError
+from engine.format_number import check_format
+from engine.from_plain import from_plain
 from engine.memory.calibration import Calibration
-from engine.records import LOST, Curve, Predictions, QueueEntry, RunDetails, RunRecord, WeightsRecord
-from engine.spec import RunSpec
+from engine.records import (
+    LOST,
+    Curve,
+    Predictions,
+    QueueEntry,
+    RunDetails,
+    RunRecord,
+    UnreadableEntry,
+    WeightsRecord,
+)
+from engine.spec import FORMAT, RunSpec
 from engine.store import changes, memory, resumes, tunings
 from engine.store import heartbeat as carriers
 from engine.store import queue as waiting
@@ -28,6 +39,7 @@ from engine.store.migrations import migrate
 from engine.store.rows import (
     EPOCH_COLUMNS,
     LISTED_COLUMNS,
+    explained,
     pack,
     read_any_run,
     read_evaluation,
@@ -41,17 +53,9 @@ from engine.store.seals import is_intact, write_seal
 COMMIT_EVERY_S = 1.0  # points wait this long: one commit costs an fsync, 1 to 20 ms
 _BUSY_MS = 5000
 _Written = (
-    events.RunStarted
-    | events.RunContinued
-    | events.Evaluated
-    | events.EpochEnded
-    | events.CheckpointSaved
-    | events.RunEnded
-    | events.SettingsTuned
-    | events.TuningChecked
-    | events.MemoryForecasted
-    | events.MemoryRecovered
-)
+    events.RunStarted | events.RunContinued | events.Evaluated | events.EpochEnded | events.CheckpointSaved
+    | events.RunEnded | events.SettingsTuned | events.TuningChecked | events.MemoryForecasted | events.MemoryRecovered
+)  # fmt: skip
 _log = logging.getLogger("reslab")
 
 
@@ -66,7 +70,7 @@ class Store:
         self._points: list[events.StepsCompleted] = []
         self._committed_at = time.monotonic()
         self._carried = carriers.Carried(path)
-        with _explained(path):
+        with explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, isolation_level=None)
             try:
@@ -209,12 +213,12 @@ class Store:
 
     def past(self, run: int) -> list[resumes.Past]:
         """What was recorded of a run so far, as events."""
-        with _explained(self._path), unless_damaged(run):
+        with explained(self._path), unless_damaged(run):
             return list(resumes.read_past(self._db, run))
 
     def checkpoints(self, run: int) -> list[WeightsRecord]:
         """The files that a run can go on from, the newest first."""
-        with _explained(self._path):
+        with explained(self._path):
             return resumes.read_checkpoints(self._db, run)
 
     def delete(self, run: int) -> None:
@@ -229,7 +233,7 @@ class Store:
 
         Where this person may only read the record, it stays as it is.
         """
-        with _explained(self._path):
+        with explained(self._path):
             lost = self._carried.lost(self._db)
         for row in lost:
             try:
@@ -249,14 +253,19 @@ class Store:
             waiting.append(self._db, specs)
 
     def waiting(self) -> list[QueueEntry]:
-        """What waits, the next one first."""
-        with _explained(self._path):
+        """What waits, the next one first; entries that cannot be read are left out."""
+        with explained(self._path):
             return list(waiting.read(self._db))
 
     def first_waiting(self, on_hold: Collection[int] = ()) -> QueueEntry | None:
         """The next one that is not `on_hold`, which stays where it is."""
-        with _explained(self._path):
+        with explained(self._path):
             return waiting.first(self._db, on_hold)
+
+    def unreadable_waiting(self) -> list[UnreadableEntry]:
+        """What waits and cannot be read, of a newer reslab or damaged. It stays where it is."""
+        with explained(self._path):
+            return waiting.read_unreadable(self._db)
 
     def take_next(self, number: int | None = None, on_hold: Collection[int] = ()) -> RunSpec | None:
         """Take the first entry that is not `on_hold` out of the queue, only if it is entry `number` where that is
@@ -289,12 +298,17 @@ class Store:
             return read_run(rows[0])
 
     def details(self, run: int) -> RunDetails:
-        """Open one run. Raises StoreError where there is none of this number, or its rows were damaged."""
+        """Open one run.
+
+        Raises:
+            StoreError: there is none of this number, a newer reslab wrote its spec, or its rows were damaged.
+        """
         with unless_damaged(run):
             return self._details(run)
 
     def _details(self, run: int) -> RunDetails:
         record = self.run(run)
+        check_format(record.spec, FORMAT, f"the spec of run {run}", StoreError)
         (started,) = self.query("SELECT started FROM runs WHERE run = ?", run)[0]
         epochs = self.query(f"SELECT {EPOCH_COLUMNS} FROM epochs WHERE run = ? ORDER BY epoch", run)
         evaluations = self.query(
@@ -303,12 +317,12 @@ class Store:
             run,
         )
         weights = self.checkpoints(run)
-        with _explained(self._path):
+        with explained(self._path):
             of_memory, resumed = memory.read(self._db, run), resumes.read_resumes(self._db, run)
             change = changes.read(self._db, run)
         return RunDetails(
             record=record,
-            started=json.loads(started) if started else None,
+            started=from_plain(events.RunStarted, json.loads(started)) if started else None,
             epochs=tuple(events.EpochEnded(*row) for row in epochs),
             evaluations=tuple(read_evaluation(row) for row in evaluations),
             curve=self._curve(run),
@@ -346,17 +360,17 @@ class Store:
 
     def intact(self, run: int) -> bool | None:
         """Whether a run's rows are those that were sealed at its end; None while it has no seal."""
-        with _explained(self._path):
+        with explained(self._path):
             return is_intact(self._db, run)
 
     def calibration(self, device_name: str) -> Calibration | None:
         """What the latest runs on this GPU say of its forecasts; None where none was measured there."""
-        with _explained(self._path):
+        with explained(self._path):
             return memory.calibration(self._db, device_name)
 
     def tunings(self, run: int = 0) -> dict[str, events.SettingsTuned]:
         """What was measured to be quickest on this machine, by its key, as facts of `run`."""
-        with _explained(self._path):
+        with explained(self._path):
             return tunings.read(self._db, run)
 
     def forget_tunings(self) -> int:
@@ -373,12 +387,12 @@ class Store:
         return self.run(run).status == "running"
 
     def query(self, query: str, *arguments: Any) -> list[Any]:
-        with _explained(self._path):
+        with explained(self._path):
             return self._db.execute(query, arguments).fetchall()
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with _explained(self._path):
+        with explained(self._path):
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -387,13 +401,3 @@ class Store:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
-
-
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (sqlite3.Error, OSError) as error:
-        raise StoreError(
-            f"cannot use the record of runs {path} ({error}); choose another folder with --home"
-        ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from typing import assert_never
 
 from engine.events import SettingsTuned, TuningChecked
 
@@ -12,15 +13,18 @@ _COLUMNS = "key, dtype, memory_format, num_threads, gain, busy_cores, images_per
 
 def write(db: sqlite3.Connection, event: SettingsTuned | TuningChecked) -> None:
     """A choice; or what a run's speed says of it: the first one's is kept, one that is far from that makes it due."""
-    if isinstance(event, TuningChecked):
-        db.execute(
-            "UPDATE tunings SET images_per_s = coalesce(images_per_s, ?), due = due OR ? WHERE key = ?",
-            (event.images_per_s, not event.holds, event.key),
-        )
-        return
-    values = (event.key, event.dtype, event.memory_format, event.num_threads, event.gain, event.busy_cores)
-    marks, measured_at = ", ".join("?" * 9), event.measured_at or time.time()
-    db.execute(f"INSERT OR REPLACE INTO tunings ({_COLUMNS}) VALUES ({marks})", (*values, None, event.due, measured_at))
+    match event:
+        case TuningChecked():
+            db.execute(
+                "UPDATE tunings SET images_per_s = coalesce(images_per_s, ?), due = due OR ? WHERE key = ?",
+                (event.images_per_s, not event.holds, event.key),
+            )
+        case SettingsTuned():
+            values = (event.key, event.dtype, event.memory_format, event.num_threads, event.gain, event.busy_cores)
+            row = (*values, None, event.due, event.measured_at or time.time())
+            db.execute(f"INSERT OR REPLACE INTO tunings ({_COLUMNS}) VALUES ({', '.join('?' * len(row))})", row)
+        case _:
+            assert_never(event)
 
 
 def read(db: sqlite3.Connection, run: int = 0) -> dict[str, SettingsTuned]:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import CheckpointError
+from engine.format_number import KEY, check_format
 from engine.models.weights import NEWEST_FORMAT
 
 _MODEL = "model."
@@ -91,7 +92,7 @@ def write_checkpoint(folder: Path, tensors: Mapping[str, Tensor], header: dict[s
 
 def _write(path: Path, tensors: Mapping[str, Tensor], header: dict[str, Any]) -> str:
     """Write and sync the file; returns its SHA-256."""
-    layout: dict[str, Any] = {"__metadata__": {_META: json.dumps({**header, "format": FORMAT})}}
+    layout: dict[str, Any] = {"__metadata__": {_META: json.dumps({**header, KEY: FORMAT})}}
     start = 0
     for name, value in tensors.items():
         stop = start + value.nbytes
@@ -124,11 +125,7 @@ def _checked_header(header: Any, path: Path) -> dict[str, Any]:
     """Raises ValueError where it is no header, CheckpointError where a newer reslab wrote it."""
     if not isinstance(header, dict):
         raise ValueError("its header is no JSON object")
-    number = header.get("format", FORMAT)  # the first files have none
-    if not isinstance(number, int) or number > FORMAT:
-        raise CheckpointError(
-            f"{path} has checkpoint format {number}, this reslab reads formats up to {FORMAT}; update reslab"
-        )
+    check_format(header, FORMAT, f"the checkpoint {path}", CheckpointError)
     return header
 
 

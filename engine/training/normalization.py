@@ -25,7 +25,7 @@ def normalized_for(spec: RunSpec, data: ImageData, resume: Resume) -> ImageData:
     if spec.weights in ("random", "imagenet"):
         return data
     if resume.started is not None:
-        return replace(data, mean=tuple(resume.started["mean"]), std=tuple(resume.started["std"]))
+        return replace(data, mean=resume.started.mean, std=resume.started.std)
     header = own_header(expand(spec.weights))
     if header is None:
         return data

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from engine.cores import usable_cores
-from engine.data.images import FIRST_RULES, NEWEST_RULES, ImageData
+from engine.data.images import NEWEST_RULES, ImageData
 from engine.device import Placement
 from engine.errors import CheckpointError
-from engine.events import Resolved
+from engine.events import Resolved, RunStarted
 from engine.models.form import apply_form
+from engine.spec import unknown_settings
 from engine.step.learner import Learner
 from engine.training.checkpoint import Checkpoint
 from engine.training.position import START, Position
@@ -27,7 +27,7 @@ class Resume:
     in the run's folder and `sha256` its hash. `is_fresh` says that the run was never begun before.
     """
 
-    started: dict[str, Any] | None
+    started: RunStarted | None
     checkpoint: Checkpoint | None = None
     file: str | None = None
     sha256: str | None = None
@@ -41,39 +41,36 @@ class Resume:
     @property
     def data_rules(self) -> int:
         """By which rules the run read its images; one that never came so far takes the newest."""
-        return NEWEST_RULES if self.started is None else int(self.started.get("data_rules", FIRST_RULES))
+        return NEWEST_RULES if self.started is None else self.started.data_rules
 
     @property
-    def recorded(self) -> dict[str, Any]:
-        """`Resolved` as JSON; empty where nothing is known."""
-        found: dict[str, Any] = self.started["resolved"] if self.started else {}
-        return found
+    def recorded(self) -> Resolved | None:
+        """What the machine made of the spec before; None where that is not known."""
+        return self.started.resolved if self.started else None
 
     def placed(self, placement: Placement) -> Placement:
         """The dtype, layout and number of threads that the run had, where this machine has such a device."""
         recorded = self.recorded
-        if not recorded or torch.device(recorded["device"]).type != placement.device.type:
+        if recorded is None or torch.device(recorded.device).type != placement.device.type:
             return placement
-        if recorded["num_threads"] <= usable_cores():
-            torch.set_num_threads(recorded["num_threads"])
+        if recorded.num_threads <= usable_cores():
+            torch.set_num_threads(recorded.num_threads)
         return replace(
             placement,
-            dtype=getattr(torch, recorded["dtype"]),
-            memory_format=getattr(torch, recorded["memory_format"]),
-            gain=recorded.get("gain", 1.0),
+            dtype=getattr(torch, recorded.dtype),
+            memory_format=getattr(torch, recorded.memory_format),
+            gain=recorded.gain,
         )
 
     def check_images(self, data: ImageData) -> None:
         """Raises CheckpointError where the images are not those that the run has seen so far."""
         if self.started is None:
             return
-        names = ("test_sha256", "train_sha256", "num_train", "num_val", "mean", "std")
+        seen = self.started
+        train_sha256 = seen.train_sha256 or data.train_sha256  # runs from before it was recorded have none
+        before = (seen.test_sha256, train_sha256, seen.num_train, seen.num_val, seen.mean, seen.std)
         num_val = len(data.val) if data.val else 0
-        now = (data.test_sha256, data.train_sha256, len(data.train), num_val, list(data.mean), list(data.std))
-        before = [
-            self.started.get(name, value) for name, value in zip(names, now, strict=True)
-        ]  # once there were fewer
-        if before != list(now):
+        if before != (data.test_sha256, data.train_sha256, len(data.train), num_val, data.mean, data.std):
             raise CheckpointError(
                 "the images are not those that the run began with (their number, order or SHA-256 differs); "
                 "train a new run on them"
@@ -102,18 +99,19 @@ class Resume:
 
     def differences(self, now: Resolved) -> tuple[str, ...]:
         """What is not as it was, in words: then the rest of the run may round otherwise."""
-        recorded = self.recorded
-        if not recorded:
+        if self.started is None:
             return ()
-        found = []
+        recorded = self.started.resolved
+        unknown = unknown_settings(self.started.spec)
+        found = [f"the setting {name} ignored (it was {value})" for name, value in unknown.items()]
         for field, what in (
             ("device_name", "device"), ("dtype", "dtype"), ("memory_format", "layout"), ("num_threads", "threads"),
             ("workers", "workers"),
         ):  # fmt: skip
-            before, after = recorded.get(field, ""), getattr(now, field)
+            before, after = getattr(recorded, field), getattr(now, field)
             if before != after:
                 found.append(f"{what} {after or 'one'} instead of {before or 'one'}")
-        for package, before in recorded["versions"].items():
+        for package, before in recorded.versions.items():
             after = now.versions.get(package)
             if before != after:
                 found.append(f"{package} {after} instead of {before}")

@@ -116,7 +116,7 @@ def test_two_workers_make_the_run_of_one(machine: None, tmp_path: Path, norm: st
         details = store.details(1)
         assert list(details.curve.losses) == losses(together)
         assert details.started is not None
-        assert details.started["resolved"]["workers"] == f"2 workers on one machine{words}"
+        assert details.started.resolved.workers == f"2 workers on one machine{words}"
         assert (details.intact, details.record.status) == (True, "completed")
     assert not (places.run_folder(1) / "ray").exists()
 

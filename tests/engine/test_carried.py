@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import signal
 import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
 
 import pytest
 
 from engine import events
-from engine.cli.side_by_side import Lines
 from engine.control import RunControl
 from engine.errors import ReslabError, StoreError
 from engine.events import Event, RunEnded, RunPaused, RunResumed, StepsCompleted, to_json_dict
@@ -27,70 +23,14 @@ from engine.launch.detached import Detached, DetachedProcess, Order
 from engine.launch.following import follow
 from engine.launch.requests import Asked, ask
 from engine.launch.stream import Stream, stream_path
-from engine.launch.wire import event_from
 from engine.paths import Places
 from engine.spec import RunSpec
 from engine.store.store import Store
 from tests import waiting
-from tests.fakes import Carried, evaluated, events_of, metrics, started
+from tests.fakes import Carried, evaluated, events_of, metrics, started, without_bytes
 from tests.waiting import join
-from tui.live import LiveRun
 
 SPEC = RunSpec("digits", "resnet20", epochs=3)
-OTHERS: list[Event] = [
-    events.DatasetProgressed(1, "mnist", "download", 3, 0, "bytes"),
-    events.EvaluationProgressed(1, "val", 3, 100),
-    events.GradientsMeasured(1, 5, ("stem", "layer1"), (0.1, float("inf")), (1e-3, 2e-3)),
-    events.CheckpointSaved(1, "step-00000005.safetensors", "ab" * 32, 1, 5, 1000),
-    events.CheckpointFailed(1, 5, "no space left"),
-    events.RunContinued(1, 5, ("torch 2.15 instead of 2.11",), 1, True),
-    events.SettingsTuned(1, "key", "bfloat16", "channels_last", 2, 1.4),
-    events.TuningChecked(1, "key", 1200.0, None, True),
-    events.MemoryForecasted(1, 9, 1, 1, 1, 1, 1, 1, 1, None, 0),
-    events.MemoryRecovered(1, 0, "training in micro-batches of 64", 64, False, 0),
-    RunPaused(1, 5),
-    RunResumed(1, 5, 2.5),
-]
-
-
-def without_bytes(event: Event) -> Event:
-    blank: dict[str, Any] = {"labels": b"", "predictions": b"", "confidences": b""}
-    return replace(event, **blank) if isinstance(event, events.Evaluated) else event
-
-
-def test_every_event_comes_back_as_it_was() -> None:
-    seen = [*events_of(SPEC), *OTHERS]
-    assert {type(event) for event in seen} == set(get_args(Event))
-    for event in seen:
-        back = event_from(json.loads(json.dumps(to_json_dict(event))))
-        if isinstance(event, events.GradientsMeasured):
-            assert isinstance(back, events.GradientsMeasured)
-            assert math.isnan(back.norms[1])
-            back = replace(back, norms=event.norms)
-        assert back == without_bytes(event)
-
-
-def test_whoever_shows_or_keeps_events_takes_every_one(places: Places, capsys: pytest.CaptureFixture[str]) -> None:
-    """In the order of a run: none is left over, and what went wrong is said."""
-    spec = SPEC.replace(epochs=1)
-    live, lines = LiveRun(spec), Lines()
-    with Store(places.database) as store:
-        number = store.create_run(spec)
-        seen = events_of(spec, number)
-        for event in (*seen[:-1], *OTHERS, seen[-1]):
-            event = replace(event, run=number)
-            live.add(event)
-            lines.show(event)
-            store.record(event)
-        assert store.run(number).status == "completed"
-    assert live.ended is not None
-    assert "run 1: step 5 could not be saved, the run continues: no space left" in capsys.readouterr().err
-
-
-def test_what_is_no_event_is_one_sentence() -> None:
-    for values in ({}, {"event": "run_flew"}, {"event": "run_paused", "run": 1}, {"event": "steps_completed"}):
-        with pytest.raises(StoreError, match="no event of this version"):
-            event_from(values)
 
 
 @pytest.fixture

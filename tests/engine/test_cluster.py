@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.events import CheckpointSaved, Event, RunStarted, StepsCompleted, plain
+from engine.events import CheckpointSaved, Event, RunStarted, StepsCompleted
 from engine.launch.ray import require_ray, versions_differ
 from engine.launch.ray.exchange import Exchange, Newest
 from engine.launch.requests import Asked
@@ -65,7 +65,7 @@ async def test_whoever_begins_goes_on_from_the_newest_checkpoint() -> None:
     assert newest == Newest()
     started = next(event for event in EVENTS if isinstance(event, RunStarted))
     await exchange.tell(1, ticket, 1, [started, SAVED])
-    assert (await exchange.enter(1))[1] == Newest(plain(started), SAVED.file, SAVED.sha256)
+    assert (await exchange.enter(1))[1] == Newest(started, SAVED.file, SAVED.sha256)
 
 
 async def test_what_is_asked_comes_back_until_the_run_is_closed() -> None:

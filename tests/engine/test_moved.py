@@ -16,6 +16,7 @@ from engine.catalog.datasets import absolute_dataset
 from engine.cli.parser import build_parser, specs_from
 from engine.control import RunControl
 from engine.errors import DatasetError, StoreError
+from engine.events import plain
 from engine.lab import Lab
 from engine.paths import Places
 from engine.spec import RunSpec
@@ -115,10 +116,11 @@ def test_a_run_that_began_by_the_first_rules_goes_on_by_them(places: Places, tmp
     one, other = details_of(places, 1), details_of(places, 2)
     assert one.started is not None
     assert other.started is not None
-    assert one.started["train_sha256"] != other.started["train_sha256"]
+    assert one.started.train_sha256 != other.started.train_sha256
     pictures(root, {"b/nested": 1}, first=90)
     with sqlite3.connect(places.database) as db:  # as an earlier version wrote it
-        started = {name: value for name, value in one.started.items() if name not in ("data_rules", "notes", "shared")}
+        later = ("data_rules", "notes", "shared")
+        started = {name: value for name, value in plain(one.started).items() if name not in later}
         db.execute("UPDATE runs SET started = ?, seal = NULL WHERE run = 1", (json.dumps(started),))
     assert list(Lab(places).resume(1).events())[-1].status == "completed"  # type: ignore[union-attr]
     with pytest.raises(StoreError, match="the images are not those"):

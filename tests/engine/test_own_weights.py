@@ -115,7 +115,7 @@ def test_a_relative_path_means_the_same_from_everywhere(
 @pytest.mark.parametrize(
     ("header", "expected"),
     [
-        ({"format": 99}, "has format 99, this reslab reads formats up to 1: update reslab"),
+        ({"format": 99}, "has format 99, this reslab reads formats up to 1; update reslab"),
         ({"form": {"shortcut_padding": "left"}}, "does not know networks with shortcut_padding='left'; update"),
         ({"form": {"shortcut_padding": []}}, r"does not know networks with shortcut_padding=\[\]; update"),
         ({"form": {"activation": "gelu"}}, "does not know networks with activation='gelu'; update"),

@@ -272,7 +272,7 @@ def test_the_form_is_kept_by_checkpoints_resumes_and_predictions(
             assert form_of(network) == {"shortcut_padding": form}
             pixels = torch.from_numpy((load_digits().images[7] * (255 / 16)).round() / 255).float()
             assert details.started is not None
-            normalised = (pixels - details.started["mean"][0]) / details.started["std"][0]
+            normalised = (pixels - details.started.mean[0]) / details.started.std[0]
             with torch.no_grad():
                 confidences[form] = network(normalised[None, None]).softmax(1).max().item()
         assert from_disk.guesses[0].confidence == pytest.approx(confidences["both-sides"], abs=1e-4)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sqlite3
 import threading
 from collections.abc import Sequence
 
@@ -130,6 +132,24 @@ async def test_a_queue_from_the_last_time_is_offered(answer: str, make_app: Make
             await drawn(pilot)
             assert script.specs == []
             assert len(app.queue.waiting) == 3
+
+
+async def test_an_entry_that_cannot_be_read_is_reported_once_and_stays(make_app: MakeApp, places: Places) -> None:
+    newer = json.dumps({"format": 3, "plan": "digits"})
+    with Store(places.database) as store:
+        store.enqueue(WAITING[:1])
+    with sqlite3.connect(places.database) as other:
+        other.execute("INSERT INTO queue (place, spec) VALUES (0, ?)", (newer,))
+    script = ScriptedRun()
+    app = make_app(script)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await until(pilot, lambda: "1 run waits in the queue" in text_of(app))
+        await pilot.press("y")
+        await until(pilot, lambda: len(script.specs) == 1 and app.live and app.live.over)
+        said = "queue entry 2 cannot be read and stays in the queue: the entry has format 3, this reslab reads"
+        assert told(app).count(said) == 1
+    with sqlite3.connect(places.database) as other:
+        assert other.execute("SELECT spec FROM queue").fetchall() == [(newer,)]
 
 
 async def test_quitting_keeps_what_waits(make_app: MakeApp, places: Places) -> None:

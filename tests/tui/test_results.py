@@ -5,12 +5,13 @@ from __future__ import annotations
 import sqlite3
 
 import pytest
+from textual.widgets import Static
 
 from engine.paths import Places
 from engine.spec import RunSpec
 from engine.store.store import Store
 from tests.fakes import events_of
-from tests.tui.conftest import MakeApp, drawn, text_of, until
+from tests.tui.conftest import MakeApp, drawn, text_of, told, until
 
 HOSTILE = ["[red]x", "[@click=app.quit]x", "\x1b]52;c;aGFjaw==\x07", "a[/]b"]
 
@@ -144,6 +145,25 @@ async def test_a_run_that_was_changed_says_so(make_app: MakeApp, places: Places)
         await pilot.press("enter")
         await drawn(pilot)
         assert "changed after its end: do not trust these figures" in text_of(app)
+
+
+async def test_settings_of_another_version_are_shown(make_app: MakeApp, places: Places) -> None:
+    with sqlite3.connect(places.database) as other:
+        other.execute("UPDATE runs SET spec = json_set(spec, '$.mixup', 0.2), seal = NULL WHERE run = 3")
+        other.execute("UPDATE runs SET spec = json_set(spec, '$.format', 2), seal = NULL WHERE run = 2")
+    app = make_app()
+    async with app.run_test(size=(140, 40)) as pilot:
+        await pilot.press("3")
+        await drawn(pilot)
+        assert order(app) == ["3", "2", "1"]
+        await pilot.press("enter")
+        await drawn(pilot)
+        facts = str(app.screen.query_one("#facts", Static).render())
+        assert "mixup 0.2: settings that this reslab does not have" in facts
+        await pilot.press("escape")
+        app.open_run(2)
+        await drawn(pilot)
+        await until(pilot, lambda: "the spec of run 2 has format 2" in told(app))
 
 
 async def test_hostile_names_are_harmless_in_every_tab(make_app: MakeApp) -> None:

@@ -165,7 +165,7 @@ class RunScreen(LabScreen[None]):
     def _show_curves(self, details: RunDetails) -> None:
         steps = len(details.curve.losses)
         x = np.arange(1, steps + 1, dtype=np.float64)
-        num_steps = details.started["num_steps"] if details.started else 1
+        num_steps = details.started.num_steps if details.started else 1
         ticks = epoch_ticks(details.record.spec["epochs"], max(num_steps // details.record.spec["epochs"], 1))
         for name, values in (("loss", details.curve.losses), ("accuracy", details.curve.accuracies)):
             lines = [Line("train", TRAIN_COLOUR, x, np.array(values, dtype=np.float64))]
@@ -297,6 +297,6 @@ async def load_into(
 def _reading_help(details: RunDetails) -> str:
     if details.record.final is None:
         return ""
-    val = details.started and details.started["num_val"]
+    val = details.started and details.started.num_val
     read = "the test set was read untrained and at the end" if val else "the figures are the last epoch's"
     return f"\n\n{read}; nothing was selected on the test set.\nBalanced accuracy is the mean of the classes' recalls."

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Any
 
-from engine.events import CheckpointSaved, Event, RunStarted, plain
+from engine.events import CheckpointSaved, Event, RunStarted
 from engine.launch.requests import Asked
 
 
 @dataclass(frozen=True, slots=True)
 class Newest:
-    """What a worker that begins has to go on from: RunStarted as JSON, the file of a checkpoint and its SHA-256."""
+    """What a worker that begins has to go on from: its RunStarted, the file of a checkpoint and its SHA-256."""
 
-    started: dict[str, Any] | None = None
+    started: RunStarted | None = None
     file: str | None = None
     sha256: str | None = None
 
@@ -33,7 +32,7 @@ class _Room:
     def tell(self, events: list[Event]) -> None:
         for event in events:
             if isinstance(event, RunStarted) and self.newest.started is None:
-                self.newest = Newest(plain(event), self.newest.file, self.newest.sha256)
+                self.newest = Newest(event, self.newest.file, self.newest.sha256)
             elif isinstance(event, CheckpointSaved):
                 self.newest = Newest(self.newest.started, event.file, event.sha256)
         self.events += events
