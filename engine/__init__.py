@@ -24,7 +24,7 @@ _HOMES = {
     "RunControl": "engine.control",
     "RunSpec": "engine.spec",
     "ReslabError": "engine.errors",
-    "find_places": "engine.paths",
+    "find_folders": "engine.paths",
 }
 
 __all__ = sorted(_HOMES)

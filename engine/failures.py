@@ -12,56 +12,56 @@ from pathlib import Path
 
 from engine.errors import DatasetError, ReslabError
 from engine.log import write_report
-from engine.paths import Places
+from engine.paths import Folders
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
-def describe_failure(error: Exception, places: Places, about: str) -> str:
+def describe_failure(error: Exception, folders: Folders, about: str) -> str:
     """One sentence; whatever is not a ReslabError goes to the log in full, as a report `about` this."""
     if isinstance(error, ReslabError):
         return str(error)
-    written = write_report(places.log, error, about)
-    return _sentence(error, places) + (f"; the full report is in {places.log}" if written else "")
+    written = write_report(folders.log, error, about)
+    return _sentence(error, folders) + (f"; the full report is in {folders.log}" if written else "")
 
 
-def _sentence(error: Exception, places: Places) -> str:
+def _sentence(error: Exception, folders: Folders) -> str:
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
         return "memory ran out; free some, or choose a smaller batch, image size or network"
     if isinstance(error, OSError):
-        return describe_os_error(error, places)
+        return describe_os_error(error, folders)
     first_line = (str(error).strip() or "no message").splitlines()[0]
     return f"{type(error).__name__}: {first_line}"
 
 
-def describe_os_error(error: OSError, places: Places | None = None) -> str:
+def describe_os_error(error: OSError, folders: Folders | None = None) -> str:
     """What the operating system refused: the path, why, and what to do, with the setting that names its folder."""
     reason = error.strerror or str(error) or type(error).__name__
     if isinstance(error.filename, int) or not error.filename:
         what = "free some space" if error.errno in _FULL else "try again"
         return f"the operating system refused a file ({reason}); {what}"
     path = Path(_text(error.filename))
-    return f"cannot use {path} ({reason}); {_advice(error, path, places)}"
+    return f"cannot use {path} ({reason}); {_advice(error, path, folders)}"
 
 
 def _text(name: str | bytes) -> str:
     return name.decode("utf-8", "surrogateescape") if isinstance(name, bytes) else name
 
 
-def _advice(error: OSError, path: Path, places: Places | None) -> str:
+def _advice(error: OSError, path: Path, folders: Folders | None) -> str:
     first = "see that it exists"
     if error.errno in _FULL:
         first = "free some space"
     elif error.errno in _FORBIDDEN:
         first = "give yourself the right to use it"
-    setting = None if places is None else setting_of(path, places)
+    setting = None if folders is None else setting_of(path, folders)
     return first + (f", or choose another folder with {setting}" if setting else "")
 
 
-def setting_of(path: Path, places: Places) -> str | None:
+def setting_of(path: Path, folders: Folders) -> str | None:
     """The setting that names the folder in which `path` lies, or of which it is a part; None where none does."""
-    settings = ((places.home, "--home"), (places.data, "--data-dir"), (places.cache, "RESLAB_CACHE"))
+    settings = ((folders.home, "--home"), (folders.data, "--data-dir"), (folders.cache, "RESLAB_CACHE"))
     for folder, setting in settings:
         if path == folder or folder in path.parents or path in folder.parents:
             return setting
@@ -69,9 +69,9 @@ def setting_of(path: Path, places: Places) -> str | None:
 
 
 @contextmanager
-def dataset_is_used(dataset: str, places: Places | None = None) -> Iterator[None]:
+def dataset_is_used(dataset: str, folders: Folders | None = None) -> Iterator[None]:
     """Raises DatasetError for what the operating system refuses of a dataset's files, or of their decoded copies."""
     try:
         yield
     except OSError as error:
-        raise DatasetError(f"{dataset}: {describe_os_error(error, places)}") from error
+        raise DatasetError(f"{dataset}: {describe_os_error(error, folders)}") from error

@@ -24,8 +24,8 @@ from engine.errors import DatasetError, SpecError, StoreError
 from engine.events import SettingsTuned
 from engine.launch.backend import Backend, Handle, Job, Limit
 from engine.memory.ledger import Ledger
-from engine.paths import Places, expand, find_places
-from engine.records import Predictions, QueueEntry, RunDetails, RunRecord
+from engine.paths import Folders, expand, find_folders
+from engine.records import Predictions, QueueEntry, RunDetails, RunSummary
 from engine.spec import RunSpec
 from engine.store.store import Store
 
@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     from engine.control import Control
     from engine.data.manifest import FileRecord
     from engine.data.survey import Survey
-    from engine.forecast.fitting import Plan
+    from engine.forecast.memory_plan import Plan
     from engine.launch.ray import Cluster
-    from engine.launch.requests import Asked
+    from engine.launch.requests import ControlRequest
     from engine.launch.scheduler import Scheduler
     from engine.predicting import FoundFile, Guess, ImageGuesses
     from engine.progress import Progress
@@ -81,9 +81,9 @@ class Lab:
     """
 
     def __init__(
-        self, places: Places | None = None, ledger: Ledger | None = None, cluster: Cluster | None = None
+        self, folders: Folders | None = None, ledger: Ledger | None = None, cluster: Cluster | None = None
     ) -> None:
-        self.places = find_places() if places is None else places
+        self.folders = find_folders() if folders is None else folders
         self.ledger = Ledger() if ledger is None else ledger
         self.cluster = cluster
 
@@ -94,10 +94,10 @@ class Lab:
         if self.cluster is None:
             from engine.launch.in_process import InProcess
 
-            return InProcess(self.places, self.ledger)
+            return InProcess(self.folders, self.ledger)
         from engine.launch.detached import Detached
 
-        return Detached(self.places, self.cluster)
+        return Detached(self.folders, self.cluster)
 
     def train(self, spec: RunSpec, control: RunControl | None = None) -> Handle:
         """A new run. It begins when its events are asked for; `wait()` follows it to its end.
@@ -111,7 +111,7 @@ class Lab:
         """New runs, one after another."""
         from engine.launch.scheduler import ListSource, Scheduler
 
-        return Scheduler(ListSource(specs), self.backend, Limit(), self.places)
+        return Scheduler(ListSource(specs), self.backend, Limit(), self.folders)
 
     def resume(self, run: int, control: RunControl | None = None, dataset: str | None = None) -> Handle:
         """Run number `run` from its newest checkpoint, with its images from `dataset` if they have moved.
@@ -119,31 +119,31 @@ class Lab:
         Raises:
             ReslabError: there is no such run; or, from its events, it cannot be resumed.
         """
-        with Store(self.places.database) as store:
+        with Store(self.folders.database) as store:
             spec = RunSpec.from_stored(store.run(run).spec)
         return self.backend.start(Job(spec, run, dataset), control)
 
     def attach(self, run: int, control: RunControl | None = None) -> Handle:
         """A run in another process: its events so far, then those that come."""
-        from engine.launch.following import follow
+        from engine.launch.follow import follow
 
-        return Handle(lambda control: follow(run, self.places, control), control or RunControl())
+        return Handle(lambda control: follow(run, self.folders, control), control or RunControl())
 
-    def look(self, run: int) -> RunRecord:
+    def look(self, run: int) -> RunSummary:
         """A run as it stands; one whose process is gone has failed by then.
 
         Raises:
             StoreError: there is no such run.
         """
-        from engine.launch.following import look
+        from engine.launch.follow import look
 
-        return look(run, self.places)
+        return look(run, self.folders)
 
     def is_paused(self, run: int) -> bool:
         """Whether a running run waits to be resumed."""
         from engine.launch.requests import is_paused
 
-        return is_paused(self.places.run_folder(run))
+        return is_paused(self.folders.run_folder(run))
 
     def stop(self, run: int) -> None:
         """Ask a live run, in whichever process it is, for a clean end after its step.
@@ -151,16 +151,16 @@ class Lab:
         Raises:
             StoreError: it is not running, or its folder cannot be written.
         """
-        from engine.launch.requests import Asked
+        from engine.launch.requests import ControlRequest
 
-        self._ask(run, Asked(stop=True), "stopped")
+        self._ask(run, ControlRequest(stop=True), "stopped")
 
     def pause(self, run: int) -> None:
         """Ask a live run to pause before its next step. Raises as `stop`."""
-        from engine.launch.requests import Asked
+        from engine.launch.requests import ControlRequest
 
         if not self.is_paused(run):
-            self._ask(run, Asked(pause=True), "paused")
+            self._ask(run, ControlRequest(pause=True), "paused")
 
     def unpause(self, run: int) -> None:
         """Let a paused run continue in its own process.
@@ -168,15 +168,15 @@ class Lab:
         Raises:
             StoreError: it is not paused, or its folder cannot be written.
         """
-        from engine.launch.requests import Asked
+        from engine.launch.requests import ControlRequest
 
         if not self.is_paused(run):
             raise StoreError(
                 f"run {run} is running and not paused; reslab pause {run} pauses it, reslab stop {run} ends it"
             )
-        self._ask(run, Asked(pause=False), "resumed")
+        self._ask(run, ControlRequest(pause=False), "resumed")
 
-    def _ask(self, run: int, wanted: Asked, done: str) -> None:
+    def _ask(self, run: int, wanted: ControlRequest, done: str) -> None:
         from engine.launch.requests import ask
 
         record = self.look(run)
@@ -184,25 +184,25 @@ class Lab:
             raise StoreError(
                 f"run {run} is {record.status}; only a running run can be {done}. reslab show {run} shows its figures"
             )
-        ask(self.places.run_folder(run), wanted)
+        ask(self.folders.run_folder(run), wanted)
 
     # --- the queue ---------------------------------------------------------------------------------------------------
 
     def enqueue(self, specs: Sequence[RunSpec]) -> None:
         """Put specs at the end of the queue."""
-        with Store(self.places.database) as store:
+        with Store(self.folders.database) as store:
             store.enqueue(specs)
 
     def queue(self) -> list[QueueEntry]:
         """What waits, the next one first."""
-        with Store(self.places.database) as store:
+        with Store(self.folders.database) as store:
             return store.waiting()
 
     # --- what is stored ----------------------------------------------------------------------------------------------
 
-    def runs(self, dataset: str | None = None, model: str | None = None, status: str | None = None) -> list[RunRecord]:
+    def runs(self, dataset: str | None = None, model: str | None = None, status: str | None = None) -> list[RunSummary]:
         """Every run, or those of a dataset, a model, a status; newest first."""
-        with Store(self.places.database) as store:
+        with Store(self.folders.database) as store:
             store.settle_lost_runs()
             found = store.runs()
         wanted = [
@@ -212,7 +212,7 @@ class Lab:
 
     def run(self, run: int) -> RunDetails:
         """One run, opened. Raises StoreError where there is none."""
-        with Store(self.places.database) as store:
+        with Store(self.folders.database) as store:
             store.settle_lost_runs()
             return store.details(run)
 
@@ -220,21 +220,21 @@ class Lab:
         """The files that a run left out; None where its dataset is none of files."""
         from engine.data.manifest import MANIFEST_NAME, read_unusable
 
-        return read_unusable(self.places.run_folder(run) / MANIFEST_NAME)
+        return read_unusable(self.folders.run_folder(run) / MANIFEST_NAME)
 
     def predictions(self, run: int) -> Iterator[NamedPrediction]:
         """What a run predicts for each test image, with the image's file and the names of the classes."""
         from engine.analysis.naming import named
 
-        with Store(self.places.database) as store:
+        with Store(self.folders.database) as store:
             details, predictions = store.details(run), store.predictions(run)
-        return named(predictions, details.class_names, self.places.run_folder(run))
+        return named(predictions, details.class_names, self.folders.run_folder(run))
 
     def delete(self, run: int) -> None:
         """A run with its figures and weights. Raises StoreError where it is running, or there is none."""
-        with Store(self.places.database) as store:
+        with Store(self.folders.database) as store:
             store.delete(run)
-        shutil.rmtree(self.places.run_folder(run), ignore_errors=True)
+        shutil.rmtree(self.folders.run_folder(run), ignore_errors=True)
 
     def export(self, run: int, folder: Path | None = None) -> Path:
         """Write a run as plain files (JSON, CSV, TOML) into `folder`, or under exports/ in the home folder, which
@@ -245,9 +245,9 @@ class Lab:
         """
         from engine.export.files import export_run
 
-        target = self.places.home / "exports" / str(run) if folder is None else expand(folder)
-        with Store(self.places.database) as store:
-            return export_run(store, run, self.places.run_folder(run), target)
+        target = self.folders.home / "exports" / str(run) if folder is None else expand(folder)
+        with Store(self.folders.database) as store:
+            return export_run(store, run, self.folders.run_folder(run), target)
 
     # --- what it is worth --------------------------------------------------------------------------------------------
 
@@ -260,7 +260,7 @@ class Lab:
         from engine.analysis.comparison import compare
         from engine.analysis.seeds import compare_groups, group_by_seed, images_of
 
-        with Store(self.places.database) as store:
+        with Store(self.folders.database) as store:
             compared = store.compared(runs)
         details = tuple(item for item, _ in compared)
         found = compare(compared, pairs)
@@ -282,7 +282,7 @@ class Lab:
 
         predictions = self._predictions(details)
         found = with_files(find_mistakes(predictions, *(cell or ())), self._files(details, predictions))
-        return found, load_test_images(details, self.places, control, report, [item.index for item in found])
+        return found, load_test_images(details, self.folders, control, report, [item.index for item in found])
 
     def differences(
         self, a: RunDetails, b: RunDetails, report: Callable[[Progress], None], control: Control
@@ -294,17 +294,17 @@ class Lab:
         predictions = self._predictions(a)
         found = find_differences(predictions, self._predictions(b))
         ours = with_files([one for one, _ in found], self._files(a, predictions))
-        images = load_test_images(a, self.places, control, report, [one.index for one in ours])
+        images = load_test_images(a, self.folders, control, report, [one.index for one in ours])
         return list(zip(ours, [other for _, other in found], strict=True)), images
 
     def _predictions(self, details: RunDetails) -> Predictions:
-        with Store(self.places.database) as store:
+        with Store(self.folders.database) as store:
             return store.predictions(details.record.run)
 
     def _files(self, details: RunDetails, predictions: Predictions) -> Sequence[str]:
         from engine.analysis.naming import test_files
 
-        return test_files(self.places.run_folder(details.record.run), details.class_names, predictions.labels)
+        return test_files(self.folders.run_folder(details.record.run), details.class_names, predictions.labels)
 
     # --- images of one's own -----------------------------------------------------------------------------------------
 
@@ -325,7 +325,7 @@ class Lab:
         files = self.find_files(images)
         from engine.predicting import predict
 
-        return predict(self.run(run), self.places, [file.path for file in files], self.ledger)
+        return predict(self.run(run), self.folders, [file.path for file in files], self.ledger)
 
     def predict_picture(self, details: RunDetails, file: Path) -> tuple[tuple[Guess, ...], NDArray[np.uint8]]:
         """The likeliest classes of one image, and the image (3, H, W), small. Loads torch.
@@ -336,7 +336,7 @@ class Lab:
         import_torch()
         from engine.predicting import predict, read_reading
 
-        (found,) = predict(details, self.places, [file], self.ledger)
+        (found,) = predict(details, self.folders, [file], self.ledger)
         pixels = read_reading(details).picture(expand(file), _SIDE)
         problem = found.error or (pixels if isinstance(pixels, str) else None)
         if problem is not None or isinstance(pixels, str):
@@ -356,7 +356,7 @@ class Lab:
         from engine.predicting import predict, read_reading
 
         reading, images, done = read_reading(details), [], 0
-        for done, found in enumerate(predict(details, self.places, files, self.ledger), start=1):
+        for done, found in enumerate(predict(details, self.folders, files, self.ledger), start=1):
             report(done, len(files))
             pixels = reading.picture(Path(found.file), _SIDE) if found.error is None else found.error
             if not isinstance(pixels, str):
@@ -377,13 +377,13 @@ class Lab:
         """
         from engine.data.survey import survey
 
-        return survey(spec, self.places)
+        return survey(spec, self.folders)
 
     def survey_now(self, spec: RunSpec) -> Survey:
         """The same, without the progress."""
         from engine.data.survey import survey_now
 
-        return survey_now(spec, self.places)
+        return survey_now(spec, self.folders)
 
     def forecast(self, spec: RunSpec) -> Plan:
         """The memory that a run will take, and how it would be started now. Loads torch.
@@ -392,9 +392,9 @@ class Lab:
             ReslabError: the network cannot take such images, or the folder or the device is not there.
         """
         import_torch()
-        from engine.forecast.asking import ask_forecast
+        from engine.forecast.from_spec import plan_from_spec
 
-        return ask_forecast(spec, self.places, self.ledger)
+        return plan_from_spec(spec, self.folders, self.ledger)
 
     def autotune(self, spec: RunSpec) -> Generator[Progress, None, SettingsTuned | None]:
         """Measure which settings are quickest for `spec` on this processor, and store the choice for later runs; None
@@ -422,16 +422,16 @@ class Lab:
         images = TrialImages(found.shape, middle, middle, spec.epochs * found.num_train)
         tuned = yield from tune(0, spec, images, share_cores(placement, others), RunControl())
         if tuned is not None:
-            with Store(self.places.database) as store:
+            with Store(self.folders.database) as store:
                 store.record(tuned)
         return tuned
 
-    def tunings(self) -> list[SettingsTuned]:
+    def autotune_choices(self) -> list[SettingsTuned]:
         """The choices that later runs go by, the oldest first."""
-        with Store(self.places.database) as store:
-            return list(store.tunings().values())
+        with Store(self.folders.database) as store:
+            return list(store.autotune_choices().values())
 
-    def forget_tunings(self) -> int:
+    def forget_autotune_choices(self) -> int:
         """Delete them all, so that the next runs measure again; returns how many there were."""
-        with Store(self.places.database) as store:
-            return store.forget_tunings()
+        with Store(self.folders.database) as store:
+            return store.forget_autotune_choices()

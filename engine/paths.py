@@ -13,7 +13,7 @@ LOG_NAME = "reslab.log"
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class Folders:
     """The folders of one lab. None of them needs to exist yet, and `data` need not be writable where files lie there.
 
     `home` holds runs and weights, `data` the datasets, `cache` the decoded images.
@@ -36,7 +36,7 @@ class Places:
         return self.home / str(run)
 
 
-def find_places(home: str | None = None, data_dir: str | None = None) -> Places:
+def find_folders(home: str | None = None, data_dir: str | None = None) -> Folders:
     """Resolve both folders: the argument, else the environment, else the default.
 
     Home: `RESLAB_HOME`, else `checkpoints/` of the clone that this code runs from, else the user's data folder.
@@ -45,7 +45,7 @@ def find_places(home: str | None = None, data_dir: str | None = None) -> Places:
     chosen_home = home or text_of(HOME)
     chosen_data = data_dir or text_of(DATA)
     chosen_cache = text_of(CACHE)
-    return Places(
+    return Folders(
         home=expand(chosen_home).absolute() if chosen_home else _default_home(),
         data=expand(chosen_data).absolute() if chosen_data else _user_folder("cache") / "data",
         cache=expand(chosen_cache).absolute() if chosen_cache else _user_folder("cache") / "decoded",

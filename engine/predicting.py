@@ -15,10 +15,10 @@ from engine.data.batches import Preparation
 from engine.data.resizing import Reading
 from engine.errors import CheckpointError, DatasetError, SpecError
 from engine.memory.ledger import Ledger
-from engine.memory.shortage import unless_memory_runs_out
+from engine.memory.out_of_memory import unless_memory_runs_out
 from engine.models.building import build_model
 from engine.models.form import apply_form
-from engine.paths import Places, expand
+from engine.paths import Folders, expand
 from engine.records import RunDetails
 from engine.shape import DataShape
 from engine.spec import RunSpec
@@ -88,7 +88,7 @@ def read_reading(details: RunDetails) -> Reading:
 
 
 def predict(
-    details: RunDetails, places: Places, files: Iterable[Path], ledger: Ledger | None = None
+    details: RunDetails, folders: Folders, files: Iterable[Path], ledger: Ledger | None = None
 ) -> Iterator[ImageGuesses]:
     """Classify `files`, in their order and a batch at a time, prepared as the run's test images were, with its network:
     that which `ledger` still holds, or its weights from disk, on the CPU. A file that is not usable stops none.
@@ -97,7 +97,7 @@ def predict(
         CheckpointError: the run has no weights, or they are damaged.
         DatasetError: there is no memory for a single image.
     """
-    network = Network.opened(details, places, ledger)
+    network = Network.opened(details, folders, ledger)
     most = max(min(_MOST_AT_ONCE, _MOST_VALUES // network.num_values), 1)
     batch: list[tuple[Path, Tensor | str]] = []
     for file in files:
@@ -120,13 +120,13 @@ class Network:
     dtype: torch.dtype
 
     @classmethod
-    def opened(cls, details: RunDetails, places: Places, ledger: Ledger | None) -> Network:
+    def opened(cls, details: RunDetails, folders: Folders, ledger: Ledger | None) -> Network:
         reading, started = read_reading(details), details.started
         assert started is not None  # or read_reading had raised
         names = details.class_names
         model: nn.Module | None = ledger.idle(("model", details.record.run)) if ledger is not None else None
         if model is None:
-            model = _from_disk(details, places, DataShape(reading.channels, reading.height, reading.width, len(names)))
+            model = _from_disk(details, folders, DataShape(reading.channels, reading.height, reading.width, len(names)))
         device, resolved = next(model.parameters()).device, started.resolved
         same_kind = torch.device(resolved.device).type == device.type
         dtype = getattr(torch, resolved.dtype) if same_kind else torch.float32
@@ -165,9 +165,9 @@ class Network:
             return confidences
 
 
-def _from_disk(details: RunDetails, places: Places, shape: DataShape) -> nn.Module:
+def _from_disk(details: RunDetails, folders: Folders, shape: DataShape) -> nn.Module:
     assert details.weights is not None
-    path = places.run_folder(details.record.run) / details.weights.file
+    path = folders.run_folder(details.record.run) / details.weights.file
     checkpoint = load_checkpoint(path, details.weights.sha256)
     spec = RunSpec.from_stored({**details.record.spec, "weights": "random", "freeze": "none", "backbone_rate": 1.0})
     model = build_model(spec, shape, seeded=False)  # a live run may be drawing from the same global state

@@ -43,7 +43,7 @@ class UnreadableEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class RunRecord:
+class RunSummary:
     """One run, as a list shows it. `status` is a `Status` or "running"; `created_at` in seconds since 1970."""
 
     run: int
@@ -156,7 +156,7 @@ class RunDetails:
     `intact` says whether the rows are those that were sealed; None while the run has not ended.
     """
 
-    record: RunRecord
+    record: RunSummary
     started: RunStarted | None
     epochs: tuple[EpochEnded, ...]
     evaluations: tuple[EvaluationRecord, ...]

@@ -16,7 +16,7 @@ from hypothesis import settings
 
 from engine.control import Control
 from engine.cores import usable_cores
-from engine.paths import Places
+from engine.paths import Folders
 from engine.spec import RunSpec
 
 settings.register_profile("reslab", deadline=None)  # how long an example takes is no test of anything
@@ -82,8 +82,8 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture
-def places(tmp_path: Path) -> Places:
-    return Places(home=tmp_path / "home", data=tmp_path / "data", cache=tmp_path / "cache")
+def folders(tmp_path: Path) -> Folders:
+    return Folders(home=tmp_path / "home", data=tmp_path / "data", cache=tmp_path / "cache")
 
 
 @pytest.fixture
@@ -95,8 +95,8 @@ def few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
 
     whole = digits.load
 
-    def load(spec: RunSpec, places: Places, control: Control) -> Any:
-        images = yield from whole(spec, places, control)
+    def load(spec: RunSpec, folders: Folders, control: Control) -> Any:
+        images = yield from whole(spec, folders, control)
         return replace(images, train=images.train.take(torch.arange(180)), test=images.test.take(torch.arange(45)))
 
     monkeypatch.setattr(digits, "load", load)

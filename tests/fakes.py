@@ -34,11 +34,11 @@ from engine.events import (
 )
 from engine.events import Resolved as _Resolved
 from engine.launch.backend import Handle, Job, Slot
-from engine.launch.requests import Requests
+from engine.launch.requests import RequestListener
 from engine.launch.stream import Stream
 from engine.memory.gauges import GpuReading, HostReading, MemoryReading
 from engine.memory.ledger import Ledger
-from engine.paths import Places
+from engine.paths import Folders
 from engine.spec import RunSpec
 from engine.store.store import Store
 
@@ -149,7 +149,7 @@ class ScriptedRun:
 
     survives = False
 
-    def __call__(self, places: Places, ledger: Ledger) -> ScriptedRun:
+    def __call__(self, folders: Folders, ledger: Ledger) -> ScriptedRun:
         """The backend of an app."""
         return self
 
@@ -253,12 +253,12 @@ class FakeNvml:
 class Carried:
     """A run as another process would carry it; the test says what happens. One thread alone may use it."""
 
-    def __init__(self, spec: RunSpec, places: Places) -> None:
-        self.store = Store(places.database)
+    def __init__(self, spec: RunSpec, folders: Folders) -> None:
+        self.store = Store(folders.database)
         self.run = self.store.create_run(spec)
-        self.folder = places.run_folder(self.run)
+        self.folder = folders.run_folder(self.run)
         self.control = RunControl()
-        self.requests = Requests(self.folder, self.control)
+        self.requests = RequestListener(self.folder, self.control)
         self.stream = Stream(self.folder)
 
     def tell(self, *told: Event) -> None:

@@ -14,7 +14,7 @@ from unittest.mock import patch
 from textual.pilot import Pilot
 
 from engine.cli import main as command_line
-from engine.paths import Places
+from engine.paths import Folders
 from engine.spec import RunSpec
 from tests.tui.conftest import text_of, until
 from tui.app import ReslabApp
@@ -23,8 +23,8 @@ PICTURES = Path(__file__).parent / "pictures"
 SIZE = (100, 30)
 
 
-async def take(places: Places) -> None:
-    app = ReslabApp(places)
+async def take(folders: Folders) -> None:
+    app = ReslabApp(folders)
 
     async def shoot(pilot: Pilot[None], name: str) -> None:
         await pilot.pause(1.2)
@@ -50,7 +50,7 @@ async def take(places: Places) -> None:
         await shoot(pilot, "compare")
 
 
-async def take_nodes(places: Places, address: str) -> None:
+async def take_nodes(folders: Folders, address: str) -> None:
     """The live screen of a run that a cluster of two more nodes carries; they are processes of this machine, looked at
     as from another one.
     """
@@ -58,9 +58,9 @@ async def take_nodes(places: Places, address: str) -> None:
     from engine.launch.detached import DetachedProcess, Order
     from engine.launch.ray import Cluster
 
-    order = Order(places, (Job(RunSpec("digits", "resnet18", epochs=60)),), Cluster(address))
+    order = Order(folders, (Job(RunSpec("digits", "resnet18", epochs=60)),), Cluster(address))
     run = next(DetachedProcess(order).runs())
-    app = ReslabApp(places, attached=run)
+    app = ReslabApp(folders, attached=run)
     with patch("platform.node", return_value="another"):
         await _shoot_nodes(app)
 
@@ -83,13 +83,13 @@ def main() -> None:
         from tests.cluster.nodes import nodes
 
         with tempfile.TemporaryDirectory() as folder, nodes(2, num_cpus=1) as cluster:
-            places = Places(Path(folder), Path(folder), Path(folder) / "cache")
-            asyncio.run(take_nodes(places, cluster.address))
+            folders = Folders(Path(folder), Path(folder), Path(folder) / "cache")
+            asyncio.run(take_nodes(folders, cluster.address))
         return
     with tempfile.TemporaryDirectory() as folder:
         for model, seed in (("resnet18", "0"), ("resnet18", "1"), ("resnet34", "0")):
             command_line(["--home", folder, "train", "digits", model, "--seed", seed], lambda *_: 0)
-        asyncio.run(take(Places(Path(folder), Path(folder), Path(folder) / "cache")))
+        asyncio.run(take(Folders(Path(folder), Path(folder), Path(folder) / "cache")))
 
 
 if __name__ == "__main__":

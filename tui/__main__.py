@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 def main() -> int:
     if len(sys.argv) == 1:  # the app's first paint need not wait for the parser of the command line
         from engine.launch.opening import Opening
-        from engine.paths import find_places
+        from engine.paths import find_folders
 
-        return open_app(Opening(find_places()))
+        return open_app(Opening(find_folders()))
     from engine.cli import main as command_line
 
     return command_line(sys.argv[1:], open_app)
@@ -35,12 +35,12 @@ def open_app(opening: Opening) -> int:
     from tui.widgets.sharp import find_image_widget
 
     keep_one_heap()  # before the first thread: a run will live in one
-    log_to(opening.places.log)  # a warning of torch's, or a curve that waits for a locked record: not on the screen
+    log_to(opening.folders.log)  # a warning of torch's, or a curve that waits for a locked record: not on the screen
     if (widget := find_image_widget()) is not None:
         from tui.widgets.gallery import Gallery
 
         Gallery.sharp = widget
-    app = ReslabApp(opening.places, opening.specs, opening.exit, cluster=opening.cluster, attached=opening.attached)
+    app = ReslabApp(opening.folders, opening.specs, opening.exit, cluster=opening.cluster, attached=opening.attached)
     leaving = app.leaving
     with leaving.on_signals():
         app.run()

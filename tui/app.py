@@ -21,7 +21,7 @@ from engine.errors import SpecError
 from engine.launch.backend import Job
 from engine.launch.in_process import InProcess
 from engine.log import write_report
-from engine.paths import Places
+from engine.paths import Folders
 from engine.spec import RunSpec
 from engine.text import safe_text
 from tui.commands import Severity
@@ -46,7 +46,7 @@ from tui.watching import Watcher
 if TYPE_CHECKING:
     from engine.launch.ray import Cluster
     from engine.launch.scheduler import Turn
-    from engine.records import RunRecord
+    from engine.records import RunSummary
     from tui.listing import Listing
     from tui.live import LiveRun
 
@@ -73,7 +73,7 @@ class ReslabApp(App[None]):
 
     def __init__(
         self,
-        places: Places,
+        folders: Folders,
         specs: Sequence[RunSpec] = (),
         exit_when_done: bool = False,
         backend_of: BackendOf = InProcess,
@@ -85,9 +85,9 @@ class ReslabApp(App[None]):
         self.set_reactive(App.theme, THEME.name)  # set on the running app, it has every style read anew
         self.stylesheet.set_variables(self.get_css_variables())
         self.animation_level = "none"  # each frame would be taken from the training, and sent through SSH
-        self.session = Session(places, self.post_message, backend_of, cluster)
+        self.session = Session(folders, self.post_message, backend_of, cluster)
         first = specs[0] if specs and not (self.session.side_by_side and len(specs) > 1) else None
-        settings = Settings(places, first, attached, exit_when_done, cluster)
+        settings = Settings(folders, first, attached, exit_when_done, cluster)
         self.state = AppState(settings, self.session.ledger)
         self.queue = Queue(self, self.state, self.session, list(specs))
         self._watcher = Watcher(self, self.state, self.session)
@@ -166,7 +166,7 @@ class ReslabApp(App[None]):
         if await self.ask(f"{safe_text(what)} Resume it?"):
             self.resume_run(newest)
 
-    def resume_run(self, record: RunRecord) -> None:
+    def resume_run(self, record: RunSummary) -> None:
         """Go on with a run from its last checkpoint, or say why it cannot."""
         if record.status in ("completed", "running"):
             return self.report(f"run {record.run} is {record.status}: there is nothing to resume", "warning")
@@ -186,7 +186,7 @@ class ReslabApp(App[None]):
         def read() -> Listing:
             from tui.record import read_listing  # SQLite
 
-            return read_listing(self.state.places, self.state.listing.value or EMPTY)
+            return read_listing(self.state.folders, self.state.listing.value or EMPTY)
 
         async with self._reading:
             listing = await asyncio.to_thread(read)
@@ -390,9 +390,9 @@ class ReslabApp(App[None]):
 
     def _handle_exception(self, error: Exception) -> None:
         """A defect of the app's own: the full report to the log, one sentence to the person."""
-        written = write_report(self.state.places.log, error, "the app broke off")
+        written = write_report(self.state.folders.log, error, "the app broke off")
         if self.is_headless:
             super()._handle_exception(error)
             return
-        where = f"; the full report is in {self.state.places.log}" if written else ""
+        where = f"; the full report is in {self.state.folders.log}" if written else ""
         self.exit(return_code=1, message=f"reslab broke off: {type(error).__name__}{where}")

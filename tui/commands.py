@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from engine.launch.scheduler import Turn
-    from engine.records import RunRecord
+    from engine.records import RunSummary
     from engine.spec import RunSpec
     from engine.store.store import Store
     from tui.listing import Listing
@@ -47,7 +47,7 @@ class Commands(Protocol):
     def start_run(self, spec: RunSpec, show: bool = True, resumed: int | None = None) -> bool:
         """Start a run, or resume run `resumed`; False where another one is live. `show` goes to its live screen."""
 
-    def resume_run(self, record: RunRecord) -> None:
+    def resume_run(self, record: RunSummary) -> None:
         """Resume a run from its last checkpoint, or report why it cannot be resumed."""
 
     def stop_run(self, reason: str | None = None) -> None:

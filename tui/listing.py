@@ -15,7 +15,7 @@ from typing import Any
 from rich.cells import cell_len
 
 from engine.analysis.tables import duration
-from engine.records import RunRecord
+from engine.records import RunSummary
 from engine.text import percent, safe_text
 
 LEFT = (1, 2, 3, 12)
@@ -23,8 +23,8 @@ LEFT = (1, 2, 3, 12)
 _name = lru_cache(1024)(safe_text)  # few names stand in many runs
 
 
-def _metric(moment: str, name: str) -> Callable[[RunRecord], Any]:
-    def value(record: RunRecord) -> float | None:
+def _metric(moment: str, name: str) -> Callable[[RunSummary], Any]:
+    def value(record: RunSummary) -> float | None:
         metrics = getattr(record, moment)
         return None if metrics is None else float(getattr(metrics, name))
 
@@ -32,7 +32,7 @@ def _metric(moment: str, name: str) -> Callable[[RunRecord], Any]:
 
 
 # Title, the value that it is sorted by, and its text.
-_COLUMNS: tuple[tuple[str, Callable[[RunRecord], Any], Callable[[Any], str]], ...] = (
+_COLUMNS: tuple[tuple[str, Callable[[RunSummary], Any], Callable[[Any], str]], ...] = (
     ("run", lambda record: record.run, str),
     ("dataset", lambda record: record.dataset, lambda value: _name(value, 28)),
     ("model", lambda record: record.model, _name),
@@ -54,7 +54,7 @@ TITLES = tuple(title for title, _, _ in _COLUMNS)
 class Listed:
     """One run: its record, the harmless text of each column, and all of them in lower case for the filter."""
 
-    record: RunRecord
+    record: RunSummary
     cells: tuple[str, ...]
     words: str
 
@@ -78,7 +78,7 @@ class Listing:
 EMPTY = Listing((), tuple(map(len, TITLES)))
 
 
-def list_runs(records: Sequence[RunRecord], stamp: tuple[int, int] | None = None) -> Listing:
+def list_runs(records: Sequence[RunSummary], stamp: tuple[int, int] | None = None) -> Listing:
     runs = []
     for record in records:
         cells = tuple(text_of(value(record)) for _, value, text_of in _COLUMNS)

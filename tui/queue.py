@@ -186,7 +186,7 @@ class Queue:
         def call() -> T:
             from engine.store.store import Store  # SQLite: the first paint need not wait for it
 
-            with Store(self._state.places.database) as store:
+            with Store(self._state.folders.database) as store:
                 return work(store)
 
         try:

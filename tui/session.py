@@ -29,7 +29,7 @@ from engine.launch.detached import Detached, DetachedProcess, Order
 from engine.launch.in_process import InProcess
 from engine.launch.scheduler import Scheduler, StoredQueue, Turn
 from engine.memory.ledger import Ledger
-from engine.paths import Places
+from engine.paths import Folders
 from tui.messages import (
     EventsArrived,
     GaugesRead,
@@ -51,7 +51,7 @@ _NICENESS = 5
 _TELL_EVERY_S = 1.0  # steps come ten times a second; each message wakes the thread that draws, for 0.3 ms and a core
 
 
-BackendOf = Callable[[Places, Ledger], Backend]
+BackendOf = Callable[[Folders, Ledger], Backend]
 """Makes the backend of this process: the engine's own, or a scripted one in a test."""
 
 
@@ -71,12 +71,12 @@ class Session:
 
     def __init__(
         self,
-        places: Places,
+        folders: Folders,
         post: Callable[[Message], object],
         backend_of: BackendOf = InProcess,
         cluster: Cluster | None = None,
     ) -> None:
-        self.places = places
+        self.folders = folders
         self.cluster = cluster
         self.elsewhere = False  # whether the live run is in another process, and goes on without this one
         self.ledger = Ledger()
@@ -84,9 +84,9 @@ class Session:
         self.control: RunControl | None = None
         self.events: deque[Event] = deque()  # what the app has not taken yet
         self._post = post
-        self._backend = backend_of(places, self.ledger) if cluster is None else Detached(places, cluster)
-        self.queue = StoredQueue(places)
-        self._scheduler = Scheduler(self.queue, self._backend, self._capacity, places)
+        self._backend = backend_of(folders, self.ledger) if cluster is None else Detached(folders, cluster)
+        self.queue = StoredQueue(folders)
+        self._scheduler = Scheduler(self.queue, self._backend, self._capacity, folders)
         self._runner: threading.Thread | None = None
         self._importer: threading.Thread | None = None
         self._gauges: Gauges | None = None
@@ -170,11 +170,11 @@ class Session:
             self.control.leave()
 
         def events(control: RunControl) -> Iterator[Event]:
-            from engine.launch.following import follow
+            from engine.launch.follow import follow
 
             if before is not None:
                 before.join()
-            return follow(run, self.places, control, begun)
+            return follow(run, self.folders, control, begun)
 
         self._begin(events, RunControl(), elsewhere=True)
 
@@ -202,7 +202,7 @@ class Session:
     def _run_queue(self) -> None:
         error = None
         try:
-            for run in DetachedProcess(Order(self.places, cluster=self.cluster)).runs(least=0):
+            for run in DetachedProcess(Order(self.folders, cluster=self.cluster)).runs(least=0):
                 self._post(RunCarried(run))
         except ReslabError as found:
             error = str(found)
@@ -226,7 +226,7 @@ class Session:
         except ReslabError as error:
             refusal = str(error)
         except Exception as error:
-            refusal = describe_failure(error, self.places, "the run could not be continued")
+            refusal = describe_failure(error, self.folders, "the run could not be continued")
         if refusal is not None and not control.left:
             logging.getLogger("reslab").warning("a run was refused: %s", refusal)
             self._post(RunRefused(refusal))
@@ -254,7 +254,7 @@ class Session:
 
         self._gauges = Gauges()
         while not self._closing.is_set():
-            nodes = read_nodes(self.places.home)
+            nodes = read_nodes(self.folders.home)
             self._post(GaugesRead(self._gauges.read(), self.ledger.holdings(), nodes))
             self._closing.wait(_GAUGES_EVERY_S)
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:  # the first paint need not wait for them
     from engine.launch.ray import Cluster
     from engine.memory.freeing import Freed
     from engine.memory.ledger import Ledger
-    from engine.paths import Places
-    from engine.records import QueueEntry, RunRecord
+    from engine.paths import Folders
+    from engine.records import QueueEntry, RunSummary
     from engine.spec import RunSpec
     from tui.listing import Listing
     from tui.live import LiveRun
@@ -97,7 +97,7 @@ class Cache(Signal[T], Generic[K, T]):
 class Settings:
     """How the app was opened. `first_spec` starts at once; `attached` is a run of another process to follow."""
 
-    places: Places
+    folders: Folders
     first_spec: RunSpec | None = None
     attached: int | None = None
     exit_when_done: bool = False
@@ -156,15 +156,15 @@ class AppState:
         self.torch_loaded = Observable(False)
 
     @property
-    def places(self) -> Places:
-        return self.settings.places
+    def folders(self) -> Folders:
+        return self.settings.folders
 
     @property
     def lab(self) -> Lab:
         """Everything that screens read, and have done; its calls may take long, so they belong in a thread."""
         from engine.lab import Lab  # SQLite: the first paint need not wait for it
 
-        return Lab(self.places, self.ledger)
+        return Lab(self.folders, self.ledger)
 
     @property
     def is_running(self) -> bool:
@@ -172,7 +172,7 @@ class AppState:
         return self.live.value is not None and not self.live.value.over
 
     @property
-    def records(self) -> Sequence[RunRecord]:
+    def records(self) -> Sequence[RunSummary]:
         """Every run of the last listing, newest first."""
         return [listed.record for listed in self.listing.value.runs] if self.listing.value else ()
 

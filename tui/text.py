@@ -11,7 +11,7 @@ from textual.content import Content
 from engine.text import safe_text
 
 if TYPE_CHECKING:
-    from engine.records import RunRecord
+    from engine.records import RunSummary
     from engine.spec import RunSpec
 
 GIB = 2**30
@@ -38,7 +38,7 @@ def clock(seconds: float | None) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def estimate_text(spec: RunSpec, records: Sequence[RunRecord]) -> str:
+def estimate_text(spec: RunSpec, records: Sequence[RunSummary]) -> str:
     """How long a run will take here, by an earlier run."""
     if not records:  # the first paint need not wait for what reads them
         return _NO_ESTIMATE

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from engine.control import Control
 from engine.errors import DatasetError
-from engine.paths import Places
+from engine.paths import Folders
 from engine.progress import Progress
 from engine.records import Predictions, RunDetails
 from engine.spec import RunSpec
@@ -85,7 +85,7 @@ def _mistake(
 
 
 def load_test_images(
-    details: RunDetails, places: Places, control: Control, tell: Callable[[Progress], None], chosen: Sequence[int]
+    details: RunDetails, folders: Folders, control: Control, tell: Callable[[Progress], None], chosen: Sequence[int]
 ) -> NDArray[np.uint8]:
     """The `chosen` ones of the run's test images (N, C, H, W) uint8, by their place in its predictions. Loads torch.
 
@@ -98,7 +98,7 @@ def load_test_images(
     from engine.data.loading import load_dataset
 
     rules = details.started.data_rules if details.started else FIRST_RULES
-    loading = load_dataset(RunSpec.from_stored(details.record.spec), places, control, rules)
+    loading = load_dataset(RunSpec.from_stored(details.record.spec), folders, control, rules)
     while True:
         try:
             tell(next(loading))

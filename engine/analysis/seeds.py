@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from engine.analysis.comparison import ALPHA, differing_settings, holm, points
-from engine.records import RunDetails, RunRecord
+from engine.records import RunDetails, RunSummary
 from engine.spec import RunSpec, unknown_settings
 from engine.text import counted
 
@@ -74,7 +74,7 @@ class GroupVerdict:
 
 
 def group_by_seed(
-    records: Sequence[RunRecord],
+    records: Sequence[RunSummary],
     caveats: Mapping[int, str | None] = _NONE,
     images: Mapping[int, Images] = _NO_IMAGES,
 ) -> list[SeedGroup]:
@@ -84,7 +84,7 @@ def group_by_seed(
     Of two runs with the same seed the first one given counts. `caveats` and `images` are by the runs' numbers. Groups
     of one network on one dataset are named by the settings in which they differ, too, or by their images.
     """
-    groups: dict[_Key, dict[int, RunRecord]] = {}
+    groups: dict[_Key, dict[int, RunSummary]] = {}
     for record in records:
         if record.status == "completed" and record.final is not None:
             spec = RunSpec.from_stored(record.spec)
@@ -119,7 +119,7 @@ def _distinct(names: Sequence[str], hashes: Sequence[str]) -> list[str]:
     ]
 
 
-def _names(groups: Sequence[Sequence[RunRecord]]) -> list[str]:
+def _names(groups: Sequence[Sequence[RunSummary]]) -> list[str]:
     plain = [f"{group[0].model} on {group[0].dataset}" for group in groups]
     names = []
     for name, group in zip(plain, groups, strict=True):
@@ -130,7 +130,7 @@ def _names(groups: Sequence[Sequence[RunRecord]]) -> list[str]:
     return names
 
 
-def _group(name: str, ordered: Sequence[RunRecord], caveats: Mapping[int, str | None]) -> SeedGroup:
+def _group(name: str, ordered: Sequence[RunSummary], caveats: Mapping[int, str | None]) -> SeedGroup:
     return SeedGroup(
         name=name,
         runs=tuple(record.run for record in ordered),

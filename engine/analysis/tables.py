@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from engine.data.manifest import left_out_text
 from engine.events import ClassMetrics, Metrics, Resolved, RunContinued, RunStarted, SettingsTuned, TuningChecked
-from engine.records import MemoryRecord, RunDetails, RunRecord
+from engine.records import MemoryRecord, RunDetails, RunSummary
 from engine.settings import settings_of
 from engine.spec import RunSpec, unknown_settings
 from engine.text import counted, memory_size, percent, safe_text
@@ -46,7 +46,7 @@ def result_table(details: RunDetails) -> list[tuple[str, ...]]:
 
 
 def comparison_rows(
-    records: Sequence[RunRecord], same_images: bool, micro_batches: Sequence[int | None] = ()
+    records: Sequence[RunSummary], same_images: bool, micro_batches: Sequence[int | None] = ()
 ) -> list[tuple[str, ...]]:
     """Metrics as rows, runs as columns. Where all were tested on the `same_images` the best value is marked, and for
     two runs the second's difference stands beside them, in points; between other runs neither would mean anything.
@@ -193,7 +193,7 @@ def _arithmetic(resolved: Resolved) -> str:
     """Type, layout and threads, and what they gain where that was measured."""
     dtype, threads = resolved.dtype, resolved.num_threads
     tuned = SettingsTuned(0, "", dtype, resolved.memory_format, threads, resolved.gain)
-    return (dtype if resolved.gain == 1 else tuning_text(tuned)) + fewer_threads(threads, resolved.threads_reason)
+    return (dtype if resolved.gain == 1 else choice_text(tuned)) + fewer_threads(threads, resolved.threads_reason)
 
 
 def fewer_threads(num_threads: int, reason: str) -> str:
@@ -201,7 +201,7 @@ def fewer_threads(num_threads: int, reason: str) -> str:
     return f", {num_threads} thread{'' if num_threads == 1 else 's'} because {reason}" if reason else ""
 
 
-def tuning_text(tuned: SettingsTuned) -> str:
+def choice_text(tuned: SettingsTuned) -> str:
     """What was measured to be quickest on a processor, in words."""
     threads = counted(tuned.num_threads, "thread")
     if tuned.gain == 1:

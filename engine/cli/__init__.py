@@ -18,7 +18,7 @@ from engine.failures import describe_failure, describe_os_error
 from engine.lab import Lab
 from engine.launch.opening import Opening
 from engine.log import log_to
-from engine.paths import Places, find_places
+from engine.paths import Folders, find_folders
 from engine.reports import find_preset
 from engine.text import safe_text
 
@@ -80,25 +80,25 @@ def _dispatch(argv: Sequence[str], open_app: OpenApp) -> int:
     arguments = build_parser(wants_settings(argv)).parse_args(argv)
     if arguments.command != "doctor":  # which says what is wrong with them
         check_environment()
-    places = find_places(getattr(arguments, "home", None), getattr(arguments, "data_dir", None))
-    log_to(places.log)  # a warning is for the file, not for the screen
+    folders = find_folders(getattr(arguments, "home", None), getattr(arguments, "data_dir", None))
+    log_to(folders.log)  # a warning is for the file, not for the screen
     try:
-        return _run_command(arguments, places, open_app)
+        return _run_command(arguments, folders, open_app)
     except ReslabError:
         raise
     except Exception as error:
-        said = describe_failure(error, places, f"reslab {arguments.command} failed")
+        said = describe_failure(error, folders, f"reslab {arguments.command} failed")
         print(f"reslab: {safe_text(said)}", file=sys.stderr)
         return FAILED
 
 
-def _run_command(arguments: argparse.Namespace, places: Places, open_app: OpenApp) -> int:
-    lab = Lab(places)
+def _run_command(arguments: argparse.Namespace, folders: Folders, open_app: OpenApp) -> int:
+    lab = Lab(folders)
     match arguments.command:
         case None:
-            return open_app(Opening(places, cluster=cluster_from(arguments)))
+            return open_app(Opening(folders, cluster=cluster_from(arguments)))
         case "train" | "resume" | "attach":
-            return _train(arguments, places, open_app)
+            return _train(arguments, folders, open_app)
         case "stop":
             from engine.cli.steering import stop_command
 
@@ -125,14 +125,14 @@ def _run_command(arguments: argparse.Namespace, places: Places, open_app: OpenAp
         case "doctor":
             from engine.cli.doctor import doctor_command
 
-            return doctor_command(places, arguments.json)
+            return doctor_command(folders, arguments.json)
     from engine.cli import reading
 
     match arguments.command:
         case "datasets":
             from engine.cli.datasets import datasets_command
 
-            return datasets_command(places, arguments.delete, arguments.json)
+            return datasets_command(folders, arguments.delete, arguments.json)
         case "models":
             return reading.list_models(arguments.all, arguments.json)
         case "runs":
@@ -165,26 +165,26 @@ def _autotune(arguments: argparse.Namespace, lab: Lab) -> int:
     return max(autotune.measure_command(spec, lab, arguments.json) for spec in specs_from(arguments))
 
 
-def _train(arguments: argparse.Namespace, places: Places, open_app: OpenApp) -> int:
+def _train(arguments: argparse.Namespace, folders: Folders, open_app: OpenApp) -> int:
     """Begin runs, go on with one, or follow one; in the app with `--tui`."""
     if arguments.command == "attach":
         if arguments.tui:
-            return open_app(Opening(places, attached=arguments.run))
+            return open_app(Opening(folders, attached=arguments.run))
         from engine.cli.training import attach_command
 
-        return attach_command(arguments.run, places, arguments.json)
+        return attach_command(arguments.run, folders, arguments.json)
     detach, cluster = getattr(arguments, "detach", False), cluster_from(arguments)
     if arguments.command == "resume":
         from engine.cli.training import resume_command
 
-        return resume_command(arguments.run, places, arguments.json, cluster, detach, arguments.dataset)
+        return resume_command(arguments.run, folders, arguments.json, cluster, detach, arguments.dataset)
     specs = specs_from(arguments)
     if arguments.exit and not arguments.tui:
         raise SpecError("--exit leaves the app when the run ends; it needs --tui")
     if arguments.tui:
         if detach:
             raise SpecError("--detach leaves the terminal at once and --tui needs it; leave out one of them")
-        return open_app(Opening(places, tuple(specs), arguments.exit, cluster))
+        return open_app(Opening(folders, tuple(specs), arguments.exit, cluster))
     from engine.cli.training import train_all
 
-    return train_all(specs, places, arguments.json, cluster, detach)
+    return train_all(specs, folders, arguments.json, cluster, detach)

@@ -7,7 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from engine.analysis.tables import busy_text, tuning_text
+from engine.analysis.tables import busy_text, choice_text
 from engine.cli.output import print_json
 from engine.cli.parser import columns
 from engine.events import SettingsTuned
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def list_command(lab: Lab, as_json: bool) -> int:
     """Print what later runs go by, the oldest first."""
-    known = lab.tunings()
+    known = lab.autotune_choices()
     if as_json:
         print_json(known)
         return 0
@@ -38,13 +38,13 @@ def _row(tuned: SettingsTuned) -> tuple[str, ...]:
     model, (channels, height, width, _classes, batch_size), changed = key[3], key[7:12], dict(*key[12:])
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(tuned.measured_at)) if tuned.measured_at else "earlier"
     due = "; the next run measures again" if tuned.due else ""
-    quickest = f"{tuning_text(tuned)}{busy_text(tuned)}{due}"
+    quickest = f"{choice_text(tuned)}{busy_text(tuned)}{due}"
     name = ", ".join((model, *(f"{name.replace('_', ' ')} {value}" for name, value in changed.items())))
     return when, safe_text(name, 40), f"{channels}×{height}×{width}", str(batch_size), quickest, ""
 
 
 def forget_command(lab: Lab) -> int:
-    number = lab.forget_tunings()
+    number = lab.forget_autotune_choices()
     print(f"{counted(number, 'choice')} deleted; the next runs measure again", file=sys.stderr)
     return 0
 
@@ -61,7 +61,7 @@ def measure_command(spec: RunSpec, lab: Lab, as_json: bool) -> int:
             print_json(None)
         print(f"not enough time to benchmark {spec.model} (5 % of the run, or 3 s); it uses float32", file=sys.stderr)
         return 0
-    print_json(tuned) if as_json else print(safe_text(f"measured{busy_text(tuned)}: {tuning_text(tuned)}"))
+    print_json(tuned) if as_json else print(safe_text(f"measured{busy_text(tuned)}: {choice_text(tuned)}"))
     return 0
 
 

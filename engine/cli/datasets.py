@@ -12,15 +12,15 @@ from engine.cli.parser import columns
 from engine.data.cache import CacheEntry, delete_entry, entries
 from engine.errors import DatasetError
 from engine.events import plain
-from engine.paths import Places
+from engine.paths import Folders
 from engine.text import safe_text
 
 
-def datasets_command(places: Places, delete: str | None, as_json: bool) -> int:
+def datasets_command(folders: Folders, delete: str | None, as_json: bool) -> int:
     """List the datasets and what is kept; with `delete` remove one kept entry, or "all"."""
     if delete is not None:
-        return _delete(places, delete)
-    kept = entries(places.cache)
+        return _delete(folders, delete)
+    kept = entries(folders.cache)
     if as_json:
         rows = [_as_json(info, [entry for entry in kept if entry.source == info.name]) for info in (*DATASETS, FOLDER)]
         rows[-1]["kept"] = plain([entry for entry in kept if entry.source.startswith("folder:")])
@@ -28,15 +28,15 @@ def datasets_command(places: Places, delete: str | None, as_json: bool) -> int:
         return 0
     print(columns([("DATASET", "IMAGE", "TRAIN", "TEST", "CLASSES", ""), *map(_row, (*DATASETS, FOLDER))], (2, 3, 4)))
     if kept:
-        print(f"\nDecoded images in {places.cache} (--delete NAME, or all):")
+        print(f"\nDecoded images in {folders.cache} (--delete NAME, or all):")
         print(columns([("KEPT", "IMAGES", "SIZE", "LAST USED", ""), *map(_kept_row, kept)], (1, 2)))
     return 0
 
 
-def _delete(places: Places, name: str) -> int:
-    names = [entry.name for entry in entries(places.cache)] if name == "all" else [name]
+def _delete(folders: Folders, name: str) -> int:
+    names = [entry.name for entry in entries(folders.cache)] if name == "all" else [name]
     for one in names:
-        if not delete_entry(places.cache, one):
+        if not delete_entry(folders.cache, one):
             raise DatasetError(f"no decoded images are kept under {one!r}; reslab datasets lists the names")
     print(f"{len(names)} deleted", file=sys.stderr)
     return 0

@@ -15,7 +15,7 @@ from engine.cli.output import print_json
 from engine.cli.parser import columns
 from engine.environment import environment_rows
 from engine.errors import ReslabError
-from engine.paths import Places
+from engine.paths import Folders
 from engine.text import safe_text
 
 _PACKAGES = ("torch", "torchvision", "textual", "scikit-learn", "numpy", "pillow", "nvidia-ml-py", "safetensors")
@@ -30,9 +30,9 @@ class Finding:
     text: str
 
 
-def doctor_command(places: Places, as_json: bool) -> int:
+def doctor_command(folders: Folders, as_json: bool) -> int:
     """Print all findings; exit code 1 where something does not work."""
-    findings = list(examine(places))
+    findings = list(examine(folders))
     if as_json:
         print_json(findings)
     else:
@@ -41,14 +41,14 @@ def doctor_command(places: Places, as_json: bool) -> int:
     return 1 if any(item.ok is False for item in findings) else 0
 
 
-def examine(places: Places) -> Iterator[Finding]:
+def examine(folders: Folders) -> Iterator[Finding]:
     checks: tuple[Callable[[], Iterator[Finding]], ...] = (_versions, _torch, _gpus, _sqlite, _terminal)
     for check in checks:
         yield from check()
     for name, ok, text in environment_rows():
         yield Finding(name, ok, text)
-    yield _folder("home", places.home)
-    yield _folder("data", places.data)
+    yield _folder("home", folders.home)
+    yield _folder("data", folders.data)
 
 
 def _versions() -> Iterator[Finding]:

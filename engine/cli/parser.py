@@ -34,18 +34,18 @@ class _Parser(argparse.ArgumentParser):
 
 def build_parser(settings: bool = True) -> argparse.ArgumentParser:
     """The whole grammar; without `settings` the options of `train` are left out, for a quicker start of the others."""
-    places = _places()
+    folders = _folders()
     parser = _Parser(
         prog="reslab",
-        parents=[places],
+        parents=[folders],
         description="A keyboard-driven terminal lab for image classification. Alone, it opens the app.",
     )
-    _add_places_to_train(parser, detach=False)
+    _add_where_to_train(parser, detach=False)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
 
     def add(name: str, help: str, json: bool = True, **more: Any) -> argparse.ArgumentParser:
         command: argparse.ArgumentParser = commands.add_parser(
-            name, help=help, description=f"{help[0].upper()}{help[1:]}.", parents=[places], **more
+            name, help=help, description=f"{help[0].upper()}{help[1:]}.", parents=[folders], **more
         )
         if json:
             command.add_argument("--json", action="store_true", help="JSON on stdout, and nothing else")
@@ -71,7 +71,7 @@ def _add_training(add: Callable[..., argparse.ArgumentParser], settings: bool) -
         help="where the run's images lie now, if they have moved; they are checked by their SHA-256 (datasets that are "
         "no folder: --data-dir)",
     )
-    _add_places_to_train(resume)
+    _add_where_to_train(resume)
     for name, text in _STEERING.items():
         add(name, text).add_argument("run", type=int, metavar="RUN")
     attach = add("attach", "follow a run in another process: on Ray, or started with --detach")
@@ -132,7 +132,7 @@ def _add_reading(add: Callable[..., argparse.ArgumentParser]) -> None:
     add("doctor", "check versions, device, NVML, SQLite, terminal and folders")
 
 
-def _places() -> _Parser:
+def _folders() -> _Parser:
     parser = _Parser(add_help=False)
     parser.add_argument(
         "--home", metavar="DIR", default=argparse.SUPPRESS, help="folder of runs and weights (RESLAB_HOME)"
@@ -162,10 +162,10 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", metavar="N", type=int, default=1, help="train N times, with this seed and the next")
     parser.add_argument("--tui", action="store_true", help="open the app on the live screen with this run started")
     parser.add_argument("--exit", action="store_true", help="with --tui: leave the app when the run ends")
-    _add_places_to_train(parser)
+    _add_where_to_train(parser)
 
 
-def _add_places_to_train(parser: argparse.ArgumentParser, detach: bool = True) -> None:
+def _add_where_to_train(parser: argparse.ArgumentParser, detach: bool = True) -> None:
     """Here, on Ray, in a process of its own. Given twice, before the command and after it, the latter holds."""
     nothing: dict[str, Any] = {"default": argparse.SUPPRESS}
     group = parser.add_argument_group("where")

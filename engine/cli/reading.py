@@ -24,8 +24,8 @@ from engine.cli.parser import columns
 from engine.events import plain
 from engine.export.files import details_as_json, write_predictions
 from engine.lab import Lab, Pairs
-from engine.paths import Places
-from engine.records import RunDetails, RunRecord
+from engine.paths import Folders
+from engine.records import RunDetails, RunSummary
 from engine.text import percent, safe_text
 
 
@@ -64,7 +64,7 @@ def list_runs(lab: Lab, as_json: bool) -> int:
     return 0
 
 
-def _run_row(run: RunRecord) -> tuple[str, ...]:
+def _run_row(run: RunSummary) -> tuple[str, ...]:
     return (
         str(run.run),
         time.strftime("%Y-%m-%d %H:%M", time.localtime(run.created_at)),
@@ -82,19 +82,19 @@ def _run_row(run: RunRecord) -> tuple[str, ...]:
 def show_run(lab: Lab, run: int, as_json: bool) -> int:
     """Print one run; exit code 1 where its rows were changed after its end."""
     details = lab.run(run)
-    print_json(details_as_json(details)) if as_json else _print_details(details, lab.places)
+    print_json(details_as_json(details)) if as_json else _print_details(details, lab.folders)
     if details.intact is False:
         print(f"reslab: run {run} was changed after it had ended; do not trust its figures", file=sys.stderr)
         return 1
     return 0
 
 
-def _print_details(details: RunDetails, places: Places) -> None:
+def _print_details(details: RunDetails, folders: Folders) -> None:
     record = details.record
     print(f"run {record.run}: {safe_text(record.model)} on {safe_text(record.dataset)}, {safe_text(record.status)}")
     if record.error:
         print(safe_text(record.error))
-    print(columns([(name, safe_text(value)) for name, value in facts(details, places.run_folder(record.run))]))
+    print(columns([(name, safe_text(value)) for name, value in facts(details, folders.run_folder(record.run))]))
     final = details.evaluation("final")
     print("\n" + columns(result_table(details), right=(1, 2, 3)))
     for remark in remarks_on(details):

@@ -13,7 +13,7 @@ from engine.cli.reading import compare_runs
 from engine.cli.training import Watch, train_in_turn
 from engine.events import Event, RunStarted, plain
 from engine.lab import Lab
-from engine.records import RunRecord
+from engine.records import RunSummary
 from engine.reports import Preset
 from engine.text import percent, safe_text
 
@@ -49,7 +49,7 @@ def report_command(preset: Preset, lab: Lab, as_json: bool) -> int:
     return 0
 
 
-def report_tables(preset: Preset, records: Sequence[RunRecord]) -> list[list[tuple[str, ...]]]:
+def report_tables(preset: Preset, records: Sequence[RunSummary]) -> list[list[tuple[str, ...]]]:
     """One table a run: each metric untrained and trained, with the published figures beside them."""
     tables = []
     for record, found in zip(records, preset.published, strict=True):

@@ -15,7 +15,7 @@ from engine.cli.training import EXIT_CODES, JsonLines, View, on_signals, shown
 from engine.control import RunControl
 from engine.errors import ReslabError
 from engine.launch.detached import DetachedProcess, Order
-from engine.launch.following import follow
+from engine.launch.follow import follow
 from engine.text import counted, percent, safe_text
 
 _LISTEN_S = 0.2
@@ -81,7 +81,7 @@ def _follow_all(process: DetachedProcess, order: Order, control: RunControl, tol
 
 def _follow_one(run: int, order: Order, control: RunControl, told: queue.Queue[_Told]) -> None:
     try:
-        for event in follow(run, order.places, control, begun=True):
+        for event in follow(run, order.folders, control, begun=True):
             told.put(event)
     except ReslabError as error:  # it was over before it could be followed: the table has it
         print(f"reslab: {safe_text(error)}", file=sys.stderr)

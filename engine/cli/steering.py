@@ -15,7 +15,7 @@ from engine.analysis.tables import duration
 from engine.cli.output import print_json
 from engine.events import plain
 from engine.lab import Lab
-from engine.records import RunRecord
+from engine.records import RunSummary
 from engine.text import percent, safe_text
 
 _LOOK_EVERY_S = 0.2
@@ -80,7 +80,7 @@ def _waiting(words: str, as_json: bool) -> Iterator[None]:
         yield
 
 
-def _words(record: RunRecord, status: str) -> str:
+def _words(record: RunSummary, status: str) -> str:
     run = record.run
     if status == "paused":
         return f"run {run} is paused; reslab resume {run} continues it, reslab stop {run} ends it"

@@ -19,12 +19,12 @@ from rich.text import Text
 from engine.analysis.tables import (
     busy_text,
     checked_text,
+    choice_text,
     continued_text,
     data_lines,
     duration,
     fewer_threads,
     metric_rows,
-    tuning_text,
 )
 from engine.cli.output import json_line, print_json, terminal_is_gone
 from engine.cli.parser import columns
@@ -57,7 +57,7 @@ from engine.launch.backend import Job
 from engine.launch.detached import DetachedProcess, Order
 from engine.launch.ray import Cluster
 from engine.memory.heap import keep_one_heap
-from engine.paths import Places
+from engine.paths import Folders
 from engine.records import HUNG_UP, TERMINATED
 from engine.spec import RunSpec
 from engine.text import counted, percent, safe_text
@@ -71,13 +71,13 @@ class View(Protocol):
 
 
 def resume_command(
-    number: int, places: Places, as_json: bool, cluster: Cluster | None = None, detach: bool = False,
+    number: int, folders: Folders, as_json: bool, cluster: Cluster | None = None, detach: bool = False,
     dataset: str | None = None,
 ) -> int:  # fmt: skip
     """Continue a run that was interrupted, with its images from `dataset` where they have moved, or one that is live
     and paused; of one that is complete it says so.
     """
-    lab = Lab(places, cluster=cluster)
+    lab = Lab(folders, cluster=cluster)
     record = lab.look(number)
     if record.status == "running":
         given = [("--on", cluster), ("--detach", detach), ("--dataset", dataset)]
@@ -92,7 +92,7 @@ def resume_command(
         return 0
     job = Job(RunSpec.from_stored(record.spec), number, dataset)
     if detach:
-        return _detach(Order(places, (job,), cluster), as_json)
+        return _detach(Order(folders, (job,), cluster), as_json)
 
     def start(control: RunControl) -> Generator[Event, None, None]:
         return lab.resume(number, control, dataset).events()
@@ -100,9 +100,9 @@ def resume_command(
     return show_events(start, (job.spec,), Watch(lab.backend.survives, as_json=as_json))
 
 
-def attach_command(number: int, places: Places, as_json: bool) -> int:
+def attach_command(number: int, folders: Folders, as_json: bool) -> int:
     """Follow a run in another process. ctrl+c leaves it alone."""
-    lab = Lab(places)
+    lab = Lab(folders)
     spec = RunSpec.from_stored(lab.look(number).spec)
 
     def start(control: RunControl) -> Generator[Event, None, None]:
@@ -122,12 +122,12 @@ def _detach(order: Order, as_json: bool) -> int:
 
 
 def train_all(
-    specs: Sequence[RunSpec], places: Places, as_json: bool, cluster: Cluster | None = None, detach: bool = False
+    specs: Sequence[RunSpec], folders: Folders, as_json: bool, cluster: Cluster | None = None, detach: bool = False
 ) -> int:
     """Train one after another, or on a cluster side by side where each has one worker; the exit code is the first that
     is not 0. A stop, or bad input, ends them all.
     """
-    order = Order(places, tuple(map(Job, specs)), cluster)
+    order = Order(folders, tuple(map(Job, specs)), cluster)
     if cluster is not None and cluster.side_by_side and len(specs) > 1:
         from engine.cli.side_by_side import train_side_by_side
 
@@ -137,7 +137,7 @@ def train_all(
             raise SpecError("--detach starts one run; add --on ray for several side by side, or leave it out")
         return _detach(order, as_json)
 
-    return train_in_turn(specs, Lab(places, cluster=cluster), Watch(as_json=as_json))
+    return train_in_turn(specs, Lab(folders, cluster=cluster), Watch(as_json=as_json))
 
 
 def train_in_turn(specs: Sequence[RunSpec], lab: Lab, watch: Watch) -> int:
@@ -307,7 +307,7 @@ class _Bar:
                     f"{percent(event.metrics.accuracy)}"
                 )
             case SettingsTuned():
-                self._say(f"measured for this network and machine{busy_text(event)}: {tuning_text(event)}")
+                self._say(f"measured for this network and machine{busy_text(event)}: {choice_text(event)}")
             case TuningChecked():
                 if text := checked_text(event):
                     self._say(text)

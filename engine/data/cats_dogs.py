@@ -22,7 +22,7 @@ from engine.data.manifest import FileRecord, unused
 from engine.errors import DatasetError, FetchError
 from engine.fetching import fetch
 from engine.locking import lock_of, wait_for_lock
-from engine.paths import Places
+from engine.paths import Folders
 from engine.progress import LoadingStopped, Progress
 from engine.spec import RunSpec
 
@@ -50,11 +50,11 @@ class Found:
     left_out: list[FileRecord]
 
 
-def load(spec: RunSpec, places: Places, control: Control) -> Generator[Progress, None, RawImages]:
-    """Read the photographs under `places.data`, downloading and unpacking the archive first where nothing is there."""
+def load(spec: RunSpec, folders: Folders, control: Control) -> Generator[Progress, None, RawImages]:
+    """Read the photographs under `folders.data`, downloading and unpacking the archive first where nothing is there."""
     from engine.data.files import Source, load_files  # torch, which to look at a folder does not need
 
-    data_dir = places.data
+    data_dir = folders.data
     found = find_files(data_dir)
     if found is None:
         yield from _get_archive(data_dir, control)
@@ -63,7 +63,7 @@ def load(spec: RunSpec, places: Places, control: Control) -> Generator[Progress,
         raise DatasetError(f"{data_dir / ARCHIVE} holds no PetImages/Cat and PetImages/Dog; delete it")
     size = spec.image_size or DEFAULT_SIZE
     source = Source("cats-dogs", found.root, found.files, CLASSES, size, 3, found.left_out)
-    return (yield from load_files(source, TEST_SHARE, spec.split_seed, places.cache, control))
+    return (yield from load_files(source, TEST_SHARE, spec.split_seed, folders.cache, control))
 
 
 def find_files(data_dir: Path) -> Found | None:

@@ -10,14 +10,14 @@ import torch
 from engine.control import Control
 from engine.data.images import RawImages, Split
 from engine.data.splits import stratified
-from engine.paths import Places
+from engine.paths import Folders
 from engine.progress import Progress
 from engine.spec import RunSpec
 
 _GREATEST = 16  # the pixels are counts from 0 to 16 (Alpaydin and Kaynak 1998)
 
 
-def load(spec: RunSpec, places: Places, control: Control) -> Generator[Progress, None, RawImages]:
+def load(spec: RunSpec, folders: Folders, control: Control) -> Generator[Progress, None, RawImages]:
     """The digits, split 80/20 the same way whatever the seeds: 1,437 to train on and 360 to test."""
     yield Progress("read", 0, 1797, "images")
     from sklearn.datasets import load_digits

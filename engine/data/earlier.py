@@ -17,12 +17,12 @@ from engine.data.images import RawImages
 from engine.data.layout import ASK_FOR, ImageFile, Part
 from engine.data.sizing import DEFAULT_SIZE, choose_sizing
 from engine.errors import DatasetError
-from engine.paths import Places
+from engine.paths import Folders
 from engine.progress import Progress
 from engine.spec import RunSpec
 
 
-def load(spec: RunSpec, places: Places, control: Control) -> Generator[Progress, None, RawImages]:
+def load(spec: RunSpec, folders: Folders, control: Control) -> Generator[Progress, None, RawImages]:
     """Read the folder that `spec.dataset` names as the first rules had it."""
     root = folder_path(spec.dataset)
     names, files = _list(root)
@@ -32,7 +32,7 @@ def load(spec: RunSpec, places: Places, control: Control) -> Generator[Progress,
     keeps = spec.image_size is None and sizing.native is not None and min(sizing.native) >= 4
     size = None if keeps else spec.image_size or DEFAULT_SIZE
     source = Source(spec.dataset, root, files, names, size, sizing.channels)
-    return (yield from load_files(source, spec.test_share, spec.split_seed, places.cache, control))
+    return (yield from load_files(source, spec.test_share, spec.split_seed, folders.cache, control))
 
 
 def _list(root: Path) -> tuple[tuple[str, ...], list[ImageFile]]:

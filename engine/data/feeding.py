@@ -15,7 +15,7 @@ from torch import Tensor
 
 from engine.data.images import Split
 from engine.memory.freeing import empty_caches
-from engine.memory.shortage import unless_memory_runs_out
+from engine.memory.out_of_memory import unless_memory_runs_out
 
 _AHEAD = 3  # batches read and waiting: enough to hide one slow read, little enough to hold
 

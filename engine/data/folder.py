@@ -14,7 +14,7 @@ from engine.data.listing import OUTSIDE, images_directly_in, list_files
 from engine.data.manifest import FileRecord, unused
 from engine.data.sizing import choose_sizing
 from engine.errors import DatasetError
-from engine.paths import Places
+from engine.paths import Folders
 from engine.progress import Progress
 from engine.spec import RunSpec
 
@@ -31,7 +31,7 @@ class Folder:
     left_out: list[FileRecord]
 
 
-def load(spec: RunSpec, places: Places, control: Control) -> Generator[Progress, None, RawImages]:
+def load(spec: RunSpec, folders: Folders, control: Control) -> Generator[Progress, None, RawImages]:
     """Read the folder that `spec.dataset` names; files that do not decode are left out and counted."""
     from engine.data.files import Source, load_files  # torch, which to look at a folder does not need
 
@@ -51,7 +51,7 @@ def load(spec: RunSpec, places: Places, control: Control) -> Generator[Progress,
         folder.left_out,
         notes,
     )
-    return (yield from load_files(source, spec.test_share, spec.split_seed, places.cache, control))
+    return (yield from load_files(source, spec.test_share, spec.split_seed, folders.cache, control))
 
 
 def check(spec: RunSpec) -> None:

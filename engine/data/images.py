@@ -15,7 +15,7 @@ from torch import Tensor
 from engine.control import Control
 from engine.data.depth import PixelRange
 from engine.data.manifest import UNUSABLE, FileRecord
-from engine.paths import Places
+from engine.paths import Folders
 from engine.progress import Progress
 from engine.shape import DataShape
 from engine.spec import RunSpec
@@ -167,4 +167,4 @@ class Loader(Protocol):
         LoadingStopped: `control` asked for a stop.
     """
 
-    def __call__(self, spec: RunSpec, places: Places, control: Control) -> Generator[Progress, None, RawImages]: ...
+    def __call__(self, spec: RunSpec, folders: Folders, control: Control) -> Generator[Progress, None, RawImages]: ...

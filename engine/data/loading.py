@@ -24,7 +24,7 @@ from engine.data.resizing import resize
 from engine.data.splits import Indices, split_off_val, stratified
 from engine.errors import DatasetError
 from engine.failures import dataset_is_used
-from engine.paths import Places
+from engine.paths import Folders
 from engine.progress import LoadingStopped, Progress
 from engine.spec import RunSpec, affecting
 from engine.text import counted
@@ -64,7 +64,7 @@ def _files_now(root: Path) -> str:
 
 
 def load_dataset(
-    spec: RunSpec, places: Places, control: Control, rules: int = NEWEST_RULES
+    spec: RunSpec, folders: Folders, control: Control, rules: int = NEWEST_RULES
 ) -> Generator[Progress, None, ImageData]:
     """Yield progress and return the images, on the CPU; decoded files stay mapped (`Split.rows`).
 
@@ -74,8 +74,8 @@ def load_dataset(
         DatasetError: they are missing, unreadable or too few.
         LoadingStopped: `control` asked for a stop.
     """
-    with dataset_is_used(spec.dataset, places):
-        raw = yield from _loader(spec, rules)(spec, places, control)
+    with dataset_is_used(spec.dataset, folders):
+        raw = yield from _loader(spec, rules)(spec, folders, control)
     raw = _with_shared(raw)
     train, val, test, manifest = raw.train, raw.val, raw.test, raw.manifest
     if spec.image_size is not None:

@@ -13,7 +13,7 @@ from engine.data.layout import ImageFile, Part
 from engine.errors import DatasetError, FetchError
 from engine.fetching import fetch
 from engine.locking import lock_of, wait_for_lock
-from engine.paths import Places
+from engine.paths import Folders
 from engine.progress import Progress
 from engine.spec import RunSpec
 
@@ -22,9 +22,9 @@ _FOLDERS, _PART = ("images", "annotations"), ".part"
 _LISTS: tuple[tuple[Part, str], ...] = (("train", "trainval.txt"), ("test", "test.txt"))
 
 
-def load(spec: RunSpec, places: Places, control: Control) -> Generator[Progress, None, RawImages]:
-    """Read torchvision's copy under `places.data`, downloading it first where it is not there."""
-    root = places.data / "oxford-iiit-pet"
+def load(spec: RunSpec, folders: Folders, control: Control) -> Generator[Progress, None, RawImages]:
+    """Read torchvision's copy under `folders.data`, downloading it first where it is not there."""
+    root = folders.data / "oxford-iiit-pet"
     if not _is_there(root):
         try:
             root.mkdir(parents=True, exist_ok=True)
@@ -38,7 +38,7 @@ def load(spec: RunSpec, places: Places, control: Control) -> Generator[Progress,
                 "to the network, or put them there, or name their folder with --data-dir"
             ) from None
     source = Source("oxford-pets", root, list_files(root), ("cat", "dog"), spec.image_size or DEFAULT_SIZE, channels=3)
-    return (yield from load_files(source, 0.5, spec.split_seed, places.cache, control))
+    return (yield from load_files(source, 0.5, spec.split_seed, folders.cache, control))
 
 
 def _is_there(root: Path) -> bool:

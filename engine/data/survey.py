@@ -15,7 +15,7 @@ from engine.catalog.datasets import FOLDER, find_dataset, folder_path
 from engine.control import Control, RunControl
 from engine.data.layout import ASK_FOR, ImageFile
 from engine.errors import DatasetError
-from engine.paths import Places
+from engine.paths import Folders
 from engine.progress import Progress
 from engine.shape import DataShape
 from engine.spec import RunSpec
@@ -51,8 +51,8 @@ class Survey:
         return f"{classes}{'' if self.is_exact else 'about '}train {self.num_train:,}{val}, test {self.num_test:,}"
 
 
-def survey(spec: RunSpec, places: Places | None, control: Control | None = None) -> Generator[Progress, None, Survey]:
-    """Look at what `spec` would load; without `places`, of a dataset that is no folder, at what was published.
+def survey(spec: RunSpec, folders: Folders | None, control: Control | None = None) -> Generator[Progress, None, Survey]:
+    """Look at what `spec` would load; without `folders`, of a dataset that is no folder, at what was published.
 
     Raises:
         DatasetError: there is no such folder, or it is no dataset.
@@ -62,7 +62,7 @@ def survey(spec: RunSpec, places: Places | None, control: Control | None = None)
         return known
     if find_dataset(spec.dataset) is FOLDER:
         return (yield from _folder(spec, control or RunControl()))
-    return _cats_dogs(spec, places)
+    return _cats_dogs(spec, folders)
 
 
 def published(spec: RunSpec) -> Survey | None:
@@ -74,7 +74,7 @@ def published(spec: RunSpec) -> Survey | None:
     return Survey(shape, *_with_val(spec, info.num_train), info.num_test)
 
 
-def _cats_dogs(spec: RunSpec, places: Places | None) -> Survey:
+def _cats_dogs(spec: RunSpec, folders: Folders | None) -> Survey:
     """The photographs that lie there, in whichever copy; those of the archive where there is none."""
     from engine.data.cats_dogs import TEST_SHARE, find_files
 
@@ -83,18 +83,18 @@ def _cats_dogs(spec: RunSpec, places: Places | None) -> Survey:
     assert shape is not None
     assert num_train is not None
     assert num_test is not None
-    found = find_files(places.data) if places is not None else None
+    found = find_files(folders.data) if folders is not None else None
     if found is not None:
         counts = _split(found.files, TEST_SHARE)
         note = f"{counted(len(found.files), 'file')} in {found.root}"
         return Survey(shape, *_with_val(spec, counts["train"]), counts["test"], (note,), is_exact=False)
-    notes = (f"not in {places.data} yet: the published archive would be downloaded",) if places is not None else ()
+    notes = (f"not in {folders.data} yet: the published archive would be downloaded",) if folders is not None else ()
     return Survey(shape, *_with_val(spec, num_train), num_test, notes)
 
 
-def survey_now(spec: RunSpec, places: Places | None) -> Survey:
+def survey_now(spec: RunSpec, folders: Folders | None) -> Survey:
     """As `survey`, its progress unseen."""
-    looking = survey(spec, places)
+    looking = survey(spec, folders)
     while True:
         try:
             next(looking)

@@ -18,15 +18,15 @@ from engine.data.images import RawImages, Split
 from engine.errors import DatasetError, FetchError
 from engine.fetching import fetch
 from engine.locking import lock_of, wait_for_lock
-from engine.paths import Places
+from engine.paths import Folders
 from engine.progress import Progress
 from engine.spec import RunSpec
 
 _DAMAGED = (RuntimeError, ValueError, OSError, EOFError, AssertionError, KeyError, TypeError)  # what torchvision says
 
 
-def load(spec: RunSpec, places: Places, control: Control) -> Generator[Progress, None, RawImages]:
-    """Read the dataset under `places.data`, downloading it first where it is not there."""
+def load(spec: RunSpec, folders: Folders, control: Control) -> Generator[Progress, None, RawImages]:
+    """Read the dataset under `folders.data`, downloading it first where it is not there."""
     from torchvision import datasets
 
     sources = {
@@ -35,7 +35,7 @@ def load(spec: RunSpec, places: Places, control: Control) -> Generator[Progress,
         "cifar10": datasets.CIFAR10,
         "cifar100": datasets.CIFAR100,
     }
-    source, data_dir = sources[spec.dataset], places.data
+    source, data_dir = sources[spec.dataset], folders.data
     idx_format = issubclass(source, datasets.MNIST)
     expected = data_dir / source.__name__ / "raw" if idx_format else data_dir / source.base_folder
     if not _is_there(source, data_dir):

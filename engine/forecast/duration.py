@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from engine.catalog.datasets import find_dataset
-from engine.records import RunRecord
+from engine.records import RunSummary
 from engine.spec import RunSpec, affecting, settings_of
 
 
@@ -18,7 +18,7 @@ class Estimate:
     run: int
 
 
-def estimate_run(spec: RunSpec, records: Iterable[RunRecord]) -> Estimate | None:
+def estimate_run(spec: RunSpec, records: Iterable[RunSummary]) -> Estimate | None:
     """Scale the newest completed run of the same dataset and network by its epochs; else one whose images have the
     same shape, by its images. None where there is none.
     """
@@ -34,13 +34,13 @@ def estimate_run(spec: RunSpec, records: Iterable[RunRecord]) -> Estimate | None
     return near
 
 
-def _are_alike(spec: RunSpec, record: RunRecord, names: Iterable[str]) -> bool:
+def _are_alike(spec: RunSpec, record: RunSummary, names: Iterable[str]) -> bool:
     """A setting that the record does not have is at its default."""
     known = settings_of(RunSpec)
     return all(record.spec.get(name, known[name].default) == getattr(spec, name) for name in names)
 
 
-def _by_images(spec: RunSpec, record: RunRecord) -> Estimate | None:
+def _by_images(spec: RunSpec, record: RunSummary) -> Estimate | None:
     ours, theirs = find_dataset(spec.dataset), find_dataset(record.dataset)
     shape, other = ours.spec_shape(spec.image_size), theirs.spec_shape(record.spec.get("image_size"))
     if (

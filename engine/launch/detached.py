@@ -25,12 +25,12 @@ from engine.errors import ReslabError
 from engine.events import Event, RunEnded, RunStarted
 from engine.failures import describe_failure
 from engine.launch.backend import Backend, Capacity, Handle, Job, Limit, Slot
-from engine.launch.following import follow
+from engine.launch.follow import follow
 from engine.launch.ray import Cluster
 from engine.launch.stream import Stream
 from engine.log import log_to
 from engine.memory.heap import keep_one_heap
-from engine.paths import Places
+from engine.paths import Folders
 from engine.records import TERMINATED
 from engine.spec import RunSpec
 
@@ -45,23 +45,23 @@ class Order:
     queue where none is given. On `cluster`; None: on this machine.
     """
 
-    places: Places
+    folders: Folders
     jobs: tuple[Job, ...] = ()
     cluster: Cluster | None = None
 
     def to_json(self) -> str:
-        folders = {name: str(getattr(self.places, name)) for name in ("home", "data", "cache")}
+        values_of = {name: str(getattr(self.folders, name)) for name in ("home", "data", "cache")}
         jobs = [{"spec": job.spec.to_dict(), "resume": job.resume, "dataset": job.dataset} for job in self.jobs]
         cluster = None if self.cluster is None else asdict(self.cluster)
-        return json.dumps({"places": folders, "jobs": jobs, "cluster": cluster})
+        return json.dumps({"folders": values_of, "jobs": jobs, "cluster": cluster})
 
     @classmethod
     def from_json(cls, text: str) -> Order:
         values = json.loads(text)
-        places = Places(**{name: Path(path) for name, path in values["places"].items()})
+        folders = Folders(**{name: Path(path) for name, path in values["folders"].items()})
         jobs = tuple(Job(RunSpec.from_mapping(job["spec"]), job["resume"], job["dataset"]) for job in values["jobs"])
         cluster = None if values["cluster"] is None else Cluster(**values["cluster"])
-        return cls(places, jobs, cluster)
+        return cls(folders, jobs, cluster)
 
 
 class Detached:
@@ -69,26 +69,26 @@ class Detached:
 
     survives = True
 
-    def __init__(self, places: Places, cluster: Cluster | None = None) -> None:
-        self._places, self._cluster = places, cluster
+    def __init__(self, folders: Folders, cluster: Cluster | None = None) -> None:
+        self._folders, self._cluster = folders, cluster
 
     def start(self, job: Job, control: RunControl | None = None, slot: Slot | None = None) -> Handle:
         def events(control: RunControl) -> Generator[Event, None, None]:
             run = DetachedProcess(self.order(job)).first(control)
             if run is not None:
-                yield from follow(run, self._places, control, begun=True)
+                yield from follow(run, self._folders, control, begun=True)
 
         return Handle(events, control or RunControl())
 
     def order(self, *jobs: Job) -> Order:
-        return Order(self._places, jobs, self._cluster)
+        return Order(self._folders, jobs, self._cluster)
 
 
 class DetachedProcess:
     """The process of an order, from the side of whoever started it. Closing changes nothing for the runs."""
 
     def __init__(self, order: Order) -> None:
-        self._log, self._stopped = order.places.log, False
+        self._log, self._stopped = order.folders.log, False
         root = str(Path(__file__).resolve().parents[2])
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
         self._process = subprocess.Popen(
@@ -157,7 +157,7 @@ def main() -> int:
     nothing = os.open(os.devnull, os.O_RDWR)
     for number in (0, 1, 2):
         os.dup2(nothing, number)
-    log_to(order.places.log)
+    log_to(order.folders.log)
     keep_one_heap()
     control = RunControl()
 
@@ -173,7 +173,7 @@ def main() -> int:
     except ReslabError as error:
         _report(report, {"error": str(error)})
     except Exception as error:
-        _report(report, {"error": describe_failure(error, order.places, "a run could not be made")})
+        _report(report, {"error": describe_failure(error, order.folders, "a run could not be made")})
         return 1
     return _STOPPED if control.stop_requested else 0
 
@@ -184,21 +184,21 @@ def _events(order: Order, control: RunControl) -> Generator[Event, None, None]:
         return backend.start(order.jobs[0], control).events()
     from engine.launch.scheduler import ListSource, Scheduler, StoredQueue
 
-    source = ListSource([job.spec for job in order.jobs]) if order.jobs else StoredQueue(order.places)
-    return Scheduler(source, backend, capacity, order.places).events(control)
+    source = ListSource([job.spec for job in order.jobs]) if order.jobs else StoredQueue(order.folders)
+    return Scheduler(source, backend, capacity, order.folders).events(control)
 
 
 def _where(order: Order) -> tuple[Backend, Capacity]:
     if order.cluster is None:
         from engine.launch.in_process import InProcess
 
-        return InProcess(order.places), Limit()
+        return InProcess(order.folders), Limit()
     from engine.launch.ray import require_ray
 
     require_ray()
     from engine.launch.ray.backend import RayBackend, capacity_of
 
-    return RayBackend(order.places, order.cluster), capacity_of(order.cluster, order.places)
+    return RayBackend(order.folders, order.cluster), capacity_of(order.cluster, order.folders)
 
 
 def _publish(events: Iterator[Event], order: Order, started: Callable[[int], None]) -> None:
@@ -211,7 +211,7 @@ def _publish(events: Iterator[Event], order: Order, started: Callable[[int], Non
             if stream is None:
                 if resumes and not isinstance(event, RunStarted):  # its row still says how it ended before
                     continue
-                stream = streams[event.run] = Stream(order.places.run_folder(event.run))
+                stream = streams[event.run] = Stream(order.folders.run_folder(event.run))
                 stream.tell(event)
                 started(event.run)
             else:

@@ -9,7 +9,7 @@ from engine.control import Control, RunControl
 from engine.events import Event
 from engine.launch.backend import Handle, Job, Slot
 from engine.memory.ledger import Ledger
-from engine.paths import Places
+from engine.paths import Folders
 from engine.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -24,9 +24,9 @@ class InProcess:
     survives = False
     on_this_machine = True
 
-    def __init__(self, places: Places, ledger: Ledger | None = None) -> None:
+    def __init__(self, folders: Folders, ledger: Ledger | None = None) -> None:
         self.ledger = Ledger() if ledger is None else ledger
-        self._places = places
+        self._folders = folders
 
     def start(self, job: Job, control: RunControl | None = None, slot: Slot | None = None) -> Handle:
         def events(control: RunControl) -> Generator[Event, None, None]:
@@ -35,7 +35,7 @@ class InProcess:
             import_torch()  # another thread may be at it
             from engine.launch.recording import record_events
 
-            yield from record_events(job, self._places, self, control)
+            yield from record_events(job, self._folders, self, control)
 
         return Handle(events, control or RunControl())
 
@@ -49,5 +49,5 @@ class InProcess:
 
         placement = choose_placement(spec)
         calibration = store.calibration(device_name(placement.device)) or uncalibrated(placement.device)
-        history = History(calibration, store.tunings(run))
-        return train(spec, RunContext(run, self._places, self.ledger, control, placement, history, resume=resume))
+        history = History(calibration, store.autotune_choices(run))
+        return train(spec, RunContext(run, self._folders, self.ledger, control, placement, history, resume=resume))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from engine.launch.ray import Cluster
-from engine.paths import Places
+from engine.paths import Folders
 from engine.spec import RunSpec
 
 
@@ -16,7 +16,7 @@ class Opening:
     Runs train on `cluster`, None: in the app's own process.
     """
 
-    places: Places
+    folders: Folders
     specs: tuple[RunSpec, ...] = ()
     exit: bool = False
     cluster: Cluster | None = None

@@ -24,10 +24,10 @@ from engine.errors import CheckpointError, DatasetError, ModelError, StoreError
 from engine.events import CheckpointSaved, Evaluated, Event, Metrics, RunEnded, RunStarted, StepsCompleted
 from engine.failures import describe_failure
 from engine.launch.backend import Job
-from engine.launch.requests import Requests
+from engine.launch.requests import RequestListener
 from engine.launch.stream import remove_stream
 from engine.models.building import check_weights
-from engine.paths import Places, absolute_weights
+from engine.paths import Folders, absolute_weights
 from engine.records import RunDetails, WeightsRecord
 from engine.spec import RunSpec
 from engine.store.store import Store
@@ -73,7 +73,7 @@ def check(spec: RunSpec, load_weights: bool = True, on_this_machine: bool = True
         choose_placement(spec)
 
 
-def record_events(job: Job, places: Places, trainer: Trainer, control: RunControl) -> Generator[Event, None, None]:
+def record_events(job: Job, folders: Folders, trainer: Trainer, control: RunControl) -> Generator[Event, None, None]:
     """Make the run of `job`, storing each event before it is yielded; the last one is always RunEnded.
 
     A resumed run goes on from its newest checkpoint that is whole; without any it begins anew. After RunStarted what
@@ -88,16 +88,16 @@ def record_events(job: Job, places: Places, trainer: Trainer, control: RunContro
     spec = job.spec.replace(dataset=absolute_dataset(job.spec.dataset), weights=absolute_weights(job.spec.weights))
     if job.resume is None:
         check(spec, on_this_machine=trainer.on_this_machine)
-    with Store(places.database) as store:
+    with Store(folders.database) as store:
         if job.resume is None:
-            recording = _Recording(store, places, trainer, _Tally(store.create_run(spec)), spec, FRESH)
+            recording = _Recording(store, folders, trainer, _Tally(store.create_run(spec)), spec, FRESH)
         else:
-            recording = _resumed(job, store, places, trainer)
-        with closing(Requests(places.run_folder(recording.run), control)) as requests:
+            recording = _resumed(job, store, folders, trainer)
+        with closing(RequestListener(folders.run_folder(recording.run), control)) as requests:
             yield from recording.events(requests)
 
 
-def _resumed(job: Job, store: Store, places: Places, trainer: Trainer) -> _Recording:
+def _resumed(job: Job, store: Store, folders: Folders, trainer: Trainer) -> _Recording:
     number = job.resume
     assert number is not None
     store.settle_lost_runs()
@@ -105,11 +105,11 @@ def _resumed(job: Job, store: Store, places: Places, trainer: Trainer) -> _Recor
     if (why_not := not_resumable(details)) is not None:
         raise StoreError(why_not)
     spec = _moved(RunSpec.from_stored(details.record.spec), details, job.dataset)
-    found = _from_newest(details.started, store.checkpoints(number), places.run_folder(number))
+    found = _from_newest(details.started, store.checkpoints(number), folders.run_folder(number))
     _check_again(number, spec, found.checkpoint is None, trainer.on_this_machine)
     at = found.position
     tally = _Tally(number, at.elapsed_s, images=at.images, steps=at.step, train_s=at.train_s)
-    return _Recording(store, places, trainer, tally, spec, found)
+    return _Recording(store, folders, trainer, tally, spec, found)
 
 
 def _moved(spec: RunSpec, details: RunDetails, dataset: str | None) -> RunSpec:
@@ -174,14 +174,14 @@ class _Recording:
     """
 
     def __init__(
-        self, store: Store, places: Places, trainer: Trainer, tally: _Tally, spec: RunSpec, resume: Resume
+        self, store: Store, folders: Folders, trainer: Trainer, tally: _Tally, spec: RunSpec, resume: Resume
     ) -> None:
         self.run = tally.run
-        self._store, self._places, self._trainer = store, places, trainer
+        self._store, self._folders, self._trainer = store, folders, trainer
         self._tally, self._spec, self._resume = tally, spec, resume
         self._is_open, self._has_started = resume.is_fresh, False
 
-    def events(self, requests: Requests) -> Generator[Event, None, None]:
+    def events(self, requests: RequestListener) -> Generator[Event, None, None]:
         ending = Ending("stopped")
         try:
             events = self._trainer.train(self.run, self._spec, self._resume, requests.control, self._store)
@@ -195,7 +195,7 @@ class _Recording:
                     requests.note(stored)
                     yield stored
         except Exception as error:
-            ending = Ending("failed", describe_failure(error, self._places, f"run {self.run} failed"))
+            ending = Ending("failed", describe_failure(error, self._folders, f"run {self.run} failed"))
         except BaseException:  # closed, or interrupted a second time
             if self._is_open:
                 self._store.record(self._tally.ended(ending))
@@ -225,7 +225,7 @@ class _Recording:
             return
         position, before = self._resume.position, self._resume.started
         self._store.reopen(self.run, position.step, position.epochs_done, position.evaluated, self._spec)
-        remove_stream(self._places.run_folder(self.run))
+        remove_stream(self._folders.run_folder(self.run))
         self._is_open = True
         event = replace(event, notes=(before and before.notes) or event.notes)
         if before is None:
@@ -253,7 +253,7 @@ class _Recording:
     def _remove_others(self, newer: bool = True) -> None:
         """Delete the files that the store no longer names, `newer` ones than those included."""
         named = [weights.file for weights in self._store.checkpoints(self.run)]
-        remove_other_checkpoints(self._places.run_folder(self.run), named, newer)
+        remove_other_checkpoints(self._folders.run_folder(self.run), named, newer)
 
 
 @dataclass(slots=True)

@@ -24,7 +24,7 @@ _log = logging.getLogger("reslab")
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ControlRequest:
     """What a follower wants of a run."""
 
     pause: bool = False
@@ -32,7 +32,7 @@ class Asked:
     reason: str | None = None
 
     @classmethod
-    def of(cls, control: Control) -> Asked:
+    def of(cls, control: Control) -> ControlRequest:
         return cls(control.pause_requested, control.stop_requested, control.stop_reason)
 
     def tell(self, control: RunControl) -> None:
@@ -43,7 +43,7 @@ class Asked:
             control.pause() if self.pause else control.resume()
 
 
-def ask(folder: Path, asked: Asked) -> None:
+def ask(folder: Path, asked: ControlRequest) -> None:
     """Leave it for the run whose folder this is.
 
     Raises:
@@ -66,7 +66,7 @@ def is_paused(folder: Path) -> bool:
     return (folder / _PAUSED).exists()
 
 
-class Requests:
+class RequestListener:
     """The run's side: what is requested reaches `control`, until this is closed."""
 
     def __init__(self, folder: Path, control: RunControl) -> None:
@@ -104,7 +104,7 @@ class Requests:
             if (stamp := (status.st_mtime_ns, status.st_ino)) == self._heard:
                 return
             self._heard = stamp
-            Asked(**json.loads(file.read_text(encoding="utf-8"))).tell(self.control)
+            ControlRequest(**json.loads(file.read_text(encoding="utf-8"))).tell(self.control)
         except OSError:  # nobody asks anything
             return
         except (ValueError, TypeError) as error:

@@ -19,7 +19,7 @@ from engine.errors import ReslabError, StoreError
 from engine.events import Event, RunEnded
 from engine.launch.backend import Backend, Capacity, Handle, Job, Slot
 from engine.log import write_report
-from engine.paths import Places
+from engine.paths import Folders
 from engine.records import QueueEntry
 from engine.spec import RunSpec
 from engine.store.store import Store
@@ -57,16 +57,16 @@ class ListSource:
 class StoredQueue:
     """The queue in the store. Entries whose number is in `on_hold` wait there until they are resumed."""
 
-    def __init__(self, places: Places) -> None:
+    def __init__(self, folders: Folders) -> None:
         self.on_hold: frozenset[int] = frozenset()
-        self._places = places
+        self._folders = folders
 
     def first(self) -> QueueEntry | None:
-        with Store(self._places.database) as store:
+        with Store(self._folders.database) as store:
             return store.first_waiting(self.on_hold)
 
     def take(self, number: int) -> bool:
-        with Store(self._places.database) as store:
+        with Store(self._folders.database) as store:
             return store.take_next(number, self.on_hold) is not None
 
 
@@ -83,10 +83,10 @@ class Turn:
 
 
 class Scheduler:
-    """Starts what `source` has with `backend`, as far as `capacity` goes; `places` has the store."""
+    """Starts what `source` has with `backend`, as far as `capacity` goes; `folders` has the store."""
 
-    def __init__(self, source: Source, backend: Backend, capacity: Capacity, places: Places) -> None:
-        self._source, self._backend, self._capacity, self._places = source, backend, capacity, places
+    def __init__(self, source: Source, backend: Backend, capacity: Capacity, folders: Folders) -> None:
+        self._source, self._backend, self._capacity, self._folders = source, backend, capacity, folders
 
     def take_turn(self, control: RunControl) -> Turn | RunEnded | None:
         """Whose turn it is, taken from the source; a run that can never start is recorded as failed, and its end
@@ -144,7 +144,7 @@ class Scheduler:
             return True
 
     def _refuse(self, entry: QueueEntry, error: str) -> RunEnded:
-        return record_refused(self._places, entry.spec, error)
+        return record_refused(self._folders, entry.spec, error)
 
     def is_empty(self) -> bool:
         return self._source.first() is None
@@ -155,10 +155,10 @@ class Scheduler:
     def failed(self, turn: Turn, error: Exception) -> RunEnded | None:
         """A run broke off outside of its own recording; its end, where it has no row yet that says so."""
         spec = turn.entry.spec
-        write_report(self._places.log, error, f"{spec.model} on {spec.dataset} could not be run")
+        write_report(self._folders.log, error, f"{spec.model} on {spec.dataset} could not be run")
         try:
             known = isinstance(error, ReslabError)
-            return self._refuse(turn.entry, str(error) if known else f"{type(error).__name__}; see {self._places.log}")
+            return self._refuse(turn.entry, str(error) if known else f"{type(error).__name__}; see {self._folders.log}")
         except StoreError as lost:
             _log.warning("the failure was not recorded: %s", lost)
             return None
@@ -241,13 +241,13 @@ class _SideBySide:
         self._scheduler.leave_idle()
 
 
-def record_refused(places: Places, spec: RunSpec, error: str) -> RunEnded:
+def record_refused(folders: Folders, spec: RunSpec, error: str) -> RunEnded:
     """Record a run that never started, so that it is not tried for ever; returns its end.
 
     Raises:
         StoreError: it cannot be recorded.
     """
-    with Store(places.database) as store:
+    with Store(folders.database) as store:
         ended = RunEnded(store.create_run(spec), "failed", None, None, 0.0, None, 0, safe_text(error))
         store.record(ended)
         return ended

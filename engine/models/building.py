@@ -38,11 +38,11 @@ class Builder(Protocol):
 _GROUPS = 32  # Wu and He 2018, "Group Normalization", the default
 
 
-def build_model(spec: RunSpec, shape: DataShape, seeded: bool = True, weighted: bool = True) -> nn.Module:
+def build_model(spec: RunSpec, shape: DataShape, seeded: bool = True, load_weights: bool = True) -> nn.Module:
     """Return the network on the CPU, in training mode; the same seed gives the same first weights.
 
     torch's global random state is left as it was. ImageNet's weights are fetched before, by `fetch_imagenet_weights`.
-    Not `weighted`, the spec's weights are left out, for others will be put in.
+    Not `load_weights`, the spec's weights are left out, for others will be put in.
 
     Raises:
         ModelError: the network cannot take such images, or the weights are missing, unreadable or fit another one.
@@ -59,12 +59,12 @@ def build_model(spec: RunSpec, shape: DataShape, seeded: bool = True, weighted: 
         network = builder(info, group_norm if spec.norm == "group" else None, shape, pretrained)
         stem = choose_stem(info, spec.stem, shape)
         network.notes, network.is_foreign = (), False  # type: ignore[assignment]
-        if pretrained and weighted:
+        if pretrained and load_weights:
             _load_weights(network, spec, stem, shape)
         network.new_names = fit_first_last(network, info, shape, stem, keep_weights=pretrained)  # type: ignore[assignment]
     if spec.shortcut_padding != "auto":
         apply_form(network, {"shortcut_padding": spec.shortcut_padding})
-    if weighted:
+    if load_weights:
         network.notes = (*network.notes, *_padding_notes(network, info, spec))  # type: ignore[assignment,misc]
     if spec.freeze == "backbone":
         freeze_backbone(network)

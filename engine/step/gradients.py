@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.events import GradientsMeasured
-from engine.memory.shortage import unless_memory_runs_out
+from engine.memory.out_of_memory import unless_memory_runs_out
 
 _EVERY_S = 0.3
 _MOST_STAGES = 10

@@ -11,7 +11,7 @@ from pathlib import Path
 from engine.events import CheckpointSaved, EpochEnded, Evaluated, RunContinued, StepsCompleted
 from engine.records import ResumeRecord, WeightsRecord
 from engine.spec import RunSpec, unknown_settings
-from engine.store import heartbeat as carriers
+from engine.store import heartbeat as heartbeat
 from engine.store.rows import EPOCH_COLUMNS, pack, read_evaluation, unpack
 
 _GENERATIONS = 2  # checkpoints kept of a run that has not come to its end: the newest may turn out to be damaged
@@ -82,7 +82,7 @@ def rewind(
     taken = db.execute(
         "UPDATE runs SET status = 'running', pid = ?, pid_started = ?, place = ?, beat_at = ? "
         "WHERE run = ? AND status != 'running'",
-        (*carriers.mine(), run),
+        (*heartbeat.mine(), run),
     )
     if taken.rowcount == 0:
         return False

@@ -16,7 +16,7 @@ from typing import Any, cast
 from engine.errors import StoreError
 from engine.events import ClassMetrics, Metrics, plain
 from engine.format_number import KEY, is_readable
-from engine.records import EvaluationRecord, RunRecord
+from engine.records import EvaluationRecord, RunSummary
 from engine.spec import FORMAT
 
 _log = logging.getLogger("reslab")
@@ -31,7 +31,7 @@ LISTED_COLUMNS = (
 )
 
 
-def read_run(row: Sequence[Any]) -> RunRecord:
+def read_run(row: Sequence[Any]) -> RunSummary:
     """From LISTED_COLUMNS. Raises one of `_DAMAGED` where a value is not of its kind: SQLite takes any."""
     run, dataset, model, status, created_at, spec, untrained, final, images_per_s, elapsed_s, steps, error, where = row
     settings = json.loads(spec)
@@ -42,27 +42,27 @@ def read_run(row: Sequence[Any]) -> RunRecord:
     kinds = [isinstance(text, str) for text in texts] + [isinstance(number, int | float) for number in numbers]
     if not (all(kinds) and isinstance(settings, dict)):
         raise TypeError(f"not the values of a run: {row!r:.200}")
-    return RunRecord(
+    return RunSummary(
         run, dataset, model, status, created_at, _without_number(settings), _read_metrics(untrained),
         _read_metrics(final), images_per_s, elapsed_s, steps, error, where or "",
     )  # fmt: skip
 
 
 def _without_number(settings: dict[str, Any]) -> dict[str, Any]:
-    """A stored spec as settings alone. The format number stays where a newer reslab wrote it: `RunRecord.is_newer`."""
+    """A stored spec as settings alone. The format number stays where a newer reslab wrote it: `RunSummary.is_newer`."""
     if not is_readable(settings, FORMAT):
         return settings
     return {name: value for name, value in settings.items() if name != KEY}
 
 
-def read_any_run(row: Sequence[Any]) -> RunRecord:
+def read_any_run(row: Sequence[Any]) -> RunSummary:
     """As `read_run`; a row that a flipped bit, or somebody, has made unreadable must not hide the others."""
     try:
         return read_run(row)
     except _DAMAGED:
         error = "its row in the record was damaged; restore the file from a copy, or delete the run"
         number = row[0] if isinstance(row[0], int) else -1
-        return RunRecord(number, "?", "?", "damaged", 0.0, {}, None, None, None, None, None, error)
+        return RunSummary(number, "?", "?", "damaged", 0.0, {}, None, None, None, None, None, error)
 
 
 @contextmanager

@@ -27,13 +27,13 @@ from engine.records import (
     Predictions,
     QueueEntry,
     RunDetails,
-    RunRecord,
+    RunSummary,
     UnreadableEntry,
     WeightsRecord,
 )
 from engine.spec import FORMAT, RunSpec
-from engine.store import changes, memory, resumes, tunings
-from engine.store import heartbeat as carriers
+from engine.store import autotune, changes, memory, resumes
+from engine.store import heartbeat as heartbeat
 from engine.store import queue as waiting
 from engine.store.migrations import migrate
 from engine.store.rows import (
@@ -69,7 +69,7 @@ class Store:
     def __init__(self, path: Path) -> None:
         self._points: list[events.StepsCompleted] = []
         self._committed_at = time.monotonic()
-        self._carried = carriers.Carried(path)
+        self._carried = heartbeat.Carried(path)
         with explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, isolation_level=None)
@@ -100,7 +100,7 @@ class Store:
 
     def create_run(self, spec: RunSpec) -> int:
         """Record that `spec` begins now in this process; returns the run's number."""
-        values = (spec.dataset, spec.model, spec.to_json(), time.time(), *carriers.mine())
+        values = (spec.dataset, spec.model, spec.to_json(), time.time(), *heartbeat.mine())
         with self._transaction():
             cursor = self._db.execute(
                 "INSERT INTO runs (dataset, model, spec, status, created_at, pid, pid_started, place, beat_at) "
@@ -131,7 +131,7 @@ class Store:
     def _write_at_once(self, event: _Written) -> None:
         with self._transaction():
             if self._carried.has(event.run):
-                carriers.check_mine(self._db, event.run)
+                heartbeat.check_mine(self._db, event.run)
             self._write_points()
             self._write(event)
         self._points.clear()
@@ -169,7 +169,7 @@ class Store:
             case events.RunContinued():
                 resumes.write_continued(self._db, event)
             case events.SettingsTuned() | events.TuningChecked():
-                tunings.write(self._db, event)
+                autotune.write(self._db, event)
             case events.MemoryForecasted() | events.MemoryRecovered():
                 memory.write(self._db, event)
             case events.RunEnded():
@@ -238,10 +238,10 @@ class Store:
         for row in lost:
             try:
                 with self._transaction():
-                    if carriers.settle(self._db, *row, error=LOST):
+                    if heartbeat.settle(self._db, *row, error=LOST):
                         write_seal(self._db, row[0])
             except StoreError as error:
-                if not carriers.read_only(error.__cause__):
+                if not heartbeat.read_only(error.__cause__):
                     raise
                 return
 
@@ -279,17 +279,17 @@ class Store:
             waiting.remove(self._db, number)
 
     def move_waiting(self, number: int, by: int) -> None:
-        """Let an entry change places with the one before it (-1) or after it (1), if there is one."""
+        """Swap an entry with the one before it (-1) or after it (1), if there is one."""
         with self._transaction():
             waiting.move(self._db, number, by)
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
-    def runs(self) -> list[RunRecord]:
+    def runs(self) -> list[RunSummary]:
         """Every run, newest first; one whose row was damaged has the status "damaged" and says so."""
         return [read_any_run(row) for row in self.query(f"SELECT {LISTED_COLUMNS} FROM runs ORDER BY run DESC")]
 
-    def run(self, run: int) -> RunRecord:
+    def run(self, run: int) -> RunSummary:
         """One run as a list shows it. Raises StoreError where there is none of this number, or its row was damaged."""
         rows = self.query(f"SELECT {LISTED_COLUMNS} FROM runs WHERE run = ?", run)
         if not rows:
@@ -368,15 +368,15 @@ class Store:
         with explained(self._path):
             return memory.calibration(self._db, device_name)
 
-    def tunings(self, run: int = 0) -> dict[str, events.SettingsTuned]:
+    def autotune_choices(self, run: int = 0) -> dict[str, events.SettingsTuned]:
         """What was measured to be quickest on this machine, by its key, as facts of `run`."""
         with explained(self._path):
-            return tunings.read(self._db, run)
+            return autotune.read(self._db, run)
 
-    def forget_tunings(self) -> int:
+    def forget_autotune_choices(self) -> int:
         """Let later runs measure again; returns how many choices were forgotten."""
         with self._transaction():
-            return tunings.forget(self._db)
+            return autotune.forget(self._db)
 
     def _curve(self, run: int) -> Curve:
         rows = self.query("SELECT losses, accuracies FROM steps WHERE run = ? ORDER BY first_step", run)

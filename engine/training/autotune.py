@@ -63,7 +63,7 @@ def is_tunable(spec: RunSpec, placement: Placement) -> bool:
     return asked and placement.device.type == "cpu"
 
 
-def tuning_key(spec: RunSpec, shape: DataShape) -> str:
+def autotune_key(spec: RunSpec, shape: DataShape) -> str:
     """What a choice holds for: processor, threads that may be had, version of torch, network, images and batch; and
     what else affects a step, where it is not at its default: a new setting leaves the older choices as they are.
     """
@@ -77,11 +77,11 @@ def tuning_key(spec: RunSpec, shape: DataShape) -> str:
     return json.dumps([*stated, changed] if changed else stated)
 
 
-def known_tuning(
-    tunings: Mapping[str, SettingsTuned], spec: RunSpec, shape: DataShape, busy_cores: float | None
+def known_choice(
+    autotune_choices: Mapping[str, SettingsTuned], spec: RunSpec, shape: DataShape, busy_cores: float | None
 ) -> SettingsTuned | None:
     """What earlier runs measured, unless it is to be measured again: others use `busy_cores` now."""
-    tuned = tunings.get(tuning_key(spec, shape))
+    tuned = autotune_choices.get(autotune_key(spec, shape))
     if tuned is None or tuned.due:
         return None
     was_busy = tuned.busy_cores is not None and tuned.busy_cores > QUIET_CORES
@@ -124,12 +124,12 @@ def tune(
         return None
     chosen = best.placement
     return SettingsTuned(
-        run, tuning_key(spec, images.shape), _name(chosen.dtype), _name(chosen.memory_format), best.num_threads, gain,
+        run, autotune_key(spec, images.shape), _name(chosen.dtype), _name(chosen.memory_format), best.num_threads, gain,
         busy_cores=others.read(), due=trial.out_of_time, measured_at=time.time(),
     )  # fmt: skip
 
 
-def apply_tuning(tuned: SettingsTuned, placement: Placement) -> Placement:
+def apply_choice(tuned: SettingsTuned, placement: Placement) -> Placement:
     """Set this thread's number of threads, and return the placement that was chosen."""
     torch.set_num_threads(tuned.num_threads)
     return replace(
@@ -138,7 +138,7 @@ def apply_tuning(tuned: SettingsTuned, placement: Placement) -> Placement:
     )  # fmt: skip
 
 
-def check_tuning(run: int, tuned: SettingsTuned, images: int, seconds: float) -> TuningChecked | None:
+def check_choice(run: int, tuned: SettingsTuned, images: int, seconds: float) -> TuningChecked | None:
     """What a run's own speed says of the settings that were chosen for it; None where it trained too short to say."""
     if seconds < LEAST_CHECK_S:
         return None

@@ -10,7 +10,7 @@ from engine.device import Placement
 from engine.events import SettingsTuned
 from engine.memory.calibration import Calibration
 from engine.memory.ledger import Ledger
-from engine.paths import Places
+from engine.paths import Folders
 from engine.training.group import Group, Solo
 from engine.training.resume import FRESH, Resume
 
@@ -20,7 +20,7 @@ class History:
     """What earlier runs on this machine have taught: what forecasts lack, and which settings are quickest."""
 
     calibration: Calibration = field(default_factory=Calibration)
-    tunings: Mapping[str, SettingsTuned] = field(default_factory=dict)
+    autotune_choices: Mapping[str, SettingsTuned] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class RunContext:
     """
 
     run: int
-    places: Places
+    folders: Folders
     ledger: Ledger
     control: Control
     placement: Placement

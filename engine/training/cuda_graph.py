@@ -27,7 +27,7 @@ from engine.environment import GRAPH, is_on
 from engine.step.learner import Learner
 
 if TYPE_CHECKING:
-    from engine.forecast.fitting import Plan
+    from engine.forecast.memory_plan import Plan
 
 _WARM_UPS = 3  # on a side stream, as torch's notes on CUDA graphs ask for, so that libraries choose their algorithms
 _log = logging.getLogger("reslab")
@@ -37,14 +37,14 @@ Recorder = Callable[[Callable[[], Outputs]], tuple[Outputs, Callable[[], None]]]
 """Takes work for the device; returns its outputs, and what does the work again and leaves new values in those."""
 
 
-def is_recordable(learner: Learner, plan: Plan) -> bool:
+def is_capturable(learner: Learner, plan: Plan) -> bool:
     """Whether this run's steps are to be recorded: on a GPU with the room for it, unless RESLAB_GRAPH=0."""
     wanted = is_on(GRAPH) and learner.placement.device.type == "cuda"
     plain = plan.is_whole and not learner.draws and not learner.spec.compile
     return wanted and plain and plan.forecast is not None and 2 * plan.forecast.peak_bytes <= plan.room_bytes
 
 
-class RecordedStep:
+class GraphedStep:
     """One run's recorded step, made when the first whole batch comes. `record` is CUDA's, or a test's stand-in."""
 
     def __init__(self, learner: Learner, record: Recorder | None = None) -> None:

@@ -26,7 +26,7 @@ from engine.data.batches import epoch_order, step_seed
 from engine.data.feeding import Batch, feed
 from engine.device import Placement
 from engine.errors import ClusterError, MemoryShortageError, ReslabError
-from engine.memory.shortage import ran_out
+from engine.memory.out_of_memory import ran_out
 from engine.progress import LoadingStopped
 from engine.step.batchnorm import SharedBatchNorm, shared_norms
 from engine.step.learner import LEAST_PART, Learner

@@ -47,13 +47,13 @@ from engine.spec import RunSpec
 from engine.step.gradients import Gradients
 from engine.step.guard import what_is_not_finite
 from engine.step.optim import learning_rate, set_learning_rate
-from engine.training.autotune import check_tuning, keep_threads
+from engine.training.autotune import check_choice, keep_threads
 from engine.training.context import RunContext
 from engine.training.evaluation import When, evaluate
-from engine.training.points import Points
 from engine.training.position import Position
 from engine.training.saving import Saver
 from engine.training.setup import Setup, release, set_up
+from engine.training.step_metrics import StepMetrics
 
 _LISTEN_EVERY_S = 0.5  # a paused run looks up this often, should a notification be lost
 
@@ -124,12 +124,12 @@ class _Loop:
         self.learner = setup.learner
         self.recovery = setup.recovery
         self.control = context.control
-        self.points = Points(setup.run, start)
+        self.points = StepMetrics(setup.run, start)
         self.gradients = Gradients(setup.run, self.learner.model)
         self.epochs_done, self.evaluated = start.epochs_done, start.evaluated
         self.not_finite: str | None = None  # what it was, and when
         self.began = time.perf_counter() - start.elapsed_s
-        folder = context.places.run_folder(setup.run)
+        folder = context.folders.run_folder(setup.run)
         self.saver = Saver(setup.run, folder, setup.spec.checkpoint_every, self.learner.num_bytes, start.step)
 
     def all_epochs(self) -> Generator[Event, None, Ending]:
@@ -165,7 +165,7 @@ class _Loop:
         typical = setup.spec.freeze == "none" and not setup.spec.compile and setup.data.train.is_on(torch.device("cpu"))
         if setup.tuned is None or not typical or self.recovery.micro_batch is not None or self.recovery.recomputing:
             return
-        checked = check_tuning(setup.run, setup.tuned, self.points.images, self.points.clock.seconds)
+        checked = check_choice(setup.run, setup.tuned, self.points.images, self.points.clock.seconds)
         if checked is not None:
             yield checked
 

@@ -24,12 +24,12 @@ from engine.events import MemoryRecovered
 from engine.memory.freeing import clear_workspaces, empty_caches
 from engine.memory.headroom import free_bytes
 from engine.memory.ledger import Ledger
-from engine.memory.shortage import asked_bytes, ran_out
+from engine.memory.out_of_memory import asked_bytes, ran_out
 from engine.step.forward import EVALUATED_PER_PART, Outputs
 from engine.step.learner import LEAST_PART, Learner
 from engine.step.recompute import recompute_activations
 from engine.text import counted, memory_size
-from engine.training.cuda_graph import RecordedStep
+from engine.training.cuda_graph import GraphedStep
 from engine.training.position import MemoryState
 
 CALM_STEPS = 200  # without a failure, before larger micro-batches are tried
@@ -46,7 +46,7 @@ class Recovery:
     run: int
     learner: Learner
     ledger: Ledger
-    recorded: RecordedStep | None = None
+    recorded: GraphedStep | None = None
     launched: bool = False
     events: list[MemoryRecovered] = field(default_factory=list)
     micro_batch: int | None = None
@@ -152,7 +152,7 @@ class Recovery:
         """What a resume puts back."""
         return MemoryState(*(getattr(self, item.name) for item in fields(MemoryState)))
 
-    def go_on(self, state: MemoryState) -> None:
+    def resume_with(self, state: MemoryState) -> None:
         """As the run was when it was cut off: no failure, and nothing to tell."""
         for item in fields(MemoryState):
             setattr(self, item.name, getattr(state, item.name))

@@ -17,22 +17,22 @@ from engine.data.manifest import MANIFEST_NAME, left_out_by_kind, write_manifest
 from engine.device import Placement, describe, share_cores
 from engine.errors import MemoryShortageError
 from engine.events import DatasetProgressed, MemoryForecasted, RunStarted, SettingsTuned
-from engine.forecast.fitting import Plan, fit_run
+from engine.forecast.memory_plan import Plan, fit_run
 from engine.forecast.step_memory import Step
 from engine.forecast.timeline import BYTES_FIELDS
 from engine.memory.headroom import bound_gpu, free_bytes, images_fit, room_bytes
 from engine.memory.ledger import Holding, Ledger, Part
-from engine.memory.shortage import ran_out
+from engine.memory.out_of_memory import ran_out
 from engine.models.building import fetch_imagenet_weights
 from engine.progress import Progress
 from engine.spec import RunSpec
 from engine.step.forward import evaluation_batch
 from engine.step.learner import BuildOptions, Learner, build_learner
 from engine.text import counted, memory_size
-from engine.training.autotune import TrialImages, apply_tuning, is_tunable, known_tuning, tune
+from engine.training.autotune import TrialImages, apply_choice, is_tunable, known_choice, tune
 from engine.training.compiling import compile_network
 from engine.training.context import RunContext
-from engine.training.cuda_graph import RecordedStep, is_recordable
+from engine.training.cuda_graph import GraphedStep, is_capturable
 from engine.training.normalization import normalized_for
 from engine.training.out_of_memory import Recovery, free_idle
 from engine.training.shortcuts import settle_shortcuts
@@ -163,7 +163,7 @@ def _prepare(spec: RunSpec, context: RunContext) -> Generator[DatasetProgressed 
     data = normalized_for(spec, data, resume)
     resume.check_images(data)
     if data.manifest and group.is_rank_zero:
-        write_manifest(context.places.run_folder(context.run) / MANIFEST_NAME, data.manifest)
+        write_manifest(context.folders.run_folder(context.run) / MANIFEST_NAME, data.manifest)
     if spec.weights == "imagenet" and resume.checkpoint is None:
         fetching = fetch_imagenet_weights(spec.model, context.control)
         yield from _reported(fetching, context.run, f"weights of {spec.model}")
@@ -201,7 +201,7 @@ def load_images(
     spec: RunSpec, context: RunContext, device: torch.device
 ) -> Generator[DatasetProgressed, None, ImageData]:
     """The images, those of an earlier run where they still lie in memory; the ledger holds them for this one."""
-    key = (*data_key(spec), str(context.places.data), str(device), context.resume.data_rules)
+    key = (*data_key(spec), str(context.folders.data), str(device), context.resume.data_rules)
     data: ImageData | None = context.ledger.get(key)
     if data is None:
         data = yield from _load(spec, context, device)
@@ -215,13 +215,13 @@ def _recovery(context: RunContext, learner: Learner, plan: Plan) -> Recovery:
     recovery = Recovery(context.run, learner, context.ledger)
     if context.resume.checkpoint is not None:
         context.resume.put_back(learner)
-        recovery.go_on(context.resume.position.memory)
+        recovery.resume_with(context.resume.position.memory)
     now = recovery.micro_batch or learner.spec.batch_size
     smaller = plan.micro_batch if plan.micro_batch is not None and plan.micro_batch < now else None
     recovery.start_small(smaller, plan.recompute and not recovery.recomputing)
     whole = recovery.micro_batch is None and not recovery.recomputing
-    if context.group.adapts and whole and is_recordable(learner, plan):
-        recovery.recorded = RecordedStep(learner)
+    if context.group.adapts and whole and is_capturable(learner, plan):
+        recovery.recorded = GraphedStep(learner)
     return recovery
 
 
@@ -229,7 +229,7 @@ def _tuned(
     spec: RunSpec, context: RunContext, data: ImageData, way: _Way, others: OthersMeter
 ) -> Generator[DatasetProgressed | SettingsTuned, None, _Way]:
     """The way that was measured to be quickest, before or now; as it is where there is no time to measure it."""
-    tuned = known_tuning(context.history.tunings, spec, data.shape, others.read())
+    tuned = known_choice(context.history.autotune_choices, spec, data.shape, others.read())
     if tuned is None:
         images = TrialImages(data.shape, data.mean, data.std, spec.epochs * len(data.train))
         trial = tune(context.run, spec, images, way.placement, context.control)
@@ -242,7 +242,7 @@ def _tuned(
 def _applied(tuned: SettingsTuned, spec: RunSpec, context: RunContext, data: ImageData, way: _Way) -> _Way:
     """The way that was chosen, and the plan for it, where that fits as well; else all as it was before."""
     num_threads = torch.get_num_threads()
-    chosen, before = apply_tuning(tuned, way.placement), way.placement
+    chosen, before = apply_choice(tuned, way.placement), way.placement
     if (chosen.dtype, chosen.memory_format) == (before.dtype, before.memory_format):
         return _Way(chosen, way.plan, tuned)
     other = fit_run(_step_of(spec, data, chosen, context), context.ledger)
@@ -321,7 +321,7 @@ def _parts(learner: Learner) -> tuple[tuple[Part, int], ...]:
 
 def _load(spec: RunSpec, context: RunContext, device: torch.device) -> Generator[DatasetProgressed, None, ImageData]:
     """The images in the memory of the device, or left where they are if they would take more than half the room."""
-    loading = load_dataset(spec, context.places, context.control, context.resume.data_rules)
+    loading = load_dataset(spec, context.folders, context.control, context.resume.data_rules)
     data: ImageData = yield from _reported(loading, context.run, spec.dataset)
     ledger = context.ledger
 

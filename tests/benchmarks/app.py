@@ -28,7 +28,7 @@ import psutil
 from PIL import Image
 
 from engine.device import cpu_name
-from engine.paths import Places
+from engine.paths import Folders
 from engine.spec import RunSpec
 from tests.benchmarks.terminal import as_installed
 
@@ -43,24 +43,24 @@ def _summary(title: str, unit: str, values: Sequence[float], bound: str = "") ->
     )
 
 
-def _places(folder: str) -> Places:
+def _folders(folder: str) -> Folders:
     root = Path(folder)
-    return Places(root / "home", root / "data", root / "cache")
+    return Folders(root / "home", root / "data", root / "cache")
 
 
 # --- many runs -------------------------------------------------------------------------------------------------------
 
 
-def store_many_runs(places: Places, num_runs: int) -> None:
+def store_many_runs(folders: Folders, num_runs: int) -> None:
     """So many rows in the record: one whole run, then copies of its row with other figures."""
     from engine.store.store import Store
     from tests.fakes import events_of
 
-    with Store(places.database) as store:
+    with Store(folders.database) as store:
         run = store.create_run(RunSpec("digits", "resnet18"))
         for event in events_of(RunSpec("digits", "resnet18"), run):
             store.record(event)
-    with sqlite3.connect(places.database) as db:
+    with sqlite3.connect(folders.database) as db:
         names = [name for _, name, *_ in db.execute("PRAGMA table_info(runs)") if name != "run"]
         (row,) = db.execute(f"SELECT {', '.join(names)} FROM runs").fetchall()
         first = dict(zip(names, row, strict=True))
@@ -82,22 +82,22 @@ def store_many_runs(places: Places, num_runs: int) -> None:
 def many_runs(num_times: int = 5, num_runs: int = 10_000) -> None:
     """Results with 10,000 stored runs: seconds from a key to the changed screen, for opening, sorting, filtering."""
     with tempfile.TemporaryDirectory() as folder:
-        places = _places(folder)
-        store_many_runs(places, num_runs)
+        folders = _folders(folder)
+        store_many_runs(folders, num_runs)
         found: dict[str, list[float]] = {"open": [], "sort": [], "filter": []}
         for _ in range(num_times):
-            for name, seconds in asyncio.run(_visit_results(places)).items():
+            for name, seconds in asyncio.run(_visit_results(folders)).items():
                 found[name].append(seconds)
     print(f"Results with {num_runs:,} runs, at 120×36  ({cpu_name()})")
     for name, values in found.items():
         _summary(name, "s", values)
 
 
-async def _visit_results(places: Places) -> dict[str, float]:
+async def _visit_results(folders: Folders) -> dict[str, float]:
     from tui.app import ReslabApp
     from tui.widgets.table import Table
 
-    app = ReslabApp(places)
+    app = ReslabApp(folders)
     app.session.load_torch = lambda: None  # type: ignore[method-assign]  # torch's import would take its core
     found = {}
     async with app.run_test(size=(120, 36)) as pilot:
@@ -285,7 +285,7 @@ async def _an_hour() -> list[tuple[str, float, float]]:
     spec, found = RunSpec("digits", "resnet18", epochs=6000), []
     script = ScriptedRun(hold_at=2, events=events_of(RunSpec("digits", "resnet18"))[:3])
     with tempfile.TemporaryDirectory() as folder:
-        app = ReslabApp(_places(folder), [spec], backend_of=script)
+        app = ReslabApp(_folders(folder), [spec], backend_of=script)
         async with app.run_test(size=(120, 36)) as pilot:
             while not (app.live and app.live.version == 2):
                 await pilot.pause(0.02)

@@ -19,10 +19,10 @@ from engine.control import RunControl
 from engine.device import cpu_name
 from engine.events import StepsCompleted
 from engine.launch.backend import Job
-from engine.launch.following import follow
+from engine.launch.follow import follow
 from engine.launch.ray import Cluster, require_ray
 from engine.launch.stream import Stream
-from engine.paths import Places
+from engine.paths import Folders
 from engine.spec import RunSpec
 from engine.store.store import Store
 from tests.benchmarks.reporting import report
@@ -34,10 +34,10 @@ _CALLS_PER_RUN = 30  # a second: an event told and taken, and what is asked in b
 
 
 @contextmanager
-def _places() -> Iterator[Places]:
+def _folders() -> Iterator[Folders]:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        yield Places(root / "home", root / "data", root / "cache")
+        yield Folders(root / "home", root / "data", root / "cache")
 
 
 def queue(num_pairs: int = 1) -> None:
@@ -51,14 +51,16 @@ def queue(num_pairs: int = 1) -> None:
              for name in ("resnet20", "resnet18")]  # fmt: skip
 
     def seconds(num_nodes: int) -> float:
-        with nodes(num_nodes, num_cpus=1, memory=_NODE_BYTES), _places() as places, watched(num_nodes) as held:
+        with nodes(num_nodes, num_cpus=1, memory=_NODE_BYTES), _folders() as folders, watched(num_nodes) as held:
             began = time.perf_counter()
             cluster = Cluster("the test's")
-            scheduler = Scheduler(ListSource(specs), RayBackend(places, cluster), capacity_of(cluster, places), places)
+            scheduler = Scheduler(
+                ListSource(specs), RayBackend(folders, cluster), capacity_of(cluster, folders), folders
+            )
             for _ in scheduler.events(RunControl()):
                 pass
             took = time.perf_counter() - began
-            with Store(places.database) as store:
+            with Store(folders.database) as store:
                 assert [record.status for record in store.runs()] == ["completed"] * len(specs)
         most = max(held.most_bytes.values()) / 2**20
         print(f"  {num_nodes} nodes: all busy in {held.looks_all_busy / held.looks:.0%} of the looks, at most "
@@ -78,11 +80,11 @@ class _Clocked:
     def train(self, task: Any) -> None:
         import ray
 
-        from engine.launch.ray.task import Teller
+        from engine.launch.ray.task import EventSender
         from engine.training.loop import Ending
 
-        ticket, _ = ray.get(task.exchange.enter.remote(task.run))
-        teller = Teller(task, ticket, RunControl())
+        ticket, _ = ray.get(task.channel.enter.remote(task.run))
+        teller = EventSender(task, ticket, RunControl())
         teller.tell(started(task.spec, task.run))
         for step in range(1, 201):
             time.sleep(1 / _EVENTS_PER_S)
@@ -101,15 +103,15 @@ def stream() -> None:
 
     ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False)
     spec, lags = RunSpec("digits", "resnet20"), list[float]()
-    with _places() as places:
+    with _folders() as folders:
         seat = ray.remote(_Clocked).remote()
-        backend = RayBackend(places, Cluster("this"))
+        backend = RayBackend(folders, Cluster("this"))
         handle = backend.start(Job(spec), slot=Seat(request_for(spec, None, 2**30), seat))
         begun = threading.Event()
 
         def carry() -> None:
             with closing(handle.events()) as events:
-                told = Stream(places.run_folder(1))
+                told = Stream(folders.run_folder(1))
                 for event in events:
                     told.tell(event)
                     begun.set()
@@ -118,7 +120,7 @@ def stream() -> None:
         thread = threading.Thread(target=carry)
         thread.start()
         begun.wait()
-        for event in follow(1, places, RunControl()):
+        for event in follow(1, folders, RunControl()):
             if isinstance(event, StepsCompleted):
                 lags.append(1000 * (time.time() - event.learning_rate))
         thread.join()
@@ -132,8 +134,8 @@ def stream() -> None:
 def rates(num_runs: int = 50) -> None:
     """Events a second that the record, the exchange and a follower take, and how many runs of ten a second that is."""
     print(cpu_name())
-    with _places() as places:
-        stores = [Store(places.database) for _ in range(num_runs)]
+    with _folders() as folders:
+        stores = [Store(folders.database) for _ in range(num_runs)]
         runs = [store.create_run(RunSpec("digits", "resnet20")) for store in stores]
         for store, number in zip(stores, runs, strict=True):
             store.record(started(RunSpec("digits", "resnet20"), number))
@@ -146,16 +148,16 @@ def rates(num_runs: int = 50) -> None:
                 store._flush_points()
                 told += _EVENTS_PER_S
         seconds = time.perf_counter() - began
-        num_bytes = places.database.stat().st_size
+        num_bytes = folders.database.stat().st_size
         for store in stores:
             store.close()
         per_run = 1000 * seconds / (told / _EVENTS_PER_S)
         print(f"  record: {per_run:.2f} ms a run and second, {num_bytes / told:.0f} bytes an event of 100 steps: "
               f"{1000 / per_run:,.0f} runs at once at most")  # fmt: skip
         control = RunControl()
-        with closing(Store(places.database)) as store:
+        with closing(Store(folders.database)) as store:
             number = store.create_run(RunSpec("digits", "resnet20"))
-            written = Stream(places.run_folder(number))
+            written = Stream(folders.run_folder(number))
             events = [StepsCompleted(number, 1, 100 * index + 1, (1.0,) * 100, (0.5,) * 100, 0.1, 1, 1.0)
                       for index in range(5000)]  # fmt: skip
             began = time.perf_counter()
@@ -163,7 +165,7 @@ def rates(num_runs: int = 50) -> None:
                 written.tell(event)
             write_s = time.perf_counter() - began
             began = time.perf_counter()
-            for _ in islice(follow(number, places, control), len(events)):
+            for _ in islice(follow(number, folders, control), len(events)):
                 pass
             read_s = time.perf_counter() - began
             written.close()
@@ -171,17 +173,17 @@ def rates(num_runs: int = 50) -> None:
     require_ray()
     import ray
 
-    from engine.launch.ray.exchange import Exchange, Newest
+    from engine.launch.ray.channel import EventChannel, ResumePoint
 
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    exchange: Any = ray.remote(Exchange).remote()
+    channel: Any = ray.remote(EventChannel).remote()
     rooms, rounds = range(100), 20
-    ray.get([exchange.open.remote(run, Newest()) for run in rooms])
-    tickets = [ticket for ticket, _ in ray.get([exchange.enter.remote(run) for run in rooms])]
+    ray.get([channel.open.remote(run, ResumePoint()) for run in rooms])
+    tickets = [ticket for ticket, _ in ray.get([channel.enter.remote(run) for run in rooms])]
     began, num_taken = time.perf_counter(), 0
     for batch in range(1, rounds + 1):  # as each run's worker and driver do: one call at a time
-        ray.get([exchange.tell.remote(run, tickets[run], batch, events[:1]) for run in rooms])
-        num_taken += sum(map(len, ray.get([exchange.take.remote(run, 1.0) for run in rooms])))
+        ray.get([channel.tell.remote(run, tickets[run], batch, events[:1]) for run in rooms])
+        num_taken += sum(map(len, ray.get([channel.take.remote(run, 1.0) for run in rooms])))
     calls_per_s = 2 * rounds * len(rooms) / (time.perf_counter() - began)
     assert num_taken == rounds * len(rooms), num_taken
     ray.shutdown()

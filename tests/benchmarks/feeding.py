@@ -17,7 +17,7 @@ from engine.data.feeding import feed
 from engine.data.images import ImageData
 from engine.data.loading import load_dataset
 from engine.memory.heap import keep_one_heap
-from engine.paths import Places
+from engine.paths import Folders
 from engine.spec import RunSpec
 from tests.benchmarks.reporting import data_folder, report
 from tests.benchmarks.sides import BATCH
@@ -49,7 +49,7 @@ def feeding(num_pairs: int = 5) -> None:
 
 def _load(size: int, folder: Path) -> ImageData:
     work = load_dataset(
-        RunSpec("cats-dogs", "resnet18", image_size=size), Places(folder, data_folder(), folder), RunControl()
+        RunSpec("cats-dogs", "resnet18", image_size=size), Folders(folder, data_folder(), folder), RunControl()
     )
     while True:
         try:

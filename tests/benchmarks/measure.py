@@ -99,14 +99,14 @@ def gradients(num_pairs: int = 6) -> None:
 
     from engine.events import RunEnded
     from engine.lab import Lab
-    from engine.paths import Places
+    from engine.paths import Folders
     from engine.spec import RunSpec
     from engine.step.gradients import Gradients
 
     def images_per_s(measured: bool) -> float:
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder)
-            events = Lab(Places(root, root, root)).train(RunSpec("digits", "resnet18")).events()
+            events = Lab(Folders(root, root, root)).train(RunSpec("digits", "resnet18")).events()
             with nullcontext() if measured else patch.object(Gradients, "due", PropertyMock(return_value=False)):
                 *_, ended = events
         assert isinstance(ended, RunEnded)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from engine.control import RunControl
 from engine.events import RunStarted, StepsCompleted
-from engine.paths import Places
+from engine.paths import Folders
 from engine.shape import DataShape
 from engine.spec import RunSpec
 from tests.benchmarks.reporting import data_folder
@@ -68,9 +68,9 @@ def reslab(task: Task) -> dict[str, Any]:
     control, started = RunControl(), None
     first: StepsCompleted | None = None
     with tempfile.TemporaryDirectory() as home:
-        places = Places(Path(home), data_folder(), Path(home))
+        folders = Folders(Path(home), data_folder(), Path(home))
         last: StepsCompleted | None = None
-        for event in Lab(places).train(task.spec, control).events():
+        for event in Lab(folders).train(task.spec, control).events():
             if isinstance(event, RunStarted):
                 started = event
             if isinstance(event, StepsCompleted):
@@ -237,7 +237,7 @@ def turns(task: Task) -> dict[str, Any]:
     threads, pairs, form = torch.get_num_threads(), list[list[float]](), ""
     with tempfile.TemporaryDirectory() as home:
         control = RunControl()
-        events = Lab(Places(Path(home), data_folder(), Path(home))).train(task.spec, control).events()
+        events = Lab(Folders(Path(home), data_folder(), Path(home))).train(task.spec, control).events()
         for event in events:
             if isinstance(event, RunStarted):
                 form = f"{event.resolved.dtype} {event.resolved.memory_format} {event.resolved.num_threads} threads"
@@ -285,7 +285,7 @@ def evaluation(task: Task) -> dict[str, Any]:
     from engine.training.out_of_memory import Recovery
 
     spec = task.spec
-    data = _exhausted(load_dataset(spec, Places(Path("."), data_folder(), Path(".")), RunControl()))
+    data = _exhausted(load_dataset(spec, Folders(Path("."), data_folder(), Path(".")), RunControl()))
     placement = _cpu()
     learner = build_learner(spec, data.shape, (data.mean, data.std), placement)
     at_once = evaluation_batch(spec.batch_size, data.shape.height, data.shape.width)
@@ -396,7 +396,7 @@ def _loaded(task: Task) -> tuple[Tensor, Tensor]:
     from engine.data.batches import Preparation
     from engine.data.loading import load_dataset
 
-    data = _exhausted(load_dataset(task.spec, Places(Path("."), data_folder(), Path(".")), RunControl()))
+    data = _exhausted(load_dataset(task.spec, Folders(Path("."), data_folder(), Path(".")), RunControl()))
     prepare = Preparation.build(data.mean, data.std, torch.device("cpu"))
     return prepare(data.train.images).to(task.device), data.train.labels.to(task.device)
 

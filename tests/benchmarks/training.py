@@ -130,10 +130,10 @@ class _Trained:
 
 def _trained(model: str, size: int, *options: str) -> _Trained:
     with tempfile.TemporaryDirectory() as home:
-        places = ("--home", home, "--data-dir", str(data_folder()))
+        folders = ("--home", home, "--data-dir", str(data_folder()))
         began = time.perf_counter()
         done = subprocess.run(
-            (sys.executable, "-m", "tui", *places, "train", "mnist", model, "--image-size", str(size), "--json",
+            (sys.executable, "-m", "tui", *folders, "train", "mnist", model, "--image-size", str(size), "--json",
              *options),
             check=True, capture_output=True, text=True,
         )  # fmt: skip

@@ -8,12 +8,12 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from engine.analysis.tables import tuning_text
+from engine.analysis.tables import choice_text
 from engine.device import cpu_name
 from engine.environment import TUNE
 from engine.events import DatasetProgressed, RunStarted, SettingsTuned
 from engine.lab import Lab
-from engine.paths import Places, find_places
+from engine.paths import Folders, find_folders
 from engine.spec import RunSpec
 
 _SPECS = (
@@ -41,14 +41,14 @@ def autotune(num_times: int = 3) -> None:
 
 def _measured(spec: RunSpec, folder: Path) -> tuple[float, float, str, str]:
     """Seconds of measuring and of the whole run, what was chosen, and the cores that others kept busy meanwhile."""
-    places = Places(folder / "home", find_places(None, None).data, folder / "cache")
+    folders = Folders(folder / "home", find_folders(None, None).data, folder / "cache")
     began, measured_s, text, busy = time.perf_counter(), 0.0, "plain, without measuring", "not seen"
     measuring_since: float | None = None
-    for event in Lab(places).train(spec).events():
+    for event in Lab(folders).train(spec).events():
         if isinstance(event, DatasetProgressed) and event.stage == "measure" and measuring_since is None:
             measuring_since = time.perf_counter()
         elif isinstance(event, SettingsTuned):
-            text = tuning_text(event)
+            text = choice_text(event)
             busy = "not known" if event.busy_cores is None else f"{event.busy_cores:.1f} cores"
         elif isinstance(event, RunStarted) and measuring_since is not None:
             measured_s = time.perf_counter() - measuring_since

@@ -20,7 +20,7 @@ from engine.events import Event, StepsCompleted
 from engine.launch.backend import Backend, Handle, Job, Slot
 from engine.launch.in_process import InProcess
 from engine.memory.ledger import Ledger
-from engine.paths import Places
+from engine.paths import Folders
 from engine.spec import RunSpec
 from tests.benchmarks.reporting import data_folder
 from tui.app import ReslabApp
@@ -31,8 +31,8 @@ WINDOW_S, SETTLE_S = 1.5, 0.3
 class _Counted(InProcess):
     """Hands each event to `seen` as well."""
 
-    def __init__(self, places: Places, ledger: Ledger, seen: Callable[[Event], None]) -> None:
-        super().__init__(places, ledger)
+    def __init__(self, folders: Folders, ledger: Ledger, seen: Callable[[Event], None]) -> None:
+        super().__init__(folders, ledger)
         self._seen = seen
 
     def start(self, job: Job, control: RunControl | None = None, slot: Slot | None = None) -> Handle:
@@ -53,12 +53,12 @@ class Watched(ReslabApp):
 
     def __init__(self, home: Path, num_pairs: int, dataset: str) -> None:
         spec = RunSpec(dataset, "resnet18", epochs=10_000, image_size=8)
-        super().__init__(Places(home, data_folder(), home), [spec], True, self._counted)
+        super().__init__(Folders(home, data_folder(), home), [spec], True, self._counted)
         self._num_pairs = num_pairs
         self._latest: StepsCompleted | None = None
 
-    def _counted(self, places: Places, ledger: Ledger) -> Backend:
-        return _Counted(places, ledger, self._keep)
+    def _counted(self, folders: Folders, ledger: Ledger) -> Backend:
+        return _Counted(folders, ledger, self._keep)
 
     def _keep(self, event: Event) -> None:
         if isinstance(event, StepsCompleted):
@@ -78,7 +78,7 @@ class Watched(ReslabApp):
             for watched in (number % 2 == 0, number % 2 == 1):
                 speeds[watched] = await self._window(watched)
             pairs.append((speeds[True], speeds[False]))
-        (self.state.places.home / "pairs.json").write_text(json.dumps(pairs))
+        (self.state.folders.home / "pairs.json").write_text(json.dumps(pairs))
         self.stop_run()
 
     async def _window(self, watched: bool) -> float:

@@ -25,9 +25,9 @@ from engine.control import RunControl
 from engine.events import Event, RunContinued, RunEnded, RunStarted, StepsCompleted
 from engine.lab import Lab
 from engine.launch.ray import Cluster, require_ray
-from engine.launch.requests import Asked
+from engine.launch.requests import ControlRequest
 from engine.memory.nodes import read_nodes
-from engine.paths import Places
+from engine.paths import Folders
 from engine.spec import RunSpec
 from engine.store.store import Store
 
@@ -44,7 +44,7 @@ from engine.launch.ray.backend import RayBackend, Seats, capacity_of  # noqa: E4
 from engine.launch.ray.driver import connected  # noqa: E402  # they import Ray
 from engine.launch.ray.nodes import NodeWatch  # noqa: E402
 from engine.launch.ray.request import Request, request_for  # noqa: E402
-from engine.launch.ray.task import Task, Teller  # noqa: E402
+from engine.launch.ray.task import EventSender, Task  # noqa: E402
 from engine.launch.scheduler import ListSource, Scheduler, Source, StoredQueue  # noqa: E402
 from tests.cluster.nodes import nodes, watched  # noqa: E402
 from tests.fakes import events_of  # noqa: E402
@@ -60,8 +60,8 @@ TWO = Cluster(None, 2)
 ROUNDING = 1e-4
 
 
-def places_in(folder: Path) -> Places:
-    return Places(folder / "home", folder / "data", folder / "cache")
+def folders_in(folder: Path) -> Folders:
+    return Folders(folder / "home", folder / "data", folder / "cache")
 
 
 @pytest.fixture(scope="module")
@@ -82,18 +82,18 @@ def ended(events: list[Event]) -> RunEnded:
 
 
 def on_ray(
-    places: Places, cluster: Cluster, job: Job, control: RunControl | None = None
+    folders: Folders, cluster: Cluster, job: Job, control: RunControl | None = None
 ) -> Generator[Event, None, None]:
     """The events of a run that this process drives."""
-    return RayBackend(places, cluster).start(job, control).events()
+    return RayBackend(folders, cluster).start(job, control).events()
 
 
-def run_all(source: Source, places: Places, control: RunControl | None = None, stop_at: int = 0) -> list[int]:
+def run_all(source: Source, folders: Folders, control: RunControl | None = None, stop_at: int = 0) -> list[int]:
     """Run what a source has, side by side; returns the runs in the order in which they were first heard of. A stop is
     asked for when run `stop_at` is.
     """
     control, cluster, begun = control or RunControl(), Cluster("the test's"), list[int]()
-    scheduler = Scheduler(source, RayBackend(places, cluster), capacity_of(cluster, places), places)
+    scheduler = Scheduler(source, RayBackend(folders, cluster), capacity_of(cluster, folders), folders)
     for event in scheduler.events(control):
         if event.run not in begun:
             begun.append(event.run)
@@ -107,32 +107,32 @@ def run_all(source: Source, places: Places, control: RunControl | None = None, s
 )
 def test_two_workers_make_the_run_of_one(machine: None, tmp_path: Path, norm: str, sync: bool, words: str) -> None:
     spec = SPEC.replace(norm=norm)
-    alone = list(Lab(places_in(tmp_path / "alone")).train(spec).events())
-    places = places_in(tmp_path / "two")
-    together = list(on_ray(places, Cluster(None, 2, sync), Job(spec)))
+    alone = list(Lab(folders_in(tmp_path / "alone")).train(spec).events())
+    folders = folders_in(tmp_path / "two")
+    together = list(on_ray(folders, Cluster(None, 2, sync), Job(spec)))
     assert ended(together).status == "completed", ended(together).error
     assert losses(together) == pytest.approx(losses(alone), abs=ROUNDING)
-    with Store(places.database) as store:
+    with Store(folders.database) as store:
         details = store.details(1)
         assert list(details.curve.losses) == losses(together)
         assert details.started is not None
         assert details.started.resolved.workers == f"2 workers on one machine{words}"
         assert (details.intact, details.record.status) == (True, "completed")
-    assert not (places.run_folder(1) / "ray").exists()
+    assert not (folders.run_folder(1) / "ray").exists()
 
 
 def test_without_a_common_batch_norm_two_workers_make_another_run(machine: None, tmp_path: Path) -> None:
     """So that the test above would notice if the statistics were not exchanged."""
     spec = SPEC.replace(norm="batch")
-    alone = losses(list(Lab(places_in(tmp_path / "alone")).train(spec).events()))
-    together = losses(list(on_ray(places_in(tmp_path / "two"), TWO, Job(spec))))
+    alone = losses(list(Lab(folders_in(tmp_path / "alone")).train(spec).events()))
+    together = losses(list(on_ray(folders_in(tmp_path / "two"), TWO, Job(spec))))
     assert max(abs(a - b) for a, b in zip(alone, together, strict=True)) > 10 * ROUNDING
 
 
 def test_a_pause_a_stop_and_going_on(machine: None, tmp_path: Path) -> None:
-    places, control = places_in(tmp_path), RunControl()
+    folders, control = folders_in(tmp_path), RunControl()
     spec, told = SPEC.replace(epochs=40), []
-    for event in on_ray(places, TWO, Job(spec), control):
+    for event in on_ray(folders, TWO, Job(spec), control):
         told.append(type(event).__name__)
         if isinstance(event, StepsCompleted) and "RunPaused" not in told:
             control.pause()
@@ -145,7 +145,7 @@ def test_a_pause_a_stop_and_going_on(machine: None, tmp_path: Path) -> None:
     assert event.steps is not None
     assert 0 < event.steps < 40 * 12
     control = RunControl()
-    for event in on_ray(places, TWO, Job(spec, 1), control):
+    for event in on_ray(folders, TWO, Job(spec, 1), control):
         if isinstance(event, RunContinued):
             assert event.step > 0
             assert event.differs == ()
@@ -155,7 +155,7 @@ def test_a_pause_a_stop_and_going_on(machine: None, tmp_path: Path) -> None:
 
 
 def test_what_the_cluster_cannot_do_is_one_sentence(machine: None, tmp_path: Path) -> None:
-    end = ended(list(on_ray(places_in(tmp_path), Cluster(None, 3), Job(SPEC))))
+    end = ended(list(on_ray(folders_in(tmp_path), Cluster(None, 3), Job(SPEC))))
     assert end.status == "failed"
     assert "3 workers cannot share 2 processor cores" in str(end.error)
 
@@ -165,7 +165,7 @@ def test_a_worker_that_fails_says_why(machine: None, tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "1.png").write_text("not an image, as only the worker's reading shows")
-    end = ended(list(on_ray(places_in(tmp_path / "lab"), TWO, Job(spec))))
+    end = ended(list(on_ray(folders_in(tmp_path / "lab"), TWO, Job(spec))))
     assert end.status == "failed"
     assert "no image in" in str(end.error)
 
@@ -174,8 +174,8 @@ def test_several_workers_reach_what_one_does(machine: None, tmp_path: Path) -> N
     """ResNet-18, batch-norm per worker: three seeds each, whose means are no further apart than one side's seeds."""
     found = []
     for cluster in (None, TWO):
-        places = places_in(tmp_path / str(cluster is None))
-        backend = InProcess(places) if cluster is None else RayBackend(places, cluster)
+        folders = folders_in(tmp_path / str(cluster is None))
+        backend = InProcess(folders) if cluster is None else RayBackend(folders, cluster)
         accuracies = []
         for seed in range(3):
             end = ended(list(backend.start(Job(RunSpec("digits", "resnet18", seed=seed, dtype="float32"))).events()))
@@ -189,7 +189,7 @@ def test_several_workers_reach_what_one_does(machine: None, tmp_path: Path) -> N
 class Deaf:
     """An exchange that does not answer the first `times` calls, but has heard them."""
 
-    def __init__(self, times: int, asked: Asked) -> None:
+    def __init__(self, times: int, asked: ControlRequest) -> None:
         self.times, self.asked = times, asked
         self.heard: list[tuple[int, int, list[Any]]] = []
         self.tell = self
@@ -202,8 +202,8 @@ class Deaf:
 
 
 def test_events_that_are_not_answered_are_sent_again_by_the_same_number(machine: None, tmp_path: Path) -> None:
-    deaf, control = Deaf(2, Asked(pause=True)), RunControl()
-    teller = Teller(Task(1, SPEC, places_in(tmp_path), False, {}, deaf), 7, control)
+    deaf, control = Deaf(2, ControlRequest(pause=True)), RunControl()
+    teller = EventSender(Task(1, SPEC, folders_in(tmp_path), False, {}, deaf), 7, control)
     (told,) = (event for event in events_of(SPEC) if isinstance(event, RunStarted))
     teller.tell(told)
     teller.close()
@@ -217,8 +217,8 @@ def test_events_that_are_not_answered_are_sent_again_by_the_same_number(machine:
 
 def test_a_run_whose_driver_is_gone_stops(machine: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.launch.ray.task.PATIENCE_S", 0.3)
-    deaf, control = Deaf(10**6, Asked()), RunControl()
-    teller = Teller(Task(1, SPEC, places_in(tmp_path), False, {}, deaf), 7, control)
+    deaf, control = Deaf(10**6, ControlRequest()), RunControl()
+    teller = EventSender(Task(1, SPEC, folders_in(tmp_path), False, {}, deaf), 7, control)
     deadline = time.monotonic() + 20
     while not control.stop_requested:
         assert time.monotonic() < deadline
@@ -230,18 +230,18 @@ def test_a_run_whose_driver_is_gone_stops(machine: None, tmp_path: Path, monkeyp
 def test_what_no_node_can_carry_is_tried_three_times_and_recorded(
     machine: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tries, places = list[Request](), places_in(tmp_path)
+    tries, folders = list[Request](), folders_in(tmp_path)
 
-    def take_seat(request: Request) -> Any:
+    def request_actor(request: Request) -> Any:
         tries.append(request)
         raise RayError("no module named engine\nand much more")
 
-    monkeypatch.setattr("engine.launch.ray.backend.take_seat", take_seat)
+    monkeypatch.setattr("engine.launch.ray.backend.request_actor", request_actor)
     monkeypatch.setattr("engine.launch.ray.backend.REST_S", 0.0)
     specs = [SPEC, SPEC.replace(seed=1)]
-    begun = run_all(ListSource(specs), places)
+    begun = run_all(ListSource(specs), folders)
     assert len(tries) == 6
-    with Store(places.database) as store:
+    with Store(folders.database) as store:
         records = store.runs()
     assert [(record.status, record.spec["seed"]) for record in records] == [("failed", 1), ("failed", 0)]
     assert "no node of the cluster can carry it (no module named engine);" in str(records[0].error)
@@ -253,10 +253,10 @@ def test_a_queue_that_cannot_be_carried_is_recorded_run_by_run(
 ) -> None:
     """No GPU in the cluster; weights that are not there, found only once it has its seat; the next one trains."""
     monkeypatch.setattr("engine.launch.ray.backend.RETURN_S", 0.3)
-    places = places_in(tmp_path)
+    folders = folders_in(tmp_path)
     specs = [SPEC.replace(device="cuda"), SPEC.replace(weights=str(tmp_path / "none.pth")), SPEC]
-    run_all(ListSource(specs), places)
-    with Store(places.database) as store:
+    run_all(ListSource(specs), folders)
+    with Store(folders.database) as store:
         last, second, first = store.runs()
     assert (first.status, first.error) == (
         "failed", "the run wants a GPU, the cluster has none; choose device=auto or cpu"
@@ -267,17 +267,17 @@ def test_a_queue_that_cannot_be_carried_is_recorded_run_by_run(
 
 
 def test_a_seat_that_was_lost_while_it_was_idle_is_no_fault_of_the_next_run(machine: None, tmp_path: Path) -> None:
-    places = places_in(tmp_path)
+    folders = folders_in(tmp_path)
     cluster = Cluster("the test's")
-    with Seats(cluster, places) as seats:
+    with Seats(cluster, folders) as seats:
         for _ in range(3):
             lost = seats.reserve(SPEC, lambda: True)
             assert lost is not None
             ray.kill(lost.actor)  # type: ignore[attr-defined]
             seats.release(lost)
-        for _ in Scheduler(ListSource([SPEC]), RayBackend(places, cluster), seats, places).events(RunControl()):
+        for _ in Scheduler(ListSource([SPEC]), RayBackend(folders, cluster), seats, folders).events(RunControl()):
             pass
-    with Store(places.database) as store:
+    with Store(folders.database) as store:
         (record,) = store.runs()
     assert record.status == "completed", record.error
 
@@ -293,13 +293,13 @@ def two_nodes() -> Iterator[Any]:
 def test_a_node_that_dies_costs_no_run_and_no_step_is_stored_twice(
     two_nodes: Any, tmp_path: Path, cluster: Cluster
 ) -> None:
-    places, events, killed = places_in(tmp_path), [], False
+    folders, events, killed = folders_in(tmp_path), [], False
     epochs = 8 if cluster is TWO else 40  # alone it is quicker, and must not be over when the node is killed
     spec = SPEC.replace(epochs=epochs, checkpoint_every=1)
-    for event in on_ray(places, cluster, Job(spec)):
+    for event in on_ray(folders, cluster, Job(spec)):
         events.append(event)
         if not killed and isinstance(event, StepsCompleted) and event.last_step > 40:
-            for node in _carrying(two_nodes, cluster):
+            for node in _training_nodes(two_nodes, cluster):
                 two_nodes.remove_node(node)
             killed = True
     assert killed
@@ -308,7 +308,7 @@ def test_a_node_that_dies_costs_no_run_and_no_step_is_stored_twice(
     assert again.step > 0
     assert (cluster is TWO) == any("workers" in text for text in again.differs)
     assert len([event for event in events if isinstance(event, RunStarted)]) == 1
-    with Store(places.database) as store:
+    with Store(folders.database) as store:
         details = store.details(1)
         assert len(details.curve.losses) == epochs * 12
         assert [epoch.epoch for epoch in details.epochs] == list(range(1, epochs + 1))
@@ -316,7 +316,7 @@ def test_a_node_that_dies_costs_no_run_and_no_step_is_stored_twice(
         assert details.intact is True
 
 
-def _carrying(made: Any, cluster: Cluster) -> list[Any]:
+def _training_nodes(made: Any, cluster: Cluster) -> list[Any]:
     """The node of the run's one seat, or one of the two that share it."""
     if cluster is TWO:
         return [made.nodes[1]]
@@ -333,11 +333,11 @@ def test_a_queue_of_eight_keeps_both_nodes_busy_and_within_their_memory(tmp_path
     """Each node has room for one ResNet-18 and one ResNet-20, or two of the latter; by the processes' real memory."""
     specs = [RunSpec("digits", model, epochs=6, dtype="float32", seed=seed) for seed in range(4)
              for model in ("resnet20", "resnet18")]  # fmt: skip
-    places = places_in(tmp_path)
+    folders = folders_in(tmp_path)
     num_bytes = request_for(specs[0], None, 2**40).memory + request_for(specs[1], None, 2**40).memory + 2**26
     with nodes(2, num_cpus=4, memory=num_bytes), watched(2) as held:
-        begun = run_all(ListSource(specs), places)
-    with Store(places.database) as store:
+        begun = run_all(ListSource(specs), folders)
+    with Store(folders.database) as store:
         records = store.runs()
     assert [record.status for record in records] == ["completed"] * 8, [record.error for record in records]
     assert begun == list(range(1, 9))
@@ -351,20 +351,20 @@ def test_a_queue_of_eight_keeps_both_nodes_busy_and_within_their_memory(tmp_path
 
 def test_stopping_the_queue_stops_all_and_leaves_what_waits(tmp_path: Path) -> None:
     specs = [RunSpec("digits", "resnet20", epochs=500, dtype="float32", seed=seed) for seed in range(3)]
-    places, control = places_in(tmp_path), RunControl()
-    with Store(places.database) as store:
+    folders, control = folders_in(tmp_path), RunControl()
+    with Store(folders.database) as store:
         store.enqueue(specs)
 
     with nodes(2, num_cpus=1, memory=int(1.2 * 2**30)):
-        run_all(StoredQueue(places), places, control, stop_at=2)
-    with Store(places.database) as store:
+        run_all(StoredQueue(folders), folders, control, stop_at=2)
+    with Store(folders.database) as store:
         assert [record.status for record in store.runs()] == ["stopped"] * 2
         assert [item.spec for item in store.waiting()] == [specs[2]]
 
 
 def test_nodes_tell_of_their_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.node", lambda: "another")
-    with nodes(1, num_cpus=1), closing(NodeWatch(places_in(tmp_path))):
+    with nodes(1, num_cpus=1), closing(NodeWatch(folders_in(tmp_path))):
         (tmp_path / "home").mkdir()
         deadline = time.monotonic() + 60
         while not (found := read_nodes(tmp_path / "home")):
@@ -449,7 +449,7 @@ def test_a_signal_finds_the_handler_that_was_there(tmp_path: Path) -> None:
     before, heard = signal.getsignal(signal.SIGTERM), list[int]()
     signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
     try:
-        with connected(Cluster(), places_in(tmp_path)):
+        with connected(Cluster(), folders_in(tmp_path)):
             signal.raise_signal(signal.SIGTERM)
         assert heard == [signal.SIGTERM]
     finally:

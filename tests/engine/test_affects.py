@@ -33,23 +33,23 @@ from engine.data.loading import data_key
 from engine.forecast.step_memory import memory_key
 from engine.analysis.comparison import differing_settings
 from engine.forecast.duration import estimate_run
-from engine.records import RunRecord
+from engine.records import RunSummary
 from engine.shape import DataShape
-from engine.training.autotune import tuning_key
+from engine.training.autotune import autotune_key
 from tui.screens.setup import _RECIPE
 
 one, other = (RunSpec("digits", "resnet20", width=width) for width in (64, 65))
 shape = DataShape(1, 8, 8, 10)
 assert RunSpec.from_toml(other.to_toml()) == RunSpec.from_json(other.to_json()) == other
 assert data_key(one) != data_key(other)
-assert tuning_key(one, shape) != tuning_key(other, shape)
+assert autotune_key(one, shape) != autotune_key(other, shape)
 assert memory_key(one) != memory_key(other)
 assert one.seed_group() != other.seed_group()
 assert one.seed_group() == one.replace(seed=1).seed_group()
 without = {name: value for name, value in one.to_dict().items() if name != "width"}  # as an older version recorded it
 assert differing_settings([without, other.to_dict()]) == {"width": (64, 65)}
 assert differing_settings([without, one.to_dict()]) == {}
-record = RunRecord(1, "digits", "resnet20", "completed", 0.0, without, None, None, 100.0, 5.0, 120, None)
+record = RunSummary(1, "digits", "resnet20", "completed", 0.0, without, None, None, 100.0, 5.0, 120, None)
 assert estimate_run(one, [record]).seconds == 5.0
 assert estimate_run(other, [record]) is None
 assert "width" in _RECIPE

@@ -28,7 +28,7 @@ from engine.launch.detached import Detached
 from engine.launch.in_process import InProcess
 from engine.launch.ray import Cluster, require_ray
 from engine.launch.scheduler import Scheduler, StoredQueue
-from engine.paths import Places
+from engine.paths import Folders
 from engine.spec import RunSpec
 from engine.store.store import Store
 from tests.waiting import until
@@ -45,27 +45,27 @@ pytestmark = pytest.mark.usefixtures("one_thread")
         pytest.param("ray", marks=pytest.mark.cluster),
     ]
 )
-def backend(request: pytest.FixtureRequest, places: Places) -> Iterator[Backend]:
+def backend(request: pytest.FixtureRequest, folders: Folders) -> Iterator[Backend]:
     match request.param:
         case "in process":
-            yield InProcess(places)
+            yield InProcess(folders)
         case "detached":
-            yield Detached(places)
+            yield Detached(folders)
         case _:
             require_ray()
             from engine.launch.ray.backend import RayBackend
             from engine.launch.ray.driver import connected
 
             cluster = Cluster()
-            with connected(cluster, places):
-                yield RayBackend(places, cluster)
+            with connected(cluster, folders):
+                yield RayBackend(folders, cluster)
 
 
 def losses(events: list[Event]) -> list[float]:
     return [loss for event in events if isinstance(event, StepsCompleted) for loss in event.losses]
 
 
-def test_its_events_come_in_order_and_are_stored(backend: Backend, places: Places) -> None:
+def test_its_events_come_in_order_and_are_stored(backend: Backend, folders: Folders) -> None:
     handle = backend.start(Job(SPEC))
     events = list(handle.events())
     kinds = [type(event) for event in events if type(event) in (RunStarted, Evaluated, StepsCompleted, RunEnded)]
@@ -76,13 +76,13 @@ def test_its_events_come_in_order_and_are_stored(backend: Backend, places: Place
     assert firsts == sorted(firsts)
     assert handle.ended == events[-1]
     assert handle.run == 1
-    details = Lab(places).run(1)
+    details = Lab(folders).run(1)
     assert details.record.status == "completed"
     assert list(details.curve.losses) == losses(events)
     assert len(losses(events)) == 12
 
 
-def test_it_hears_pause_resume_and_stop(backend: Backend, places: Places) -> None:
+def test_it_hears_pause_resume_and_stop(backend: Backend, folders: Folders) -> None:
     control, seen = RunControl(), list[type[Event]]()
     for event in backend.start(Job(LONG), control).events():
         seen.append(type(event))
@@ -95,10 +95,10 @@ def test_it_hears_pause_resume_and_stop(backend: Backend, places: Places) -> Non
     assert isinstance(event, RunEnded)
     assert event.status == "stopped"
     assert seen.index(RunPaused) < seen.index(RunResumed)
-    assert Lab(places).run(1).record.status == "stopped"
+    assert Lab(folders).run(1).record.status == "stopped"
 
 
-def test_a_run_that_was_stopped_goes_on_where_it_was(backend: Backend, places: Places) -> None:
+def test_a_run_that_was_stopped_goes_on_where_it_was(backend: Backend, folders: Folders) -> None:
     control = RunControl()
     for event in backend.start(Job(LONG), control).events():
         if isinstance(event, StepsCompleted):
@@ -118,13 +118,13 @@ def _stopped_at_once(handle: Handle) -> Iterator[Event]:
             handle.control.stop()
 
 
-def test_what_cannot_start_is_one_sentence_and_leaves_no_run(backend: Backend, places: Places) -> None:
+def test_what_cannot_start_is_one_sentence_and_leaves_no_run(backend: Backend, folders: Folders) -> None:
     with pytest.raises(ReslabError, match=r"no weights file /nowhere\.pth"):
         list(backend.start(Job(SPEC.replace(weights="/nowhere.pth"))).events())
-    assert Lab(places).runs() == []
+    assert Lab(folders).runs() == []
 
 
-def test_a_run_that_fails_says_why(backend: Backend, places: Places, tmp_path: Path) -> None:
+def test_a_run_that_fails_says_why(backend: Backend, folders: Folders, tmp_path: Path) -> None:
     for name in ("a", "b"):
         folder = tmp_path / "images" / name
         folder.mkdir(parents=True)
@@ -133,10 +133,10 @@ def test_a_run_that_fails_says_why(backend: Backend, places: Places, tmp_path: P
     assert isinstance(end, RunEnded)
     assert end.status == "failed"
     assert "no image" in str(end.error)
-    assert Lab(places).run(1).record.error == end.error
+    assert Lab(folders).run(1).record.error == end.error
 
 
-def test_a_process_that_is_killed_loses_no_step(backend: Backend, places: Places) -> None:
+def test_a_process_that_is_killed_loses_no_step(backend: Backend, folders: Folders) -> None:
     """On Ray another worker goes on; a process of its own is resumed by hand. Nothing survives this process."""
     if isinstance(backend, InProcess):
         pytest.skip("it would be this process")
@@ -144,24 +144,24 @@ def test_a_process_that_is_killed_loses_no_step(backend: Backend, places: Places
     for event in backend.start(Job(LONG.replace(epochs=30))).events():
         events.append(event)
         if isinstance(event, StepsCompleted) and event.last_step > 40:
-            _kill_trainer(backend, places)
+            _kill_trainer(backend, folders)
     assert isinstance(event, RunEnded)
     if isinstance(backend, Detached):
         assert event.status == "failed"
         (*_, event) = backend.start(Job(LONG.replace(epochs=30), 1)).events()
     assert isinstance(event, RunEnded)
     assert event.status == "completed"
-    assert len(Lab(places).run(1).curve.losses) == 30 * 12
+    assert len(Lab(folders).run(1).curve.losses) == 30 * 12
 
 
-def _kill_trainer(backend: Backend, places: Places) -> None:
+def _kill_trainer(backend: Backend, folders: Folders) -> None:
     """Once: the process that trains run 1."""
-    mark = places.home / "killed"
+    mark = folders.home / "killed"
     if mark.exists():
         return
     mark.touch()
     if isinstance(backend, Detached):
-        with Store(places.database) as store:
+        with Store(folders.database) as store:
             ((pid,),) = store.query("SELECT pid FROM runs WHERE run = 1")
         os.kill(pid, signal.SIGKILL)
         return
@@ -172,26 +172,26 @@ def _kill_trainer(backend: Backend, places: Places) -> None:
             process.kill()
 
 
-def test_the_queue_may_change_while_a_run_is_under_way(backend: Backend, places: Places) -> None:
+def test_the_queue_may_change_while_a_run_is_under_way(backend: Backend, folders: Folders) -> None:
     """The third is moved before the second, another is added and one removed while the first trains."""
     specs = [SPEC.replace(seed=seed) for seed in range(4)]
-    with Store(places.database) as store:
+    with Store(folders.database) as store:
         store.enqueue(specs)
         entries = store.waiting()
-    scheduler, changed = Scheduler(StoredQueue(places), backend, Limit(), places), False
+    scheduler, changed = Scheduler(StoredQueue(folders), backend, Limit(), folders), False
     for event in scheduler.events(RunControl()):
         if isinstance(event, RunStarted) and not changed:
             changed = True
-            with Store(places.database) as store:
+            with Store(folders.database) as store:
                 store.move_waiting(entries[2].number, -1)
                 store.remove_waiting(entries[3].number)
                 store.enqueue([SPEC.replace(seed=9)])
-    runs = Lab(places).runs()
+    runs = Lab(folders).runs()
     assert [(run.run, run.spec["seed"]) for run in reversed(runs)] == [(1, 0), (2, 2), (3, 1), (4, 9)]
     assert {run.status for run in runs} == {"completed"}
 
 
-def test_images_of_a_folder_are_found_by_every_backend(backend: Backend, places: Places, tmp_path: Path) -> None:
+def test_images_of_a_folder_are_found_by_every_backend(backend: Backend, folders: Folders, tmp_path: Path) -> None:
     for number in range(24):
         folder = tmp_path / "images" / "ab"[number % 2]
         folder.mkdir(parents=True, exist_ok=True)
@@ -200,10 +200,10 @@ def test_images_of_a_folder_are_found_by_every_backend(backend: Backend, places:
     ended = backend.start(Job(spec)).wait()
     assert ended is not None
     assert ended.status == "completed", ended.error
-    assert Lab(places).run(1).class_names == ("a", "b")
+    assert Lab(folders).run(1).class_names == ("a", "b")
 
 
-def test_who_leaves_lets_go_of_it(backend: Backend, places: Places) -> None:
+def test_who_leaves_lets_go_of_it(backend: Backend, folders: Folders) -> None:
     """A run elsewhere goes on; one of this process, or driven by it, stops when its events are closed."""
     handle = backend.start(Job(LONG))
     events = handle.events()
@@ -213,8 +213,8 @@ def test_who_leaves_lets_go_of_it(backend: Backend, places: Places) -> None:
     if backend.survives:
         handle.control.leave()
         events.close()
-        assert Lab(places).look(1).status == "running"
-        Lab(places).stop(1)
+        assert Lab(folders).look(1).status == "running"
+        Lab(folders).stop(1)
     else:
         events.close()
-    until(lambda: Lab(places).look(1).status == "stopped")
+    until(lambda: Lab(folders).look(1).status == "stopped")

@@ -51,9 +51,9 @@ def test_each_image_is_shifted_on_its_own_by_at_most_the_padding() -> None:
     padded = torch.nn.functional.pad(images, (2, 2, 2, 2))
     seen = set()
     for image, whole in zip(cropped, padded, strict=True):
-        places = [(y, x) for y in range(5) for x in range(5) if whole[:, y : y + 9, x : x + 9].equal(image)]
-        assert len(places) == 1
-        seen.add(places[0])
+        folders = [(y, x) for y in range(5) for x in range(5) if whole[:, y : y + 9, x : x + 9].equal(image)]
+        assert len(folders) == 1
+        seen.add(folders[0])
     assert len(seen) > 10
 
 

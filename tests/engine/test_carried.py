@@ -17,13 +17,13 @@ from engine import events
 from engine.control import RunControl
 from engine.errors import ReslabError, StoreError
 from engine.events import Event, RunEnded, RunPaused, RunResumed, StepsCompleted, to_json_dict
-from engine.launch import following
+from engine.launch import follow as following
 from engine.launch.backend import Job
 from engine.launch.detached import Detached, DetachedProcess, Order
-from engine.launch.following import follow
-from engine.launch.requests import Asked, ask
+from engine.launch.follow import follow
+from engine.launch.requests import ControlRequest, ask
 from engine.launch.stream import Stream, stream_path
-from engine.paths import Places
+from engine.paths import Folders
 from engine.spec import RunSpec
 from engine.store.store import Store
 from tests import waiting
@@ -34,18 +34,18 @@ SPEC = RunSpec("digits", "resnet20", epochs=3)
 
 
 @pytest.fixture
-def run(places: Places) -> Iterator[Carried]:
-    with closing(Carried(SPEC, places)) as made:
+def run(folders: Folders) -> Iterator[Carried]:
+    with closing(Carried(SPEC, folders)) as made:
         yield made
 
 
 @contextmanager
-def followed(run: int, places: Places, control: RunControl) -> Iterator[list[Event]]:
+def followed(run: int, folders: Folders, control: RunControl) -> Iterator[list[Event]]:
     """What a follower in another thread has seen so far."""
     seen: list[Event] = []
 
     def work() -> None:
-        for event in follow(run, places, control):
+        for event in follow(run, folders, control):
             seen.append(event)
 
     thread = threading.Thread(target=work)
@@ -61,13 +61,13 @@ def until(what: Callable[[], object]) -> None:
     assert waiting.until(what, every_s=0.01), "it did not come to that"
 
 
-def test_two_followers_see_all_of_it_whenever_they_come(run: Carried, places: Places) -> None:
+def test_two_followers_see_all_of_it_whenever_they_come(run: Carried, folders: Folders) -> None:
     told = events_of(SPEC, run.run)
     run.tell(*told[:4])
-    with followed(run.run, places, RunControl()) as first:
+    with followed(run.run, folders, RunControl()) as first:
         until(lambda: len(first) == 4)
         run.tell(*told[4:7])
-        with followed(run.run, places, RunControl()) as second:
+        with followed(run.run, folders, RunControl()) as second:
             until(lambda: len(first) == len(second) == 7)
             run.tell(*told[7:])
             run.stream.close()
@@ -77,13 +77,13 @@ def test_two_followers_see_all_of_it_whenever_they_come(run: Carried, places: Pl
 
 
 def test_a_half_written_line_waits_for_its_other_half(
-    run: Carried, places: Places, monkeypatch: pytest.MonkeyPatch
+    run: Carried, folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks: list[int] = []
     read = following.read_new
     monkeypatch.setattr(following, "read_new", lambda file: looks.append(1) or read(file))  # type: ignore[func-returns-value]
     line = json.dumps(to_json_dict(RunPaused(run.run, 3))) + "\n"
-    with followed(run.run, places, RunControl()) as seen:
+    with followed(run.run, folders, RunControl()) as seen:
         for part in (line[:10], line[10:]):
             looks.clear()
             until(lambda: len(looks) > 1)
@@ -93,9 +93,9 @@ def test_a_half_written_line_waits_for_its_other_half(
         until(lambda: seen == [RunPaused(run.run, 3)])
 
 
-def test_what_a_follower_asks_reaches_the_run(run: Carried, places: Places) -> None:
+def test_what_a_follower_asks_reaches_the_run(run: Carried, folders: Folders) -> None:
     control = RunControl()
-    with followed(run.run, places, control):
+    with followed(run.run, folders, control):
         control.pause()
         until(lambda: run.control.pause_requested)
         control.resume()
@@ -106,16 +106,16 @@ def test_what_a_follower_asks_reaches_the_run(run: Carried, places: Places) -> N
         assert run.control.stop_reason == "the power goes"
 
 
-def test_who_leaves_asks_nothing(run: Carried, places: Places) -> None:
-    with followed(run.run, places, control := RunControl()):
+def test_who_leaves_asks_nothing(run: Carried, folders: Folders) -> None:
+    with followed(run.run, folders, control := RunControl()):
         control.leave()
     assert [path.name for path in run.folder.iterdir()] == ["stream.jsonl"]  # and no asking beside it
 
 
-def test_a_run_that_another_has_paused_goes_on_with_the_first_key(run: Carried, places: Places) -> None:
+def test_a_run_that_another_has_paused_goes_on_with_the_first_key(run: Carried, folders: Folders) -> None:
     run.tell(*events_of(SPEC, run.run)[:4], RunPaused(run.run, 6))
     run.control.pause()
-    with followed(run.run, places, control := RunControl()) as seen:
+    with followed(run.run, folders, control := RunControl()) as seen:
         until(lambda: len(seen) == 5)
         assert control.pause_requested
         assert run.control.pause_requested
@@ -131,17 +131,17 @@ def test_a_run_that_another_has_paused_goes_on_with_the_first_key(run: Carried, 
         assert control.pause_requested
 
 
-def test_who_began_it_hears_of_an_end_that_was_quicker(run: Carried, places: Places) -> None:
+def test_who_began_it_hears_of_an_end_that_was_quicker(run: Carried, folders: Folders) -> None:
     run.tell(*events_of(SPEC, run.run))
     run.stream.close()
-    (end,) = follow(run.run, places, RunControl(), begun=True)
+    (end,) = follow(run.run, folders, RunControl(), begun=True)
     assert isinstance(end, RunEnded)
     assert (end.status, end.final) == ("completed", metrics(0.775))
 
 
-def test_a_run_that_cannot_be_asked_says_so(run: Carried, places: Places) -> None:
+def test_a_run_that_cannot_be_asked_says_so(run: Carried, folders: Folders) -> None:
     control = RunControl()
-    told = follow(run.run, places, control)
+    told = follow(run.run, folders, control)
     run.tell(RunPaused(run.run, 1))
     next(told)
     (run.folder / f"asked.{os.getpid()}.part").mkdir()
@@ -151,14 +151,14 @@ def test_a_run_that_cannot_be_asked_says_so(run: Carried, places: Places) -> Non
 
 
 @pytest.mark.slow
-def test_the_stream_of_a_process_that_was_killed_goes_when_the_run_does_on(places: Places) -> None:
+def test_the_stream_of_a_process_that_was_killed_goes_when_the_run_does_on(folders: Folders) -> None:
     from engine.lab import Lab
     from tests.running import run_until
 
-    run_until(StepsCompleted, places, SPEC)
-    old = stream_path(places.run_folder(1))
+    run_until(StepsCompleted, folders, SPEC)
+    old = stream_path(folders.run_folder(1))
     old.write_text("{}\n")
-    there = [old.exists() for event in Lab(places).resume(1).events() if isinstance(event, events.RunContinued)]
+    there = [old.exists() for event in Lab(folders).resume(1).events() if isinstance(event, events.RunContinued)]
     assert there == [False]
 
 
@@ -174,18 +174,18 @@ def test_what_a_worker_elsewhere_has_written_meanwhile_is_left_alone(tmp_path: P
     assert [path.name for path in tmp_path.iterdir()] == names[1:2]
 
 
-def started_in(places: Places, job: Job, control: RunControl | None = None) -> Generator[Event, None, None]:
+def started_in(folders: Folders, job: Job, control: RunControl | None = None) -> Generator[Event, None, None]:
     """The events of a run in a process of its own."""
-    return Detached(places).start(job, control).events()
+    return Detached(folders).start(job, control).events()
 
 
 @pytest.mark.slow
-def test_whoever_leaves_before_the_run_has_begun_is_let_go(places: Places) -> None:
+def test_whoever_leaves_before_the_run_has_begun_is_let_go(folders: Folders) -> None:
     control = RunControl()
     threading.Timer(0.3, control.leave).start()
-    assert list(started_in(places, Job(SPEC.replace(epochs=1)), control)) == []
-    until(lambda: places.database.is_file())
-    with Store(places.database) as store:
+    assert list(started_in(folders, Job(SPEC.replace(epochs=1)), control)) == []
+    until(lambda: folders.database.is_file())
+    with Store(folders.database) as store:
         until(lambda: store.runs() and store.runs()[0].status == "completed")
 
 
@@ -194,20 +194,20 @@ def test_nonsense_that_is_asked_is_no_harm(run: Carried) -> None:
         (run.folder / "asked.json").write_text(text)
         run.requests.hear()
     assert not run.control.pause_requested
-    ask(run.folder, Asked(pause=True))
+    ask(run.folder, ControlRequest(pause=True))
     until(lambda: run.control.pause_requested)
 
 
-def test_a_run_whose_stream_cannot_be_written_goes_on(places: Places, tmp_path: Path) -> None:
+def test_a_run_whose_stream_cannot_be_written_goes_on(folders: Folders, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     stream = Stream(tmp_path / "file" / "1")
     stream.tell(RunPaused(1, 3))
     stream.close()
 
 
-def test_a_follower_hears_of_the_end_that_nobody_told(run: Carried, places: Places) -> None:
+def test_a_follower_hears_of_the_end_that_nobody_told(run: Carried, folders: Folders) -> None:
     run.tell(*events_of(SPEC, run.run)[:4])
-    with followed(run.run, places, RunControl()) as seen:
+    with followed(run.run, folders, RunControl()) as seen:
         until(lambda: len(seen) == 4)
         run.store.close()  # as if its process were killed: nothing carries it any more
         until(lambda: len(seen) == 5)
@@ -218,25 +218,25 @@ def test_a_follower_hears_of_the_end_that_nobody_told(run: Carried, places: Plac
     assert end.untrained == metrics(0.1135)
 
 
-def test_what_cannot_be_followed_is_one_sentence(places: Places) -> None:
+def test_what_cannot_be_followed_is_one_sentence(folders: Folders) -> None:
     with pytest.raises(StoreError, match="there is no run 3"):
-        next(follow(3, places, RunControl()))
-    with Store(places.database) as store:
+        next(follow(3, folders, RunControl()))
+    with Store(folders.database) as store:
         number = store.create_run(SPEC)
         with pytest.raises(StoreError, match="belongs to the terminal"):
-            next(follow(number, places, RunControl()))
+            next(follow(number, folders, RunControl()))
         for event in (started(SPEC, number), evaluated(number, 0, 0.1, "untrained")):
             store.record(event)
         store.record(RunEnded(number, "stopped", None, None, 1.0, None, 0))
     with pytest.raises(StoreError, match="run 1 is stopped; reslab show 1"):
-        next(follow(number, places, RunControl()))
+        next(follow(number, folders, RunControl()))
 
 
-def test_a_process_of_its_own_carries_a_run_through_the_loss_of_whoever_began_it(places: Places) -> None:
+def test_a_process_of_its_own_carries_a_run_through_the_loss_of_whoever_began_it(folders: Folders) -> None:
     spec = SPEC.replace(epochs=400)
-    number = next(DetachedProcess(Order(places, (Job(spec),))).runs())  # nobody reads what it says any more
+    number = next(DetachedProcess(Order(folders, (Job(spec),))).runs())  # nobody reads what it says any more
     control, seen = RunControl(), list[Event]()
-    for event in follow(number, places, control):
+    for event in follow(number, folders, control):
         seen.append(event)
         if isinstance(event, StepsCompleted) and not any(isinstance(one, RunPaused) for one in seen):
             control.pause()
@@ -247,24 +247,24 @@ def test_a_process_of_its_own_carries_a_run_through_the_loss_of_whoever_began_it
     end = seen[-1]
     assert isinstance(end, RunEnded)
     assert (end.status, end.error) == ("stopped", None)
-    with Store(places.database) as store:
+    with Store(folders.database) as store:
         details = store.details(number)
     assert (details.record.status, details.intact) == ("stopped", True)
-    until(lambda: not stream_path(places.run_folder(number)).exists())
+    until(lambda: not stream_path(folders.run_folder(number)).exists())
 
 
 @pytest.mark.slow
-def test_a_process_of_its_own_goes_on_with_a_run_and_hears_a_signal_as_any_other(places: Places) -> None:
+def test_a_process_of_its_own_goes_on_with_a_run_and_hears_a_signal_as_any_other(folders: Folders) -> None:
     control = RunControl()
-    for event in started_in(places, Job(SPEC.replace(epochs=400)), control):
+    for event in started_in(folders, Job(SPEC.replace(epochs=400)), control):
         if isinstance(event, StepsCompleted):
             control.stop()
     assert isinstance(event, RunEnded)
     end, number = event, event.run
-    for event in started_in(places, Job(SPEC, number)):
+    for event in started_in(folders, Job(SPEC, number)):
         if isinstance(event, events.RunContinued):
             assert event.step == end.steps
-            with Store(places.database) as store:
+            with Store(folders.database) as store:
                 (pid,) = store.query("SELECT pid FROM runs WHERE run = ?", number)[0]
             os.kill(pid, signal.SIGHUP)
             os.kill(pid, signal.SIGTERM)
@@ -274,9 +274,9 @@ def test_a_process_of_its_own_goes_on_with_a_run_and_hears_a_signal_as_any_other
 
 
 @pytest.mark.slow
-def test_what_keeps_a_run_from_being_begun_is_told_by_its_process(places: Places) -> None:
+def test_what_keeps_a_run_from_being_begun_is_told_by_its_process(folders: Folders) -> None:
     with pytest.raises(ReslabError, match=r"no weights file /nowhere\.pth"):
-        next(started_in(places, Job(SPEC.replace(weights="/nowhere.pth"))))
+        next(started_in(folders, Job(SPEC.replace(weights="/nowhere.pth"))))
 
 
 @pytest.mark.parametrize(
@@ -286,9 +286,9 @@ def test_what_keeps_a_run_from_being_begun_is_told_by_its_process(places: Places
         pytest.param(signal.SIGTERM, "was asked to stop; ", marks=pytest.mark.slow),
     ],
 )
-def test_a_process_that_ends_before_its_time_is_no_good_end(places: Places, number: int, says: str) -> None:
+def test_a_process_that_ends_before_its_time_is_no_good_end(folders: Folders, number: int, says: str) -> None:
     """Else the app would begin it again, and whoever waits for the queue take it for done."""
-    process = DetachedProcess(Order(places, (Job(SPEC.replace(epochs=1000)),)))
+    process = DetachedProcess(Order(folders, (Job(SPEC.replace(epochs=1000)),)))
     runs = process.runs(least=0)
     assert next(runs) == 1
     process._process.send_signal(number)
@@ -298,20 +298,20 @@ def test_a_process_that_ends_before_its_time_is_no_good_end(places: Places, numb
 
 
 @pytest.mark.slow
-def test_whoever_asks_it_to_stop_is_told_of_no_fault(places: Places) -> None:
-    process = DetachedProcess(Order(places, (Job(SPEC.replace(epochs=1000)),)))
+def test_whoever_asks_it_to_stop_is_told_of_no_fault(folders: Folders) -> None:
+    process = DetachedProcess(Order(folders, (Job(SPEC.replace(epochs=1000)),)))
     runs = process.runs()
     assert next(runs) == 1
     process.stop()
     assert list(runs) == []
 
 
-def test_an_order_comes_through_as_it_was(places: Places) -> None:
+def test_an_order_comes_through_as_it_was(folders: Folders) -> None:
     from engine.launch.ray import Cluster
 
     for order in (
-        Order(places, (Job(SPEC), Job(SPEC.replace(seed=1))), Cluster("10.0.0.5:6379", 4, True)),
-        Order(places, (Job(SPEC, 7, "folder:/elsewhere"),)),
-        Order(places),
+        Order(folders, (Job(SPEC), Job(SPEC.replace(seed=1))), Cluster("10.0.0.5:6379", 4, True)),
+        Order(folders, (Job(SPEC, 7, "folder:/elsewhere"),)),
+        Order(folders),
     ):
         assert Order.from_json(order.to_json()) == order

@@ -29,7 +29,7 @@ from engine.data.splits import stratified_groups
 from engine.errors import DatasetError
 from engine.fetching import fetch
 from engine.locking import try_to_lock
-from engine.paths import Places
+from engine.paths import Folders
 from engine.progress import LoadingStopped, Progress
 from engine.spec import RunSpec
 from tests.fakes import drain
@@ -39,8 +39,8 @@ from tests.waiting import WITHIN_S
 SPEC = RunSpec("cats-dogs", "resnet18", image_size=16)
 
 
-def load(places: Places, spec: RunSpec = SPEC) -> tuple[list[Progress], ImageData]:
-    return drain(load_dataset(spec, places, RunControl()))
+def load(folders: Folders, spec: RunSpec = SPEC) -> tuple[list[Progress], ImageData]:
+    return drain(load_dataset(spec, folders, RunControl()))
 
 
 def picture(path: Path, tone: int) -> Path:
@@ -57,8 +57,8 @@ def pet_images(root: Path, number: int = 20) -> Path:
     return root
 
 
-def test_microsofts_folder_with_all_its_traps(places: Places) -> None:
-    root = pet_images(places.data / "PetImages")
+def test_microsofts_folder_with_all_its_traps(folders: Folders) -> None:
+    root = pet_images(folders.data / "PetImages")
     (root / "Cat" / "666.jpg").touch()
     (root / "Cat" / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0")
     (root / "Dog" / "text.jpg").write_text("not an image")
@@ -69,7 +69,7 @@ def test_microsofts_folder_with_all_its_traps(places: Places) -> None:
     Image.new("L", (30, 30), 9).save(root / "Cat" / "grey.jpg")
     Image.new("CMYK", (30, 30)).save(root / "Cat" / "cmyk.jpg")
     Image.new("RGBA", (30, 30), (1, 2, 3, 40)).save(root / "Cat" / "alpha.png")
-    _, data = load(places)
+    _, data = load(folders)
     problems = {record.file: record.problem for record in data.manifest if record.split == "unusable"}
     assert set(problems) == {"Cat/666.jpg", "Cat/Thumbs.db", "Dog/text.jpg", "Dog/cut.jpg"}
     assert problems["Cat/666.jpg"] == "empty"
@@ -80,77 +80,77 @@ def test_microsofts_folder_with_all_its_traps(places: Places) -> None:
     assert data.train.images.shape[1:] == (3, 16, 16)
 
 
-def test_kaggles_flat_folder(places: Places) -> None:
+def test_kaggles_flat_folder(folders: Folders) -> None:
     for index in range(10):
-        picture(places.data / "train" / f"cat.{index}.jpg", index)
-        picture(places.data / "train" / f"dog.{index}.jpg", 100 + index)
-    (places.data / "train" / "sample.csv").write_text("no pet")
-    _, data = load(places)
+        picture(folders.data / "train" / f"cat.{index}.jpg", index)
+        picture(folders.data / "train" / f"dog.{index}.jpg", 100 + index)
+    (folders.data / "train" / "sample.csv").write_text("no pet")
+    _, data = load(folders)
     assert (len(data.train), len(data.test)) == (14, 6)
     assert data.class_names == ("cat", "dog")
     assert len(data.manifest) == 20
 
 
-def test_the_second_start_decodes_nothing(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
-    pet_images(places.data / "PetImages")
-    stages, first = load(places)
+def test_the_second_start_decodes_nothing(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
+    pet_images(folders.data / "PetImages")
+    stages, first = load(folders)
     assert {progress.stage for progress in stages} == {"decode", "check"}
     monkeypatch.setattr("engine.data.decoding.decode", lambda *_: pytest.fail("decoded again"))
-    stages, second = load(places)
+    stages, second = load(folders)
     assert {progress.stage for progress in stages} == {"check"}
     assert second.test_sha256 == first.test_sha256
     assert second.manifest == first.manifest
 
 
-def test_a_changed_file_or_another_size_is_decoded_anew(places: Places) -> None:
-    root = pet_images(places.data / "PetImages")
-    load(places)
+def test_a_changed_file_or_another_size_is_decoded_anew(folders: Folders) -> None:
+    root = pet_images(folders.data / "PetImages")
+    load(folders)
     picture(root / "Cat" / "3.jpg", 777)
-    assert "decode" in {progress.stage for progress in load(places)[0]}
-    assert "decode" in {progress.stage for progress in load(places, SPEC.replace(image_size=12))[0]}
-    assert {entry.shape for entry in entries(places.cache)} == {(3, 16, 16), (3, 12, 12)}
+    assert "decode" in {progress.stage for progress in load(folders)[0]}
+    assert "decode" in {progress.stage for progress in load(folders, SPEC.replace(image_size=12))[0]}
+    assert {entry.shape for entry in entries(folders.cache)} == {(3, 16, 16), (3, 12, 12)}
 
 
-def test_a_damaged_cache_is_noticed_and_made_anew(places: Places) -> None:
-    pet_images(places.data / "PetImages")
-    _, first = load(places)
-    (entry,) = entries(places.cache)
-    file = places.cache / entry.name / "images.u8"
+def test_a_damaged_cache_is_noticed_and_made_anew(folders: Folders) -> None:
+    pet_images(folders.data / "PetImages")
+    _, first = load(folders)
+    (entry,) = entries(folders.cache)
+    file = folders.cache / entry.name / "images.u8"
     data = bytearray(file.read_bytes())
     data[100] ^= 1
     file.write_bytes(data)
-    stages, second = load(places)
+    stages, second = load(folders)
     assert "decode" in {progress.stage for progress in stages}
     assert second.test_sha256 == first.test_sha256
 
 
-def test_the_cache_stays_within_its_bound(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
-    pet_images(places.data / "PetImages")
-    load(places)
-    (entry,) = entries(places.cache)
+def test_the_cache_stays_within_its_bound(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
+    pet_images(folders.data / "PetImages")
+    load(folders)
+    (entry,) = entries(folders.cache)
     monkeypatch.setenv("RESLAB_CACHE_GIB", str(1.5 * entry.num_bytes / 2**30))
-    load(places, SPEC.replace(image_size=15))
-    assert [found.shape for found in entries(places.cache)] == [(3, 15, 15)]
-    assert delete_entry(places.cache, entries(places.cache)[0].name)
-    assert not delete_entry(places.cache, "../..")
-    assert entries(places.cache) == []
+    load(folders, SPEC.replace(image_size=15))
+    assert [found.shape for found in entries(folders.cache)] == [(3, 15, 15)]
+    assert delete_entry(folders.cache, entries(folders.cache)[0].name)
+    assert not delete_entry(folders.cache, "../..")
+    assert entries(folders.cache) == []
 
 
-def test_a_stop_during_decoding_leaves_nothing_behind(places: Places) -> None:
-    pet_images(places.data / "PetImages")
+def test_a_stop_during_decoding_leaves_nothing_behind(folders: Folders) -> None:
+    pet_images(folders.data / "PetImages")
     control = RunControl()
     control.stop()
     with pytest.raises(LoadingStopped):
-        drain(load_dataset(SPEC, places, control))
-    assert [path.suffix for path in places.cache.iterdir()] == [".lock"]
+        drain(load_dataset(SPEC, folders, control))
+    assert [path.suffix for path in folders.cache.iterdir()] == [".lock"]
 
 
-def test_exact_duplicates_stay_on_one_side(places: Places) -> None:
-    root = pet_images(places.data / "PetImages")
+def test_exact_duplicates_stay_on_one_side(folders: Folders) -> None:
+    root = pet_images(folders.data / "PetImages")
     for copy in range(6):
         (root / "Cat" / f"copy{copy}.jpg").write_bytes((root / "Cat" / "0.jpg").read_bytes())
     for seed in range(8):
-        _, data = load(places, SPEC.replace(split_seed=seed))
+        _, data = load(folders, SPEC.replace(split_seed=seed))
         sides: dict[str, set[str]] = {}
         for record in data.manifest:
             sides.setdefault(record.sha256, set()).add(record.split)
@@ -180,16 +180,16 @@ def test_without_duplicates_the_share_is_exact_in_every_class() -> None:
     assert np.bincount(labels[in_test]).tolist() == [3750, 3750]
 
 
-def test_the_manifest_lies_with_the_run(places: Places) -> None:
+def test_the_manifest_lies_with_the_run(folders: Folders) -> None:
     from engine.training.loop import train
 
-    root = pet_images(places.data / "PetImages")
+    root = pet_images(folders.data / "PetImages")
     (root / "Dog" / "bad.jpg").write_text("x")
     spec = SPEC.replace(val_share=0.25, epochs=1)
-    for event in train(spec, context_of(spec, places, run=7)):
+    for event in train(spec, context_of(spec, folders, run=7)):
         if type(event).__name__ == "RunStarted":
             break
-    with (places.run_folder(7) / "manifest.csv").open(encoding="utf-8") as file:
+    with (folders.run_folder(7) / "manifest.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert (rows[0]["file"], rows[0]["split"], rows[0]["problem"]) == ("Dog/bad.jpg", "unusable", "no image")
     splits = [row["split"] for row in rows]
@@ -363,8 +363,8 @@ def test_whoever_waits_for_a_download_hears_of_a_stop(tmp_path: Path) -> None:
             drain(waiting)
 
 
-def test_oxford_pets_keeps_its_published_split(places: Places) -> None:
-    root = places.data / "oxford-iiit-pet"
+def test_oxford_pets_keeps_its_published_split(folders: Folders) -> None:
+    root = folders.data / "oxford-iiit-pet"
     (root / "annotations").mkdir(parents=True)
     lists: dict[str, list[str]] = {"trainval.txt": [], "test.txt": []}
     for index in range(12):
@@ -373,16 +373,16 @@ def test_oxford_pets_keeps_its_published_split(places: Places) -> None:
         lists["test.txt" if index >= 8 else "trainval.txt"].append(f"{name} 1 {species} 1")
     for name, lines in lists.items():
         (root / "annotations" / name).write_text("\n".join(lines))
-    _, data = load(places, RunSpec("oxford-pets", "resnet18", image_size=16))
+    _, data = load(folders, RunSpec("oxford-pets", "resnet18", image_size=16))
     assert (len(data.train), len(data.test)) == (8, 4)
     assert data.test.labels.tolist() == [0, 1, 0, 1]
 
 
-def test_a_broken_jpeg_writes_nothing_to_the_terminal(places: Places, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_broken_jpeg_writes_nothing_to_the_terminal(folders: Folders, capfd: pytest.CaptureFixture[str]) -> None:
     """Not even below Python: libjpeg writes to file descriptor 2."""
     from tests.engine.test_cli import reslab
 
-    root = pet_images(places.data / "PetImages", number=4)
+    root = pet_images(folders.data / "PetImages", number=4)
     whole = bytearray((root / "Cat" / "0.jpg").read_bytes())
     whole[len(whole) // 2 : len(whole) // 2 + 40] = b"\xff\x00\xff\xd9\x00" * 8
     (root / "Cat" / "broken.jpg").write_bytes(whole)
@@ -392,23 +392,23 @@ def test_a_broken_jpeg_writes_nothing_to_the_terminal(places: Places, capfd: pyt
     assert all(json.loads(line)["event"] for line in captured.out.splitlines())
 
 
-def test_real_photographs_have_exactly_the_planted_unusable_files(real_data: Path, places: Places) -> None:
-    _, data = load(Places(places.home, real_data, places.cache), SPEC.replace(image_size=64))
+def test_real_photographs_have_exactly_the_planted_unusable_files(real_data: Path, folders: Folders) -> None:
+    _, data = load(Folders(folders.home, real_data, folders.cache), SPEC.replace(image_size=64))
     unusable = {record.file for record in data.manifest if record.split == "unusable"}
     assert unusable == {"Cat/666.jpg", "Cat/20004.jpg", "Cat/20005.jpg", "Cat/Thumbs.db", "Dog/11702.jpg"}
     assert len(data.train) + len(data.test) == 2508 - 5
 
 
-def test_what_is_kept_is_listed_and_deleted_by_command(places: Places, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_kept_is_listed_and_deleted_by_command(folders: Folders, capsys: pytest.CaptureFixture[str]) -> None:
     from tests.engine.test_cli import output_of, reslab
 
-    pet_images(places.data / "PetImages")
-    load(places)
-    (entry,) = entries(places.cache)
+    pet_images(folders.data / "PetImages")
+    load(folders)
+    (entry,) = entries(folders.cache)
     assert reslab("datasets") == 0
     assert f"{entry.name}      40" in capsys.readouterr().out
     rows = {row["name"]: row for row in output_of(capsys, "datasets", "--json")}
     assert rows["cats-dogs"]["kept"][0]["num_images"] == 40
     assert reslab("datasets", "--delete", "nothing") == 2
     assert reslab("datasets", "--delete", "all") == 0
-    assert entries(places.cache) == []
+    assert entries(folders.cache) == []

@@ -26,7 +26,7 @@ from engine.control import RunControl
 from engine.errors import SpecError
 from engine.events import RunContinued, RunStarted, StepsCompleted
 from engine.launch.opening import Opening
-from engine.paths import Places, find_places
+from engine.paths import Folders, find_folders
 from engine.spec import RunSpec
 from engine.store.store import Store
 from tests.engine.test_datasets import make_folder
@@ -59,10 +59,10 @@ def trained_home(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 
 @pytest.fixture
-def trained(trained_home: tuple[Path, str], places: Places) -> list[dict[str, Any]]:
+def trained(trained_home: tuple[Path, str], folders: Folders) -> list[dict[str, Any]]:
     """What the command printed; the run stands in the home of this test."""
     home, out = trained_home
-    shutil.copytree(home, places.home)
+    shutil.copytree(home, folders.home)
     return [json.loads(line) for line in out.splitlines()]
 
 
@@ -123,7 +123,7 @@ def test_runs_show_export_and_delete(trained: list[dict[str, Any]], capsys: pyte
 
 def test_where_runs_trained_is_listed_once_one_did_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
     spec = RunSpec("digits", "resnet18")
-    with Store(find_places().database) as store:
+    with Store(find_folders().database) as store:
         for workers in ("", "2 workers on one machine, batch-norm per worker"):
             events = events_of(spec, store.create_run(spec))
             assert isinstance(events[0], RunStarted)
@@ -193,7 +193,7 @@ def test_a_spec_file_is_overridden_by_options(tmp_path: Path) -> None:
     assert reslab("train", "--spec", str(tmp_path / "spec.toml"), "--tui", "--seed", "3", "--no-nesterov") == 0
     opening = OPENED[-1]
     assert opening.specs == (spec.replace(seed=3, nesterov=False),)
-    assert isinstance(opening.places, Places)
+    assert isinstance(opening.folders, Folders)
     assert (opening.exit, opening.cluster, opening.attached) == (False, None, None)
 
 
@@ -226,7 +226,7 @@ def test_without_the_extra_on_ray_says_how_to_get_it(
 def test_options_change_the_folders(tmp_path: Path) -> None:
     OPENED.clear()
     assert reslab("--home", str(tmp_path / "h"), "--data-dir", str(tmp_path / "d")) == 0
-    assert OPENED[-1].places == Places(tmp_path / "h", tmp_path / "d", tmp_path / "cache")
+    assert OPENED[-1].folders == Folders(tmp_path / "h", tmp_path / "d", tmp_path / "cache")
 
 
 HOSTILE = ["[red]x", "[@click=app.quit]x", "]52;c;aGFjaw==\x07\x1b]52;c;aGFjaw==\x07", "\x1b[2Jx\u202ey"]
@@ -353,7 +353,7 @@ def test_a_recipe_is_what_files_and_options_begin_with(tmp_path: Path) -> None:
         parsed("digits", "resnet20", "--recipe", "slow")
 
 
-def test_the_time_left_of_a_run_that_goes_on_is_not_that_of_its_past(places: Places) -> None:
+def test_the_time_left_of_a_run_that_goes_on_is_not_that_of_its_past(folders: Folders) -> None:
     now = 0.0
     bar = Progress(get_time=lambda: now, disable=True)
     view = training._Bar(bar, Console(file=io.StringIO()), RunSpec("digits", "resnet18", epochs=40), quiet=True)

@@ -11,8 +11,8 @@ import pytest
 
 from engine.events import CheckpointSaved, Event, RunStarted, StepsCompleted
 from engine.launch.ray import require_ray, versions_differ
-from engine.launch.ray.exchange import Exchange, Newest
-from engine.launch.requests import Asked
+from engine.launch.ray.channel import EventChannel, ResumePoint
+from engine.launch.requests import ControlRequest
 from engine.spec import RunSpec
 from tests.fakes import events_of
 
@@ -21,69 +21,69 @@ STEPS = [event for event in EVENTS if isinstance(event, StepsCompleted)]
 SAVED = CheckpointSaved(1, "step-00000012.safetensors", "ab", 1, 12, 1000)
 
 
-async def opened() -> Exchange:
-    exchange = Exchange()
-    await exchange.open(1, Newest())
-    return exchange
+async def opened() -> EventChannel:
+    channel = EventChannel()
+    await channel.open(1, ResumePoint())
+    return channel
 
 
-async def taken(exchange: Exchange) -> Sequence[Event]:
-    return await exchange.take(1, 0.05)
+async def taken(channel: EventChannel) -> Sequence[Event]:
+    return await channel.take(1, 0.05)
 
 
 async def test_what_is_told_is_taken_once_and_in_order() -> None:
-    exchange = await opened()
-    ticket, _ = await exchange.enter(1)
-    await exchange.tell(1, ticket, 1, [STEPS[0]])
-    await exchange.tell(1, ticket, 2, [STEPS[1]])
-    assert await taken(exchange) == STEPS[:2]
-    assert await taken(exchange) == []
+    channel = await opened()
+    ticket, _ = await channel.enter(1)
+    await channel.tell(1, ticket, 1, [STEPS[0]])
+    await channel.tell(1, ticket, 2, [STEPS[1]])
+    assert await taken(channel) == STEPS[:2]
+    assert await taken(channel) == []
 
 
 async def test_a_batch_that_comes_twice_is_taken_once() -> None:
-    exchange = await opened()
-    ticket, _ = await exchange.enter(1)
+    channel = await opened()
+    ticket, _ = await channel.enter(1)
     for _ in range(2):
-        await exchange.tell(1, ticket, 1, [STEPS[0]])
-    await exchange.tell(1, ticket, 2, [STEPS[1]])
-    assert await taken(exchange) == STEPS[:2]
+        await channel.tell(1, ticket, 1, [STEPS[0]])
+    await channel.tell(1, ticket, 2, [STEPS[1]])
+    assert await taken(channel) == STEPS[:2]
 
 
 async def test_whoever_was_replaced_is_told_to_stop_and_adds_nothing() -> None:
-    exchange = await opened()
-    first, _ = await exchange.enter(1)
-    await exchange.tell(1, first, 1, [STEPS[0]])
-    second, _ = await exchange.enter(1)
-    assert await exchange.tell(1, first, 2, [STEPS[1]]) == Asked(stop=True)
-    assert await exchange.tell(1, second, 1, [STEPS[2]]) == Asked()
-    assert await taken(exchange) == [STEPS[0], STEPS[2]]
+    channel = await opened()
+    first, _ = await channel.enter(1)
+    await channel.tell(1, first, 1, [STEPS[0]])
+    second, _ = await channel.enter(1)
+    assert await channel.tell(1, first, 2, [STEPS[1]]) == ControlRequest(stop=True)
+    assert await channel.tell(1, second, 1, [STEPS[2]]) == ControlRequest()
+    assert await taken(channel) == [STEPS[0], STEPS[2]]
 
 
 async def test_whoever_begins_goes_on_from_the_newest_checkpoint() -> None:
-    exchange = await opened()
-    ticket, newest = await exchange.enter(1)
-    assert newest == Newest()
+    channel = await opened()
+    ticket, newest = await channel.enter(1)
+    assert newest == ResumePoint()
     started = next(event for event in EVENTS if isinstance(event, RunStarted))
-    await exchange.tell(1, ticket, 1, [started, SAVED])
-    assert (await exchange.enter(1))[1] == Newest(started, SAVED.file, SAVED.sha256)
+    await channel.tell(1, ticket, 1, [started, SAVED])
+    assert (await channel.enter(1))[1] == ResumePoint(started, SAVED.file, SAVED.sha256)
 
 
 async def test_what_is_asked_comes_back_until_the_run_is_closed() -> None:
-    exchange = await opened()
-    ticket, _ = await exchange.enter(1)
-    await exchange.ask(1, Asked(pause=True))
-    assert await exchange.tell(1, ticket, 1, []) == await exchange.asked(1) == Asked(pause=True)
-    await exchange.close(1)
-    assert await exchange.tell(1, ticket, 2, [STEPS[0]]) == await exchange.asked(1) == Asked(stop=True)
-    await exchange.fail(1, STEPS[0])  # nobody is there to hear of it
+    channel = await opened()
+    ticket, _ = await channel.enter(1)
+    await channel.ask(1, ControlRequest(pause=True))
+    assert await channel.tell(1, ticket, 1, []) == await channel.asked(1) == ControlRequest(pause=True)
+    await channel.close(1)
+    assert await channel.tell(1, ticket, 2, [STEPS[0]]) == await channel.asked(1) == ControlRequest(stop=True)
+    await channel.fail(1, STEPS[0])  # nobody is there to hear of it
 
 
 async def test_the_driver_waits_for_what_comes() -> None:
-    exchange = await opened()
-    ticket, _ = await exchange.enter(1)
-    waiting = asyncio.create_task(exchange.take(1, 20.0))
+    channel = await opened()
+    ticket, _ = await channel.enter(1)
+    waiting = asyncio.create_task(channel.take(1, 20.0))
     await asyncio.sleep(0)
-    await exchange.tell(1, ticket, 1, [STEPS[0]])
+    await channel.tell(1, ticket, 1, [STEPS[0]])
     assert await asyncio.wait_for(waiting, 5.0) == [STEPS[0]]
 
 

@@ -9,14 +9,14 @@ import torch
 
 from engine.events import DatasetProgressed, Evaluated, Event, RunEnded, StepsCompleted
 from engine.lab import Lab
-from engine.paths import Places
+from engine.paths import Folders
 from engine.spec import RunSpec
 
 SPEC = RunSpec("digits", "resnet20", epochs=1)
 
 
-def collect(places: Places, spec: RunSpec) -> list[Event]:
-    return list(Lab(places).train(spec).events())
+def collect(folders: Folders, spec: RunSpec) -> list[Event]:
+    return list(Lab(folders).train(spec).events())
 
 
 def ended(events: list[Event]) -> RunEnded:
@@ -25,12 +25,12 @@ def ended(events: list[Event]) -> RunEnded:
 
 
 @pytest.mark.slow
-def test_a_compiled_run_is_the_plain_one_and_compiles_before_it(places: Places) -> None:
-    plain = collect(places, SPEC)
+def test_a_compiled_run_is_the_plain_one_and_compiles_before_it(folders: Folders) -> None:
+    plain = collect(folders, SPEC)
     before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     seen: list[int] = []
     compiled = []
-    for event in Lab(places).train(SPEC.replace(compile=True)).events():
+    for event in Lab(folders).train(SPEC.replace(compile=True)).events():
         compiled.append(event)
         if isinstance(event, StepsCompleted | Evaluated):
             seen.append(torch._dynamo.utils.counters["stats"]["unique_graphs"] - before)
@@ -47,11 +47,11 @@ def test_a_compiled_run_is_the_plain_one_and_compiles_before_it(places: Places) 
     assert ended(compiled).status == "completed"
 
 
-def test_what_cannot_be_compiled_is_one_sentence(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_compiled_is_one_sentence(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: Any, *arguments: Any, **more: Any) -> None:
         raise RuntimeError("no compiler was found")
 
     monkeypatch.setattr("engine.training.compiling.pass_through", refuse)
-    end = ended(collect(places, SPEC.replace(compile=True)))
+    end = ended(collect(folders, SPEC.replace(compile=True)))
     assert end.status == "failed"
     assert end.error == "torch cannot compile resnet20 here (RuntimeError, details in reslab.log); leave --compile out"

@@ -21,7 +21,7 @@ from engine.control import RunControl
 from engine.data.batches import Preparation
 from engine.events import Evaluated, Event, RunStarted, StepsCompleted
 from engine.models.building import build_model
-from engine.paths import Places
+from engine.paths import Folders
 from engine.shape import DataShape
 from engine.spec import RunSpec
 from engine.training.data_parallel import WorkerGroup, follow
@@ -35,12 +35,12 @@ from tests.waiting import join, until
 SPEC = RunSpec("digits", "resnet20", epochs=1, norm="group", dtype="float32", learning_rate=0.001)
 
 
-def places_in(folder: Path) -> Places:
-    return Places(folder / "home", folder / "data", folder / "cache")
+def folders_in(folder: Path) -> Folders:
+    return Folders(folder / "home", folder / "data", folder / "cache")
 
 
 def alone(spec: RunSpec, folder: Path) -> list[Event]:
-    events, ending = drain(train(spec, context_of(spec, places_in(folder))))
+    events, ending = drain(train(spec, context_of(spec, folders_in(folder))))
     assert ending.status == "completed"
     return events
 
@@ -68,14 +68,14 @@ def work(rank: int, port: int, trial: Trial, results: Any) -> None:
 
 
 def carry_out(group: WorkerGroup, trial: Trial) -> tuple[list[Event], Ending] | str:
-    spec, places, control = trial.spec, places_in(trial.folder), RunControl()
+    spec, folders, control = trial.spec, folders_in(trial.folder), RunControl()
     if not group.is_rank_zero:
-        _, setup = drain(set_up(spec, context_of(spec, places, control, group)))
+        _, setup = drain(set_up(spec, context_of(spec, folders, control, group)))
         with spoilt(trial.poisoned):
             follow(setup, group)
         return "left"
     events: list[Event] = []
-    training = train(spec, context_of(spec, places, control, group))
+    training = train(spec, context_of(spec, folders, control, group))
     while True:
         try:
             events.append(next(training))
@@ -89,8 +89,8 @@ def carry_out(group: WorkerGroup, trial: Trial) -> tuple[list[Event], Ending] | 
 def in_float64() -> Iterator[None]:
     """The network computes in float64, so that rounding does not grow to what can be seen within an epoch."""
 
-    def build(spec: RunSpec, shape: DataShape, seeded: bool, weighted: bool) -> nn.Module:
-        network = build_model(spec, shape, seeded, weighted)
+    def build(spec: RunSpec, shape: DataShape, seeded: bool, load_weights: bool) -> nn.Module:
+        network = build_model(spec, shape, seeded, load_weights)
         if not seeded:  # the forecast's
             return network
         network.double()

@@ -18,7 +18,7 @@ from engine.progress import LoadingStopped
 from engine.training.data_parallel import WorkerGroup, follow
 from engine.training.loop import train
 from engine.training.setup import set_up
-from tests.engine.test_crew import SPEC, in_processes, places_in
+from tests.engine.test_crew import SPEC, folders_in, in_processes
 from tests.fakes import drain
 from tests.running import context_of
 
@@ -52,11 +52,11 @@ def work(rank: int, port: int, who: int, what: str, folder: Path, results: Any) 
 
 
 def carry_out(group: WorkerGroup, control: RunControl, folder: Path) -> tuple[str, str]:
-    places = places_in(folder)
+    folders = folders_in(folder)
     if group.is_rank_zero:
-        _, ending = drain(train(SPEC, context_of(SPEC, places, control, group)))
+        _, ending = drain(train(SPEC, context_of(SPEC, folders, control, group)))
         return ending.status, str(ending.error)
-    _, setup = drain(set_up(SPEC, context_of(SPEC, places, control, group)))
+    _, setup = drain(set_up(SPEC, context_of(SPEC, folders, control, group)))
     follow(setup, group)
     return "left", ""
 

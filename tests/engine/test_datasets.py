@@ -22,15 +22,15 @@ from engine.data.splits import stratified
 from engine.errors import DatasetError, FetchError
 from engine.events import RunStarted
 from engine.lab import Lab
-from engine.paths import Places, find_places
+from engine.paths import Folders, find_folders
 from engine.progress import LoadingStopped
 from engine.spec import RunSpec
 from tests.fakes import drain
 
 
 def load(spec: RunSpec, data_dir: Path | None = None) -> ImageData:
-    places = find_places(data_dir=str(data_dir) if data_dir else None)
-    data: ImageData = drain(load_dataset(spec, places, RunControl()))[1]
+    folders = find_folders(data_dir=str(data_dir) if data_dir else None)
+    data: ImageData = drain(load_dataset(spec, folders, RunControl()))[1]
     return data
 
 
@@ -235,9 +235,9 @@ def test_real_mnist_is_found(real_data: Path) -> None:
     assert data.std[0] == pytest.approx(0.3081, abs=1e-4)
 
 
-def test_a_folder_that_has_changed_is_loaded_anew_in_the_same_session(tmp_path: Path, places: Places) -> None:
+def test_a_folder_that_has_changed_is_loaded_anew_in_the_same_session(tmp_path: Path, folders: Folders) -> None:
     root = make_folder(tmp_path / "pets", {"cat": 20, "dog": 30}, size=(8, 8))
-    lab = Lab(places)
+    lab = Lab(folders)
     spec = RunSpec(f"folder:{root}", "resnet20", epochs=1, dtype="float32")
     before = next(event for event in lab.train(spec).events() if isinstance(event, RunStarted))
     make_folder(tmp_path / "more", {"cat": 40}, size=(8, 8))

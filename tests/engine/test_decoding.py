@@ -20,7 +20,7 @@ from engine.data.depth import PixelRange
 from engine.data.formats import FORMATS, is_another_kind
 from engine.data.images import ImageData
 from engine.data.loading import load_dataset
-from engine.paths import Places
+from engine.paths import Folders
 from engine.spec import RunSpec
 from tests.engine.deep_files import png16, tiff
 from tests.fakes import drain
@@ -259,7 +259,7 @@ def test_portable_anymaps_of_all_kinds_are_read(data: bytes) -> None:
     assert not isinstance(decode(data, 4, 3), str)
 
 
-def test_a_folder_of_traffic_signs_as_ppm_is_a_dataset(tmp_path: Path, places: Places) -> None:
+def test_a_folder_of_traffic_signs_as_ppm_is_a_dataset(tmp_path: Path, folders: Folders) -> None:
     for label in range(3):
         (tmp_path / "signs" / f"{label:05}").mkdir(parents=True)
         for number in range(6):
@@ -267,7 +267,7 @@ def test_a_folder_of_traffic_signs_as_ppm_is_a_dataset(tmp_path: Path, places: P
             Image.fromarray(tones).save(tmp_path / "signs" / f"{label:05}" / f"{number:05}.ppm")
         (tmp_path / "signs" / f"{label:05}" / f"GT-{label:05}.csv").write_text("Filename;Width\n")
     spec = RunSpec(f"folder:{tmp_path / 'signs'}", "resnet20", image_size=32)
-    data: ImageData = drain(load_dataset(spec, places, RunControl()))[1]
+    data: ImageData = drain(load_dataset(spec, folders, RunControl()))[1]
     assert len(data.train) + len(data.test) == 18
     assert {record.problem for record in data.manifest if record.split == "unusable"} == {"no image"}
 
@@ -324,7 +324,7 @@ def test_other_large_images_are_decoded_alone_and_up_to_a_bound() -> None:
 
 @pytest.mark.usefixtures("small_bounds")
 def test_where_memory_is_short_a_large_image_is_left_out_for_now(
-    tmp_path: Path, places: Places, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "panorama.png"
     path.write_bytes(encoded(Image.new("RGB", (300, 100), "red"), "PNG"))
@@ -332,7 +332,7 @@ def test_where_memory_is_short_a_large_image_is_left_out_for_now(
     small.write_bytes(encoded(Image.new("RGB", (30, 10), "red"), "PNG"))
 
     def again() -> list[str | None]:
-        _, kept = drain(decoded([small, path], "x", 8, 3, places.cache, RunControl()))
+        _, kept = drain(decoded([small, path], "x", 8, 3, folders.cache, RunControl()))
         return [fact.problem for fact in kept.facts]
 
     with monkeypatch.context() as patch:
@@ -363,12 +363,14 @@ def test_panoramas_of_100_and_200_megapixels_are_read(width: int, height: int, f
     assert abs(int(pixels[112, 112, 0]) - 128) < 4
 
 
-def test_files_of_another_size_than_the_first_are_left_out_where_none_is_given(tmp_path: Path, places: Places) -> None:
+def test_files_of_another_size_than_the_first_are_left_out_where_none_is_given(
+    tmp_path: Path, folders: Folders
+) -> None:
     paths = []
     for number, size in enumerate([(8, 6), (8, 6), (6, 8)]):
         paths.append(tmp_path / f"{number}.png")
         Image.new("RGB", size).save(paths[-1])
-    _, kept = drain(decoded(paths, "x", None, 3, places.cache, RunControl()))
+    _, kept = drain(decoded(paths, "x", None, 3, folders.cache, RunControl()))
     assert kept.facts[2].problem == "6×8 pixels, the others have 8×6; choose an image size"
     assert kept.images.shape == (2, 3, 6, 8)
 

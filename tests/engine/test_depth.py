@@ -19,7 +19,7 @@ from engine.data.images import ImageData
 from engine.data.loading import load_dataset
 from engine.events import Evaluated, RunStarted, to_json_dict
 from engine.lab import Lab
-from engine.paths import Places
+from engine.paths import Folders
 from engine.spec import RunSpec
 from tests.engine.deep_files import png16, scaled, tiff
 from tests.fakes import drain
@@ -44,9 +44,9 @@ def folder_of(root: Path, files: list[bytes], ending: str) -> str:
     return f"folder:{root}"
 
 
-def load(places: Places, dataset: str, **settings: Any) -> ImageData:
+def load(folders: Folders, dataset: str, **settings: Any) -> ImageData:
     spec = RunSpec(dataset, "resnet20", **settings)
-    data: ImageData = drain(load_dataset(spec, places, RunControl()))[1]
+    data: ImageData = drain(load_dataset(spec, folders, RunControl()))[1]
     return data
 
 
@@ -74,22 +74,24 @@ GREY: dict[str, tuple[Callable[[Array], bytes], Any]] = {
 @pytest.mark.parametrize("name", GREY)
 @pytest.mark.parametrize(("greatest", "high"), [(200, 255), (1000, 1023), (4000, 4095), (16000, 16383), (32000, 65535)])
 def test_integers_are_scaled_by_the_bits_that_the_whole_dataset_uses(
-    name: str, greatest: int, high: int, tmp_path: Path, places: Places
+    name: str, greatest: int, high: int, tmp_path: Path, folders: Folders
 ) -> None:
     write, dtype = GREY[name]
     arrays = [DRAWS.integers(0, greatest // (1 + number), (9, 7, 1)).astype(dtype) for number in range(4)]
     arrays[2][4, 3] = greatest  # one pixel of one file decides for all
-    data = load(places, folder_of(tmp_path / "d", [write(array) for array in arrays], "tif"), test_share=0.5)
+    data = load(folders, folder_of(tmp_path / "d", [write(array) for array in arrays], "tif"), test_share=0.5)
     assert data.pixel_range == PixelRange(integers=high)
     for file, found in pixels_of(data).items():
         assert (found[0] == scaled(arrays[int(file[2:4])][..., 0], 0, high)).all()
 
 
 @pytest.mark.parametrize(("greatest", "high"), [(0.9, 1.0), (1.0, 1.0), (1.04, 1.0), (220.0, 255.0)])
-def test_floats_are_from_0_to_1_or_from_0_to_255(greatest: float, high: float, tmp_path: Path, places: Places) -> None:
+def test_floats_are_from_0_to_1_or_from_0_to_255(
+    greatest: float, high: float, tmp_path: Path, folders: Folders
+) -> None:
     arrays = [DRAWS.uniform(0, greatest, (9, 7, 1)).astype(np.float32) for _ in range(4)]
     arrays[1][0, 0] = greatest
-    data = load(places, folder_of(tmp_path / "d", [tiff(array) for array in arrays], "tif"), test_share=0.5)
+    data = load(folders, folder_of(tmp_path / "d", [tiff(array) for array in arrays], "tif"), test_share=0.5)
     assert data.pixel_range == PixelRange(floats=high)
     for file, found in pixels_of(data).items():
         exact = scaled(arrays[int(file[2:4])][..., 0], 0, high)
@@ -159,29 +161,29 @@ def test_the_significant_bits_of_a_png_count() -> None:
     assert choose_range([Extreme("integers", 300, 12), Extreme("integers", 9000)]).integers == 16383
 
 
-def test_the_significant_bits_are_read_from_the_file(tmp_path: Path, places: Places) -> None:
+def test_the_significant_bits_are_read_from_the_file(tmp_path: Path, folders: Folders) -> None:
     files = [png16(np.full((8, 8, 1), number, np.uint16), [(b"sBIT", b"\x0c")]) for number in range(4)]
-    data = load(places, folder_of(tmp_path / "d", files, "png"), test_share=0.5)
+    data = load(folders, folder_of(tmp_path / "d", files, "png"), test_share=0.5)
     assert data.pixel_range == PixelRange(integers=4095)
 
 
-def test_files_of_8_bits_beside_deep_ones_stay_as_they_are(tmp_path: Path, places: Places) -> None:
+def test_files_of_8_bits_beside_deep_ones_stay_as_they_are(tmp_path: Path, folders: Folders) -> None:
     plain = DRAWS.integers(0, 256, (8, 8, 1)).astype(np.uint8)
     deep = (plain.astype(np.uint16) * 257) >> 4
     dataset = folder_of(tmp_path / "d", [by_pillow(plain, "PNG"), png16(deep), png16(deep // 2)], "png")
-    found = pixels_of(load(places, dataset, test_share=0.34))
+    found = pixels_of(load(folders, dataset, test_share=0.34))
     assert (found["a/00.png"] == plain[..., 0]).all()
     assert np.abs(found["a/01.png"].astype(int) - plain[..., 0]).max() <= 1
 
 
-def test_fully_transparent_pixels_have_no_part_in_the_range(tmp_path: Path, places: Places) -> None:
+def test_fully_transparent_pixels_have_no_part_in_the_range(tmp_path: Path, folders: Folders) -> None:
     samples = np.zeros((8, 8, 4), np.uint16)
     samples[..., :3], samples[..., 3] = DRAWS.integers(0, 4096, (8, 8, 3)), 65535
     hidden = samples.copy()
     hidden[0, 0] = (60000, 50000, 40000, 0)
     samples[0, 0] = (0, 0, 0, 0)
     one, other = (
-        load(places, folder_of(tmp_path / name, [png16(array) + bytes(2 * more) for more in range(4)], "png"))
+        load(folders, folder_of(tmp_path / name, [png16(array) + bytes(2 * more) for more in range(4)], "png"))
         for name, array in (("one", samples), ("other", hidden))
     )
     assert one.pixel_range == other.pixel_range == PixelRange(integers=4095)
@@ -207,18 +209,18 @@ BAD: dict[str, tuple[Array, str]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_has_no_sensible_range_is_left_out_with_a_reason(name: str, tmp_path: Path, places: Places) -> None:
+def test_what_has_no_sensible_range_is_left_out_with_a_reason(name: str, tmp_path: Path, folders: Folders) -> None:
     samples, says = BAD[name]
     good = [by_pillow(np.full((8, 8, 1), number, np.uint8), "TIFF") for number in range(3)]
-    data = load(places, folder_of(tmp_path / "d", [*good, tiff(samples)], "tif"), test_share=0.34)
+    data = load(folders, folder_of(tmp_path / "d", [*good, tiff(samples)], "tif"), test_share=0.34)
     assert data.num_unusable == 2
     assert all(says in str(record.problem) for record in data.manifest if record.split == "unusable")
 
 
-def test_a_file_of_another_scale_than_the_others_is_left_out(tmp_path: Path, places: Places) -> None:
+def test_a_file_of_another_scale_than_the_others_is_left_out(tmp_path: Path, folders: Folders) -> None:
     files = [tiff(DRAWS.uniform(0, 1, (8, 8, 1)).astype(np.float32)) for _ in range(3)]
     files.append(tiff(DRAWS.uniform(0, 4000, (8, 8, 1)).astype(np.float32)))
-    data = load(places, folder_of(tmp_path / "d", files, "tif"), test_share=0.34)
+    data = load(folders, folder_of(tmp_path / "d", files, "tif"), test_share=0.34)
     assert data.pixel_range == PixelRange(floats=1.0)
     problems = {record.file: str(record.problem) for record in data.manifest if record.split == "unusable"}
     assert problems.keys() == {"a/03.tif", "b/03.tif"}
@@ -238,8 +240,8 @@ def halves(root: Path, write: Write, ending: str, number: int) -> str:
     return f"folder:{root}"
 
 
-def trained(spec: RunSpec, places: Places) -> tuple[RunStarted, float]:
-    events = list(Lab(places).train(spec).events())
+def trained(spec: RunSpec, folders: Folders) -> tuple[RunStarted, float]:
+    events = list(Lab(folders).train(spec).events())
     started = next(event for event in events if isinstance(event, RunStarted))
     final = [event for event in events if isinstance(event, Evaluated)][-1]
     return started, final.metrics.accuracy
@@ -250,10 +252,10 @@ WRITERS = pytest.mark.parametrize(("write", "ending"), [(png16, "png"), (tiff, "
 
 @WRITERS
 def test_what_16_bits_show_is_learnt_and_the_range_recorded(
-    write: Write, ending: str, tmp_path: Path, places: Places
+    write: Write, ending: str, tmp_path: Path, folders: Folders
 ) -> None:
     spec = RunSpec(halves(tmp_path / "d", write, ending, 40), "resnet20", epochs=4, batch_size=8, image_size=8)
-    started, accuracy = trained(spec, places)
+    started, accuracy = trained(spec, folders)
     assert started.pixel_range == (65535, None)
     assert to_json_dict(started)["pixel_range"] == [65535, None]
     assert accuracy >= 0.95
@@ -261,6 +263,6 @@ def test_what_16_bits_show_is_learnt_and_the_range_recorded(
 
 @pytest.mark.slow
 @WRITERS
-def test_the_trial_at_its_own_size(write: Write, ending: str, tmp_path: Path, places: Places) -> None:
+def test_the_trial_at_its_own_size(write: Write, ending: str, tmp_path: Path, folders: Folders) -> None:
     spec = RunSpec(halves(tmp_path / "d", write, ending, 100), "resnet20", epochs=3, batch_size=16)
-    assert trained(spec, places)[1] >= 0.95
+    assert trained(spec, folders)[1] >= 0.95

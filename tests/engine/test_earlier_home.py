@@ -27,7 +27,7 @@ from engine.errors import StoreError
 from engine.events import Event, RunContinued, StepsCompleted
 from engine.export.files import export_run
 from engine.lab import Lab
-from engine.paths import Places
+from engine.paths import Folders
 from engine.predicting import predict
 from engine.spec import RunSpec
 from engine.store.store import Store
@@ -41,14 +41,14 @@ REFERENCE: dict[str, Any] = json.loads((FIXTURES / "reference_1bc4224.json").rea
 STOPPED, COMPLETED, DIVERGED, KILLED = 1, 2, 3, 4
 
 
-def unpack_home(root: Path) -> Places:
+def unpack_home(root: Path) -> Folders:
     with tarfile.open(FIXTURES / "home_1bc4224.tar.xz") as archive:
         archive.extractall(root, filter="data")
-    return Places(home=root / "home", data=root / "data", cache=root / "cache")
+    return Folders(home=root / "home", data=root / "data", cache=root / "cache")
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Places:
+def home(tmp_path: Path) -> Folders:
     shutil.rmtree(tmp_path / "home", ignore_errors=True)
     return unpack_home(tmp_path)
 
@@ -57,28 +57,28 @@ def home(tmp_path: Path) -> Places:
 class Resumed:
     """A home in which both interrupted runs were resumed to their end; `differs` is what the engine says changed."""
 
-    places: Places
+    folders: Folders
     differs: dict[int, tuple[str, ...]]
     ends: dict[int, dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
 def resumed(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Iterator[Resumed]:
-    places = unpack_home(tmp_path_factory.mktemp("resumed"))
+    folders = unpack_home(tmp_path_factory.mktemp("resumed"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RESLAB_TUNE", "0")
-        found = Resumed(places, {}, {})
+        found = Resumed(folders, {}, {})
         for number in (STOPPED, KILLED):
-            (continued,) = [event for event in go_on(places, number) if isinstance(event, RunContinued)]
+            (continued,) = [event for event in resume_with(folders, number) if isinstance(event, RunContinued)]
             assert continued.step > 0
-            found.differs[number], found.ends[number] = continued.differs, end_of(places, number)
+            found.differs[number], found.ends[number] = continued.differs, end_of(folders, number)
         yield found
 
 
-def go_on(places: Places, number: int, stop_after: int | None = None) -> list[Event]:
+def resume_with(folders: Folders, number: int, stop_after: int | None = None) -> list[Event]:
     """Resume a run to its end, or to `stop_after` steps from where it resumed."""
     control, events, stop_at = RunControl(), list[Event](), None
-    for event in Lab(places).resume(number, control).events():
+    for event in Lab(folders).resume(number, control).events():
         events.append(event)
         if isinstance(event, RunContinued) and stop_after is not None:
             stop_at = event.step + stop_after
@@ -87,14 +87,14 @@ def go_on(places: Places, number: int, stop_after: int | None = None) -> list[Ev
     return events
 
 
-def end_of(places: Places, number: int) -> dict[str, Any]:
-    with Store(places.database) as store:
+def end_of(folders: Folders, number: int) -> dict[str, Any]:
+    with Store(folders.database) as store:
         assert store.run(number).status == "completed"
         assert store.intact(number) is True
-        return digest_of_run(store, places, number)
+        return digest_of_run(store, folders, number)
 
 
-def test_it_is_opened(home: Places) -> None:
+def test_it_is_opened(home: Folders) -> None:
     with Store(home.database) as store:
         store.settle_lost_runs()
         runs = {record.run: record for record in store.runs()}
@@ -116,7 +116,7 @@ def test_it_is_opened(home: Places) -> None:
     assert home.database.with_name("runs.db.layout-6").is_file()  # as it was
 
 
-def test_its_queue_is_read_and_taken_in_order(home: Places) -> None:
+def test_its_queue_is_read_and_taken_in_order(home: Folders) -> None:
     expected = [RunSpec("digits", "resnet20", epochs=1, seed=seed) for seed in (5, 6)]
     expected.append(RunSpec("mnist", "resnet18", image_size=8))
     with Store(home.database) as store:
@@ -127,7 +127,7 @@ def test_its_queue_is_read_and_taken_in_order(home: Places) -> None:
 
 @pytest.mark.parametrize("number", [STOPPED, COMPLETED, DIVERGED, KILLED])
 def test_every_run_is_shown_and_exported(
-    number: int, home: Places, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    number: int, home: Folders, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ("--home", str(home.home))
     shown = output_of(capsys, *words, "show", str(number), "--json")
@@ -140,9 +140,9 @@ def test_every_run_is_shown_and_exported(
     assert json.loads((folder / "run.json").read_text())["started"] == shown["started"]
 
 
-def test_a_run_that_diverged_is_not_resumed(home: Places) -> None:
+def test_a_run_that_diverged_is_not_resumed(home: Folders) -> None:
     with pytest.raises(StoreError, match="diverged and would again"):
-        go_on(home, DIVERGED)
+        resume_with(home, DIVERGED)
 
 
 @pytest.mark.parametrize("number", [STOPPED, KILLED])
@@ -158,27 +158,27 @@ def test_a_resumed_run_ends_where_the_uninterrupted_one_did(number: int, resumed
 
 @pytest.mark.parametrize("number", [STOPPED, pytest.param(KILLED, marks=pytest.mark.slow)])
 def test_a_resumed_run_that_is_interrupted_again_ends_as_one_that_is_not(
-    number: int, home: Places, resumed: Resumed
+    number: int, home: Folders, resumed: Resumed
 ) -> None:
     """On every machine: to the last bit of weights, losses and predictions."""
-    go_on(home, number, stop_after=5)
-    go_on(home, number)
+    resume_with(home, number, stop_after=5)
+    resume_with(home, number)
     assert end_of(home, number) == resumed.ends[number]
     with Store(home.database) as store:
         assert len(store.details(number).resumes) == 2
 
 
 def test_its_runs_are_compared(resumed: Resumed, capsys: pytest.CaptureFixture[str]) -> None:
-    with Store(resumed.places.database) as store:
+    with Store(resumed.folders.database) as store:
         found = compare(store.compared([STOPPED, COMPLETED, KILLED]))
     assert found.no_verdict is None
     assert len(found.verdicts) == 3
     assert found.differing["freeze"] == ("none", "backbone", "backbone")
-    assert reslab("--home", str(resumed.places.home), "compare", str(STOPPED), str(KILLED)) == 0
+    assert reslab("--home", str(resumed.folders.home), "compare", str(STOPPED), str(KILLED)) == 0
     assert "images only" in capsys.readouterr().out
 
 
-def test_its_weights_predict_what_was_recorded(home: Places, tmp_path: Path) -> None:
+def test_its_weights_predict_what_was_recorded(home: Folders, tmp_path: Path) -> None:
     """Test images as files, through the network that the commit trained and the predictions that it recorded."""
     spec = RunSpec("digits", "resnet20")
     data: ImageData = drain(load_dataset(spec, home, RunControl(), FIRST_RULES))[1]

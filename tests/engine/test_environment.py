@@ -9,7 +9,7 @@ import pytest
 
 from engine.cli import main
 from engine.environment import CACHE_GIB, MEMORY_GIB, TUNE, VARIABLES, is_on, number_of
-from engine.paths import Places
+from engine.paths import Folders
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
     ],
 )
 def test_a_slip_is_said_before_anything_is_done(
-    places: Places,
+    folders: Folders,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     name: str,
@@ -35,20 +35,20 @@ def test_a_slip_is_said_before_anything_is_done(
     expected: str,
 ) -> None:
     monkeypatch.setenv(name, text)
-    assert main(["train", "digits", "resnet20", "--home", str(places.home)], lambda opening: 0) == 2
+    assert main(["train", "digits", "resnet20", "--home", str(folders.home)], lambda opening: 0) == 2
     said = capsys.readouterr().err
     assert said == f"reslab: {name}: {text!r} is not valid; {expected}" + said[said.index(expected) + len(expected) :]
-    assert not places.database.exists()
-    assert main(["doctor", "--home", str(places.home)], lambda opening: 0) == 1
+    assert not folders.database.exists()
+    assert main(["doctor", "--home", str(folders.home)], lambda opening: 0) == 1
     assert f"NOT OK  {name}" in capsys.readouterr().out
 
 
 def test_the_doctor_shows_what_is_set_and_what_is_no_variable(
-    places: Places, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folders: Folders, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("RESLAB_MEMORY_GIB", "6.5")
     monkeypatch.setenv("RESLAB_CACHE_GB", "4")
-    assert main(["doctor", "--home", str(places.home)], lambda opening: 0) == 1
+    assert main(["doctor", "--home", str(folders.home)], lambda opening: 0) == 1
     shown = capsys.readouterr().out
     assert "6.5: GiB to hold on the training device" in shown
     assert re.search("NOT OK +RESLAB_CACHE_GB +unknown variable; known: RESLAB_CACHE, ", shown)

@@ -20,7 +20,7 @@ from engine.events import Event, to_json_dict
 from engine.launch import wire
 from engine.launch.stream import Stream, stream_path
 from engine.launch.wire import event_from, to_line
-from engine.paths import Places
+from engine.paths import Folders
 from engine.spec import RunSpec
 from engine.store.store import Store
 from tests.fakes import OTHER_EVENTS, evaluated, events_of, without_bytes
@@ -58,14 +58,14 @@ def forecast(store: Store) -> list[Event]:
 
 
 def tuned(store: Store) -> list[Event]:
-    return [replace(item, measured_at=0.0) for item in store.tunings(1).values()]
+    return [replace(item, measured_at=0.0) for item in store.autotune_choices(1).values()]
 
 
 def checked(store: Store) -> list[Event]:
     """What a run's speed says is kept with the choice that it is about."""
     return [
         events.TuningChecked(1, item.key, item.images_per_s, None, not item.due)
-        for item in store.tunings(1).values()
+        for item in store.autotune_choices(1).values()
         if item.images_per_s is not None
     ]
 
@@ -108,14 +108,14 @@ def test_there_is_one_of_every_event() -> None:
 
 
 @pytest.mark.parametrize("kind", get_args(Event), ids=lambda kind: kind.__name__)
-def test_an_event_comes_back_from_json_stream_and_store_as_it_was(kind: type[Event], places: Places) -> None:
+def test_an_event_comes_back_from_json_stream_and_store_as_it_was(kind: type[Event], folders: Folders) -> None:
     sent = [event for event in ALL if isinstance(event, kind)]
     assert sent
     expected = [without_bytes(event) for event in sent]
     assert [event_from(json.loads(json.dumps(to_json_dict(event)))) for event in sent] == expected
-    assert over_stream(sent, places.run_folder(1)) == expected
+    assert over_stream(sent, folders.run_folder(1)) == expected
     read_back = FROM_STORE[kind]
-    with Store(places.database) as store:
+    with Store(folders.database) as store:
         assert through_store(store, sent, read_back) == (expected if read_back else [])
 
 
@@ -148,9 +148,9 @@ def through_store(store: Store, sent: list[Event], read_back: Callable[[Store], 
     return read_back(store)
 
 
-def test_what_is_kept_of_predictions_is_what_was_sent(places: Places) -> None:
+def test_what_is_kept_of_predictions_is_what_was_sent(folders: Folders) -> None:
     sent = next(event for event in reversed(ALL) if isinstance(event, events.Evaluated))
-    with Store(places.database) as store:
+    with Store(folders.database) as store:
         store.create_run(SPEC)
         store.record(sent)
         found = store.predictions(1)
@@ -200,11 +200,11 @@ def test_a_number_that_is_not_finite_comes_back_as_no_number() -> None:
     assert math.isnan(back.norms[1])
 
 
-def test_whoever_shows_or_keeps_events_takes_every_one(places: Places, capsys: pytest.CaptureFixture[str]) -> None:
+def test_whoever_shows_or_keeps_events_takes_every_one(folders: Folders, capsys: pytest.CaptureFixture[str]) -> None:
     """In the order of a run: none is left over, and what went wrong is said."""
     spec = SPEC.replace(epochs=1)
     live, lines = LiveRun(spec), Lines()
-    with Store(places.database) as store:
+    with Store(folders.database) as store:
         number = store.create_run(spec)
         seen = events_of(spec, number)
         for event in (*seen[:-1], *OTHER_EVENTS, seen[-1]):

@@ -16,7 +16,7 @@ from engine.data.images import FIRST_RULES, ImageData
 from engine.data.layout import find_layout, part_by_name
 from engine.data.loading import check_dataset, load_dataset
 from engine.errors import DatasetError
-from engine.paths import find_places
+from engine.paths import find_folders
 from engine.spec import RunSpec
 from tests.engine.test_cli import output_of, reslab
 from tests.fakes import drain
@@ -41,7 +41,7 @@ def pictures(root: Path, counts: dict[str, int], first: int = 0) -> Path:
 def load(root: Path, rules: int | None = None, **settings: object) -> ImageData:
     spec = RunSpec(f"folder:{root}", "resnet20", **settings)  # type: ignore[arg-type]
     more = {} if rules is None else {"rules": rules}
-    data: ImageData = drain(load_dataset(spec, find_places(), RunControl(), **more))[1]
+    data: ImageData = drain(load_dataset(spec, find_folders(), RunControl(), **more))[1]
     return data
 
 

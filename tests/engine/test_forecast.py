@@ -18,15 +18,15 @@ from engine.device import Placement
 from engine.errors import DatasetError, ModelError
 from engine.events import MemoryForecasted, MemoryRecovered, RunEnded, RunStarted
 from engine.forecast import step_memory as forecast_module
-from engine.forecast.asking import ask_forecast, expected_images
-from engine.forecast.fitting import Plan, plan_run
+from engine.forecast.from_spec import expected_images, plan_from_spec
+from engine.forecast.memory_plan import Plan, plan_run
 from engine.forecast.step_memory import Step, forecast, resident_bytes
 from engine.forecast.timeline import BYTES_FIELDS, Forecast
 from engine.lab import Lab
 from engine.launch.ray.request import request_for
 from engine.memory.calibration import Calibration
 from engine.memory.ledger import Holding, Ledger
-from engine.paths import Places
+from engine.paths import Folders
 from engine.shape import DataShape
 from engine.spec import RunSpec
 from engine.store.store import Store
@@ -98,7 +98,7 @@ def test_it_draws_nothing_from_torchs_random_state() -> None:
 
 
 def test_a_forecast_that_cannot_be_made_is_one_sentence_and_no_reason_not_to_train(
-    places: Places, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    folders: Folders, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*arguments: Any) -> Any:
         raise AttributeError("torch has changed")
@@ -108,7 +108,7 @@ def test_a_forecast_that_cannot_be_made_is_one_sentence_and_no_reason_not_to_tra
     assert capsys.readouterr().err == (
         "reslab: no memory forecast for resnet20: AttributeError, details in reslab.log\n"
     )
-    events = list(Lab(places).train(RunSpec("digits", "resnet20", epochs=1)).events())
+    events = list(Lab(folders).train(RunSpec("digits", "resnet20", epochs=1)).events())
     assert isinstance(events[-1], RunEnded)
     assert events[-1].status == "completed"
     assert not any(isinstance(event, MemoryForecasted) for event in events)
@@ -182,7 +182,7 @@ def test_the_largest_batch_fits_and_a_larger_one_does_not(monkeypatch: pytest.Mo
     assert plan_run(Step(spec, PHOTOS, CPU), Ledger()).largest_batch == 0
 
 
-def test_what_is_asked_of_a_dataset_needs_no_images(places: Places, tmp_path: Path) -> None:
+def test_what_is_asked_of_a_dataset_needs_no_images(folders: Folders, tmp_path: Path) -> None:
     assert expected_images(RunSpec("mnist", "resnet18", image_size=8)) == (DataShape(1, 8, 8, 10), 70_000)
     folder = make_folder(tmp_path / "mine", {"ant": 3, "bee": 4})
     shape, number = expected_images(RunSpec(f"folder:{folder}", "resnet18"))
@@ -190,8 +190,8 @@ def test_what_is_asked_of_a_dataset_needs_no_images(places: Places, tmp_path: Pa
     with pytest.raises(DatasetError):
         expected_images(RunSpec(f"folder:{tmp_path / 'nowhere'}", "resnet18"))
     with pytest.raises(ModelError, match="at least 63 pixels"):
-        ask_forecast(RunSpec("mnist", "alexnet"), places, Ledger())
-    plan = ask_forecast(RunSpec("mnist", "resnet20"), places, Ledger())
+        plan_from_spec(RunSpec("mnist", "alexnet"), folders, Ledger())
+    plan = plan_from_spec(RunSpec("mnist", "resnet20"), folders, Ledger())
     assert plan.forecast is not None
     assert plan.forecast.dataset_bytes == resident_bytes(70_000, DataShape(1, 28, 28, 10))
 
@@ -231,9 +231,9 @@ def _fields(value: Any) -> dict[str, Any]:
     return {name: getattr(value, name) for name in value.__dataclass_fields__}
 
 
-def test_runs_on_a_gpu_teach_the_next_forecast_there(places: Places) -> None:
+def test_runs_on_a_gpu_teach_the_next_forecast_there(folders: Folders) -> None:
     said = MemoryForecasted(0, 900 * MIB, 100 * MIB, 0, 0, 300 * MIB, 0, 50 * MIB, 450 * MIB, None, 0)
-    with Store(places.database) as store:
+    with Store(folders.database) as store:
         for extra, context in ((90, 500), (110, 520), (400, 510)):
             record(store, "NVIDIA Test", said, (400 + extra) * MIB, context * MIB)
         record(store, "a processor", said, 77 * MIB, None)
@@ -272,39 +272,39 @@ def ended(number: int, **measured: Any) -> RunEnded:
 SAID = MemoryForecasted(1, 914 * MIB, 100 * MIB, 0, 0, 300 * MIB, 0, 50 * MIB, 464 * MIB, None, 0)
 
 
-def memory_lines(places: Places, device: str, *told: Any) -> dict[str, str]:
+def memory_lines(folders: Folders, device: str, *told: Any) -> dict[str, str]:
     """The facts of a run on `device` that has `told` this of its memory."""
     resolved = dataclasses.replace(RESOLVED, device=device)
-    with Store(places.database) as store:
+    with Store(folders.database) as store:
         number = store.create_run(RunSpec("digits", "resnet18"))
         store.record(dataclasses.replace(started(RunSpec("digits", "resnet18"), number), resolved=resolved))
         for event in told:
             store.record(event)
-        return dict(facts(store.details(number), places.home))
+        return dict(facts(store.details(number), folders.home))
 
 
-def test_on_a_gpu_allocator_stands_beside_allocator_and_context_beside_context(places: Places) -> None:
-    found = memory_lines(places, "cuda:0", SAID, ended(1, peak_bytes=490 * MIB, context_bytes=500 * MIB))
+def test_on_a_gpu_allocator_stands_beside_allocator_and_context_beside_context(folders: Folders) -> None:
+    found = memory_lines(folders, "cuda:0", SAID, ended(1, peak_bytes=490 * MIB, context_bytes=500 * MIB))
     assert found["tensors"] == "forecast 450.0 MiB, measured 490.0 MiB"
     assert found["driver"] == "forecast 464.0 MiB, measured 500.0 MiB"
     assert "process" not in found
 
 
 @pytest.mark.parametrize("field", ["grown_bytes", "peak_bytes"], ids=["now", "as an earlier version recorded it"])
-def test_on_a_cpu_the_growth_of_the_process_is_no_counterpart_of_the_forecast(places: Places, field: str) -> None:
+def test_on_a_cpu_the_growth_of_the_process_is_no_counterpart_of_the_forecast(folders: Folders, field: str) -> None:
     said = dataclasses.replace(SAID, context_bytes=0, peak_bytes=450 * MIB)
-    found = memory_lines(places, "cpu", said, ended(1, **{field: 216 * MIB}))
+    found = memory_lines(folders, "cpu", said, ended(1, **{field: 216 * MIB}))
     assert found["tensors"] == "forecast 450.0 MiB"
     assert found["process"].startswith("grew by 216.0 MiB")
     assert "driver" not in found
 
 
-def test_a_run_on_a_cpu_measures_how_the_process_grew_and_no_allocator(places: Places) -> None:
-    *_, end = Lab(places).train(RunSpec("digits", "resnet20", epochs=1, batch_size=512)).events()
+def test_a_run_on_a_cpu_measures_how_the_process_grew_and_no_allocator(folders: Folders) -> None:
+    *_, end = Lab(folders).train(RunSpec("digits", "resnet20", epochs=1, batch_size=512)).events()
     assert isinstance(end, RunEnded)
     assert (end.peak_bytes, end.context_bytes) == (None, None)
-    with Store(places.database) as store:
+    with Store(folders.database) as store:
         details = store.details(1)
     memory = details.memory
     assert (memory.peak_bytes, memory.grown_bytes) == (None, end.grown_bytes)
-    assert ", measured" not in dict(facts(details, places.home))["tensors"]
+    assert ", measured" not in dict(facts(details, folders.home))["tensors"]

@@ -23,9 +23,9 @@ from engine.forecast.duration import estimate_run
 from engine.from_plain import from_plain
 from engine.lab import Lab
 from engine.launch import wire
-from engine.launch.following import follow
+from engine.launch.follow import follow
 from engine.launch.stream import stream_path
-from engine.paths import Places
+from engine.paths import Folders
 from engine.spec import RunSpec, read_spec_file
 from engine.store.store import Store
 from engine.training import checkpoint
@@ -95,31 +95,31 @@ UNKNOWN = {"mixup": 0.2, "a_mode_[red]\x1b": "fast"}
 
 
 @pytest.fixture
-def home(places: Places) -> Places:
+def home(folders: Folders) -> Folders:
     """Two completed runs of one spec, which the tests rewrite as another version would have written it."""
-    with Store(places.database) as store:
+    with Store(folders.database) as store:
         for _ in range(2):
             number = store.create_run(SPEC)
             for event in events_of(SPEC, number):
                 store.record(event)
-    return places
+    return folders
 
 
-def rewrite(places: Places, run: int, **settings: Any) -> None:
-    with sqlite3.connect(places.database) as db:
+def rewrite(folders: Folders, run: int, **settings: Any) -> None:
+    with sqlite3.connect(folders.database) as db:
         ((text,),) = db.execute("SELECT spec FROM runs WHERE run = ?", (run,)).fetchall()
         spec = {**json.loads(text), **settings}
         db.execute("UPDATE runs SET spec = ?, seal = NULL WHERE run = ?", (json.dumps(spec), run))
 
 
-def stored_spec(places: Places, run: int) -> dict[str, Any]:
-    with sqlite3.connect(places.database) as db:
+def stored_spec(folders: Folders, run: int) -> dict[str, Any]:
+    with sqlite3.connect(folders.database) as db:
         ((text,),) = db.execute("SELECT spec FROM runs WHERE run = ?", (run,)).fetchall()
     found: dict[str, Any] = json.loads(text)
     return found
 
 
-def test_what_is_written_carries_its_number(home: Places) -> None:
+def test_what_is_written_carries_its_number(home: Folders) -> None:
     assert stored_spec(home, 1)["format"] == 1
     assert json.loads(SPEC.to_json())["format"] == 1
     assert SPEC.to_toml().startswith("format = 1\n")
@@ -131,7 +131,7 @@ def test_what_is_written_carries_its_number(home: Places) -> None:
     assert json.loads(text) == {"format": 2, "spec": {"format": 1, **SPEC.to_dict()}}
 
 
-def test_the_json_of_a_run_is_what_its_row_holds(home: Places) -> None:
+def test_the_json_of_a_run_is_what_its_row_holds(home: Folders) -> None:
     with sqlite3.connect(home.database) as db:
         ((text,),) = db.execute("SELECT started FROM runs WHERE run = 1").fetchall()
     with Store(home.database) as store:
@@ -169,7 +169,9 @@ def test_a_spec_file_with_its_number_is_trained(tmp_path: Path, capsys: pytest.C
     assert forecast
 
 
-def test_a_run_of_a_newer_version_is_listed_beside_the_others(home: Places, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_of_a_newer_version_is_listed_beside_the_others(
+    home: Folders, capsys: pytest.CaptureFixture[str]
+) -> None:
     rewrite(home, 1, format=2, epochs={"at_most": 3})
     with sqlite3.connect(home.database) as db:  # renamed there
         db.execute("UPDATE runs SET spec = json_remove(spec, '$.batch_size') WHERE run = 1")
@@ -191,7 +193,7 @@ def test_a_run_of_a_newer_version_is_listed_beside_the_others(home: Places, caps
     assert reslab(*words, "delete", "1") == 0
 
 
-def test_an_interrupted_run_of_a_newer_version_stays_as_it_is(home: Places) -> None:
+def test_an_interrupted_run_of_a_newer_version_stays_as_it_is(home: Folders) -> None:
     rewrite(home, 1, format=2)
     with sqlite3.connect(home.database) as db:
         db.execute("UPDATE runs SET status = 'stopped' WHERE run = 1")
@@ -201,7 +203,7 @@ def test_an_interrupted_run_of_a_newer_version_stays_as_it_is(home: Places) -> N
     assert stored_spec(home, 1) == before
 
 
-def test_unknown_settings_are_kept_and_shown(home: Places, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_settings_are_kept_and_shown(home: Folders, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rewrite(home, 1, **UNKNOWN)
     words = ("--home", str(home.home))
     assert reslab(*words, "show", "1") == 0
@@ -221,7 +223,7 @@ def test_unknown_settings_are_kept_and_shown(home: Places, tmp_path: Path, capsy
     assert "# unknown setting: mixup = 0.2\n" in toml
 
 
-def test_runs_that_differ_in_an_unknown_setting_are_no_seeds_of_one_spec(home: Places) -> None:
+def test_runs_that_differ_in_an_unknown_setting_are_no_seeds_of_one_spec(home: Folders) -> None:
     for run, seed in ((1, 0), (2, 1)):
         rewrite(home, run, seed=seed)
     with Store(home.database) as store:
@@ -235,37 +237,37 @@ def test_runs_that_differ_in_an_unknown_setting_are_no_seeds_of_one_spec(home: P
 
 
 @pytest.mark.usefixtures("few_digits")
-def test_a_run_with_unknown_settings_is_resumed_without_them_and_says_so(places: Places) -> None:
-    run_until(lambda event: getattr(event, "last_step", 0) >= 1, places, SPEC.replace(batch_size=64))
-    rewrite(places, 1, mixup=0.2)
-    with sqlite3.connect(places.database) as db:
+def test_a_run_with_unknown_settings_is_resumed_without_them_and_says_so(folders: Folders) -> None:
+    run_until(lambda event: getattr(event, "last_step", 0) >= 1, folders, SPEC.replace(batch_size=64))
+    rewrite(folders, 1, mixup=0.2)
+    with sqlite3.connect(folders.database) as db:
         ((text,),) = db.execute("SELECT started FROM runs").fetchall()
         recorded = json.loads(text)
         recorded["spec"]["mixup"] = 0.2
         db.execute("UPDATE runs SET started = ?", (json.dumps(recorded),))
-    events = list(Lab(places).resume(1).events())
+    events = list(Lab(folders).resume(1).events())
     (continued,) = [event for event in events if isinstance(event, RunContinued)]
     assert continued.differs == ("the setting mixup ignored (it was 0.2)",)
-    assert stored_spec(places, 1)["mixup"] == 0.2
-    with Store(places.database) as store:
+    assert stored_spec(folders, 1)["mixup"] == 0.2
+    with Store(folders.database) as store:
         assert store.details(1).caveat == f"went on from step {continued.step} with {continued.differs[0]}"
 
 
 # --- the queue -------------------------------------------------------------------------------------------------------
 
 
-def enqueued(places: Places, *texts: str) -> None:
-    with sqlite3.connect(places.database) as db:
+def enqueued(folders: Folders, *texts: str) -> None:
+    with sqlite3.connect(folders.database) as db:
         for place, text in enumerate(texts):
             db.execute("INSERT INTO queue (place, spec) VALUES (?, ?)", (place, text))
 
 
-def test_a_queue_entry_of_each_format_is_read(places: Places) -> None:
+def test_a_queue_entry_of_each_format_is_read(folders: Folders) -> None:
     first = json.dumps(SPEC.to_dict())  # until 1bc4224 and later: the bare spec
     second = json.dumps({"format": 2, "spec": SPEC.replace(seed=1).to_stored()})
-    Store(places.database).close()
-    enqueued(places, first, second)
-    with Store(places.database) as store:
+    Store(folders.database).close()
+    enqueued(folders, first, second)
+    with Store(folders.database) as store:
         assert [entry.spec.seed for entry in store.waiting()] == [0, 1]
         assert store.unreadable_waiting() == []
 
@@ -280,16 +282,16 @@ def test_a_queue_entry_of_each_format_is_read(places: Places) -> None:
         ("{rubbish", "not JSON"),
     ],
 )  # fmt: skip
-def test_an_entry_that_cannot_be_read_stays_and_is_reported(text: str, problem: str, places: Places) -> None:
-    Store(places.database).close()
-    enqueued(places, text, json.dumps(SPEC.to_dict()))
-    with Store(places.database) as store:
+def test_an_entry_that_cannot_be_read_stays_and_is_reported(text: str, problem: str, folders: Folders) -> None:
+    Store(folders.database).close()
+    enqueued(folders, text, json.dumps(SPEC.to_dict()))
+    with Store(folders.database) as store:
         (entry,) = store.unreadable_waiting()
         assert problem in entry.problem
         assert store.take_next() == SPEC
         assert store.take_next() is None
         assert [item.number for item in store.unreadable_waiting()] == [entry.number]
-    with sqlite3.connect(places.database) as db:
+    with sqlite3.connect(folders.database) as db:
         assert db.execute("SELECT spec FROM queue").fetchall() == [(text,)]
 
 
@@ -302,14 +304,14 @@ def test_a_line_without_a_number_is_of_the_first_format() -> None:
     assert json.loads(wire.to_line(event)) == {"format": 1, **to_json_dict(event)}
 
 
-def test_a_stream_of_a_newer_version_is_refused_by_who_follows(places: Places) -> None:
-    run = Carried(SPEC, places)
+def test_a_stream_of_a_newer_version_is_refused_by_who_follows(folders: Folders) -> None:
+    run = Carried(SPEC, folders)
     try:
         with stream_path(run.folder).open("a", encoding="utf-8") as file:
             file.write(json.dumps({"format": 2, "what": "run_paused"}) + "\n")
         said = "the run's event stream has format 2, this reslab reads formats up to 1; update reslab"
         with pytest.raises(StoreError, match=said):
-            list(follow(run.run, places, RunControl()))
+            list(follow(run.run, folders, RunControl()))
     finally:
         run.close()
 
@@ -329,7 +331,7 @@ def test_a_start_recorded_before_a_field_was_there_has_its_default() -> None:
     assert (found.data_rules, found.resolved.images) == (1, "resident")
 
 
-def test_a_start_that_lacks_what_it_always_had_is_a_damaged_row(home: Places) -> None:
+def test_a_start_that_lacks_what_it_always_had_is_a_damaged_row(home: Folders) -> None:
     with sqlite3.connect(home.database) as db:
         db.execute("UPDATE runs SET started = json_remove(started, '$.class_names'), seal = NULL WHERE run = 1")
     with Store(home.database) as store:

@@ -9,7 +9,7 @@ from torch import nn
 from engine.events import GradientsMeasured, RunStarted
 from engine.lab import Lab
 from engine.models.building import build_model
-from engine.paths import Places
+from engine.paths import Folders
 from engine.shape import DataShape
 from engine.spec import RunSpec
 from engine.step.gradients import Gradients, stages_of
@@ -49,14 +49,14 @@ def test_norms_and_ratios_are_those_of_the_definitions() -> None:
 
 
 @pytest.mark.usefixtures("few_digits")
-def test_a_run_measures_a_few_steps_and_trains_the_same(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_measures_a_few_steps_and_trains_the_same(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = RunSpec("digits", "resnet20", epochs=2, batch_size=16)
-    events = list(Lab(places).train(spec).events())
+    events = list(Lab(folders).train(spec).events())
     measured = [event for event in events if isinstance(event, GradientsMeasured)]
     started = next(event for event in events if isinstance(event, RunStarted))
     assert 1 <= len(measured) <= started.num_steps
     assert all(norm > 0 for norm in measured[0].norms)
     monkeypatch.setattr(Gradients, "due", False)
-    unmeasured = list(Lab(places).train(spec).events())
+    unmeasured = list(Lab(folders).train(spec).events())
     assert not [event for event in unmeasured if isinstance(event, GradientsMeasured)]
     assert events[-1].final == unmeasured[-1].final  # type: ignore[union-attr]

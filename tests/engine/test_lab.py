@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from engine import Lab, RunControl, RunSpec, find_places
+from engine import Lab, RunControl, RunSpec, find_folders
 from engine.cli import main
 from engine.errors import StoreError
 from engine.events import StepsCompleted
-from engine.paths import Places
+from engine.paths import Folders
 
 SPEC = RunSpec("digits", "resnet20", epochs=1, dtype="float32")
 
@@ -25,7 +25,7 @@ SPEC = RunSpec("digits", "resnet20", epochs=1, dtype="float32")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     """Two seeds of one spec, and a run that was stopped."""
     root = tmp_path_factory.mktemp("lab")
-    lab = Lab(Places(root / "home", root / "data", root / "cache"))
+    lab = Lab(Folders(root / "home", root / "data", root / "cache"))
     for seed in (0, 1):
         ended = lab.train(SPEC.replace(seed=seed)).wait()
         assert ended is not None
@@ -95,11 +95,11 @@ def test_a_run_is_exported_as_plain_files(lab: Lab, tmp_path: Path) -> None:
         assert len(list(csv.DictReader(file))) == 12
     with (folder / "predictions.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 360
-    assert lab.export(2) == lab.places.home / "exports" / "2"
+    assert lab.export(2) == lab.folders.home / "exports" / "2"
 
 
 def test_the_command_exports_and_says_where(lab: Lab, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    home = ["--home", str(lab.places.home)]
+    home = ["--home", str(lab.folders.home)]
     assert main([*home, "export", "1", "--to", str(tmp_path / "here")], lambda opening: 0) == 0
     out, err = capsys.readouterr()
     assert out.strip() == str(tmp_path / "here")
@@ -118,7 +118,7 @@ def test_a_deleted_run_is_gone_and_its_export_is_not(lab: Lab) -> None:
     folder = lab.export(4)
     lab.delete(4)
     assert 4 not in [run.run for run in lab.runs()]
-    assert not lab.places.run_folder(4).exists()
+    assert not lab.folders.run_folder(4).exists()
     assert (folder / "run.json").is_file()
 
 
@@ -133,4 +133,4 @@ def test_what_needs_no_torch_loads_none() -> None:
 
 
 def test_without_folders_it_takes_those_of_the_person() -> None:
-    assert Lab().places == find_places()
+    assert Lab().folders == find_folders()

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import StoreError
-from engine.paths import Places
+from engine.paths import Folders
 from engine.spec import RunSpec
 from engine.store import migrations
 from engine.store.migrations import STEPS
@@ -35,9 +35,9 @@ def test_there_is_a_record_of_every_earlier_layout() -> None:
 
 
 @pytest.mark.parametrize("script", LAYOUTS, ids=lambda path: path.stem)
-def test_an_earlier_record_comes_up_to_date_and_keeps_its_seal(places: Places, script: Path) -> None:
-    lay_out(places.database, script)
-    with Store(places.database) as store:
+def test_an_earlier_record_comes_up_to_date_and_keeps_its_seal(folders: Folders, script: Path) -> None:
+    lay_out(folders.database, script)
+    with Store(folders.database) as store:
         details = store.details(1)
         assert RunSpec.from_mapping(details.record.spec) == RunSpec("digits", "resnet20", epochs=2)
         assert len(details.curve.losses) == 24
@@ -51,59 +51,59 @@ def test_an_earlier_record_comes_up_to_date_and_keeps_its_seal(places: Places, s
         assert store.intact(number) is True
 
 
-def test_what_was_tuned_before_loads_were_recorded_is_measured_again(places: Places) -> None:
-    lay_out(places.database, LAYOUTS[5])
-    with Store(places.database) as store:
-        tuned = store.tunings()["key"]
+def test_what_was_tuned_before_loads_were_recorded_is_measured_again(folders: Folders) -> None:
+    lay_out(folders.database, LAYOUTS[5])
+    with Store(folders.database) as store:
+        tuned = store.autotune_choices()["key"]
     assert (tuned.memory_format, tuned.gain, tuned.busy_cores, tuned.due) == ("channels_last", 1.25, None, True)
 
 
 @pytest.mark.parametrize("script", LAYOUTS, ids=lambda path: path.stem)
-def test_it_is_copied_first(places: Places, script: Path) -> None:
-    lay_out(places.database, script)
-    Store(places.database).close()
-    copy = places.database.with_name(f"runs.db.layout-{script.stem}")
-    assert sorted(path.name for path in places.home.iterdir()) == ["runs.db", copy.name]
+def test_it_is_copied_first(folders: Folders, script: Path) -> None:
+    lay_out(folders.database, script)
+    Store(folders.database).close()
+    copy = folders.database.with_name(f"runs.db.layout-{script.stem}")
+    assert sorted(path.name for path in folders.home.iterdir()) == ["runs.db", copy.name]
     with sqlite3.connect(copy) as old:
         assert old.execute("PRAGMA user_version").fetchone() == (int(script.stem),)
         assert old.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         assert old.execute("SELECT COUNT(*) FROM steps").fetchone() == (4,)
-    Store(places.database).close()  # the second time there is nothing to copy
-    assert len(list(places.home.iterdir())) == 2
+    Store(folders.database).close()  # the second time there is nothing to copy
+    assert len(list(folders.home.iterdir())) == 2
 
 
-def test_where_the_copy_cannot_be_made_nothing_is_changed(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
-    lay_out(places.database, LAYOUTS[-1])
-    before = places.database.read_bytes()
+def test_where_the_copy_cannot_be_made_nothing_is_changed(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
+    lay_out(folders.database, LAYOUTS[-1])
+    before = folders.database.read_bytes()
 
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("engine.store.migrations.os.replace", full)
     with pytest.raises(StoreError, match="No space left on device"):
-        Store(places.database)
-    assert places.database.read_bytes() == before
-    assert list(places.home.iterdir()) == [places.database]
+        Store(folders.database)
+    assert folders.database.read_bytes() == before
+    assert list(folders.home.iterdir()) == [folders.database]
 
 
 def test_one_that_another_connection_brought_up_to_date_meanwhile_is_not_copied(
-    places: Places, monkeypatch: pytest.MonkeyPatch
+    folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Store(places.database).close()
+    Store(folders.database).close()
     versions = iter([0, len(STEPS)])  # it looks, waits for the other one, and looks again
     monkeypatch.setattr("engine.store.migrations.version_of", lambda connection: next(versions))
-    Store(places.database).close()
-    assert list(places.home.iterdir()) == [places.database]
+    Store(folders.database).close()
+    assert list(folders.home.iterdir()) == [folders.database]
 
 
-def test_the_copy_leaves_this_process_its_locks(places: Places) -> None:
+def test_the_copy_leaves_this_process_its_locks(folders: Folders) -> None:
     """To close a file drops every POSIX lock that the process has on it, whoever took it."""
-    lay_out(places.database, LAYOUTS[0])
-    with closing(sqlite3.connect(places.database, isolation_level=None)) as writer:
+    lay_out(folders.database, LAYOUTS[0])
+    with closing(sqlite3.connect(folders.database, isolation_level=None)) as writer:
         writer.execute("BEGIN IMMEDIATE")
-        migrations._back_up(places.database, places.home / "copy")
+        migrations._back_up(folders.database, folders.home / "copy")
         script = "import sqlite3, sys; sqlite3.connect(sys.argv[1], timeout=0).execute('BEGIN IMMEDIATE')"
         other = subprocess.run(
-            (sys.executable, "-c", script, places.database), capture_output=True, text=True, check=False
+            (sys.executable, "-c", script, folders.database), capture_output=True, text=True, check=False
         )
     assert "database is locked" in other.stderr

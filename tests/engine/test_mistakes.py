@@ -13,7 +13,7 @@ from engine.analysis.mistakes import find_differences, find_mistakes, load_test_
 from engine.control import RunControl
 from engine.errors import DatasetError
 from engine.lab import Lab
-from engine.paths import Places
+from engine.paths import Folders
 from engine.records import Predictions
 from engine.spec import RunSpec
 from engine.store.store import Store
@@ -53,23 +53,23 @@ def test_differences_are_the_images_that_mcnemar_counts(rows: list[tuple[int, in
     assert all(one.index == other.index for one, other in found)
 
 
-def test_the_images_are_those_of_the_run_in_the_order_of_its_predictions(places: Places) -> None:
-    list(Lab(places).train(RunSpec("digits", "resnet20", epochs=1)).events())
-    with Store(places.database) as store:
+def test_the_images_are_those_of_the_run_in_the_order_of_its_predictions(folders: Folders) -> None:
+    list(Lab(folders).train(RunSpec("digits", "resnet20", epochs=1)).events())
+    with Store(folders.database) as store:
         details = store.details(1)
-    images = load_test_images(details, places, RunControl(), lambda progress: None, range(360))
+    images = load_test_images(details, folders, RunControl(), lambda progress: None, range(360))
     assert images.shape == (360, 1, 8, 8)
     assert images.dtype == np.uint8
-    some = load_test_images(details, places, RunControl(), lambda progress: None, [7, 3])
+    some = load_test_images(details, folders, RunControl(), lambda progress: None, [7, 3])
     assert (some == images[[7, 3]]).all()
 
 
-def test_images_that_have_changed_are_refused(places: Places) -> None:
+def test_images_that_have_changed_are_refused(folders: Folders) -> None:
     spec = RunSpec("digits", "resnet20", epochs=1)
-    with Store(places.database) as store:
+    with Store(folders.database) as store:
         number = store.create_run(spec)
         for event in events_of(spec, number):
             store.record(event)
         details = store.details(number)
     with pytest.raises(DatasetError, match="have changed since"):
-        load_test_images(details, places, RunControl(), lambda progress: None, [0])
+        load_test_images(details, folders, RunControl(), lambda progress: None, [0])

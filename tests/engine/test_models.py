@@ -25,7 +25,7 @@ from engine.control import RunControl
 from engine.errors import ModelError, SpecError
 from engine.models.building import build_model, check_weights, fetch_imagenet_weights
 from engine.models.first_last import adapt_channels
-from engine.paths import Places
+from engine.paths import Folders
 from engine.shape import DataShape
 from engine.spec import RunSpec, Stem
 from tests.running import context_of
@@ -205,12 +205,12 @@ def test_imagenet_weights_that_are_there_are_used_and_checked(tmp_path: Path, mo
 
 
 @pytest.mark.usefixtures("few_digits")
-def test_a_frozen_backbone_stays_as_it_was_and_the_last_layer_learns(tmp_path: Path, places: Places) -> None:
+def test_a_frozen_backbone_stays_as_it_was_and_the_last_layer_learns(tmp_path: Path, folders: Folders) -> None:
     from engine.training.loop import train
 
     _, path = imagenet_form(tmp_path)
     spec = RunSpec("digits", "resnet18", epochs=1, weights=str(path), freeze="backbone", learning_rate=0.1)
-    context = context_of(spec, places)
+    context = context_of(spec, folders)
     for _ in train(spec, context):
         pass
     trained: nn.Module = context.ledger.get(("model", 1))  # type: ignore[assignment]

@@ -19,7 +19,7 @@ from engine.analysis.naming import test_files as files_of
 from engine.data.images import ImageData
 from engine.data.manifest import FileRecord, write_manifest
 from engine.export.files import export_run
-from engine.paths import Places, find_places
+from engine.paths import Folders, find_folders
 from engine.spec import RunSpec
 from engine.store.store import Store
 from engine.text import safe_path
@@ -43,12 +43,12 @@ def make_numbered(root: Path) -> Path:
 @pytest.fixture
 def numbered(tmp_path: Path) -> tuple[Path, ImageData]:
     """A run of such a folder as recorded, every test image taken for the class after its own; and its images."""
-    root, places = make_numbered(tmp_path / "numbers"), find_places()
+    root, folders = make_numbered(tmp_path / "numbers"), find_folders()
     spec = RunSpec(f"folder:{root}", "resnet20", epochs=1, test_share=0.5)
     data = load(spec)
     labels = data.test.labels.numpy().astype("<u2")
     guesses = ((labels + 1) % 12).astype("<u2")
-    with Store(places.database) as store:
+    with Store(folders.database) as store:
         run = store.create_run(spec)
         final = replace(
             evaluated(run, 1, 0.5, "final"),
@@ -58,7 +58,7 @@ def numbered(tmp_path: Path) -> tuple[Path, ImageData]:
         )
         for event in (started(spec, run, data.class_names), final, events_of(spec, run)[-1]):
             store.record(event)
-    write_manifest(places.run_folder(run) / "manifest.csv", data.manifest)
+    write_manifest(folders.run_folder(run) / "manifest.csv", data.manifest)
     return root, data
 
 
@@ -89,15 +89,15 @@ def test_json_and_export_say_the_same(
     assert [{name: str(value) for name, value in row.items()} for row in rows] == list(
         csv.DictReader(io.StringIO(printed))
     )
-    places = find_places()
-    with Store(places.database) as store:
-        folder = export_run(store, 1, places.run_folder(1), tmp_path / "out")
+    folders = find_folders()
+    with Store(folders.database) as store:
+        folder = export_run(store, 1, folders.run_folder(1), tmp_path / "out")
     assert (folder / "predictions.csv").read_text(encoding="utf-8") == printed
 
 
-def test_datasets_without_files_leave_the_file_empty(places: Places, capsys: pytest.CaptureFixture[str]) -> None:
+def test_datasets_without_files_leave_the_file_empty(folders: Folders, capsys: pytest.CaptureFixture[str]) -> None:
     spec = RunSpec("digits", "resnet20")
-    with Store(find_places().database) as store:
+    with Store(find_folders().database) as store:
         run = store.create_run(spec)
         for event in events_of(spec, run):
             store.record(event)
@@ -128,11 +128,11 @@ def test_a_manifest_that_cannot_be_read_names_none(tmp_path: Path) -> None:
 
 
 def test_mistakes_carry_their_files(numbered: tuple[Path, ImageData]) -> None:
-    places = find_places()
-    with Store(places.database) as store:
+    folders = find_folders()
+    with Store(folders.database) as store:
         details, predictions = store.details(1), store.predictions(1)
     found = with_files(
-        find_mistakes(predictions), files_of(places.run_folder(1), details.class_names, predictions.labels)
+        find_mistakes(predictions), files_of(folders.run_folder(1), details.class_names, predictions.labels)
     )
     assert len(found) == 24
     assert all(Path(item.file).parent.name == details.class_names[item.label] for item in found)

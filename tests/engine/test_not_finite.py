@@ -16,7 +16,7 @@ from engine.control import RunControl
 from engine.events import CheckpointSaved, Evaluated, Event, RunEnded, StepsCompleted
 from engine.lab import Lab
 from engine.models.building import build_model
-from engine.paths import Places
+from engine.paths import Folders
 from engine.shape import DataShape
 from engine.spec import RunSpec
 from engine.step import forward as forwarding
@@ -35,8 +35,8 @@ def end_of(events: list[Event]) -> RunEnded:
     return events[-1]
 
 
-def collect(places: Places, spec: RunSpec = SPEC, control: RunControl | None = None) -> list[Event]:
-    return list(Lab(places).train(spec, control or RunControl()).events())
+def collect(folders: Folders, spec: RunSpec = SPEC, control: RunControl | None = None) -> list[Event]:
+    return list(Lab(folders).train(spec, control or RunControl()).events())
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, at_step: int, change: Callable[[Learner], None]) -> None:
@@ -68,12 +68,12 @@ def make_state_infinite(learner: Learner) -> None:
         values["exp_avg_sq"].fill_(torch.inf)
 
 
-def test_a_rate_of_a_thousand_is_no_completed_run(places: Places, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_rate_of_a_thousand_is_no_completed_run(folders: Folders, capsys: pytest.CaptureFixture[str]) -> None:
     """Its last loss is finite, and so are its test loss and its weights: the running statistics are not."""
-    words = ("train", "digits", "resnet20", "--epochs", "1", "--learning-rate", "1000", "--home", str(places.home))
+    words = ("train", "digits", "resnet20", "--epochs", "1", "--learning-rate", "1000", "--home", str(folders.home))
     assert main(words, lambda opening: 0) == 1
     assert "not finite" in capsys.readouterr().err
-    with Store(places.database) as store:
+    with Store(folders.database) as store:
         record = store.run(1)
     assert record.status == "diverged"
     assert "not finite" in str(record.error)
@@ -88,17 +88,17 @@ def test_a_rate_of_a_thousand_is_no_completed_run(places: Places, capsys: pytest
     ],
 )
 def test_the_last_step_may_leave_nothing_that_is_not_finite(
-    change: Callable[[Learner], None], optimizer: Any, what: str, places: Places, monkeypatch: pytest.MonkeyPatch
+    change: Callable[[Learner], None], optimizer: Any, what: str, folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poison(monkeypatch, STEPS, change)
-    events = collect(places, SPEC.replace(optimizer=optimizer))
+    events = collect(folders, SPEC.replace(optimizer=optimizer))
     end = end_of(events)
     assert (end.status, end.steps) == ("diverged", STEPS)
     assert f"{what} were not finite after step {STEPS}" in str(end.error)
     assert not [event for event in events if isinstance(event, CheckpointSaved) and event.step == STEPS]
 
 
-def test_a_stop_right_after_such_a_step_is_no_clean_end(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_right_after_such_a_step_is_no_clean_end(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
     control = RunControl()
 
     def change(learner: Learner) -> None:
@@ -106,7 +106,7 @@ def test_a_stop_right_after_such_a_step_is_no_clean_end(places: Places, monkeypa
         control.stop()
 
     poison(monkeypatch, 2, change)
-    end = end_of(collect(places, control=control))
+    end = end_of(collect(folders, control=control))
     assert end.status == "diverged"
     assert "weights were not finite after step 2" in str(end.error)
 
@@ -129,38 +129,38 @@ def overflow_in(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
 
 @pytest.mark.parametrize(("number", "moment", "epoch"), [(2, "epoch", 1), (3, "final", 2)])
 def test_an_evaluations_loss_that_is_not_finite_ends_the_run(
-    number: int, moment: str, epoch: int, places: Places, monkeypatch: pytest.MonkeyPatch
+    number: int, moment: str, epoch: int, folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     overflow_in(monkeypatch, number)
-    events = collect(places, SPEC.replace(epochs=2))
+    events = collect(folders, SPEC.replace(epochs=2))
     end = end_of(events)
     assert end.status == "diverged"
     assert f"the loss on the test images was not finite after epoch {epoch}" in str(end.error)
     last = [event for event in events if isinstance(event, Evaluated)][-1]
     assert last.moment == moment  # the figures stand in the record all the same
-    with Store(places.database) as store:
+    with Store(folders.database) as store:
         details = store.details(end.run)
     assert details.intact
     assert details.weights is not None
-    kept = load_checkpoint(places.run_folder(end.run) / details.weights.file, details.weights.sha256)
+    kept = load_checkpoint(folders.run_folder(end.run) / details.weights.file, details.weights.sha256)
     assert kept.header["step"] == end.steps == STEPS * epoch
     assert all(torch.isfinite(value).all() for value in kept.model.values())
 
 
-def test_so_does_a_validation_loss(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_so_does_a_validation_loss(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
     overflow_in(monkeypatch, 2)
-    end = end_of(collect(places, SPEC.replace(epochs=2, val_share=0.2)))
+    end = end_of(collect(folders, SPEC.replace(epochs=2, val_share=0.2)))
     assert end.status == "diverged"
     assert "the loss on the val images was not finite after epoch 1" in str(end.error)
 
 
-def test_weights_that_give_no_finite_loss_are_not_trained(places: Places, tmp_path: Path) -> None:
+def test_weights_that_give_no_finite_loss_are_not_trained(folders: Folders, tmp_path: Path) -> None:
     """Every number in the file is finite; a variance below 0 is not one."""
     state = build_model(SPEC, DataShape(3, 32, 32, 10)).state_dict()
     state["bn1.running_var"].fill_(-1.0)
     save_file(state, tmp_path / "others.safetensors")
     spec = SPEC.replace(model="plain20", weights=str(tmp_path / "others.safetensors"))
-    events = collect(places, spec)
+    events = collect(folders, spec)
     end = end_of(events)
     assert end.status == "diverged"
     assert not [event for event in events if isinstance(event, StepsCompleted)]
@@ -168,7 +168,7 @@ def test_weights_that_give_no_finite_loss_are_not_trained(places: Places, tmp_pa
     assert "choose other weights" in str(end.error)
 
 
-def test_losses_that_are_large_are_finite(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_losses_that_are_large_are_finite(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = forwarding.forward
 
     def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -176,7 +176,7 @@ def test_losses_that_are_large_are_finite(places: Places, monkeypatch: pytest.Mo
         return predictions, confidences, torch.full_like(losses, 3e38)  # in float32 their sum is not
 
     monkeypatch.setattr("engine.training.evaluation.forward", forward)
-    end = end_of(collect(places))
+    end = end_of(collect(folders))
     assert end.status == "completed"
     assert end.final is not None
     assert end.final.loss == pytest.approx(3e38, rel=1e-6)

@@ -28,7 +28,7 @@ from engine.errors import DatasetError, OutputError, SpecError
 from engine.events import Event, RunEnded
 from engine.failures import describe_failure
 from engine.launch.backend import Job
-from engine.paths import DATABASE_NAME, Places, find_places
+from engine.paths import DATABASE_NAME, Folders, find_folders
 from engine.spec import RunSpec
 from engine.store.store import Store
 from tests.fakes import events_of, started
@@ -86,15 +86,15 @@ def one_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _a_home_and_trainings_that_take_no_time(one_run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    shutil.copytree(one_run, find_places().home)
+    shutil.copytree(one_run, find_folders().home)
     monkeypatch.chdir(tmp_path)
     Image.new("L", (8, 8)).save("image.png")
     monkeypatch.setattr("engine.launch.recording.record_events", scripted)
     monkeypatch.setattr("engine.store.store.Store.delete", lambda store, run: None)  # it is needed again
 
 
-def scripted(job: Job, places: Places, trainer: Any, control: Any) -> Iterator[Event]:
-    with Store(places.database) as store:
+def scripted(job: Job, folders: Folders, trainer: Any, control: Any) -> Iterator[Event]:
+    with Store(folders.database) as store:
         run = store.create_run(job.spec)
         for event in events_of(job.spec, run, LETTERS[:2]):
             store.record(event)
@@ -269,7 +269,7 @@ def test_a_folder_that_is_a_file_is_a_sentence(
 
 
 def statuses() -> list[str]:
-    with Store(find_places().database) as store:
+    with Store(find_folders().database) as store:
         return [record.status for record in store.runs()]
 
 
@@ -298,7 +298,7 @@ def test_a_terminal_that_is_gone_ends_a_run_as_a_hang_up_does(monkeypatch: pytes
     """Not every terminal sends a hang-up: the write that fails is all there is."""
     asked: list[str | None] = []
 
-    def run(job: Job, places: Places, trainer: Any, control: Any) -> Iterator[Event]:
+    def run(job: Job, folders: Folders, trainer: Any, control: Any) -> Iterator[Event]:
         yield started(job.spec, 2)
         asked.append(control.stop_reason)
         yield RunEnded(2, "stopped", None, None, 1.0, None, 0, control.stop_reason)
@@ -356,22 +356,24 @@ def test_control_pictures_become_carets_and_the_rest_escapes() -> None:
         (OSError("nothing more is known"), ("nothing more is known",)),
     ],
 )
-def test_what_the_system_refuses_names_path_and_setting(error: OSError, says: tuple[str, ...], places: Places) -> None:
-    folders = {"HOME": places.home, "CACHE": places.cache, "DATA": places.data}
-    for name, folder in folders.items():
+def test_what_the_system_refuses_names_path_and_setting(
+    error: OSError, says: tuple[str, ...], folders: Folders
+) -> None:
+    named = {"HOME": folders.home, "CACHE": folders.cache, "DATA": folders.data}
+    for name, folder in named.items():
         if isinstance(error.filename, str):
             error.filename = error.filename.replace(name, str(folder))
         says = tuple(text.replace(name, str(folder)) if text.startswith(f"{name}/") else text for text in says)
-    text = describe_failure(error, places, "a test")
+    text = describe_failure(error, folders, "a test")
     assert all(part in text for part in says), text
     assert "Errno" not in text
     assert "Error" not in text
-    assert text.endswith(f"the full report is in {places.log}")
-    assert "--- " in places.log.read_text(encoding="utf-8")
+    assert text.endswith(f"the full report is in {folders.log}")
+    assert "--- " in folders.log.read_text(encoding="utf-8")
 
 
-def test_without_a_log_no_report_is_promised(places: Places) -> None:
-    nowhere = Places(Path("/dev/null/home"), places.data, places.cache)
+def test_without_a_log_no_report_is_promised(folders: Folders) -> None:
+    nowhere = Folders(Path("/dev/null/home"), folders.data, folders.cache)
     assert "the full report" not in describe_failure(ValueError("odd"), nowhere, "a test")
 
 
@@ -386,16 +388,16 @@ def make_classes(root: Path) -> Path:
     return root
 
 
-def load(spec: RunSpec, places: Places) -> None:
+def load(spec: RunSpec, folders: Folders) -> None:
     from engine.control import RunControl
     from engine.data.loading import load_dataset
 
-    for _ in load_dataset(spec, places, RunControl()):
+    for _ in load_dataset(spec, folders, RunControl()):
         pass
 
 
 def test_a_class_folder_that_cannot_be_read_is_a_sentence(
-    tmp_path: Path, places: Places, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = make_classes(tmp_path / "pets")
     listed = os.listdir
@@ -409,17 +411,17 @@ def test_a_class_folder_that_cannot_be_read_is_a_sentence(
     scanned = os.scandir
     monkeypatch.setattr(os, "scandir", lambda path=".": (refuse(path), scanned(path))[1])
     with pytest.raises(DatasetError, match=r"cannot (use|read) .*dog .*Permission denied"):
-        load(RunSpec(f"folder:{root}", "resnet20"), places)
+        load(RunSpec(f"folder:{root}", "resnet20"), folders)
 
 
 @pytest.mark.parametrize("way", ["a file", "no room"])
 def test_a_cache_that_cannot_be_written_names_its_setting(
-    way: str, tmp_path: Path, places: Places, monkeypatch: pytest.MonkeyPatch
+    way: str, tmp_path: Path, folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = make_classes(tmp_path / "pets")
     if way == "a file":
-        places.cache.parent.mkdir(parents=True, exist_ok=True)
-        places.cache.touch()
+        folders.cache.parent.mkdir(parents=True, exist_ok=True)
+        folders.cache.touch()
     else:
 
         def no_room(number: int) -> None:
@@ -427,17 +429,17 @@ def test_a_cache_that_cannot_be_written_names_its_setting(
 
         monkeypatch.setattr("engine.data.cache.os.fsync", no_room)
     with pytest.raises(DatasetError) as refused:
-        load(RunSpec(f"folder:{root}", "resnet20"), places)
-    assert str(places.cache) in str(refused.value)
+        load(RunSpec(f"folder:{root}", "resnet20"), folders)
+    assert str(folders.cache) in str(refused.value)
     assert "RESLAB_CACHE" in str(refused.value)
 
 
 def test_a_bound_that_is_no_number_is_a_sentence(
-    tmp_path: Path, places: Places, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RESLAB_CACHE_GIB", "much")
     with pytest.raises(SpecError, match="RESLAB_CACHE_GIB: 'much' is not valid"):
-        load(RunSpec(f"folder:{make_classes(tmp_path / 'pets')}", "resnet20"), places)
+        load(RunSpec(f"folder:{make_classes(tmp_path / 'pets')}", "resnet20"), folders)
 
 
 # --- processes -------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from engine.events import Evaluated, RunEnded
 from engine.lab import Lab
 from engine.models.building import build_model
 from engine.models.form import form_of
-from engine.paths import Places
+from engine.paths import Folders
 from engine.shape import DataShape
 from engine.spec import RunSpec
 from engine.store.store import Store
@@ -28,19 +28,19 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def own(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunEnded]:
     """The weights file of a run, and how the run ended."""
     root = tmp_path_factory.mktemp("own")
-    places = Places(root / "home", root / "data", root / "cache")
+    folders = Folders(root / "home", root / "data", root / "cache")
     spec = RunSpec("digits", "resnet18", epochs=1, dtype="float32", stem="small")
-    *_, ended = Lab(places).train(spec).events()
-    with Store(places.database) as store:
+    *_, ended = Lab(folders).train(spec).events()
+    with Store(folders.database) as store:
         weights = store.details(1).weights
     assert weights is not None
     assert isinstance(ended, RunEnded)
-    return places.run_folder(1) / weights.file, ended
+    return folders.run_folder(1) / weights.file, ended
 
 
-def test_a_runs_own_weights_are_taken_whole(places: Places, own: tuple[Path, RunEnded]) -> None:
+def test_a_runs_own_weights_are_taken_whole(folders: Folders, own: tuple[Path, RunEnded]) -> None:
     path, ended = own
-    events = begun(places, spec_with(path, "resnet18", stem="small"))
+    events = begun(folders, spec_with(path, "resnet18", stem="small"))
     assert "weights of run 1" in notes_of(events)
     assert ended.final is not None
     # The last layer is kept, for the classes are as many, and the images are normalised as they were.
@@ -103,12 +103,12 @@ def test_weights_of_a_run_from_before_the_padding_was_said_are_padded_at_the_end
 
 
 def test_a_relative_path_means_the_same_from_everywhere(
-    places: Places, own: tuple[Path, RunEnded], monkeypatch: pytest.MonkeyPatch
+    folders: Folders, own: tuple[Path, RunEnded], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(own[0].parent)
     spec = RunSpec("digits", "resnet18", epochs=1, stem="small", weights=own[0].name)
-    begun(places, spec)  # from Python and from the app, as by the command line
-    with Store(places.database) as store:
+    begun(folders, spec)  # from Python and from the app, as by the command line
+    with Store(folders.database) as store:
         assert store.run(1).spec["weights"] == str(own[0])
 
 

@@ -12,10 +12,10 @@ _A_RUN = """
 import sys, tempfile
 from pathlib import Path
 from engine import Lab, RunSpec
-from engine.paths import Places
+from engine.paths import Folders
 folder = Path(tempfile.mkdtemp())
 spec = RunSpec("digits", "resnet20", epochs=1)
-events = list(Lab(Places(folder, folder, folder)).train(spec).events())
+events = list(Lab(Folders(folder, folder, folder)).train(spec).events())
 assert events[-1].status == "completed", events[-1]
 """
 _IS_POSTPONED = (

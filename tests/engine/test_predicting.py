@@ -23,7 +23,7 @@ from engine.data.images import ImageData
 from engine.data.loading import load_dataset
 from engine.data.resizing import Reading
 from engine.lab import Lab
-from engine.paths import Places
+from engine.paths import Folders
 from engine.predicting import _MOST_AT_ONCE, Network, find_files, predict, read_reading
 from engine.records import Predictions, RunDetails
 from engine.spec import RunSpec
@@ -36,18 +36,18 @@ SPEC = RunSpec("digits", "resnet20", epochs=1, image_size=5, dtype="float32")
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Places:
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Folders:
     """A home with one run, of the digits at 5×5."""
     root = tmp_path_factory.mktemp("lab")
-    places = Places(home=root / "home", data=root / "data", cache=root / "cache")
+    folders = Folders(home=root / "home", data=root / "data", cache=root / "cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RESLAB_TUNE", "0")
-        list(Lab(places).train(SPEC).events())
-    return places
+        list(Lab(folders).train(SPEC).events())
+    return folders
 
 
 @pytest.fixture(scope="module")
-def digits(lab: Places, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def digits(lab: Folders, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """The test images as files, at their own size of 8×8."""
     data = load(SPEC.replace(image_size=None), lab)
     folder = tmp_path_factory.mktemp("digits")
@@ -57,24 +57,24 @@ def digits(lab: Places, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return files
 
 
-def load(spec: RunSpec, places: Places) -> ImageData:
-    data: ImageData = drain(load_dataset(spec, places, RunControl()))[1]
+def load(spec: RunSpec, folders: Folders) -> ImageData:
+    data: ImageData = drain(load_dataset(spec, folders, RunControl()))[1]
     return data
 
 
-def recorded(places: Places) -> tuple[RunDetails, Predictions]:
-    with Store(places.database) as store:
+def recorded(folders: Folders) -> tuple[RunDetails, Predictions]:
+    with Store(folders.database) as store:
         return store.details(1), store.predictions(1)
 
 
-def predicted(lab: Places, capsys: pytest.CaptureFixture[str], *words: str | Path, status: int = 0) -> tuple[str, str]:
+def predicted(lab: Folders, capsys: pytest.CaptureFixture[str], *words: str | Path, status: int = 0) -> tuple[str, str]:
     capsys.readouterr()
     assert reslab("--home", str(lab.home), "predict", "1", *map(str, words)) == status
     out, err = capsys.readouterr()
     return out, err
 
 
-def test_files_of_the_test_images_give_the_pixels_that_the_run_was_tested_on(lab: Places, digits: list[Path]) -> None:
+def test_files_of_the_test_images_give_the_pixels_that_the_run_was_tested_on(lab: Folders, digits: list[Path]) -> None:
     details, _ = recorded(lab)
     reading, tested = read_reading(details), load(SPEC, lab).test.images
     for file, image in zip(digits, tested, strict=True):
@@ -84,7 +84,7 @@ def test_files_of_the_test_images_give_the_pixels_that_the_run_was_tested_on(lab
 
 
 def test_guesses_about_the_test_images_are_the_recorded_predictions(
-    lab: Places, digits: list[Path], capsys: pytest.CaptureFixture[str]
+    lab: Folders, digits: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, err = predicted(lab, capsys, *digits, "--json")
     found = json.loads(out)
@@ -98,7 +98,7 @@ def test_guesses_about_the_test_images_are_the_recorded_predictions(
 
 
 def test_a_run_that_is_older_than_the_record_of_its_resampler_has_that_of_its_dataset(
-    lab: Places, digits: list[Path]
+    lab: Folders, digits: list[Path]
 ) -> None:
     details, _ = recorded(lab)
     assert details.started is not None
@@ -112,7 +112,7 @@ def test_a_run_that_is_older_than_the_record_of_its_resampler_has_that_of_its_da
 
 
 def test_a_large_colour_photograph_is_fitted_to_a_small_grey_network(
-    lab: Places, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    lab: Folders, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     photograph = tmp_path / "[red]photo.jpg"
     for size in ((300, 200), (2000, 1500)):
@@ -124,7 +124,7 @@ def test_a_large_colour_photograph_is_fitted_to_a_small_grey_network(
 
 @pytest.mark.parametrize(("content", "says"), [(None, "cannot read"), (b"", "empty"), (b"text", "no image")])
 def test_what_is_no_image_is_one_sentence(
-    content: bytes | None, says: str, lab: Places, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    content: bytes | None, says: str, lab: Folders, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "x.jpg"
     if content is not None:
@@ -136,7 +136,7 @@ def test_what_is_no_image_is_one_sentence(
 
 
 def test_one_unusable_file_has_a_line_of_its_own_and_stops_no_other(
-    lab: Places, digits: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    lab: Folders, digits: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cut, gone = tmp_path / "cut.png", tmp_path / "gone.png"
     cut.write_bytes(digits[0].read_bytes()[:50])
@@ -157,7 +157,7 @@ def test_one_unusable_file_has_a_line_of_its_own_and_stops_no_other(
 
 
 def test_a_folder_is_looked_through_and_what_is_no_image_there_is_counted(
-    lab: Places, digits: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    lab: Folders, digits: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for place in ("a.png", "deep/er/b.png", ".hidden/c.png", "__MACOSX/d.png", ".e.png"):
         file = tmp_path / "own" / place
@@ -175,7 +175,7 @@ def test_a_folder_is_looked_through_and_what_is_no_image_there_is_counted(
     assert "not usable: 1 of 3 images" in err
 
 
-def test_a_folder_without_an_image_is_refused(lab: Places, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_without_an_image_is_refused(lab: Folders, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "notes.txt").write_text("about nothing")
     out, err = predicted(lab, capsys, tmp_path, "--json", status=2)
     assert json.loads(out) == []
@@ -183,7 +183,7 @@ def test_a_folder_without_an_image_is_refused(lab: Places, tmp_path: Path, capsy
 
 
 def test_memory_is_bounded_no_more_than_a_batch_is_read_before_it_is_answered(
-    lab: Places, digits: list[Path], monkeypatch: pytest.MonkeyPatch
+    lab: Folders, digits: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes, read, at_most = [], 0, 0
     forward, read_file = Network.forward, Reading.read_file
@@ -209,7 +209,7 @@ def test_memory_is_bounded_no_more_than_a_batch_is_read_before_it_is_answered(
 
 
 def test_where_a_batch_does_not_fit_each_image_is_tried_alone(
-    lab: Places, digits: list[Path], monkeypatch: pytest.MonkeyPatch
+    lab: Folders, digits: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forward = Network.forward
 
@@ -224,7 +224,7 @@ def test_where_a_batch_does_not_fit_each_image_is_tried_alone(
     assert array("H", map(int, found)) == known.predictions[:20]
 
 
-def test_a_photograph_that_lies_on_its_side_is_predicted_upright(lab: Places, digits: list[Path]) -> None:
+def test_a_photograph_that_lies_on_its_side_is_predicted_upright(lab: Folders, digits: list[Path]) -> None:
     details, _ = recorded(lab)
     upright = Image.open(digits[7])
     exif = Image.Exif()
@@ -238,7 +238,7 @@ def test_a_photograph_that_lies_on_its_side_is_predicted_upright(lab: Places, di
     assert np.array_equal(shown[0], np.asarray(upright))
 
 
-def test_a_file_is_read_by_the_range_of_the_run_and_not_by_its_own(tmp_path: Path, places: Places) -> None:
+def test_a_file_is_read_by_the_range_of_the_run_and_not_by_its_own(tmp_path: Path, folders: Folders) -> None:
     draws = np.random.default_rng(0)
     for name in ("a", "b"):
         (tmp_path / "d" / name).mkdir(parents=True)
@@ -246,8 +246,8 @@ def test_a_file_is_read_by_the_range_of_the_run_and_not_by_its_own(tmp_path: Pat
             samples = draws.integers(0, 4096, (8, 8, 1)).astype(np.uint16)
             samples[0, 0] = 4095
             (tmp_path / "d" / name / f"{number}.png").write_bytes(png16(samples))
-    list(Lab(places).train(RunSpec(f"folder:{tmp_path / 'd'}", "resnet20", epochs=1)).events())
-    details, _ = recorded(places)
+    list(Lab(folders).train(RunSpec(f"folder:{tmp_path / 'd'}", "resnet20", epochs=1)).events())
+    details, _ = recorded(folders)
     reading = read_reading(details)
     assert reading.pixel_range == PixelRange(integers=4095)
     dark = draws.integers(0, 300, (8, 8, 1)).astype(np.uint16)  # its own bits would be ten
@@ -259,7 +259,7 @@ def test_a_file_is_read_by_the_range_of_the_run_and_not_by_its_own(tmp_path: Pat
     assert "another scale than that of the others, 0 to 4,095" in found
 
 
-def test_16_bits_are_refused_by_a_run_that_has_no_range_for_them(lab: Places) -> None:
+def test_16_bits_are_refused_by_a_run_that_has_no_range_for_them(lab: Folders) -> None:
     details, _ = recorded(lab)
     problem = read_reading(details).read(png16(np.full((8, 8, 1), 9000, np.uint16)))
     assert isinstance(problem, str)

@@ -8,7 +8,7 @@ import pytest
 
 from engine.combinations import are_twins, combine, with_twin
 from engine.errors import SpecError
-from engine.paths import Places
+from engine.paths import Folders
 from engine.spec import RunSpec
 from engine.store import queue as waiting
 from engine.store.store import Store
@@ -17,17 +17,17 @@ from tests.engine.test_cli import output_of, reslab
 SPECS = [RunSpec("digits", "resnet18", seed=seed) for seed in range(3)]
 
 
-def test_what_waits_survives_and_comes_in_order(places: Places) -> None:
-    with Store(places.database) as store:
+def test_what_waits_survives_and_comes_in_order(folders: Folders) -> None:
+    with Store(folders.database) as store:
         store.enqueue(SPECS)
-    with Store(places.database) as store:
+    with Store(folders.database) as store:
         assert [item.spec for item in store.waiting()] == SPECS
         assert store.take_next(store.waiting()[1].number) is None  # it is not the next one
         assert [store.take_next() for _ in range(4)] == [*SPECS, None]
 
 
-def test_entries_can_be_moved_and_removed(places: Places) -> None:
-    with Store(places.database) as store:
+def test_entries_can_be_moved_and_removed(folders: Folders) -> None:
+    with Store(folders.database) as store:
         store.enqueue(SPECS)
         first, second, third = (item.number for item in store.waiting())
         store.move_waiting(third, -1)
@@ -40,8 +40,8 @@ def test_entries_can_be_moved_and_removed(places: Places) -> None:
         assert store.waiting()[-1].spec.seed == 9
 
 
-def test_two_processes_never_take_the_same_entry(places: Places) -> None:
-    with Store(places.database) as one, Store(places.database) as other:
+def test_two_processes_never_take_the_same_entry(folders: Folders) -> None:
+    with Store(folders.database) as one, Store(folders.database) as other:
         one.enqueue(SPECS)
         taken = [one.take_next(), other.take_next(), one.take_next(), other.take_next()]
     assert taken == [*SPECS, None]
@@ -81,10 +81,10 @@ def test_several_specs_and_seeds_run_one_after_another(tmp_path, capsys) -> None
     assert reslab("train", "digits", "resnet18", "--seeds", "0") == 2
 
 
-def test_an_entry_that_cannot_be_read_is_passed_over(places: Places, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_entry_that_cannot_be_read_is_passed_over(folders: Folders, caplog: pytest.LogCaptureFixture) -> None:
     """Of another version, or damaged: it keeps neither the others from their turn nor the app from opening."""
     waiting._warn.cache_clear()
-    with Store(places.database) as store:
+    with Store(folders.database) as store:
         store.enqueue(SPECS)
         first, second, third = (item.number for item in store.waiting())
         store.enqueue(SPECS)

@@ -12,15 +12,15 @@ from torch import Tensor
 from engine.data.feeding import Batch
 from engine.device import Placement
 from engine.events import Evaluated, Event, GradientsMeasured, MemoryRecovered, StepsCompleted
-from engine.forecast.fitting import Plan
+from engine.forecast.memory_plan import Plan
 from engine.forecast.timeline import Forecast
 from engine.lab import Lab
-from engine.paths import Places
+from engine.paths import Folders
 from engine.shape import DataShape
 from engine.spec import RunSpec
 from engine.step.learner import Learner, build_learner
 from engine.training import cuda_graph as recorded
-from engine.training.cuda_graph import Outputs, RecordedStep, is_recordable
+from engine.training.cuda_graph import GraphedStep, Outputs, is_capturable
 
 pytestmark = pytest.mark.usefixtures("few_digits")
 # A power of two: the recorded step reads its learning rate as float32, the ordinary one as float64.
@@ -52,12 +52,12 @@ class Recorder:
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     made = Recorder()
     monkeypatch.setattr(recorded, "cuda_recorder", lambda _: made)
-    monkeypatch.setattr("engine.training.setup.is_recordable", lambda *_: True)
+    monkeypatch.setattr("engine.training.setup.is_capturable", lambda *_: True)
     return made
 
 
-def collect(places: Places, spec: RunSpec = SPEC) -> list[Event]:
-    return list(Lab(places).train(spec).events())
+def collect(folders: Folders, spec: RunSpec = SPEC) -> list[Event]:
+    return list(Lab(folders).train(spec).events())
 
 
 def story(events: list[Event]) -> tuple[list[float], list[bytes]]:
@@ -71,25 +71,25 @@ def story(events: list[Event]) -> tuple[list[float], list[bytes]]:
     ids=["momentum", "adam", "schedule"],
 )
 def test_a_recorded_run_is_the_ordinary_one_bit_for_bit(
-    places: Places, recorder: Recorder, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object]
+    folders: Folders, recorder: Recorder, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object]
 ) -> None:
     spec = SPEC.replace(**changes)
-    events = collect(places, spec)
+    events = collect(folders, spec)
     assert recorder.num_recorded == 2
     assert recorder.num_replayed == 2 * 2 * 5  # two epochs of five whole batches; the sixth has 20 images
     assert any(isinstance(event, GradientsMeasured) for event in events)
-    monkeypatch.setattr("engine.training.setup.is_recordable", lambda *_: False)
+    monkeypatch.setattr("engine.training.setup.is_capturable", lambda *_: False)
     if spec.schedule == "constant":
-        assert story(events) == story(collect(places, spec))
+        assert story(events) == story(collect(folders, spec))
     else:  # rates that float32 rounds
-        for ours, theirs in zip(story(events)[0], story(collect(places, spec))[0], strict=True):
+        for ours, theirs in zip(story(events)[0], story(collect(folders, spec))[0], strict=True):
             assert ours == pytest.approx(theirs, rel=1e-3)
 
 
 def test_recording_changes_nothing_and_each_loss_is_its_own(recorder: Recorder) -> None:
     learner, batches = _learner(), [_batch(seed) for seed in (1, 2)]
     before = {name: values.clone() for name, values in learner.model.state_dict().items()}
-    step = RecordedStep(learner, recorder)
+    step = GraphedStep(learner, recorder)
     assert step._recorded(batches[0])
     for name, values in learner.model.state_dict().items():
         assert torch.equal(values, before[name]), name
@@ -106,50 +106,50 @@ def test_recording_changes_nothing_and_each_loss_is_its_own(recorder: Recorder) 
 
 
 def test_a_smaller_batch_goes_the_ordinary_way(recorder: Recorder) -> None:
-    step = RecordedStep(_learner(), recorder)
+    step = GraphedStep(_learner(), recorder)
     assert step.compute_gradients(_batch(1, 20), 1, 0) is None
     assert recorder.num_recorded == 0
 
 
 def test_what_cannot_be_recorded_is_trained_all_the_same(
-    places: Places, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+    folders: Folders, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(work: Callable[[], Outputs]) -> tuple[Outputs, Callable[[], None]]:
         work()
         raise RuntimeError("operation not permitted when stream is capturing")
 
     monkeypatch.setattr(recorded, "cuda_recorder", lambda _: refuse)
-    events = collect(places)
-    monkeypatch.setattr("engine.training.setup.is_recordable", lambda *_: False)
-    assert story(events) == story(collect(places))
+    events = collect(folders)
+    monkeypatch.setattr("engine.training.setup.is_capturable", lambda *_: False)
+    assert story(events) == story(collect(folders))
 
 
 def test_a_failing_allocation_leaves_the_graph(
-    places: Places, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+    folders: Folders, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In an evaluation, say: the graph's memory is what can be given up."""
-    original, calls = RecordedStep.compute_gradients, 0
+    original, calls = GraphedStep.compute_gradients, 0
 
-    def fails_once(self: RecordedStep, batch: Batch, epoch: int, number: int) -> tuple[Tensor, Tensor] | None:
+    def fails_once(self: GraphedStep, batch: Batch, epoch: int, number: int) -> tuple[Tensor, Tensor] | None:
         nonlocal calls
         calls += 1
         if calls == 3:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return original(self, batch, epoch, number)
 
-    monkeypatch.setattr(RecordedStep, "compute_gradients", fails_once)
-    events = collect(places)
+    monkeypatch.setattr(GraphedStep, "compute_gradients", fails_once)
+    events = collect(folders)
     assert calls == 3
     assert [event.action for event in events if isinstance(event, MemoryRecovered)] == [
         "freed what was idle and tried again"
     ]
-    monkeypatch.setattr("engine.training.setup.is_recordable", lambda *_: False)
-    assert story(events) == story(collect(places))
+    monkeypatch.setattr("engine.training.setup.is_capturable", lambda *_: False)
+    assert story(events) == story(collect(folders))
 
 
 def test_a_loss_that_is_not_finite_changes_nothing(recorder: Recorder) -> None:
     learner = _learner()
-    step = RecordedStep(learner, recorder)
+    step = GraphedStep(learner, recorder)
     assert step.compute_gradients(_batch(1), 1, 0) is not None
     step.update()
     next(learner.model.parameters()).data.view(-1)[0] = float("nan")
@@ -166,14 +166,14 @@ def test_it_is_for_gpus_with_room(monkeypatch: pytest.MonkeyPatch) -> None:
     forecast = Forecast(0, 0, 0, 50, 0, 0, 0, 1, 128, "update")
     plan = Plan("fits", forecast, room_bytes=100, dropped_bytes=0)
     on_gpu = replace(_learner(), placement=replace(CPU, device=torch.device("cuda")))
-    assert is_recordable(on_gpu, plan)
-    assert not is_recordable(_learner(), plan)
-    assert not is_recordable(on_gpu, replace(plan, room_bytes=99))
-    assert not is_recordable(on_gpu, replace(plan, forecast=None, fit="unknown"))
-    assert not is_recordable(on_gpu, replace(plan, fit="micro-batches"))
-    assert not is_recordable(replace(on_gpu, draws=True), plan)
+    assert is_capturable(on_gpu, plan)
+    assert not is_capturable(_learner(), plan)
+    assert not is_capturable(on_gpu, replace(plan, room_bytes=99))
+    assert not is_capturable(on_gpu, replace(plan, forecast=None, fit="unknown"))
+    assert not is_capturable(on_gpu, replace(plan, fit="micro-batches"))
+    assert not is_capturable(replace(on_gpu, draws=True), plan)
     monkeypatch.setenv("RESLAB_GRAPH", "0")
-    assert not is_recordable(on_gpu, plan)
+    assert not is_capturable(on_gpu, plan)
 
 
 def _learner() -> Learner:

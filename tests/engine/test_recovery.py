@@ -28,8 +28,8 @@ from engine.events import (
 )
 from engine.lab import Lab
 from engine.memory.freeing import free_memory
-from engine.memory.shortage import asked_bytes, ran_out
-from engine.paths import Places
+from engine.memory.out_of_memory import asked_bytes, ran_out
+from engine.paths import Folders
 from engine.shape import DataShape
 from engine.spec import RunSpec
 from engine.step.learner import Learner, build_learner, part_bounds
@@ -94,11 +94,11 @@ def failing_steps(monkeypatch: pytest.MonkeyPatch, plan: dict[int, list[int]]) -
     monkeypatch.setattr(Learner, "compute_gradients", compute)
 
 
-def weights_of(places: Places, number: int) -> dict[str, Tensor]:
-    with Store(places.database) as store:
+def weights_of(folders: Folders, number: int) -> dict[str, Tensor]:
+    with Store(folders.database) as store:
         weights = store.details(number).weights
     assert weights is not None
-    return load_checkpoint(places.run_folder(number) / weights.file, weights.sha256).model
+    return load_checkpoint(folders.run_folder(number) / weights.file, weights.sha256).model
 
 
 @few_digits
@@ -114,7 +114,7 @@ def weights_of(places: Places, number: int) -> dict[str, Tensor]:
     ],
 )  # fmt: skip
 def test_a_run_with_failures_at_random_steps_is_the_untroubled_one_bit_for_bit(
-    places: Places, monkeypatch: pytest.MonkeyPatch, seed: int, model: str
+    folders: Folders, monkeypatch: pytest.MonkeyPatch, seed: int, model: str
 ) -> None:
     """Twice in one step and once in a later one, anywhere in it; from the second failure on activations are computed
     twice. Shortcuts, dropout, rectifiers that overwrite what they are given.
@@ -122,16 +122,16 @@ def test_a_run_with_failures_at_random_steps_is_the_untroubled_one_bit_for_bit(
     spec = SPEC.replace(model=model, on_oom="checkpoint", batch_size=32, flip=True)
     if model != "resnet20":
         spec = spec.replace(image_size=32, learning_rate=0.001)
-    untroubled = list(Lab(places).train(spec).events())
+    untroubled = list(Lab(folders).train(spec).events())
     draws = random.Random(seed)
     twice, once = draws.randint(1, 6), draws.randint(9, 12)
     plan = {attempt: [draws.randint(1, 60)] for attempt in (twice, twice + 1, once)}
     failing_steps(monkeypatch, plan)
-    troubled = list(Lab(places).train(spec).events())
+    troubled = list(Lab(folders).train(spec).events())
     actions = [event.action for event in of(troubled, MemoryRecovered)]
     assert any("second time" in action for action in actions), (plan, actions, of(troubled, RunEnded))
     assert story(troubled) == story(untroubled)
-    before, after = weights_of(places, 1), weights_of(places, 2)
+    before, after = weights_of(folders, 1), weights_of(folders, 2)
     assert before.keys() == after.keys()
     assert all(before[name].equal(after[name]) for name in before)
 
@@ -139,12 +139,12 @@ def test_a_run_with_failures_at_random_steps_is_the_untroubled_one_bit_for_bit(
 @few_digits
 @pytest.mark.parametrize("attempt", [1, pytest.param(6, marks=pytest.mark.slow), 12])
 def test_a_failure_at_the_first_a_middle_and_the_last_step_changes_nothing(
-    places: Places, monkeypatch: pytest.MonkeyPatch, attempt: int
+    folders: Folders, monkeypatch: pytest.MonkeyPatch, attempt: int
 ) -> None:
     spec = SPEC.replace(epochs=1)
-    untroubled = list(Lab(places).train(spec).events())
+    untroubled = list(Lab(folders).train(spec).events())
     failing_steps(monkeypatch, {attempt: [40]})
-    lab = Lab(places)
+    lab = Lab(folders)
     live = live_bytes()
     troubled = list(lab.train(spec).events())
     assert story(troubled) == story(untroubled)
@@ -156,10 +156,10 @@ def test_a_failure_at_the_first_a_middle_and_the_last_step_changes_nothing(
 
 
 @few_digits
-def test_an_evaluation_goes_on_in_smaller_parts(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_evaluation_goes_on_in_smaller_parts(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
     from engine.step import forward as forwarding
 
-    untroubled = list(Lab(places).train(SPEC).events())
+    untroubled = list(Lab(folders).train(SPEC).events())
     original = forwarding.forward
 
     def forward(model: Any, images: Tensor, labels: Tensor, placement: Any) -> Any:
@@ -168,14 +168,14 @@ def test_an_evaluation_goes_on_in_smaller_parts(places: Places, monkeypatch: pyt
         return original(model, images, labels, placement)
 
     monkeypatch.setattr("engine.training.evaluation.forward", forward)
-    troubled = list(Lab(places).train(SPEC).events())
+    troubled = list(Lab(folders).train(SPEC).events())
     assert of(troubled, MemoryRecovered)[-1].action == "evaluating 12 images at once"
     assert [event.confusion for event in of(troubled, Evaluated)] == [e.confusion for e in of(untroubled, Evaluated)]
 
 
 @few_digits
 def test_images_that_cannot_be_uploaded_at_first_are_uploaded_after_freeing(
-    places: Places, monkeypatch: pytest.MonkeyPatch
+    folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original, calls = Split.to, []
 
@@ -186,13 +186,13 @@ def test_images_that_cannot_be_uploaded_at_first_are_uploaded_after_freeing(
         return original(self, device)
 
     monkeypatch.setattr(Split, "to", to)
-    assert list(Lab(places).train(SPEC.replace(epochs=1)).events())[-1].status == "completed"  # type: ignore[union-attr]
+    assert list(Lab(folders).train(SPEC.replace(epochs=1)).events())[-1].status == "completed"  # type: ignore[union-attr]
     assert len(calls) == 3
 
 
 @few_digits
 @pytest.mark.slow
-def test_every_third_allocation_fails_and_the_run_completes(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_third_allocation_fails_and_the_run_completes(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the large ones: an upload, the building, each attempt at a step, each batch of an evaluation."""
     from engine.step.forward import forward
     from engine.training import setup
@@ -209,12 +209,12 @@ def test_every_third_allocation_fails_and_the_run_completes(places: Places, monk
 
         return work
 
-    untroubled = list(Lab(places).train(SPEC).events())
+    untroubled = list(Lab(folders).train(SPEC).events())
     monkeypatch.setattr(Split, "to", third(Split.to))
     monkeypatch.setattr(setup, "build_learner", third(build_learner))
     monkeypatch.setattr("engine.training.evaluation.forward", third(forward))
     monkeypatch.setattr(Learner, "compute_gradients", third(Learner.compute_gradients))
-    lab, live = Lab(places), live_bytes()
+    lab, live = Lab(folders), live_bytes()
     troubled = list(lab.train(SPEC).events())
     assert of(troubled, RunEnded)[0].status == "completed"
     assert story(troubled) == story(untroubled)
@@ -226,7 +226,7 @@ def test_every_third_allocation_fails_and_the_run_completes(places: Places, monk
 
 @few_digits
 def test_where_whole_batches_do_not_fit_they_are_cut_and_the_run_is_marked(
-    places: Places, monkeypatch: pytest.MonkeyPatch
+    folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = Learner.one_part
 
@@ -236,17 +236,17 @@ def test_where_whole_batches_do_not_fit_they_are_cut_and_the_run_is_marked(
         return original(self, images, labels, share)
 
     monkeypatch.setattr(Learner, "one_part", one_part)
-    events = list(Lab(places).train(SPEC.replace(batch_size=128)).events())
+    events = list(Lab(folders).train(SPEC.replace(batch_size=128)).events())
     assert of(events, RunEnded)[0].status == "completed"
     assert of(events, MemoryRecovered)[-1].micro_batch == 32
     assert sum(event.train_accuracy >= 0 for event in of(events, EpochEnded)) == 2
     assert of(events, StepsCompleted)[-1].images == 2 * 180
-    with Store(places.database) as store:
+    with Store(folders.database) as store:
         details = store.details(1)
     assert details.memory.micro_batch == 32
     assert details.intact
     assert result_table(details)[0] == ("", "untrained", "trained, parts of 32")
-    assert ("note", "trained in micro-batches of 32: batch-norm statistics differ") in facts(details, places.home)
+    assert ("note", "trained in micro-batches of 32: batch-norm statistics differ") in facts(details, folders.home)
     assert comparison_rows([details.record] * 2, True, [32, None])[-1] == ("batches in parts of", "32", "whole", "")
 
 
@@ -294,19 +294,19 @@ def test_parts_hold_every_image_once_and_never_a_single_one(number: int, micro_b
 
 
 @few_digits
-def test_larger_parts_are_tried_again_after_a_while(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_larger_parts_are_tried_again_after_a_while(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
     from engine.training import out_of_memory as recovery
 
     monkeypatch.setattr(recovery, "CALM_STEPS", 3)
     failing_steps(monkeypatch, {2: [10], 3: [10], 4: [10]})
-    events = list(Lab(places).train(SPEC.replace(epochs=1)).events())
+    events = list(Lab(folders).train(SPEC.replace(epochs=1)).events())
     sizes = [(event.step, event.micro_batch) for event in of(events, MemoryRecovered)]
     assert sizes == [(2, None), (2, 8), (2, 4), (5, 8), (8, None)]
 
 
 @few_digits
 def test_a_try_that_fails_goes_back_and_the_next_one_waits_twice_as_long(
-    places: Places, monkeypatch: pytest.MonkeyPatch
+    folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from engine.training import out_of_memory as recovery
 
@@ -319,20 +319,20 @@ def test_a_try_that_fails_goes_back_and_the_next_one_waits_twice_as_long(
 
     monkeypatch.setattr(recovery, "CALM_STEPS", 2)
     monkeypatch.setattr(Learner, "one_part", one_part)
-    events = list(Lab(places).train(SPEC).events())
+    events = list(Lab(folders).train(SPEC).events())
     tries = [event.step for event in of(events, MemoryRecovered) if event.action.startswith("trying")]
     assert tries[:3] == [3, 7, 15]
     assert of(events, MemoryRecovered)[-1].micro_batch == 8
     assert of(events, StepsCompleted)[-1].images == 2 * 180
 
 
-def test_what_the_forecast_cut_on_a_host_is_not_tried_whole(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_forecast_cut_on_a_host_is_not_tried_whole(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
     from engine.training import out_of_memory as recovery
 
     monkeypatch.setattr(recovery, "CALM_STEPS", 1)
     monkeypatch.setenv("RESLAB_MEMORY_GIB", str(12 / 1024))
     spec = SPEC.replace(epochs=1, batch_size=128)
-    events = list(Lab(places).train(spec).events())
+    events = list(Lab(folders).train(spec).events())
     assert of(events, RunEnded)[0].status == "completed"
     (cut,) = of(events, MemoryRecovered)
     assert (cut.step, cut.micro_batch) == (0, 64)
@@ -340,12 +340,12 @@ def test_what_the_forecast_cut_on_a_host_is_not_tried_whole(places: Places, monk
 
 @few_digits
 def test_where_nothing_helps_the_run_says_what_is_missing_and_the_next_one_trains(
-    places: Places, monkeypatch: pytest.MonkeyPatch
+    folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def nothing(*arguments: Any) -> Any:
         raise torch.OutOfMemoryError(NO_MEMORY)
 
-    lab = Lab(places)
+    lab = Lab(folders)
     with monkeypatch.context() as patched:
         patched.setattr(Learner, "one_part", nothing)
         end = of(list(lab.train(SPEC).events()), RunEnded)[0]
@@ -357,11 +357,11 @@ def test_where_nothing_helps_the_run_says_what_is_missing_and_the_next_one_train
 
 @few_digits
 def test_a_run_that_will_not_fit_into_the_hosts_memory_is_not_begun(
-    places: Places, monkeypatch: pytest.MonkeyPatch
+    folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There an allocation would not fail: the system would end the process."""
     monkeypatch.setenv("RESLAB_MEMORY_GIB", str(2 / 1024))
-    end = of(list(Lab(places).train(SPEC).events()), RunEnded)[0]
+    end = of(list(Lab(folders).train(SPEC).events()), RunEnded)[0]
     assert (end.status, end.steps) == ("failed", 0)
     assert "resnet20 will not fit: it needs" in end.error
     assert "with 2 images at once, 2.0 MiB available, held are digits" in end.error
@@ -369,10 +369,10 @@ def test_a_run_that_will_not_fit_into_the_hosts_memory_is_not_begun(
 
 @few_digits
 def test_a_run_that_shall_rather_fail_does_so_at_the_second_failure(
-    places: Places, monkeypatch: pytest.MonkeyPatch
+    folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failing_steps(monkeypatch, {2: [5], 3: [5]})
-    end = of(list(Lab(places).train(SPEC.replace(on_oom="fail")).events()), RunEnded)[0]
+    end = of(list(Lab(folders).train(SPEC.replace(on_oom="fail")).events()), RunEnded)[0]
     assert end.status == "failed"
     assert end.steps <= 1  # the second was not made
     assert "a step with 16 images does not fit" in end.error
@@ -394,11 +394,11 @@ def live_bytes() -> int:
 @few_digits
 @pytest.mark.parametrize("failing", [False, True])
 def test_freeing_a_hundred_times_leaves_no_tensor_of_a_finished_run(
-    places: Places, monkeypatch: pytest.MonkeyPatch, failing: bool
+    folders: Folders, monkeypatch: pytest.MonkeyPatch, failing: bool
 ) -> None:
     gc.collect()
     gc.freeze()  # what is there already is passed over from here on: a hundred collections are quick
-    lab = Lab(places)
+    lab = Lab(folders)
     if failing:
         failing_steps(monkeypatch, {number: [30] for number in range(3, 40)})
     events = list(lab.train(SPEC.replace(epochs=1, on_oom="fail")).events())
@@ -410,8 +410,8 @@ def test_freeing_a_hundred_times_leaves_no_tensor_of_a_finished_run(
 
 
 @few_digits
-def test_what_will_not_go_is_named_with_its_holder(places: Places) -> None:
-    lab = Lab(places)
+def test_what_will_not_go_is_named_with_its_holder(folders: Folders) -> None:
+    lab = Lab(folders)
     list(lab.train(SPEC.replace(epochs=1)).events())
     held = {"mine": next(iter(lab.ledger.get(("model", 1)).parameters()))}  # type: ignore[union-attr]
     freed = free_memory(lab.ledger)
@@ -423,11 +423,11 @@ def test_what_will_not_go_is_named_with_its_holder(places: Places) -> None:
 
 
 @few_digits
-def test_the_ledgers_sum_is_what_the_storages_hold(places: Places) -> None:
+def test_the_ledgers_sum_is_what_the_storages_hold(folders: Folders) -> None:
     """Between two steps of a live run: parameters, gradients, optimizer, dataset, copies; within 2 %."""
     gc.collect()
     before = live_bytes()
-    lab = Lab(places)
+    lab = Lab(folders)
     events = lab.train(SPEC.replace(model="resnet18")).events()
     for event in events:
         if isinstance(event, StepsCompleted):
@@ -442,12 +442,12 @@ def test_the_ledgers_sum_is_what_the_storages_hold(places: Places) -> None:
 
 @pytest.mark.slow
 def test_ten_runs_that_need_several_times_the_memory_finish_by_themselves(
-    places: Places, monkeypatch: pytest.MonkeyPatch
+    folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A bound of 20 MiB on the CPU; forecasts of 15 to 55 MiB each, the larger ones in micro-batches."""
     bound = 20 * 2**20
     monkeypatch.setenv("RESLAB_MEMORY_GIB", str(bound / 2**30))
-    lab = Lab(places)
+    lab = Lab(folders)
     wanted, dropped, cut = 0, 0, 0
     for number in range(10):
         spec = RunSpec("digits", ("resnet20", "resnet32")[number % 2], epochs=1, batch_size=128 * (1 + number // 5))

@@ -15,7 +15,7 @@ from engine.analysis.exact import binomial_tail, sign_test
 from engine.analysis.remarks import remarks
 from engine.cli import main, training
 from engine.events import Evaluated, Event, RunEnded
-from engine.paths import Places
+from engine.paths import Folders
 from engine.records import Change, EvaluationRecord
 from engine.spec import RunSpec
 from engine.store.store import Store
@@ -83,9 +83,9 @@ def test_a_run_that_ended_where_it_began_or_below() -> None:
     assert said(learnt, Change(60, 20, 200))[0].startswith("it ended worse than it began")
 
 
-def told(places: Places, accuracy: float) -> list[Event]:
+def told(folders: Folders, accuracy: float) -> list[Event]:
     """A finished run in the record, whose final evaluation took every image for a cat."""
-    with Store(places.database) as store:
+    with Store(folders.database) as store:
         run = store.create_run(RunSpec("digits", "resnet18", epochs=1))
         events = events_of(RunSpec("digits", "resnet18", epochs=1), run)
         for event in events:
@@ -99,22 +99,22 @@ def told(places: Places, accuracy: float) -> list[Event]:
         return events
 
 
-def test_show_says_it_in_words_and_in_json(places: Places, capsys: pytest.CaptureFixture[str]) -> None:
-    told(places, 0.5)
-    assert main(("show", "1", "--home", str(places.home)), lambda opening: 0) == 0
+def test_show_says_it_in_words_and_in_json(folders: Folders, capsys: pytest.CaptureFixture[str]) -> None:
+    told(folders, 0.5)
+    assert main(("show", "1", "--home", str(folders.home)), lambda opening: 0) == 0
     words = "it predicts one class (cat) for 100.0 % of the test images"
     assert f"note: {words}" in capsys.readouterr().out
-    assert main(("show", "1", "--json", "--home", str(places.home)), lambda opening: 0) == 0
+    assert main(("show", "1", "--json", "--home", str(folders.home)), lambda opening: 0) == 0
     assert words in json.loads(capsys.readouterr().out)["remarks"]
 
 
-def test_a_run_that_learns_nothing_says_so_at_its_end(places: Places, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_learns_nothing_says_so_at_its_end(folders: Folders, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("train", "digits", "resnet20", "--epochs", "1", "--learning-rate", "1e-9", "--batch-size", "512")
-    assert main((*words, "--home", str(places.home), "--json"), lambda opening: 0) == 0
+    assert main((*words, "--home", str(folders.home), "--json"), lambda opening: 0) == 0
     end = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert any("it ended where it began" in remark for remark in end["remarks"])
     assert any("no better than always predicting" in remark for remark in end["remarks"])
-    assert main(("show", "1", "--home", str(places.home)), lambda opening: 0) == 0
+    assert main(("show", "1", "--home", str(folders.home)), lambda opening: 0) == 0
     assert "note: it ended where it began" in capsys.readouterr().out
 
 

@@ -12,7 +12,7 @@ from engine.errors import ClusterError, SpecError
 from engine.events import Event, RunEnded, RunStarted
 from engine.launch.backend import Limit, Slot
 from engine.launch.scheduler import ListSource, Scheduler, StoredQueue, Turn
-from engine.paths import Places
+from engine.paths import Folders
 from engine.spec import RunSpec
 from engine.store.store import Store
 from tests.fakes import ScriptedRun
@@ -34,16 +34,16 @@ class Crowd(Limit):
         return super().reserve(spec, is_wanted)
 
 
-def test_a_list_is_started_in_its_order(places: Places) -> None:
+def test_a_list_is_started_in_its_order(folders: Folders) -> None:
     script = ScriptedRun()
-    events = list(Scheduler(ListSource(SPECS), script, Limit(), places).events(RunControl()))
+    events = list(Scheduler(ListSource(SPECS), script, Limit(), folders).events(RunControl()))
     assert script.specs == SPECS
     assert [event.run for event in events if isinstance(event, RunEnded)] == [1, 2, 3]
 
 
-def test_a_stop_ends_the_run_and_starts_no_more(places: Places) -> None:
+def test_a_stop_ends_the_run_and_starts_no_more(folders: Folders) -> None:
     script, control = ScriptedRun(), RunControl()
-    for event in Scheduler(ListSource(SPECS), script, Limit(), places).events(control):
+    for event in Scheduler(ListSource(SPECS), script, Limit(), folders).events(control):
         if isinstance(event, RunStarted):
             control.stop()
     assert isinstance(event, RunEnded)
@@ -51,28 +51,28 @@ def test_a_stop_ends_the_run_and_starts_no_more(places: Places) -> None:
     assert script.specs == SPECS[:1]
 
 
-def test_one_that_left_waits_for_no_other(places: Places) -> None:
+def test_one_that_left_waits_for_no_other(folders: Folders) -> None:
     script, control = ScriptedRun(), RunControl()
-    for event in Scheduler(ListSource(SPECS), script, Limit(), places).events(control):
+    for event in Scheduler(ListSource(SPECS), script, Limit(), folders).events(control):
         if isinstance(event, RunEnded):
             control.leave()
     assert script.specs == SPECS[:1]
 
 
-def test_what_is_on_hold_waits(places: Places) -> None:
-    with Store(places.database) as store:
+def test_what_is_on_hold_waits(folders: Folders) -> None:
+    with Store(folders.database) as store:
         store.enqueue(SPECS)
         first, second, _ = store.waiting()
-    queue, script = StoredQueue(places), ScriptedRun()
+    queue, script = StoredQueue(folders), ScriptedRun()
     queue.on_hold = frozenset({first.number, second.number})
-    list(Scheduler(queue, script, Limit(), places).events(RunControl()))
+    list(Scheduler(queue, script, Limit(), folders).events(RunControl()))
     assert script.specs == SPECS[2:]
-    with Store(places.database) as store:
+    with Store(folders.database) as store:
         assert [entry.spec for entry in store.waiting()] == SPECS[:2]
 
 
-def test_the_first_of_a_long_queue_is_all_that_is_read(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
-    with Store(places.database) as store:
+def test_the_first_of_a_long_queue_is_all_that_is_read(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Store(folders.database) as store:
         store.enqueue([SPEC] * 1000)
     read = []
     whole = RunSpec.from_json
@@ -82,23 +82,23 @@ def test_the_first_of_a_long_queue_is_all_that_is_read(places: Places, monkeypat
         return whole(text)
 
     monkeypatch.setattr(RunSpec, "from_json", counted)
-    assert StoredQueue(places).first() is not None
+    assert StoredQueue(folders).first() is not None
     assert len(read) == 1
 
 
-def test_two_processes_get_different_entries(places: Places) -> None:
-    with Store(places.database) as store:
+def test_two_processes_get_different_entries(folders: Folders) -> None:
+    with Store(folders.database) as store:
         store.enqueue(SPECS)
-    one, other = StoredQueue(places), StoredQueue(places)
+    one, other = StoredQueue(folders), StoredQueue(folders)
     entry = one.first()
     assert entry is not None
     assert other.take(entry.number)
     assert not one.take(entry.number)
 
 
-def test_a_turn_waits_for_its_slot(places: Places) -> None:
+def test_a_turn_waits_for_its_slot(folders: Folders) -> None:
     capacity, control, turns = Limit(), RunControl(), list[Turn | RunEnded | None]()
-    scheduler = Scheduler(ListSource(SPECS), ScriptedRun(), capacity, places)
+    scheduler = Scheduler(ListSource(SPECS), ScriptedRun(), capacity, folders)
     slot = capacity.reserve_now()
     assert slot is not None
     assert capacity.reserve_now() is None
@@ -115,20 +115,20 @@ def test_a_turn_waits_for_its_slot(places: Places) -> None:
     assert scheduler.take_turn(control) is None  # nobody wants it any more
 
 
-def test_side_by_side_all_run_and_what_cannot_is_recorded(places: Places) -> None:
+def test_side_by_side_all_run_and_what_cannot_is_recorded(folders: Folders) -> None:
     script = ScriptedRun()
-    events = list(Scheduler(ListSource(SPECS), script, Crowd(), places).events(RunControl()))
+    events = list(Scheduler(ListSource(SPECS), script, Crowd(), folders).events(RunControl()))
     assert script.specs == [SPECS[0], SPECS[2]]
     failed = [event for event in events if isinstance(event, RunEnded) and event.status == "failed"]
     assert [event.error for event in failed] == ["there is no such node"]
-    with Store(places.database) as store:
+    with Store(folders.database) as store:
         assert [(run.status, run.spec["seed"]) for run in store.runs()] == [("failed", 1)]
 
 
-def test_side_by_side_a_stop_reaches_every_run(places: Places) -> None:
+def test_side_by_side_a_stop_reaches_every_run(folders: Folders) -> None:
     script, control, seen = ScriptedRun(hold_at=2), RunControl(), list[Event]()
     specs = [SPECS[0], SPECS[2]]
-    scheduler = Scheduler(ListSource(specs), script, Crowd(), places)
+    scheduler = Scheduler(ListSource(specs), script, Crowd(), folders)
     for event in scheduler.events(control):
         seen.append(event)
         if len([item for item in seen if isinstance(item, RunStarted)]) == 2:
@@ -136,12 +136,12 @@ def test_side_by_side_a_stop_reaches_every_run(places: Places) -> None:
     assert [event.status for event in seen if isinstance(event, RunEnded)] == ["stopped", "stopped"]
 
 
-def test_side_by_side_a_run_that_breaks_off_before_its_first_event_is_recorded(places: Places) -> None:
+def test_side_by_side_a_run_that_breaks_off_before_its_first_event_is_recorded(folders: Folders) -> None:
     script = ScriptedRun(hold_at=0)
     script.error = SpecError("no such thing; try another")
-    events = list(Scheduler(ListSource(SPECS[:1]), script, Crowd(), places).events(RunControl()))
+    events = list(Scheduler(ListSource(SPECS[:1]), script, Crowd(), folders).events(RunControl()))
     (end,) = events
     assert isinstance(end, RunEnded)
     assert (end.status, end.error) == ("failed", "no such thing; try another")
-    with Store(places.database) as store:
+    with Store(folders.database) as store:
         until(lambda: [run.status for run in store.runs()] == ["failed"])

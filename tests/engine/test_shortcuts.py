@@ -25,7 +25,7 @@ from engine.lab import Lab
 from engine.models.building import build_model
 from engine.models.form import apply_form, form_of
 from engine.models.shortcuts import measure_shortcuts
-from engine.paths import Places
+from engine.paths import Folders
 from engine.predicting import predict
 from engine.shape import DataShape
 from engine.spec import RunSpec
@@ -134,9 +134,9 @@ def spec_with(path: Path, model: str = "resnet20", **settings: Any) -> RunSpec:
     return RunSpec("digits", model, epochs=1, dtype="float32", weights=str(path), **settings)
 
 
-def begun(places: Places, spec: RunSpec) -> list[Event]:
+def begun(folders: Folders, spec: RunSpec) -> list[Event]:
     """Until the test images were looked at before the first step."""
-    return run_until(Evaluated, places, spec)
+    return run_until(Evaluated, folders, spec)
 
 
 def accuracy_of(events: list[Event]) -> float:
@@ -153,46 +153,46 @@ def error_of(events: list[Event]) -> str:
     return str(events[-1].error)
 
 
-def test_their_network_is_told_by_its_statistics(places: Places, theirs: tuple[str, Path, float]) -> None:
+def test_their_network_is_told_by_its_statistics(folders: Folders, theirs: tuple[str, Path, float]) -> None:
     padding, path, accuracy = theirs
     assert accuracy > 0.5  # it has learnt something, so that the wrong function would show
     if padding == "none":
         for stated in ("auto", "end"):
-            said = error_of(begun(places, spec_with(path, shortcut_padding=stated)))
+            said = error_of(begun(folders, spec_with(path, shortcut_padding=stated)))
             assert "are of a network without shortcuts" in said
             assert "choose plain20" in said
-        found = begun(places, spec_with(path, "plain20"))
+        found = begun(folders, spec_with(path, "plain20"))
         (said,) = notes_of(found)
         assert said.startswith("weights of a network without shortcuts: ")
     else:
-        found = begun(places, spec_with(path.with_suffix(".pth")))  # as it is handed about; read by another process
+        found = begun(folders, spec_with(path.with_suffix(".pth")))  # as it is handed about; read by another process
         where = {"end": "at the end", "both-sides": "on both sides"}[padding]
         (said,) = notes_of(found)
         assert said.startswith(f"shortcuts padded {where}: 10 of the 10 batch-norms")
-        refusal = error_of(begun(places, spec_with(path, "plain20")))
+        refusal = error_of(begun(folders, spec_with(path, "plain20")))
         assert "are of a network with shortcuts" in refusal
         assert "choose resnet20" in refusal
         other = "end" if padding == "both-sides" else "both-sides"
-        wrong = begun(places, spec_with(path, shortcut_padding=other))
+        wrong = begun(folders, spec_with(path, shortcut_padding=other))
         assert accuracy_of(wrong) < accuracy - 0.1
         assert notes_of(wrong)[1].startswith(f"the weights say {where} instead: ")
-        right = begun(places, spec_with(path, shortcut_padding=padding))
+        right = begun(folders, spec_with(path, shortcut_padding=padding))
         assert accuracy_of(right) == accuracy_of(found)
         assert notes_of(right)[1].startswith("the weights confirm that: ")
     assert accuracy_of(found) == pytest.approx(accuracy, abs=1e-6)
 
 
-def test_weights_that_do_not_tell_need_the_setting(places: Places, tmp_path: Path) -> None:
+def test_weights_that_do_not_tell_need_the_setting(folders: Folders, tmp_path: Path) -> None:
     """Statistics that no training has made."""
     path = tmp_path / "fresh.safetensors"
     save_file(_Theirs("end").state_dict(), path)
-    said = error_of(begun(places, spec_with(path)))
+    said = error_of(begun(folders, spec_with(path)))
     assert "do not show where their shortcuts put the zeros" in said
     assert "set shortcut padding to end or both-sides" in said
-    stated = notes_of(begun(places, spec_with(path, shortcut_padding="both-sides")))
+    stated = notes_of(begun(folders, spec_with(path, shortcut_padding="both-sides")))
     assert stated[0] == "shortcuts padded on both sides"
     assert stated[1].startswith("the weights do not tell whether that is right: ")
-    (said,) = notes_of(begun(places, spec_with(path, "plain20")))
+    (said,) = notes_of(begun(folders, spec_with(path, "plain20")))
     assert said.startswith("weights of a network that may have shortcuts: ")
 
 
@@ -204,10 +204,10 @@ def test_the_least_bad_form_is_not_taken_for_the_right_one() -> None:
     assert measure_shortcuts(network, framed).form is None
 
 
-def test_what_is_measured_is_the_training_images_alone(theirs: tuple[str, Path, float], places: Places) -> None:
+def test_what_is_measured_is_the_training_images_alone(theirs: tuple[str, Path, float], folders: Folders) -> None:
     _, path, _ = theirs
     spec = spec_with(path, "plain20" if theirs[0] == "none" else "resnet20")
-    loading = load_dataset(spec, places, RunControl())
+    loading = load_dataset(spec, folders, RunControl())
     try:
         while True:
             next(loading)
@@ -241,26 +241,26 @@ def test_a_network_whose_padding_is_stated_has_its_twin() -> None:
 
 
 def test_the_form_is_kept_by_checkpoints_resumes_and_predictions(
-    places: Places, theirs: tuple[str, Path, float], tmp_path: Path
+    folders: Folders, theirs: tuple[str, Path, float], tmp_path: Path
 ) -> None:
     padding, path, _ = theirs
     if padding != "both-sides":
         pytest.skip("the form that is not the default")
-    events = list(Lab(places).train(spec_with(path)).events())
+    events = list(Lab(folders).train(spec_with(path)).events())
     assert isinstance(events[-1], RunEnded)
     assert events[-1].final is not None
     path.rename(path.with_suffix(".gone"))  # nothing reads it again
     try:
-        with Store(places.database) as store:
+        with Store(folders.database) as store:
             details = store.details(1)
         assert details.weights is not None
-        file = places.run_folder(1) / details.weights.file
+        file = folders.run_folder(1) / details.weights.file
         from PIL import Image
         from sklearn.datasets import load_digits
 
         image = tmp_path / "digit.png"
         Image.fromarray((load_digits().images[7] * (255 / 16)).round().astype("uint8")).save(image)
-        from_disk = next(predict(details, places, [image]))
+        from_disk = next(predict(details, folders, [image]))
         header = json.loads(_metadata(file))
         assert header["form"] == {"shortcut_padding": "both-sides"}
         network = build_model(RunSpec("digits", "resnet20"), GREY).eval()
@@ -278,8 +278,8 @@ def test_the_form_is_kept_by_checkpoints_resumes_and_predictions(
         assert from_disk.guesses[0].confidence == pytest.approx(confidences["both-sides"], abs=1e-4)
         assert from_disk.guesses[0].confidence != pytest.approx(confidences["end"], abs=1e-4)
         # As weights of another run: of whatever padding the file says, without measuring.
-        assert notes_of(begun(places, spec_with(file))) == ("weights of run 1", "shortcuts padded on both sides")
-        assert accuracy_of(begun(places, spec_with(file))) == pytest.approx(events[-1].final.accuracy)
+        assert notes_of(begun(folders, spec_with(file))) == ("weights of run 1", "shortcuts padded on both sides")
+        assert accuracy_of(begun(folders, spec_with(file))) == pytest.approx(events[-1].final.accuracy)
         with pytest.raises(ModelError, match="with shortcuts padded on both sides; set shortcut padding to auto"):
             build_model(spec_with(file, shortcut_padding="end"), GREY)
     finally:
@@ -294,15 +294,15 @@ def _metadata(file: Path) -> str:
 
 
 @pytest.mark.slow
-def test_a_run_that_is_cut_off_resumes_in_its_form(places: Places, theirs: tuple[str, Path, float]) -> None:
+def test_a_run_that_is_cut_off_resumes_in_its_form(folders: Folders, theirs: tuple[str, Path, float]) -> None:
     padding, path, _ = theirs
     if padding != "both-sides":
         pytest.skip("the form that is not the default")
-    whole = list(Lab(places).train(spec_with(path).replace(epochs=2)).events())
+    whole = list(Lab(folders).train(spec_with(path).replace(epochs=2)).events())
     run_until(
-        lambda event: isinstance(event, Evaluated) and event.epoch == 1, places, spec_with(path).replace(epochs=2)
+        lambda event: isinstance(event, Evaluated) and event.epoch == 1, folders, spec_with(path).replace(epochs=2)
     )
-    resumed = list(Lab(places).resume(2).events())
+    resumed = list(Lab(folders).resume(2).events())
     assert notes_of(resumed) == notes_of(whole)
     ended = resumed[-1]
     assert isinstance(ended, RunEnded)

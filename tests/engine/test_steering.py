@@ -18,8 +18,8 @@ import pytest
 
 from engine.control import RunControl
 from engine.events import Event, RunEnded, RunPaused, RunResumed, Status
-from engine.launch.requests import Asked, Requests, ask, is_paused
-from engine.paths import Places, find_places
+from engine.launch.requests import ControlRequest, RequestListener, ask, is_paused
+from engine.paths import Folders, find_folders
 from engine.spec import RunSpec
 from engine.store.store import Store
 from tests.engine.test_cli import reslab
@@ -37,7 +37,7 @@ def live_run(status: Status = "stopped", error: str | None = None) -> Iterator[C
     ready, made = threading.Event(), list[Carried]()
 
     def work() -> None:
-        run = Carried(SPEC, find_places())
+        run = Carried(SPEC, find_folders())
         run.tell(*(replace(event, run=run.run) for event in BEGUN))
         made.append(run)
         ready.set()
@@ -63,7 +63,7 @@ def live_run(status: Status = "stopped", error: str | None = None) -> Iterator[C
 def test_stop_waits_for_the_end_and_says_how_it_came(capsys: pytest.CaptureFixture[str]) -> None:
     with live_run() as run:
         assert reslab("stop", str(run.run)) == 0
-        with Store(find_places().database) as store:
+        with Store(find_folders().database) as store:
             assert store.run(run.run).status == "stopped"
     captured = capsys.readouterr()
     assert captured.out == "run 1 stopped after 2.5 s, at step 12; reslab resume 1 continues it\n"
@@ -106,8 +106,8 @@ def test_a_run_that_fails_meanwhile_is_exit_code_1(capsys: pytest.CaptureFixture
     assert "run 1 failed after 2.5 s, at step 12: the disk is full" in capsys.readouterr().out
 
 
-def test_a_run_whose_process_died_is_not_waited_for(capsys: pytest.CaptureFixture[str], places: Places) -> None:
-    with Store(find_places().database) as store:
+def test_a_run_whose_process_died_is_not_waited_for(capsys: pytest.CaptureFixture[str], folders: Folders) -> None:
+    with Store(find_folders().database) as store:
         store.create_run(SPEC)
     for command in ("stop", "pause"):
         assert reslab(command, "1") == 2
@@ -127,7 +127,7 @@ def test_ctrl_c_leaves_the_waiting_and_the_run_was_asked(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(time, "sleep", interrupt)
-    monkeypatch.setattr(Requests, "hear", lambda self: None)  # the run is in a step that takes long
+    monkeypatch.setattr(RequestListener, "hear", lambda self: None)  # the run is in a step that takes long
     with live_run() as run:
         assert reslab("stop", "1") == 130
         assert json.loads((run.folder / "asked.json").read_text())["stop"] is True
@@ -140,12 +140,12 @@ def test_delete_names_the_command_that_ends_the_run(capsys: pytest.CaptureFixtur
     assert "reslab stop 1 ends it" in capsys.readouterr().err
 
 
-def test_what_was_asked_of_a_killed_process_is_not_asked_of_the_next_one(places: Places) -> None:
-    folder = places.run_folder(1)
-    ask(folder, Asked(stop=True))
+def test_what_was_asked_of_a_killed_process_is_not_asked_of_the_next_one(folders: Folders) -> None:
+    folder = folders.run_folder(1)
+    ask(folder, ControlRequest(stop=True))
     (folder / "paused").touch()
     control = RunControl()
-    requests = Requests(folder, control)
+    requests = RequestListener(folder, control)
     requests.hear()
     assert not control.stop_requested
     assert list(folder.iterdir()) == []
@@ -160,7 +160,7 @@ def test_a_run_in_this_very_process_is_reached(capsys: pytest.CaptureFixture[str
     started = threading.Event()
 
     def work() -> None:
-        for event in Lab(find_places()).train(SPEC.replace(epochs=1000)).events():
+        for event in Lab(find_folders()).train(SPEC.replace(epochs=1000)).events():
             seen.append(event)
             started.set()
 

@@ -16,10 +16,10 @@ from engine.errors import StoreError
 from engine.events import Evaluated, StepsCompleted
 from engine.export.files import export_run
 from engine.forecast.duration import estimate_run
-from engine.paths import Places
+from engine.paths import Folders
 from engine.records import LOST
 from engine.spec import RunSpec
-from engine.store import heartbeat as carriers
+from engine.store import heartbeat as heartbeat
 from engine.store.store import Store
 from tests.fakes import events_of
 from tests.waiting import join
@@ -28,8 +28,8 @@ SPEC = RunSpec("digits", "resnet18", epochs=3)
 
 
 @pytest.fixture
-def store(places: Places) -> Store:
-    return Store(places.database)
+def store(folders: Folders) -> Store:
+    return Store(folders.database)
 
 
 def record_run(store: Store, spec: RunSpec = SPEC) -> int:
@@ -77,18 +77,18 @@ def test_the_untrained_predictions_are_not_given_for_final_ones(store: Store) ->
         "DELETE FROM epochs WHERE epoch = 2",
     ],
 )
-def test_a_change_after_the_end_is_noticed(change: str, store: Store, places: Places) -> None:
+def test_a_change_after_the_end_is_noticed(change: str, store: Store, folders: Folders) -> None:
     run = record_run(store)
-    with sqlite3.connect(places.database) as other:
+    with sqlite3.connect(folders.database) as other:
         other.execute(change)
     assert store.intact(run) is False
     with pytest.raises(StoreError, match="was changed after it had ended"):
         store.predictions(run)
 
 
-def test_a_column_that_comes_later_breaks_no_seal(store: Store, places: Places) -> None:
+def test_a_column_that_comes_later_breaks_no_seal(store: Store, folders: Folders) -> None:
     run = record_run(store)
-    with sqlite3.connect(places.database) as other:
+    with sqlite3.connect(folders.database) as other:
         for (table,) in other.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
             if not table.startswith("sqlite_"):
                 other.execute(f"ALTER TABLE {table} ADD COLUMN later TEXT DEFAULT 'new'")
@@ -109,23 +109,23 @@ def test_a_running_run_cannot_be_deleted(store: Store) -> None:
         store.delete(run)
 
 
-def status_after(store: Store, places: Places, **row: object) -> str:
+def status_after(store: Store, folders: Folders, **row: object) -> str:
     """What a run of which the record says this is taken for."""
     run = store.create_run(SPEC)
-    with sqlite3.connect(places.database) as other:
+    with sqlite3.connect(folders.database) as other:
         columns = ", ".join(f"{name} = ?" for name in row)
         other.execute(f"UPDATE runs SET {columns} WHERE run = ?", (*row.values(), run))
     store.settle_lost_runs()
     return store.runs()[0].status
 
 
-def test_a_run_whose_process_is_gone_has_failed(store: Store, places: Places) -> None:
+def test_a_run_whose_process_is_gone_has_failed(store: Store, folders: Folders) -> None:
     run = store.create_run(SPEC)
     for event in events_of(SPEC, run)[:8]:
         store.record(event)
     store.settle_lost_runs()
     assert store.runs()[0].status == "running"
-    with sqlite3.connect(places.database) as other:
+    with sqlite3.connect(folders.database) as other:
         other.execute("UPDATE runs SET pid = 999999999")
     store.settle_lost_runs()
     record = store.runs()[0]
@@ -134,30 +134,30 @@ def test_a_run_whose_process_is_gone_has_failed(store: Store, places: Places) ->
     assert store.intact(run) is True
 
 
-def test_a_process_with_the_same_number_is_another_one(store: Store, places: Places) -> None:
+def test_a_process_with_the_same_number_is_another_one(store: Store, folders: Folders) -> None:
     parent = os.getppid()
-    assert status_after(store, places, pid=parent, pid_started=carriers.started(parent)) == "running"
-    assert status_after(store, places, pid=parent, pid_started=12.0) == "failed"
+    assert status_after(store, folders, pid=parent, pid_started=heartbeat.started(parent)) == "running"
+    assert status_after(store, folders, pid=parent, pid_started=12.0) == "failed"
 
 
 def test_a_process_that_nobody_has_buried_yet_is_dead() -> None:
     with subprocess.Popen((sys.executable, "-c", "input()"), stdin=subprocess.PIPE) as process:
-        assert carriers.started(process.pid) is not None
+        assert heartbeat.started(process.pid) is not None
         assert process.stdin is not None
         process.stdin.close()
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        assert carriers.started(process.pid) is None
+        assert heartbeat.started(process.pid) is None
 
 
-def test_a_run_of_another_machine_is_known_by_its_beat(store: Store, places: Places) -> None:
+def test_a_run_of_another_machine_is_known_by_its_beat(store: Store, folders: Folders) -> None:
     now = time.time()
-    assert status_after(store, places, place="another", pid=1, beat_at=now - 60) == "running"
-    assert status_after(store, places, place="another", pid=1, beat_at=now - 200) == "failed"
+    assert status_after(store, folders, place="another", pid=1, beat_at=now - 60) == "running"
+    assert status_after(store, folders, place="another", pid=1, beat_at=now - 200) == "failed"
 
 
-def test_a_run_whose_end_could_not_be_recorded_is_lost_though_the_process_lives(places: Places) -> None:
-    with Store(places.database) as reader:
-        with Store(places.database) as writer:
+def test_a_run_whose_end_could_not_be_recorded_is_lost_though_the_process_lives(folders: Folders) -> None:
+    with Store(folders.database) as reader:
+        with Store(folders.database) as writer:
             writer.create_run(SPEC)
             reader.settle_lost_runs()
             assert reader.runs()[0].status == "running"
@@ -165,15 +165,15 @@ def test_a_run_whose_end_could_not_be_recorded_is_lost_though_the_process_lives(
         assert reader.runs()[0].status == "failed"
 
 
-def test_a_run_gives_signs_of_life_though_nothing_is_told_of_it(store: Store, places: Places) -> None:
+def test_a_run_gives_signs_of_life_though_nothing_is_told_of_it(store: Store, folders: Folders) -> None:
     store.create_run(SPEC)
-    with sqlite3.connect(places.database) as other:
+    with sqlite3.connect(folders.database) as other:
         other.execute("UPDATE runs SET beat_at = 0")
     seen = []
 
     class Thrice(threading.Event):
         def wait(self, timeout: float | None = None) -> bool:
-            seen.append(beat_of(places))
+            seen.append(beat_of(folders))
             return len(seen) > 3
 
     store._carried._beat(Thrice())
@@ -182,9 +182,9 @@ def test_a_run_gives_signs_of_life_though_nothing_is_told_of_it(store: Store, pl
     assert seen[1] < seen[2] < seen[3]
 
 
-def test_its_thread_ends_with_the_run(places: Places) -> None:
+def test_its_thread_ends_with_the_run(folders: Folders) -> None:
     others = set(threading.enumerate())
-    with Store(places.database) as store:
+    with Store(folders.database) as store:
         run = store.create_run(SPEC)
         (heart,) = set(threading.enumerate()) - others
         for event in events_of(SPEC, run):
@@ -192,10 +192,10 @@ def test_its_thread_ends_with_the_run(places: Places) -> None:
         join(heart)
 
 
-def test_what_another_place_said_of_a_living_run_is_taken_back(store: Store, places: Places) -> None:
+def test_what_another_place_said_of_a_living_run_is_taken_back(store: Store, folders: Folders) -> None:
     run = store.create_run(SPEC)
     *events, ended = events_of(SPEC, run)
-    with sqlite3.connect(places.database) as other:
+    with sqlite3.connect(folders.database) as other:
         other.execute("UPDATE runs SET status = 'failed', error = 'lost', seal = 'x'")
     for event in events:
         store.record(event)
@@ -204,9 +204,9 @@ def test_what_another_place_said_of_a_living_run_is_taken_back(store: Store, pla
     assert store.intact(run) is True
 
 
-def test_a_run_that_goes_on_elsewhere_is_left_to_it(store: Store, places: Places) -> None:
+def test_a_run_that_goes_on_elsewhere_is_left_to_it(store: Store, folders: Folders) -> None:
     run = store.create_run(SPEC)
-    with sqlite3.connect(places.database) as other:
+    with sqlite3.connect(folders.database) as other:
         other.execute("UPDATE runs SET place = 'another', beat_at = ?", (time.time(),))
     with pytest.raises(StoreError, match="another process has resumed it"):
         store.record(events_of(SPEC, run)[0])
@@ -215,36 +215,36 @@ def test_a_run_that_goes_on_elsewhere_is_left_to_it(store: Store, places: Places
 
 def test_without_a_proc_a_process_is_known_by_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.store.heartbeat.PROC", Path("/nowhere"))
-    assert carriers.started(os.getpid()) == pytest.approx(time.time(), abs=86_400)
-    assert carriers.started(999_999_999) is None
+    assert heartbeat.started(os.getpid()) == pytest.approx(time.time(), abs=86_400)
+    assert heartbeat.started(999_999_999) is None
 
 
 def test_a_schema_of_somebody_else_is_not_trusted(store: Store) -> None:
     assert store._db.execute("PRAGMA trusted_schema").fetchone() == (0,)
 
 
-def beat_of(places: Places) -> float:
-    with sqlite3.connect(places.database) as other:
+def beat_of(folders: Folders) -> float:
+    with sqlite3.connect(folders.database) as other:
         return float(other.execute("SELECT beat_at FROM runs").fetchone()[0])
 
 
-def test_who_may_only_read_sees_a_lost_run_as_it_was_left(places: Places) -> None:
-    with Store(places.database) as store:
+def test_who_may_only_read_sees_a_lost_run_as_it_was_left(folders: Folders) -> None:
+    with Store(folders.database) as store:
         store.create_run(SPEC)
-    with Store(places.database) as reader:
+    with Store(folders.database) as reader:
         reader._db.execute("PRAGMA query_only = ON")
         reader.settle_lost_runs()
         assert reader.runs()[0].status == "running"
 
 
 def test_a_locked_record_delays_points_and_loses_none(
-    store: Store, places: Places, monkeypatch: pytest.MonkeyPatch
+    store: Store, folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("engine.store.store.COMMIT_EVERY_S", 0.0)
     store._db.execute("PRAGMA busy_timeout = 1")
     run = store.create_run(SPEC)
     events = events_of(SPEC, run)
-    blocker = sqlite3.connect(places.database, isolation_level=None)
+    blocker = sqlite3.connect(folders.database, isolation_level=None)
     blocker.execute("BEGIN EXCLUSIVE")
     for event in events:
         if isinstance(event, StepsCompleted):
@@ -254,8 +254,8 @@ def test_a_locked_record_delays_points_and_loses_none(
     assert len(store.details(run).curve.losses) == 36
 
 
-def test_two_connections_write_side_by_side(store: Store, places: Places) -> None:
-    with Store(places.database) as other:
+def test_two_connections_write_side_by_side(store: Store, folders: Folders) -> None:
+    with Store(folders.database) as other:
         first, second = store.create_run(SPEC), other.create_run(SPEC.replace(seed=1))
         for one, two in zip(events_of(SPEC, first), events_of(SPEC, second), strict=True):
             store.record(one)
@@ -277,22 +277,22 @@ def test_a_new_record_can_be_opened_by_many_at_once(tmp_path: Path) -> None:
             assert [future.result() for future in [pool.submit(open_and_list) for _ in range(8)]] == [0] * 8
 
 
-def test_an_older_layout_is_brought_up_to_date(places: Places) -> None:
+def test_an_older_layout_is_brought_up_to_date(folders: Folders) -> None:
     from engine.store.migrations import STEPS
 
-    places.home.mkdir(parents=True)
-    with sqlite3.connect(places.database) as old:
+    folders.home.mkdir(parents=True)
+    with sqlite3.connect(folders.database) as old:
         old.executescript(STEPS[0] + "PRAGMA user_version = 1;")
-    with Store(places.database) as store:
+    with Store(folders.database) as store:
         record_run(store)
         assert store.waiting() == []
 
 
-def test_a_newer_layout_is_refused(places: Places, store: Store) -> None:
-    with sqlite3.connect(places.database) as other:
+def test_a_newer_layout_is_refused(folders: Folders, store: Store) -> None:
+    with sqlite3.connect(folders.database) as other:
         other.execute("PRAGMA user_version = 99")
     with pytest.raises(StoreError, match="update reslab"):
-        Store(places.database)
+        Store(folders.database)
 
 
 def test_a_file_that_is_no_database_is_one_sentence(tmp_path: Path) -> None:
@@ -338,9 +338,9 @@ def test_an_estimate_scales_an_earlier_run_by_its_epochs(store: Store) -> None:
         "untrained = '{\"accuracy\": \"high\"}'", "created_at = 'once'",
     ],
 )  # fmt: skip
-def test_a_damaged_row_hides_no_other(store: Store, places: Places, change: str) -> None:
+def test_a_damaged_row_hides_no_other(store: Store, folders: Folders, change: str) -> None:
     first, second = record_run(store), record_run(store)
-    with sqlite3.connect(places.database) as other:
+    with sqlite3.connect(folders.database) as other:
         other.execute(f"UPDATE runs SET {change} WHERE run = ?", (second,))
     assert [(record.run, record.status) for record in store.runs()] == [(second, "damaged"), (first, "completed")]
     assert "was damaged" in str(store.runs()[0].error)
@@ -357,9 +357,9 @@ def test_a_damaged_row_hides_no_other(store: Store, places: Places, change: str)
         "UPDATE steps SET losses = x'00'", "UPDATE runs SET started = 'x'",
     ],
 )  # fmt: skip
-def test_other_damaged_rows_of_a_run_are_a_sentence(store: Store, places: Places, change: str) -> None:
+def test_other_damaged_rows_of_a_run_are_a_sentence(store: Store, folders: Folders, change: str) -> None:
     run = record_run(store)
-    with sqlite3.connect(places.database) as other:
+    with sqlite3.connect(folders.database) as other:
         other.execute(change)
     with pytest.raises(StoreError, match=f"run {run} cannot be read: its rows in the record were damaged"):
         store.details(run)

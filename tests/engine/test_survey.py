@@ -16,7 +16,7 @@ from engine.errors import DatasetError
 from engine.events import MemoryForecasted
 from engine.forecast.step_memory import resident_bytes
 from engine.lab import Lab
-from engine.paths import Places
+from engine.paths import Folders
 from engine.progress import LoadingStopped
 from engine.shape import DataShape
 from engine.spec import RunSpec
@@ -36,36 +36,36 @@ FOLDERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-def test_a_survey_says_what_is_then_loaded(tmp_path: Path, places: Places, name: str) -> None:
+def test_a_survey_says_what_is_then_loaded(tmp_path: Path, folders: Folders, name: str) -> None:
     look, settings = FOLDERS[name]
     root = make_folder(tmp_path / "images", {"a": 10, "b": 7, "c": 4}, **look)
     spec = RunSpec(f"folder:{root}", "resnet20", **settings)
-    found = survey_now(spec, places)
-    data = drain(load_dataset(spec, places, RunControl()))[1]
+    found = survey_now(spec, folders)
+    data = drain(load_dataset(spec, folders, RunControl()))[1]
     assert found.shape == data.shape
     num_val = len(data.val) if data.val else 0
     assert (found.num_train, found.num_val, found.num_test) == (len(data.train), num_val, len(data.test))
     assert found.notes == data.notes
 
 
-def test_given_parts_and_mixed_sizes_are_surveyed_as_they_are_loaded(tmp_path: Path, places: Places) -> None:
+def test_given_parts_and_mixed_sizes_are_surveyed_as_they_are_loaded(tmp_path: Path, folders: Folders) -> None:
     root = pictures(tmp_path / "images", {"train/a/x": 5, "train/b": 6, "valid/a": 2, "valid/b": 2, "test/b": 3})
     picture(root / "train" / "a" / "odd.png", 99, (30, 20))
     spec = RunSpec(f"folder:{root}", "resnet20")
-    found, data = survey_now(spec, places), drain(load_dataset(spec, places, RunControl()))[1]
+    found, data = survey_now(spec, folders), drain(load_dataset(spec, folders, RunControl()))[1]
     assert (found.shape, found.num_train, found.num_val, found.num_test) == (DataShape(3, 224, 224, 2), 12, 4, 3)
     assert (found.shape, found.num_images) == (data.shape, len(data.train) + len(data.val) + len(data.test))
     assert found.counts == "2 classes, about train 12, validation 4, test 3"
 
 
 def test_the_command_forecasts_the_run_that_follows(
-    tmp_path: Path, places: Places, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, folders: Folders, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = pictures(tmp_path / "images", {"train/a": 16, "train/b": 16, "test/a": 4, "test/b": 4})
     said = output_of(capsys, "forecast", f"folder:{root}", "resnet20", "--json")
     assert said["images"]["shape"] == {"channels": 3, "height": 8, "width": 8, "num_classes": 2}
     assert said["dataset_bytes"] == resident_bytes(40, DataShape(3, 8, 8, 2))
-    events = Lab(places).train(RunSpec(f"folder:{root}", "resnet20", epochs=1)).events()
+    events = Lab(folders).train(RunSpec(f"folder:{root}", "resnet20", epochs=1)).events()
     recorded = next(event for event in events if isinstance(event, MemoryForecasted))
     events.close()
     assert recorded.activations_bytes == said["activations_bytes"]
@@ -74,68 +74,68 @@ def test_the_command_forecasts_the_run_that_follows(
     assert lines[:2] == ["images 8×8×3, 2 classes, about train 32, test 8", "train → training, test → test"]
 
 
-def test_cats_and_dogs_are_those_that_lie_there(places: Places) -> None:
+def test_cats_and_dogs_are_those_that_lie_there(folders: Folders) -> None:
     spec = RunSpec("cats-dogs", "resnet18", val_share=0.1)
     assert survey_now(spec, None).num_images == 25_000
-    assert "not in" in survey_now(spec, places).notes[0]
-    pet_images(places.data / "PetImages", number=20)
-    found = survey_now(spec, places)
-    data = drain(load_dataset(spec.replace(image_size=16), places, RunControl()))[1]
+    assert "not in" in survey_now(spec, folders).notes[0]
+    pet_images(folders.data / "PetImages", number=20)
+    found = survey_now(spec, folders)
+    data = drain(load_dataset(spec.replace(image_size=16), folders, RunControl()))[1]
     assert (found.num_train, found.num_val, found.num_test) == (len(data.train), len(data.val), len(data.test))
-    assert found.notes == (f"40 files in {places.data / 'PetImages'}",)
+    assert found.notes == (f"40 files in {folders.data / 'PetImages'}",)
 
 
-def test_real_cats_and_dogs_are_counted(real_data: Path, places: Places) -> None:
-    found = survey_now(RunSpec("cats-dogs", "resnet18"), Places(places.home, real_data, places.cache))
+def test_real_cats_and_dogs_are_counted(real_data: Path, folders: Folders) -> None:
+    found = survey_now(RunSpec("cats-dogs", "resnet18"), Folders(folders.home, real_data, folders.cache))
     assert (found.num_train, found.num_test) == (1755, 752)  # of 2,507: Thumbs.db is no photograph
 
 
 def test_headers_are_read_until_they_have_decided_and_not_twice(
-    tmp_path: Path, places: Places, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = pictures(tmp_path / "images", {"a": 40, "b": 40})
     read: list[Path] = []
     real = decoding.read_header
     monkeypatch.setattr(sizing, "read_header", lambda path: read.append(path) or real(path))  # type: ignore[func-returns-value]
     spec = RunSpec(f"folder:{root}", "resnet20")
-    survey_now(spec, places)
+    survey_now(spec, folders)
     assert len(read) == 80  # all of one size: only all of them can say so
-    drain(load_dataset(spec, places, RunControl()))
+    drain(load_dataset(spec, folders, RunControl()))
     assert len(read) == 80
     picture(root / "a" / "0.png", 7, (30, 20))
-    assert survey_now(spec, places).shape.height == 224
+    assert survey_now(spec, folders).shape.height == 224
     assert len(read) == 82
 
 
 def test_of_very_many_files_some_headers_are_read_from_all_over(
-    tmp_path: Path, places: Places, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("engine.data.survey.MOST_HEADERS", 10)
     read: list[Path] = []
     real = decoding.read_header
     monkeypatch.setattr(sizing, "read_header", lambda path: read.append(path) or real(path))  # type: ignore[func-returns-value]
-    survey_now(RunSpec(f"folder:{pictures(tmp_path / 'images', {'a': 30, 'b': 30})}", "resnet20"), places)
+    survey_now(RunSpec(f"folder:{pictures(tmp_path / 'images', {'a': 30, 'b': 30})}", "resnet20"), folders)
     assert (len(read), {path.parent.name for path in read}) == (10, {"a", "b"})
 
 
-def test_looking_shows_progress_and_hears_of_a_stop(tmp_path: Path, places: Places) -> None:
+def test_looking_shows_progress_and_hears_of_a_stop(tmp_path: Path, folders: Folders) -> None:
     from engine.data.survey import survey
 
     control = RunControl()
-    looking = survey(RunSpec(f"folder:{pictures(tmp_path / 'images', {'a': 3, 'b': 3})}", "resnet20"), places, control)
+    looking = survey(RunSpec(f"folder:{pictures(tmp_path / 'images', {'a': 3, 'b': 3})}", "resnet20"), folders, control)
     assert (next(looking).stage, json.dumps(control.stop_requested)) == ("look", "false")
     control.stop()
-    looking = survey(RunSpec(f"folder:{pictures(tmp_path / 'more', {'a': 3, 'b': 3})}", "resnet20"), places, control)
+    looking = survey(RunSpec(f"folder:{pictures(tmp_path / 'more', {'a': 3, 'b': 3})}", "resnet20"), folders, control)
     with pytest.raises(LoadingStopped):
         drain(looking)
 
 
-def test_a_folder_without_an_image_is_refused_by_the_forecast_too(tmp_path: Path, places: Places) -> None:
+def test_a_folder_without_an_image_is_refused_by_the_forecast_too(tmp_path: Path, folders: Folders) -> None:
     for name in ("a", "b"):
         (tmp_path / "images" / name).mkdir(parents=True)
         (tmp_path / "images" / name / "1.txt").write_text("no picture")
     with pytest.raises(DatasetError, match="no image in"):
-        survey_now(RunSpec(f"folder:{tmp_path / 'images'}", "resnet20"), places)
+        survey_now(RunSpec(f"folder:{tmp_path / 'images'}", "resnet20"), folders)
 
 
 def test_published_numbers_are_exact() -> None:

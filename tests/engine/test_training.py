@@ -32,7 +32,7 @@ from engine.events import (
 )
 from engine.lab import Lab
 from engine.models.building import build_model
-from engine.paths import Places
+from engine.paths import Folders
 from engine.shape import DataShape
 from engine.spec import RunSpec
 from engine.step.optim import learning_rate
@@ -46,8 +46,8 @@ DIGITS = DataShape(1, 8, 8, 10)
 T = TypeVar("T")
 
 
-def collect(spec: RunSpec, places: Places, control: RunControl | None = None) -> list[Event]:
-    return list(Lab(places).train(spec, control or RunControl()).events())
+def collect(spec: RunSpec, folders: Folders, control: RunControl | None = None) -> list[Event]:
+    return list(Lab(folders).train(spec, control or RunControl()).events())
 
 
 def of(events: list[Event], kind: type[T]) -> list[T]:
@@ -64,9 +64,9 @@ def ended(events: list[Event]) -> RunEnded:
 
 
 @few_digits
-def test_a_run_tells_its_story_in_order(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_tells_its_story_in_order(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.training.saving.COST_SHARE", 1e-9)  # a slow machine would save in between
-    events = collect(SPEC.replace(epochs=2), places)
+    events = collect(SPEC.replace(epochs=2), folders)
     passing = (EvaluationProgressed, GradientsMeasured, StepsCompleted)  # they come by the clock
     told = [type(event).__name__ for event in events if not isinstance(event, passing)]
     assert told == [
@@ -85,20 +85,20 @@ def test_a_run_tells_its_story_in_order(places: Places, monkeypatch: pytest.Monk
 
 
 @few_digits
-def test_epoch_means_are_over_images(places: Places) -> None:
-    events = collect(SPEC, places)
+def test_epoch_means_are_over_images(folders: Folders) -> None:
+    events = collect(SPEC, folders)
     sizes = [16] * 11 + [4]
     assert of(events, EpochEnded)[0].train_loss == pytest.approx(np.average(losses(events), weights=sizes), rel=1e-6)
 
 
 @few_digits
-def test_the_same_spec_gives_identical_losses_and_predictions(places: Places) -> None:
+def test_the_same_spec_gives_identical_losses_and_predictions(folders: Folders) -> None:
     spec = SPEC.replace(flip=True, crop_padding=1)
-    first, second = (collect(spec, places) for _ in range(2))
+    first, second = (collect(spec, folders) for _ in range(2))
     assert losses(first) == losses(second)
     for one, other in zip(of(first, Evaluated), of(second, Evaluated), strict=True):
         assert (one.predictions, one.confidences) == (other.predictions, other.confidences)
-    other_seed = collect(spec.replace(seed=1), places)
+    other_seed = collect(spec.replace(seed=1), folders)
     assert losses(other_seed) != losses(first)
 
 
@@ -110,8 +110,8 @@ def test_the_same_spec_gives_identical_losses_and_predictions(places: Places) ->
     ],
     ids=["resnet20", "resnet18"],
 )
-def test_training_learns_more_than_chance(places: Places, spec: RunSpec) -> None:
-    end = ended(collect(spec, places))
+def test_training_learns_more_than_chance(folders: Folders, spec: RunSpec) -> None:
+    end = ended(collect(spec, folders))
     assert end.untrained is not None
     assert end.final is not None
     assert end.untrained.accuracy < 0.3
@@ -119,8 +119,8 @@ def test_training_learns_more_than_chance(places: Places, spec: RunSpec) -> None
 
 
 @few_digits
-def test_with_a_validation_share_the_test_set_is_read_twice(places: Places) -> None:
-    events = collect(SPEC.replace(epochs=2, val_share=0.2), places)
+def test_with_a_validation_share_the_test_set_is_read_twice(folders: Folders) -> None:
+    events = collect(SPEC.replace(epochs=2, val_share=0.2), folders)
     read = [(event.split, event.moment) for event in of(events, Evaluated)]
     assert read == [("test", "untrained"), ("val", "epoch"), ("val", "epoch"), ("test", "final")]
 
@@ -136,13 +136,13 @@ def stop_after(kind: type[Event], control: RunControl, events: Iterator[Event]) 
 
 @few_digits
 @pytest.mark.parametrize("kind", [RunStarted, StepsCompleted, EpochEnded])
-def test_a_run_can_be_stopped_anywhere_and_keeps_what_it_has(kind: type[Event], places: Places) -> None:
+def test_a_run_can_be_stopped_anywhere_and_keeps_what_it_has(kind: type[Event], folders: Folders) -> None:
     control = RunControl()
-    events = stop_after(kind, control, Lab(places).train(SPEC.replace(epochs=5), control).events())
+    events = stop_after(kind, control, Lab(folders).train(SPEC.replace(epochs=5), control).events())
     end = ended(events)
     assert end.status == "stopped"
     assert end.error is None
-    with Store(places.database) as store:
+    with Store(folders.database) as store:
         details = store.details(end.run)
     assert details.record.status == "stopped"
     assert details.intact
@@ -152,15 +152,15 @@ def test_a_run_can_be_stopped_anywhere_and_keeps_what_it_has(kind: type[Event], 
         return
     assert details.weights is not None
     assert details.weights.step == end.steps
-    loaded = load_checkpoint(places.run_folder(end.run) / details.weights.file, details.weights.sha256)
+    loaded = load_checkpoint(folders.run_folder(end.run) / details.weights.file, details.weights.sha256)
     assert loaded.header["step"] == end.steps
 
 
 @few_digits
-def test_a_pause_stands_still_and_is_no_training_time(places: Places) -> None:
+def test_a_pause_stands_still_and_is_no_training_time(folders: Folders) -> None:
     control = RunControl()
     events: list[Event] = []
-    for event in Lab(places).train(SPEC, control).events():
+    for event in Lab(folders).train(SPEC, control).events():
         events.append(event)
         if isinstance(event, StepsCompleted) and not of(events, RunPaused):
             control.pause()
@@ -173,15 +173,15 @@ def test_a_pause_stands_still_and_is_no_training_time(places: Places) -> None:
     assert end.status == "completed"
     trained_s = of(events, StepsCompleted)[-1].train_s
     assert trained_s < end.elapsed_s - 0.5
-    reference = losses(collect(SPEC, places))
+    reference = losses(collect(SPEC, folders))
     assert losses(events) == reference
 
 
 @few_digits
-def test_a_paused_run_can_be_stopped(places: Places) -> None:
+def test_a_paused_run_can_be_stopped(folders: Folders) -> None:
     control = RunControl()
     events = []
-    for event in Lab(places).train(SPEC, control).events():
+    for event in Lab(folders).train(SPEC, control).events():
         events.append(event)
         if isinstance(event, StepsCompleted):
             control.pause()
@@ -208,19 +208,19 @@ def poison(monkeypatch: pytest.MonkeyPatch, at_step: int, what: Callable[[Any], 
 @few_digits
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_a_bad_loss_ends_the_run_with_the_state_before_it(
-    optimizer: Any, places: Places, monkeypatch: pytest.MonkeyPatch
+    optimizer: Any, folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = SPEC.replace(optimizer=optimizer, weight_decay=0.01)
     # What the state after four good steps is.
-    stopped = run_until(lambda event: isinstance(event, StepsCompleted) and event.last_step >= 4, places, spec)
+    stopped = run_until(lambda event: isinstance(event, StepsCompleted) and event.last_step >= 4, folders, spec)
     good_steps = ended(stopped).steps
     poison(monkeypatch, good_steps + 1, lambda images: images * float("nan"))
-    events = collect(spec, places)
+    events = collect(spec, folders)
     end = ended(events)
     assert end.status == "diverged"
     assert f"at step {good_steps + 1}" in str(end.error)
     assert end.steps == good_steps == len(losses(events))
-    kept, expected = (weights_of(places, e.run) for e in (end, ended(stopped)))
+    kept, expected = (weights_of(folders, e.run) for e in (end, ended(stopped)))
     assert kept.header["step"] == good_steps
     for name, value in expected.model.items():
         assert kept.model[name].equal(value), name
@@ -229,55 +229,57 @@ def test_a_bad_loss_ends_the_run_with_the_state_before_it(
             assert kept.optimizer[index][name].equal(value), (index, name)
 
 
-def weights_of(places: Places, number: int) -> Any:
-    with Store(places.database) as store:
+def weights_of(folders: Folders, number: int) -> Any:
+    with Store(folders.database) as store:
         weights = store.details(number).weights
     assert weights is not None
-    return load_checkpoint(places.run_folder(number) / weights.file, weights.sha256)
+    return load_checkpoint(folders.run_folder(number) / weights.file, weights.sha256)
 
 
 @few_digits
-def test_weights_that_are_not_finite_are_not_kept(places: Places) -> None:
-    end = ended(collect(SPEC.replace(learning_rate=1000.0, epochs=3), places))
+def test_weights_that_are_not_finite_are_not_kept(folders: Folders) -> None:
+    end = ended(collect(SPEC.replace(learning_rate=1000.0, epochs=3), folders))
     assert end.status == "diverged"
-    with Store(places.database) as store:
+    with Store(folders.database) as store:
         weights = store.details(end.run).weights
     if weights is not None:
-        loaded = weights_of(places, end.run)
+        loaded = weights_of(folders, end.run)
         assert all(torch.isfinite(value).all() for value in loaded.model.values())
 
 
 @few_digits
-def test_a_failure_is_told_in_one_sentence_and_logged_in_full(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_is_told_in_one_sentence_and_logged_in_full(
+    folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def explode(images: Any) -> Any:
         raise RuntimeError("the disk\nis on fire")
 
     poison(monkeypatch, 3, explode)
-    end = ended(collect(SPEC, places))
+    end = ended(collect(SPEC, folders))
     assert end.status == "failed"
-    assert end.error == f"RuntimeError: the disk; the full report is in {places.log}"
-    assert "Traceback" in places.log.read_text()
+    assert end.error == f"RuntimeError: the disk; the full report is in {folders.log}"
+    assert "Traceback" in folders.log.read_text()
     assert end.untrained is not None
-    with Store(places.database) as store:
+    with Store(folders.database) as store:
         assert store.details(end.run).record.error == end.error
 
 
 @few_digits
-def test_a_run_whose_iterator_is_closed_is_recorded_as_stopped(places: Places) -> None:
-    events = Lab(places).train(SPEC).events()
+def test_a_run_whose_iterator_is_closed_is_recorded_as_stopped(folders: Folders) -> None:
+    events = Lab(folders).train(SPEC).events()
     for event in events:
         if isinstance(event, StepsCompleted):
             break
     events.close()
-    with Store(places.database) as store:
+    with Store(folders.database) as store:
         assert store.runs()[0].status == "stopped"
 
 
 @few_digits
-def test_an_event_is_in_the_record_before_it_is_seen(places: Places) -> None:
-    for event in Lab(places).train(SPEC).events():
+def test_an_event_is_in_the_record_before_it_is_seen(folders: Folders) -> None:
+    for event in Lab(folders).train(SPEC).events():
         if isinstance(event, Evaluated | EpochEnded | CheckpointSaved | RunEnded):
-            with Store(places.database) as store:
+            with Store(folders.database) as store:
                 details = store.details(event.run)
             if isinstance(event, Evaluated):
                 assert details.evaluations[-1].metrics == event.metrics
@@ -292,9 +294,9 @@ def test_an_event_is_in_the_record_before_it_is_seen(places: Places) -> None:
 
 @few_digits
 def test_a_second_run_uses_the_images_that_are_there_and_keeps_the_old_network_while_there_is_room(
-    places: Places,
+    folders: Folders,
 ) -> None:
-    lab = Lab(places)
+    lab = Lab(folders)
     list(lab.train(SPEC).events())
     first = {holding.kind: holding for holding in lab.ledger.holdings()}
     assert not any(holding.live for holding in first.values())
@@ -307,24 +309,24 @@ def test_a_second_run_uses_the_images_that_are_there_and_keeps_the_old_network_w
 
 @pytest.mark.slow
 @few_digits
-def test_group_norm_bfloat16_and_the_other_optimizers_train(places: Places) -> None:
+def test_group_norm_bfloat16_and_the_other_optimizers_train(folders: Folders) -> None:
     spec = SPEC.replace(
         norm="group", dtype="bfloat16", optimizer="adam", schedule="cosine", learning_rate=0.001, batch_size=90
     )
-    events = collect(spec, places)
+    events = collect(spec, folders)
     assert ended(events).status == "completed"
     assert of(events, RunStarted)[0].resolved.dtype == "bfloat16"
 
 
 @few_digits
-def test_a_device_that_is_not_there_is_refused_before_anything_is_recorded(places: Places) -> None:
+def test_a_device_that_is_not_there_is_refused_before_anything_is_recorded(folders: Folders) -> None:
     from engine.errors import DeviceError
 
     if torch.cuda.is_available():
         pytest.skip("there is one")
     with pytest.raises(DeviceError, match="choose device auto or cpu"):
-        collect(SPEC.replace(device="cuda"), places)
-    assert not places.database.exists()
+        collect(SPEC.replace(device="cuda"), folders)
+    assert not folders.database.exists()
 
 
 @pytest.mark.parametrize("warmup", [0.0, 1.0])
@@ -349,10 +351,10 @@ def test_warm_up_rises_and_cosine_falls_to_nothing() -> None:
 
 
 @few_digits
-def test_a_damaged_checkpoint_is_not_loaded(places: Places) -> None:
-    events = collect(SPEC, places)
+def test_a_damaged_checkpoint_is_not_loaded(folders: Folders) -> None:
+    events = collect(SPEC, folders)
     saved = of(events, CheckpointSaved)[0]
-    path = places.run_folder(saved.run) / saved.file
+    path = folders.run_folder(saved.run) / saved.file
     model = build_model(SPEC, DIGITS)
     model.load_state_dict(load_checkpoint(path, saved.sha256).model)
     data = bytearray(path.read_bytes())
@@ -363,12 +365,12 @@ def test_a_damaged_checkpoint_is_not_loaded(places: Places) -> None:
 
 
 @few_digits
-def test_weights_that_cannot_be_written_fail_the_run_and_keep_its_figures(places: Places) -> None:
+def test_weights_that_cannot_be_written_fail_the_run_and_keep_its_figures(folders: Folders) -> None:
     events = []
-    for event in Lab(places).train(SPEC).events():
+    for event in Lab(folders).train(SPEC).events():
         events.append(event)
         if isinstance(event, RunStarted):
-            places.run_folder(event.run).write_text("in the way")
+            folders.run_folder(event.run).write_text("in the way")
     end = ended(events)
     assert end.status == "failed"
     assert "cannot write weights" in str(end.error)
@@ -376,29 +378,29 @@ def test_weights_that_cannot_be_written_fail_the_run_and_keep_its_figures(places
 
 
 @few_digits
-def test_checkpoints_leave_no_second_file(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoints_leave_no_second_file(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.training.saving.COST_SHARE", 1e9)
-    events = collect(SPEC.replace(epochs=2), places)
+    events = collect(SPEC.replace(epochs=2), folders)
     assert len(of(events, CheckpointSaved)) == 2
-    files = list(Path(places.run_folder(events[-1].run)).iterdir())
+    files = list(Path(folders.run_folder(events[-1].run)).iterdir())
     assert [file.name for file in files] == ["step-00000024.safetensors"]
 
 
-def test_points_come_about_ten_times_a_second(places: Places) -> None:
+def test_points_come_about_ten_times_a_second(folders: Folders) -> None:
     began = time.perf_counter()
-    events = collect(SPEC.replace(batch_size=16), places)
+    events = collect(SPEC.replace(batch_size=16), folders)
     took = time.perf_counter() - began
     assert len(of(events, StepsCompleted)) <= 10 * took + 4
 
 
 @few_digits
-def test_an_error_with_a_name_that_is_no_text_is_recorded(places: Places, tmp_path: Path) -> None:
+def test_an_error_with_a_name_that_is_no_text_is_recorded(folders: Folders, tmp_path: Path) -> None:
     for folder in (b"a\xff", b"b"):
         os.makedirs(os.path.join(os.fsencode(tmp_path), b"images", folder))
     Image.new("L", (8, 8)).save(tmp_path / "images" / "b" / "0.png")
     Image.new("L", (8, 8)).save(tmp_path / "images" / os.fsdecode(b"a\xff") / "0.png")
-    end = ended(collect(SPEC.replace(dataset=f"folder:{tmp_path / 'images'}"), places))
+    end = ended(collect(SPEC.replace(dataset=f"folder:{tmp_path / 'images'}"), folders))
     assert end.status == "failed"
     assert "images: a\N{REPLACEMENT CHARACTER} (1), b (1)" in str(end.error)
-    with Store(places.database) as store:
+    with Store(folders.database) as store:
         assert store.details(1).record.error == end.error

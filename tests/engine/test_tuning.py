@@ -10,17 +10,17 @@ from itertools import count
 import pytest
 import torch
 
-from engine.analysis.tables import facts, tuning_text
+from engine.analysis.tables import choice_text, facts
 from engine.cli import main
 from engine.control import RunControl
 from engine.cores import OthersMeter
 from engine.device import Placement
 from engine.events import Event, RunContinued, RunEnded, RunStarted, SettingsTuned, StepsCompleted, TuningChecked
-from engine.forecast.fitting import Plan, fit_run
+from engine.forecast.memory_plan import Plan, fit_run
 from engine.forecast.step_memory import Step
 from engine.lab import Lab
 from engine.memory.ledger import Ledger
-from engine.paths import Places
+from engine.paths import Folders
 from engine.shape import DataShape
 from engine.spec import RunSpec
 from engine.step.learner import Learner
@@ -28,7 +28,7 @@ from engine.store.store import Store
 from engine.training import autotune as tuning
 from engine.training import loop as train
 from engine.training import setup
-from engine.training.autotune import is_tunable, tuning_key
+from engine.training.autotune import autotune_key, is_tunable
 from tests.running import run_until
 
 CPU = Placement(torch.device("cpu"), torch.float32, torch.contiguous_format, "test")
@@ -55,13 +55,13 @@ def seconds(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Placement, i
     return say
 
 
-def collect(places: Places, spec: RunSpec = SPEC) -> list[Event]:
-    return list(Lab(places).train(spec).events())
+def collect(folders: Folders, spec: RunSpec = SPEC) -> list[Event]:
+    return list(Lab(folders).train(spec).events())
 
 
-def set_up(places: Places, spec: RunSpec = SPEC) -> list[Event]:
+def set_up(folders: Folders, spec: RunSpec = SPEC) -> list[Event]:
     """As `collect`, stopped when the run is ready."""
-    return run_until(RunStarted, places, spec)
+    return run_until(RunStarted, folders, spec)
 
 
 def tuned(events: list[Event]) -> list[SettingsTuned]:
@@ -73,48 +73,48 @@ def started(events: list[Event]) -> RunStarted:
 
 
 def test_the_quickest_form_is_taken_recorded_and_not_measured_again(
-    places: Places, seconds: Callable[[Callable[[Placement, int], float]], None]
+    folders: Folders, seconds: Callable[[Callable[[Placement, int], float]], None]
 ) -> None:
     seconds(lambda placement, threads: 1.0 if placement.memory_format is torch.channels_last else 2.0)
-    first = collect(places)
+    first = collect(folders)
     (found,) = tuned(first)
     assert (found.dtype, found.memory_format, found.num_threads) == ("float32", "channels_last", 4)
     assert found.gain == 2
     assert started(first).resolved.memory_format == "channels_last"
     assert started(first).resolved.gain == 2
     seconds(lambda placement, threads: 1.0)
-    again = collect(places)
+    again = collect(folders)
     assert not tuned(again)
     assert started(again).resolved == started(first).resolved
     losses = [[event.losses for event in events if isinstance(event, StepsCompleted)] for events in (first, again)]
     assert sum(losses[0], ()) == sum(losses[1], ())
-    with Store(places.database) as store:
-        lines = dict(facts(store.details(1), places.run_folder(1)))
+    with Store(folders.database) as store:
+        lines = dict(facts(store.details(1), folders.run_folder(1)))
     assert "float32, channels last, 4 threads: 2.00 times as fast as plain float32" in lines["device"]
-    assert len(tuned(set_up(places, SPEC.replace(batch_size=64)))) == 1  # another shape is another question
+    assert len(tuned(set_up(folders, SPEC.replace(batch_size=64)))) == 1  # another shape is another question
 
 
 @pytest.mark.slow
 def test_fewer_threads_are_taken_where_they_are_quicker(
-    places: Places, seconds: Callable[[Callable[[Placement, int], float]], None]
+    folders: Folders, seconds: Callable[[Callable[[Placement, int], float]], None]
 ) -> None:
     seconds(lambda placement, threads: float(threads))
-    (found,) = tuned(set_up(places))
+    (found,) = tuned(set_up(folders))
     assert (found.num_threads, found.memory_format, found.gain) == (1, "contiguous_format", 4)
 
 
 @pytest.mark.slow
 def test_a_little_quicker_is_not_enough(
-    places: Places, seconds: Callable[[Callable[[Placement, int], float]], None]
+    folders: Folders, seconds: Callable[[Callable[[Placement, int], float]], None]
 ) -> None:
     seconds(lambda placement, threads: 0.95 if placement.memory_format is torch.channels_last else 1.0)
-    (found,) = tuned(set_up(places))
+    (found,) = tuned(set_up(folders))
     assert (found.dtype, found.memory_format, found.num_threads, found.gain) == ("float32", "contiguous_format", 4, 1)
-    assert tuning_text(found) == "plain float32 on 4 threads is fastest"
+    assert choice_text(found) == "plain float32 on 4 threads is fastest"
 
 
 def test_one_pair_that_disagrees_is_enough_to_leave_a_form(
-    places: Places, seconds: Callable[[Callable[[Placement, int], float]], None]
+    folders: Folders, seconds: Callable[[Callable[[Placement, int], float]], None]
 ) -> None:
     """Five times as fast in a busy moment, and slower in the next one."""
     looks = count()
@@ -125,55 +125,55 @@ def test_one_pair_that_disagrees_is_enough_to_leave_a_form(
         return 0.2 if next(looks) < 4 else 1.1
 
     seconds(of)
-    (found,) = tuned(set_up(places))
+    (found,) = tuned(set_up(folders))
     assert (found.memory_format, found.gain) == ("contiguous_format", 1)
 
 
 def test_what_was_measured_beside_others_is_measured_again_once_they_are_gone(
-    places: Places,
+    folders: Folders,
     seconds: Callable[[Callable[[Placement, int], float]], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seconds(lambda placement, threads: 1.0)
     monkeypatch.setattr(OthersMeter, "read", lambda self: 1.5)
-    assert [event.busy_cores for event in tuned(set_up(places))] == [1.5]
-    assert not tuned(set_up(places))  # they are still there
+    assert [event.busy_cores for event in tuned(set_up(folders))] == [1.5]
+    assert not tuned(set_up(folders))  # they are still there
     monkeypatch.setattr(OthersMeter, "read", lambda self: 0.0)
-    assert [event.busy_cores for event in tuned(set_up(places))] == [0.0]
-    assert not tuned(set_up(places))
+    assert [event.busy_cores for event in tuned(set_up(folders))] == [0.0]
+    assert not tuned(set_up(folders))
 
 
 def test_a_run_of_another_speed_has_the_next_one_measure_again(
-    places: Places,
+    folders: Folders,
     seconds: Callable[[Callable[[Placement, int], float]], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seconds(lambda placement, threads: 1.0)
     monkeypatch.setattr(tuning, "LEAST_CHECK_S", 0.0)
     trained_s = iter((10.0, 13.0, 16.0, 10.0))
-    real = tuning.check_tuning
+    real = tuning.check_choice
     monkeypatch.setattr(
         train, "check_tuning", lambda run, tuned, images, seconds: real(run, tuned, images, next(trained_s))
     )
     found = []
     for _ in range(4):
-        events = collect(places)
+        events = collect(folders)
         (checked,) = (event for event in events if isinstance(event, TuningChecked))
         found.append((len(tuned(events)), checked.first_images_per_s is None, checked.holds))
     assert found == [(1, True, True), (0, False, True), (0, False, False), (1, True, True)]
 
 
 def test_the_speed_of_a_compiled_network_says_nothing(
-    places: Places, seconds: Callable[[Callable[[Placement, int], float]], None], monkeypatch: pytest.MonkeyPatch
+    folders: Folders, seconds: Callable[[Callable[[Placement, int], float]], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seconds(lambda placement, threads: 1.0)
     monkeypatch.setattr(tuning, "LEAST_CHECK_S", 0.0)
     monkeypatch.setattr(setup, "compile_network", lambda *arguments: iter(()))
-    assert any(isinstance(event, TuningChecked) for event in collect(places))
-    assert not any(isinstance(event, TuningChecked) for event in collect(places, SPEC.replace(compile=True)))
+    assert any(isinstance(event, TuningChecked) for event in collect(folders))
+    assert not any(isinstance(event, TuningChecked) for event in collect(folders, SPEC.replace(compile=True)))
 
 
-def test_measuring_ends_with_its_budget(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measuring_ends_with_its_budget(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a clock that the steps themselves turn: nothing else takes any time."""
     monkeypatch.setenv("RESLAB_TUNE", "1")
     clock = [0.0]
@@ -206,24 +206,24 @@ def test_measuring_ends_with_its_budget(places: Places, monkeypatch: pytest.Monk
 
 
 def test_a_network_whose_steps_take_longer_than_the_budget_is_not_measured(
-    places: Places, seconds: Callable[[Callable[[Placement, int], float]], None]
+    folders: Folders, seconds: Callable[[Callable[[Placement, int], float]], None]
 ) -> None:
     seconds(lambda placement, threads: 1_000.0)
-    assert not tuned(set_up(places))
+    assert not tuned(set_up(folders))
 
 
 def test_a_run_that_is_resumed_keeps_its_threads_and_measures_nothing(
-    places: Places, seconds: Callable[[Callable[[Placement, int], float]], None]
+    folders: Folders, seconds: Callable[[Callable[[Placement, int], float]], None]
 ) -> None:
     seconds(lambda placement, threads: 1.0)
-    *_, ended = run_until(StepsCompleted, places, SPEC.replace(epochs=50))
+    *_, ended = run_until(StepsCompleted, folders, SPEC.replace(epochs=50))
     assert isinstance(ended, RunEnded)
     assert ended.status == "stopped"
-    with Store(places.database) as store:
-        assert store.forget_tunings() == 1
+    with Store(folders.database) as store:
+        assert store.forget_autotune_choices() == 1
     seconds(lambda placement, threads: float(threads))  # a single one would be taken now
     control = RunControl()
-    for event in Lab(places).resume(1, control).events():
+    for event in Lab(folders).resume(1, control).events():
         assert not isinstance(event, SettingsTuned)
         if isinstance(event, RunContinued):
             assert event.differs == ()
@@ -231,14 +231,14 @@ def test_a_run_that_is_resumed_keeps_its_threads_and_measures_nothing(
 
 
 def test_the_command_lists_measures_and_forgets(
-    places: Places,
+    folders: Folders,
     seconds: Callable[[Callable[[Placement, int], float]], None],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     seconds(lambda placement, threads: 1.0 if placement.memory_format is torch.channels_last else 2.0)
 
     def said(*words: str) -> str:
-        code = main([*words, "--home", str(places.home), "--data-dir", str(places.data)], lambda opening: 9)
+        code = main([*words, "--home", str(folders.home), "--data-dir", str(folders.data)], lambda opening: 9)
         captured = capsys.readouterr()
         assert code == 0, captured.err
         return captured.out + captured.err
@@ -249,7 +249,7 @@ def test_the_command_lists_measures_and_forgets(
     assert f"resnet20  1×8×8      32  {words}" in said("autotune")
     assert words in said("autotune", "digits", "resnet20", "--batch-size", "32", "--compile")
     assert "resnet20, compile True  1×8×8      32  " in said("autotune")
-    assert not tuned(set_up(places))  # the run goes by it
+    assert not tuned(set_up(folders))  # the run goes by it
     assert json.loads(said("autotune", "--json"))[0]["gain"] == 2
     assert "2 choices deleted" in said("autotune", "--forget")
     assert "no choices recorded" in said("autotune")
@@ -261,17 +261,22 @@ def test_the_command_lists_measures_and_forgets(
 
 def test_a_choice_holds_for_what_makes_the_step() -> None:
     shape = DataShape(1, 8, 8, 10)
-    key = tuning_key(SPEC, shape)
+    key = autotune_key(SPEC, shape)
     assert json.loads(key)[3:] == ["resnet20", "own", "batch", "sgd", 1, 8, 8, 10, SPEC.batch_size]  # as ever
-    assert tuning_key(SPEC.replace(learning_rate=0.5, epochs=3, seed=4, momentum=0.5), shape) == key
-    frozen = tuning_key(SPEC.replace(weights="somewhere.pth", freeze="backbone"), shape)
+    assert autotune_key(SPEC.replace(learning_rate=0.5, epochs=3, seed=4, momentum=0.5), shape) == key
+    frozen = autotune_key(SPEC.replace(weights="somewhere.pth", freeze="backbone"), shape)
     assert json.loads(frozen)[12:] == [{"freeze": "backbone"}]
-    keys = {key, frozen, tuning_key(SPEC.replace(compile=True), shape), tuning_key(SPEC.replace(batch_size=8), shape)}
+    keys = {
+        key,
+        frozen,
+        autotune_key(SPEC.replace(compile=True), shape),
+        autotune_key(SPEC.replace(batch_size=8), shape),
+    }
     assert len(keys) == 4
 
 
 def test_a_form_that_cannot_be_computed_is_left_out(
-    places: Places, seconds: Callable[[Callable[[Placement, int], float]], None]
+    folders: Folders, seconds: Callable[[Callable[[Placement, int], float]], None]
 ) -> None:
     def of(placement: Placement, threads: int) -> float:
         if placement.memory_format is torch.channels_last:
@@ -279,7 +284,7 @@ def test_a_form_that_cannot_be_computed_is_left_out(
         return 1.0
 
     seconds(of)
-    events = collect(places)
+    events = collect(folders)
     assert tuned(events)[0].gain == 1
     assert isinstance(events[-1], RunEnded)
     assert events[-1].status == "completed"
@@ -296,13 +301,13 @@ def test_what_a_person_asked_for_is_left_alone(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_real_trial_leaves_threads_weights_and_random_numbers_as_they_were(
-    places: Places, monkeypatch: pytest.MonkeyPatch
+    folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = collect(places, SPEC.replace(dtype="float32"))
+    plain = collect(folders, SPEC.replace(dtype="float32"))
     monkeypatch.setenv("RESLAB_TUNE", "1")
     monkeypatch.setattr(tuning, "CLEARLY", 1000.0)  # measured for real, and nothing taken
     threads, state = torch.get_num_threads(), torch.random.get_rng_state()
-    measured = collect(places)
+    measured = collect(folders)
     assert torch.get_num_threads() == threads
     assert torch.random.get_rng_state().equal(state)
     (found,) = tuned(measured)
@@ -311,7 +316,7 @@ def test_a_real_trial_leaves_threads_weights_and_random_numbers_as_they_were(
     assert sum(losses[0], ()) == sum(losses[1], ())
 
 
-def test_a_stop_in_the_middle_of_a_trial_ends_the_run(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_in_the_middle_of_a_trial_ends_the_run(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESLAB_TUNE", "1")
     control = RunControl()
     build = tuning.Trial.learner_for
@@ -321,13 +326,13 @@ def test_a_stop_in_the_middle_of_a_trial_ends_the_run(places: Places, monkeypatc
         return build(self, form)
 
     monkeypatch.setattr(tuning.Trial, "learner_for", stop)
-    events = list(Lab(places).train(SPEC, control).events())
+    events = list(Lab(folders).train(SPEC, control).events())
     assert isinstance(events[-1], RunEnded)
     assert events[-1].status == "stopped"
 
 
 def test_a_choice_that_does_not_fit_is_neither_taken_nor_checked(
-    places: Places,
+    folders: Folders,
     seconds: Callable[[Callable[[Placement, int], float]], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -339,7 +344,7 @@ def test_a_choice_that_does_not_fit_is_neither_taken_nor_checked(
 
     monkeypatch.setattr(setup, "fit_run", fit)
     monkeypatch.setattr(tuning, "LEAST_CHECK_S", 0.0)
-    events = collect(places)
+    events = collect(folders)
     assert tuned(events)[0].memory_format == "channels_last"
     assert started(events).resolved.memory_format == "contiguous_format"
     assert not any(isinstance(event, TuningChecked) for event in events)

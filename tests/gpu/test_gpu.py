@@ -26,13 +26,13 @@ from engine.lab import Lab
 from engine.memory.calibration import uncalibrated
 from engine.memory.freeing import clear_workspaces, free_memory
 from engine.memory.gauges import Gauges
-from engine.paths import Places
+from engine.paths import Folders
 from engine.shape import DataShape
 from engine.spec import RunSpec
 from engine.step.gradients import Gradients
 from engine.step.learner import build_learner
 from engine.store.store import Store
-from engine.training.cuda_graph import RecordedStep
+from engine.training.cuda_graph import GraphedStep
 
 pytestmark = [
     pytest.mark.gpu,
@@ -65,8 +65,8 @@ def _clean() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_it_trains_and_learns(places: Places, dtype: str) -> None:
-    events = events_of(SPEC.replace(epochs=10, dtype=dtype), Lab(places))
+def test_it_trains_and_learns(folders: Folders, dtype: str) -> None:
+    events = events_of(SPEC.replace(epochs=10, dtype=dtype), Lab(folders))
     end = completed(events)
     assert end.final is not None
     assert end.final.accuracy > 0.85
@@ -75,37 +75,37 @@ def test_it_trains_and_learns(places: Places, dtype: str) -> None:
     assert started.resolved.memory_format == "channels_last"
 
 
-def test_deterministic_runs_are_identical(places: Places) -> None:
-    losses = [losses_of(events_of(SPEC.replace(deterministic=True), Lab(places))) for _ in range(2)]
+def test_deterministic_runs_are_identical(folders: Folders) -> None:
+    losses = [losses_of(events_of(SPEC.replace(deterministic=True), Lab(folders))) for _ in range(2)]
     assert losses[0] == losses[1]
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_a_recorded_step_trains_as_the_ordinary_one(
-    places: Places, monkeypatch: pytest.MonkeyPatch, optimizer: str
+    folders: Folders, monkeypatch: pytest.MonkeyPatch, optimizer: str
 ) -> None:
-    launched, original = 0, RecordedStep.update
+    launched, original = 0, GraphedStep.update
 
-    def count(self: RecordedStep) -> None:
+    def count(self: GraphedStep) -> None:
         nonlocal launched
         launched += 1
         original(self)
 
-    monkeypatch.setattr(RecordedStep, "update", count)
+    monkeypatch.setattr(GraphedStep, "update", count)
     # Deterministic: else convolutions are chosen that round otherwise, and Adam's first steps make much of it.
     spec = SPEC.replace(dtype="float32", optimizer=optimizer, learning_rate=0.001, deterministic=True)
     stories = []
     for wanted in ("1", "0"):
         monkeypatch.setenv("RESLAB_GRAPH", wanted)
-        events = events_of(spec, Lab(places))
+        events = events_of(spec, Lab(folders))
         completed(events)
         stories.append(losses_of(events))
     assert launched == 2 * 11  # eleven whole batches an epoch; the twelfth has 29 images
     assert stories[0] == pytest.approx(stories[1], rel=1e-4)
 
 
-def test_a_deterministic_run_that_was_cut_off_ends_as_if_it_had_not_been(places: Places) -> None:
-    spec, lab = SPEC.replace(epochs=10, deterministic=True), Lab(places)
+def test_a_deterministic_run_that_was_cut_off_ends_as_if_it_had_not_been(folders: Folders) -> None:
+    spec, lab = SPEC.replace(epochs=10, deterministic=True), Lab(folders)
     whole = losses_of(events_of(spec, lab))
     control, num_seen = RunControl(), 0
     for event in lab.train(spec, control).events():
@@ -118,9 +118,9 @@ def test_a_deterministic_run_that_was_cut_off_ends_as_if_it_had_not_been(places:
     assert losses_of(events) == whole
 
 
-def test_a_run_pauses_and_goes_on(places: Places) -> None:
+def test_a_run_pauses_and_goes_on(folders: Folders) -> None:
     control, events = RunControl(), list[Event]()
-    for event in Lab(places).train(SPEC.replace(epochs=20), control).events():
+    for event in Lab(folders).train(SPEC.replace(epochs=20), control).events():
         events.append(event)
         if isinstance(event, StepsCompleted) and not any(isinstance(event, RunPaused) for event in events):
             control.pause()
@@ -131,8 +131,8 @@ def test_a_run_pauses_and_goes_on(places: Places) -> None:
     assert resumed.paused_s >= 0.25
 
 
-def test_a_diverged_run_keeps_the_state_before_it(places: Places) -> None:
-    end = events_of(SPEC.replace(learning_rate=1000.0, epochs=5), Lab(places))[-1]
+def test_a_diverged_run_keeps_the_state_before_it(folders: Folders) -> None:
+    end = events_of(SPEC.replace(learning_rate=1000.0, epochs=5), Lab(folders))[-1]
     assert isinstance(end, RunEnded)
     assert end.status == "diverged"
 
@@ -148,7 +148,7 @@ def test_the_gauges_read_this_card() -> None:
     assert gpu.allocator.reserved_bytes >= gpu.allocator.allocated_bytes
 
 
-def test_the_ledger_agrees_with_the_allocator(places: Places) -> None:
+def test_the_ledger_agrees_with_the_allocator(folders: Folders) -> None:
     """What was asked of it, without the slack of its blocks and cuBLAS' workspaces, which belong to no run."""
 
     def asked_bytes() -> int:
@@ -156,7 +156,7 @@ def test_the_ledger_agrees_with_the_allocator(places: Places) -> None:
         return int(torch.cuda.memory_stats()["requested_bytes.all.current"])
 
     before = asked_bytes()
-    lab = Lab(places)
+    lab = Lab(folders)
     events = lab.train(SPEC.replace(model="resnet50")).events()
     for event in events:
         if isinstance(event, StepsCompleted):
@@ -186,8 +186,8 @@ def test_the_forecast_is_what_the_allocator_reaches(model: str, batch: int, size
     assert forecast(step).allocator_bytes == pytest.approx(peak, rel=0.1)
 
 
-def test_freeing_gives_back_what_it_says(places: Places) -> None:
-    lab = Lab(places)
+def test_freeing_gives_back_what_it_says(folders: Folders) -> None:
+    lab = Lab(folders)
     events_of(SPEC.replace(model="resnet50"), lab)
     reserved = torch.cuda.memory_reserved()
     freed = free_memory(lab.ledger, gauges=Gauges())
@@ -196,8 +196,8 @@ def test_freeing_gives_back_what_it_says(places: Places) -> None:
     assert freed.allocator_bytes > 90 * 2**20
 
 
-def test_runs_one_after_another_leave_nothing_of_themselves(places: Places) -> None:
-    lab, left = Lab(places), list[int]()
+def test_runs_one_after_another_leave_nothing_of_themselves(folders: Folders) -> None:
+    lab, left = Lab(folders), list[int]()
     for _ in range(6):
         completed(events_of(SPEC.replace(epochs=1), lab))
         free_memory(lab.ledger)
@@ -205,9 +205,9 @@ def test_runs_one_after_another_leave_nothing_of_themselves(places: Places) -> N
     assert left[-1] <= left[0] + 2**20
 
 
-def test_ten_runs_with_a_bound_finish_by_themselves(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ten_runs_with_a_bound_finish_by_themselves(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESLAB_MEMORY_GIB", "0.4")
-    lab = Lab(places)
+    lab = Lab(folders)
     for number in range(10):
         spec = SPEC.replace(model=("resnet18", "resnet34")[number % 2], epochs=1, batch_size=128)
         events = events_of(spec, lab)
@@ -216,18 +216,18 @@ def test_ten_runs_with_a_bound_finish_by_themselves(places: Places, monkeypatch:
     assert torch.cuda.memory_allocated() < 0.4 * 2**30
 
 
-def test_a_real_failure_is_recovered_from(places: Places) -> None:
+def test_a_real_failure_is_recovered_from(folders: Folders) -> None:
     """The allocator is given less than a step needs, behind the forecast's back."""
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(0.35 * 2**30 / total)
-    events = events_of(RunSpec("digits", "resnet18", epochs=1, batch_size=1024, image_size=32), Lab(places))
+    events = events_of(RunSpec("digits", "resnet18", epochs=1, batch_size=1024, image_size=32), Lab(folders))
     completed(events)
     assert any(isinstance(event, MemoryRecovered) and event.micro_batch for event in events)
 
 
-def test_a_run_teaches_the_next_forecast(places: Places) -> None:
-    events_of(SPEC.replace(epochs=1), Lab(places))
-    with Store(places.database) as store:
+def test_a_run_teaches_the_next_forecast(folders: Folders) -> None:
+    events_of(SPEC.replace(epochs=1), Lab(folders))
+    with Store(folders.database) as store:
         memory = store.details(1).memory
         found = store.calibration(torch.cuda.get_device_name(0))
     assert memory.peak_bytes

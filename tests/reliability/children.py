@@ -28,7 +28,7 @@ from engine.lab import Lab
 from engine.launch.opening import Opening
 from engine.spec import RunSpec
 from engine.store.store import Store
-from tests.reliability.tries import ONE_EPOCH, SPEC, places_in, quiet_process
+from tests.reliability.tries import ONE_EPOCH, SPEC, folders_in, quiet_process
 from tui.__main__ import open_app
 
 _LOADED = (sklearn.metrics, engine.launch.in_process, tui.app)
@@ -38,23 +38,23 @@ def train(folder: Path, always_saving: bool = False) -> None:
     quiet_process()
     if always_saving:
         engine.training.saving.EARLY = 0.0  # a checkpoint is due as soon as the one before is written
-    list(Lab(places_in(folder)).train(SPEC).events())
+    list(Lab(folders_in(folder)).train(SPEC).events())
 
 
 def train_spec(folder: Path, spec: RunSpec) -> None:
     quiet_process()
-    list(Lab(places_in(folder)).train(spec).events())
+    list(Lab(folders_in(folder)).train(spec).events())
 
 
-def go_on(folder: Path) -> None:
+def resume_with(folder: Path) -> None:
     quiet_process()
-    list(Lab(places_in(folder)).resume(1).events())
+    list(Lab(folders_in(folder)).resume(1).events())
 
 
 def headless(folder: Path) -> None:
     """As `reslab train --json`; exits with its code."""
     quiet_process()
-    sys.exit(train_all([SPEC.replace(epochs=1000)], places_in(folder), as_json=True))
+    sys.exit(train_all([SPEC.replace(epochs=1000)], folders_in(folder), as_json=True))
 
 
 def train_failing(folder: Path, at: int, error: int, counted: Path) -> None:
@@ -69,7 +69,7 @@ def train_failing(folder: Path, at: int, error: int, counted: Path) -> None:
     library.fault_arm(str(folder).encode(), ctypes.c_long(at), ctypes.c_int(error))
     code = 0
     try:
-        list(Lab(places_in(folder)).train(ONE_EPOCH).events())
+        list(Lab(folders_in(folder)).train(ONE_EPOCH).events())
     except ReslabError:
         code = 3
     counted.write_text(str(library.fault_counted()))
@@ -85,7 +85,7 @@ def train_with_small_files(folder: Path, num_bytes: int) -> None:
     quiet_process()
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, num_bytes))
-    list(Lab(places_in(folder)).train(SPEC).events())
+    list(Lab(folders_in(folder)).train(SPEC).events())
 
 
 def train_on_a_full_disk(folder: Path, spec: RunSpec, disk_bytes: int, left: int) -> None:
@@ -98,20 +98,20 @@ def train_on_a_full_disk(folder: Path, spec: RunSpec, disk_bytes: int, left: int
     disk.mkdir()
     _mount(disk, disk_bytes)
     ballast.write_bytes(bytes(disk_bytes - left - 16_384))
-    lab, said = Lab(places_in(disk)), []
+    lab, said = Lab(folders_in(disk)), []
     for room in (False, True):
         if room:
             ballast.unlink()
         try:
-            with Store(lab.places.database) as store:
+            with Store(lab.folders.database) as store:
                 store.settle_lost_runs()
                 statuses = [record.status for record in store.runs()]
             if statuses != ["completed"]:
                 for event in lab.resume(1).events() if statuses else lab.train(spec).events():
                     if isinstance(event, CheckpointFailed) or (isinstance(event, RunEnded) and event.error):
                         (folder / "refused").touch()
-            with Store(lab.places.database) as store:
-                export_run(store, 1, lab.places.run_folder(1), disk / "exports")
+            with Store(lab.folders.database) as store:
+                export_run(store, 1, lab.folders.run_folder(1), disk / "exports")
                 store.enqueue([spec])
         except ReslabError as error:
             said += [f"with room again: {error}"] if room else []
@@ -135,7 +135,7 @@ def app(folder: Path, terminal: str) -> None:
     """The app on a pseudo-terminal of its own, with a run started; exits with its code."""
     quiet_process()
     _take_terminal(terminal)
-    sys.exit(open_app(Opening(places_in(folder), (SPEC.replace(epochs=1000),))))
+    sys.exit(open_app(Opening(folders_in(folder), (SPEC.replace(epochs=1000),))))
 
 
 def commands(folder: Path, terminal: str, command_lines: list[list[str]]) -> None:
@@ -144,7 +144,7 @@ def commands(folder: Path, terminal: str, command_lines: list[list[str]]) -> Non
     _take_terminal(terminal)
     for words in command_lines:
         with suppress(SystemExit):
-            command_line([*words, "--home", str(places_in(folder).home)], open_app)
+            command_line([*words, "--home", str(folders_in(folder).home)], open_app)
     sys.stdout.flush()
 
 
@@ -153,13 +153,13 @@ def app_with(folder: Path, terminal: str, specs: list[RunSpec]) -> None:
     quiet_process()
     _write_keys_heard(folder / "heard")
     _take_terminal(terminal)
-    sys.exit(open_app(Opening(places_in(folder), tuple(specs))))
+    sys.exit(open_app(Opening(folders_in(folder), tuple(specs))))
 
 
 def app_only_reading(folder: Path, terminal: str) -> None:
     """The app of somebody who may read the home folder and not write to it."""
     _give_up_writing()
-    if os.access(places_in(folder).database, os.W_OK):
+    if os.access(folders_in(folder).database, os.W_OK):
         sys.exit(4)
     app_with(folder, terminal, [])
 

@@ -18,14 +18,14 @@ from engine.control import RunControl
 from engine.data.cache import Decoded, decoded
 from engine.data.decoding import decode
 from engine.errors import CheckpointError, StoreError
-from engine.paths import Places
+from engine.paths import Folders
 from engine.store.store import Store
 from engine.training.checkpoint import load_checkpoint
 from tests.fakes import drain, events_of
 from tests.reliability import children
 from tests.reliability.full_disk import after_a_full_disk
 from tests.reliability.sudden import reference
-from tests.reliability.tries import SPEC, Outcome, failing_calls, finish, places_in, start
+from tests.reliability.tries import SPEC, Outcome, failing_calls, finish, folders_in, start
 
 _CUT = 6  # every sixth try cuts the file short, the others flip one bit
 
@@ -35,7 +35,7 @@ def flipped(count: int, folder: Path) -> Outcome:
     draws, outcome, harmless = random.Random(3), Outcome(), 0
     reference(folder / "run")
     kinds: list[Callable[[random.Random, bool], str | None]] = [
-        _Checkpoint(places_in(folder / "run")), _Cache(folder / "images"), _Database(folder / "record"),
+        _Checkpoint(folders_in(folder / "run")), _Cache(folder / "images"), _Database(folder / "record"),
     ]  # fmt: skip
     for number in range(count):
         said = kinds[number % 3](draws, number % _CUT == _CUT - 1)
@@ -55,11 +55,11 @@ def _harm(path: Path, draws: random.Random, cut: bool) -> None:
 
 
 class _Checkpoint:
-    def __init__(self, places: Places) -> None:
-        with Store(places.database) as store:
+    def __init__(self, folders: Folders) -> None:
+        with Store(folders.database) as store:
             weights = store.details(1).weights
         assert weights is not None
-        self._path, self._sha256 = places.run_folder(1) / weights.file, weights.sha256
+        self._path, self._sha256 = folders.run_folder(1) / weights.file, weights.sha256
         self._whole = self._path.read_bytes()
 
     def __call__(self, draws: random.Random, cut: bool) -> str | None:
@@ -107,7 +107,7 @@ class _Cache:
 
 class _Database:
     def __init__(self, folder: Path) -> None:
-        self._path = places_in(folder).database
+        self._path = folders_in(folder).database
         with Store(self._path) as store:
             store.create_run(SPEC)
             for event in events_of(SPEC, 1):
@@ -155,11 +155,11 @@ def writes(count: int, folder: Path) -> Outcome:
     went_on = 0
     for number in range(count or total):
         at = number + 1 if not count else 1 + number * total // count
-        home, places = folder / f"{at}", places_in(folder / f"{at}")
+        home, folders = folder / f"{at}", folders_in(folder / f"{at}")
         code = finish(start(children.train_failing, home, at, _ERRORS[number % 4], counted))
         problems = [] if code in (0, 3) else [f"it ended with exit code {code}"]
-        if places.database.exists():
-            problems += after_a_full_disk(home, places, untroubled)
+        if folders.database.exists():
+            problems += after_a_full_disk(home, folders, untroubled)
         went_on += code == 0
         shutil.rmtree(home, ignore_errors=True)
         outcome.add([f"call {at} of {total}, error {_ERRORS[number % 4]}: {problem}" for problem in problems])

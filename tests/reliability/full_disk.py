@@ -12,11 +12,11 @@ import numpy as np
 from PIL import Image
 
 from engine.errors import StoreError
-from engine.paths import Places
+from engine.paths import Folders
 from engine.spec import RunSpec
 from engine.store.store import Store
 from tests.reliability import children
-from tests.reliability.tries import SPEC, Outcome, Story, check_resumed, finish, places_in, start, story_of
+from tests.reliability.tries import SPEC, Outcome, Story, check_resumed, finish, folders_in, start, story_of
 
 _DISK_BYTES = 8 * 2**20
 _ALL_FILES = 5 * 2**20  # a run, its two checkpoints, its export and its cache take a little less
@@ -46,15 +46,15 @@ def full_disk(count: int, folder: Path) -> Outcome:
 class _Bounded:
     def __init__(self, folder: Path) -> None:
         _train(folder, SPEC)
-        self._untroubled = story_of(places_in(folder))
+        self._untroubled = story_of(folders_in(folder))
 
     def __call__(self, home: Path, num_bytes: int) -> list[str]:
         problems = []
         if finish(start(children.train_with_small_files, home, num_bytes)) is None:
             problems.append("it hung")
-        places = places_in(home)
-        if places.database.exists():
-            problems += after_a_full_disk(home, places, self._untroubled)
+        folders = folders_in(home)
+        if folders.database.exists():
+            problems += after_a_full_disk(home, folders, self._untroubled)
         return [f"files of at most {num_bytes:,} bytes: {problem}" for problem in problems]
 
 
@@ -72,7 +72,7 @@ class _Disk:
             f"folder:{folder}", "resnet20", epochs=4, image_size=8, dtype="float32", checkpoint_every=1
         )
         _train(folder.with_name("untroubled"), self._spec)
-        self._untroubled = story_of(places_in(folder.with_name("untroubled")))
+        self._untroubled = story_of(folders_in(folder.with_name("untroubled")))
 
     def __call__(self, home: Path, num_bytes: int) -> list[str]:
         home.mkdir()
@@ -82,7 +82,7 @@ class _Disk:
         if code != 0:
             problems.append("it hung" if code is None else f"exit code {code}")
         else:
-            problems += check_resumed(places_in(home), self._untroubled)
+            problems += check_resumed(folders_in(home), self._untroubled)
         return [f"{num_bytes:,} bytes left: {problem}" for problem in problems]
 
 
@@ -101,16 +101,16 @@ def _can_mount() -> bool:
     return tried.returncode == 0
 
 
-def after_a_full_disk(home: Path, places: Places, untroubled: Story) -> list[str]:
+def after_a_full_disk(home: Path, folders: Folders, untroubled: Story) -> list[str]:
     """What does not hold once there is room again."""
     try:
-        with Store(places.database) as store:
+        with Store(folders.database) as store:
             store.settle_lost_runs()
             runs = store.runs()
     except StoreError as error:
         return [f"the record cannot be read any more: {error}"]
     if not runs:
         return []
-    if runs[0].status != "completed" and finish(start(children.go_on, home)) != 0:
+    if runs[0].status != "completed" and finish(start(children.resume_with, home)) != 0:
         return ["it could not go on"]
-    return check_resumed(places, untroubled)
+    return check_resumed(folders, untroubled)

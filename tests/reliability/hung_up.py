@@ -14,12 +14,12 @@ from pathlib import Path
 
 import psutil
 
-from engine.paths import Places
+from engine.paths import Folders
 from engine.records import HUNG_UP
 from engine.store.store import Store
 from tests.reliability.sudden import check_stopped, steps_of
 from tests.reliability.terminal import Terminal
-from tests.reliability.tries import Outcome, places_in
+from tests.reliability.tries import Outcome, folders_in
 from tests.waiting import WITHIN_S, until
 
 _MARK = "RESLAB_TRY"  # in the environment of all that a try starts
@@ -52,11 +52,13 @@ def hung_up(count: int, folder: Path) -> Outcome:
 
 
 def _try(home: Path, way: Callable[[Path, list[str]], Opened], live: bool) -> list[str]:
-    places, problems = places_in(home), []
-    places.home.mkdir(parents=True)
+    folders, problems = folders_in(home), []
+    folders.home.mkdir(parents=True)
     run = ["train", "digits", "resnet20", "--epochs", "1000", "--dtype", "float32", "--tui"]
-    opened = way(home, [sys.executable, "-c", _CODES, *(run if live else []), "--home", str(places.home)])
-    if not until((lambda: steps_of(places) > 0) if live else (lambda: b"What will run" in opened.seen()), every_s=0.05):
+    opened = way(home, [sys.executable, "-c", _CODES, *(run if live else []), "--home", str(folders.home)])
+    if not until(
+        (lambda: steps_of(folders) > 0) if live else (lambda: b"What will run" in opened.seen()), every_s=0.05
+    ):
         problems.append("it did not begin")
     begun = _marked(home)
     problems += opened.close()
@@ -64,11 +66,11 @@ def _try(home: Path, way: Callable[[Path, list[str]], Opened], live: bool) -> li
         problems.append(f"left: {', '.join(_kill(home))}")
     if len(begun) < 1:
         problems.append("no process was seen")
-    return problems + (check_stopped(places, HUNG_UP) if live else _check_idle(places))
+    return problems + (check_stopped(folders, HUNG_UP) if live else _check_idle(folders))
 
 
-def _check_idle(places: Places) -> list[str]:
-    with Store(places.database) as store:
+def _check_idle(folders: Folders) -> list[str]:
+    with Store(folders.database) as store:
         return [f"run {record.run} was recorded" for record in store.runs()]
 
 

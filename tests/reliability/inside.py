@@ -22,7 +22,7 @@ from engine.lab import Lab
 from engine.spec import RunSpec
 from engine.store.store import Store
 from tests.fakes import ScriptedRun, events_of
-from tests.reliability.tries import SPEC, Outcome, newest_of, places_in
+from tests.reliability.tries import SPEC, Outcome, folders_in, resume_point_of
 
 _SLOPE_MIB = 1.0  # an hour
 
@@ -32,18 +32,18 @@ def not_finite(count: int, folder: Path) -> Outcome:
     outcome = Outcome()
     for number in range(count):
         step, value = number % 12 + 1, (float("nan"), float("inf"))[number % 2]
-        places, problems = places_in(folder / str(number)), list[str]()
+        folders, problems = folders_in(folder / str(number)), list[str]()
         with _poisoned(step, value):
-            *_, ended = Lab(places).train(SPEC.replace(epochs=1)).events()
+            *_, ended = Lab(folders).train(SPEC.replace(epochs=1)).events()
         assert isinstance(ended, RunEnded)
         if ended.status != "diverged":
             problems.append(f"it ended {ended.status}")
         elif f"step {step}" not in str(ended.error) or "try " not in str(ended.error):
             problems.append(f"it said {ended.error!r}")
-        with Store(places.database) as store:
+        with Store(folders.database) as store:
             details = store.details(1)
         if details.weights is not None:
-            state = newest_of(places, details).model
+            state = resume_point_of(folders, details).model
             if not all(torch.isfinite(values).all() for values in state.values()):
                 problems.append("the checkpoint is not finite")
         elif step > 1:
@@ -78,7 +78,7 @@ async def _resize(count: int, folder: Path) -> list[str]:
     from tui.app import ReslabApp
 
     draws, script = random.Random(6), ScriptedRun(hold_at=2, events=_many_events())
-    app = ReslabApp(places_in(folder), [RunSpec("digits", "resnet18", epochs=6000)], backend_of=script)
+    app = ReslabApp(folders_in(folder), [RunSpec("digits", "resnet18", epochs=6000)], backend_of=script)
     modes = ("1", "2", "3", "2")
     try:
         async with app.run_test(size=(120, 36)) as pilot:
@@ -114,7 +114,7 @@ async def _hours(count: int, folder: Path) -> list[tuple[float, float]]:
     from tui.app import ReslabApp
 
     script = ScriptedRun(hold_at=2, events=_many_events())
-    app = ReslabApp(places_in(folder), [RunSpec("digits", "resnet18", epochs=100_000)], backend_of=script)
+    app = ReslabApp(folders_in(folder), [RunSpec("digits", "resnet18", epochs=100_000)], backend_of=script)
     found = []
     async with app.run_test(size=(120, 36)) as pilot:
         while app.live is None or app.live.version < 2:

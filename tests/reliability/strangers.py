@@ -24,7 +24,7 @@ from engine.store.store import Store
 from tests.fakes import events_of
 from tests.reliability import children
 from tests.reliability.terminal import Terminal
-from tests.reliability.tries import Outcome, finish, places_in, start
+from tests.reliability.tries import Outcome, finish, folders_in, start
 from tests.waiting import until
 
 _MARK = "zq"
@@ -126,16 +126,16 @@ def _file_name(text: str) -> str:
 
 def _record(home: Path, text: str, images: Path) -> None:
     """Three runs: two that ended, and one that was cut off."""
-    places = places_in(home)
+    folders = folders_in(home)
     text = text.replace("\0", "")  # to SQLite's own functions a text ends there
-    with Store(places.database) as store:
+    with Store(folders.database) as store:
         for seed in (0, 1, 2):
             spec = RunSpec("digits", "resnet20", epochs=2, seed=seed)
             run = store.create_run(spec)
             for event in events_of(spec, run, (f"a{text}", f"b{text}")):
                 store.record(event)
         store.enqueue([RunSpec(f"folder:{images}", "resnet20", optimizer="adamw")])
-        with sqlite3.connect(places.database) as db:
+        with sqlite3.connect(folders.database) as db:
             for run, spec_text, started in db.execute("SELECT run, spec, started FROM runs").fetchall():
                 spec_now, started_now = json.loads(spec_text), json.loads(started)
                 spec_now["weights"] = started_now["spec"]["weights"] = text
@@ -149,8 +149,8 @@ def _record(home: Path, text: str, images: Path) -> None:
         for run in (1, 2, 3):
             with store._transaction():
                 write_seal(store._db, run)
-    places.run_folder(1).mkdir(parents=True)
+    folders.run_folder(1).mkdir(parents=True)
     name = text.replace("\n", " ").replace("\r", " ").replace(",", " ").replace('"', " ")
-    (places.run_folder(1) / "manifest.csv").write_text(
+    (folders.run_folder(1) / "manifest.csv").write_text(
         f"file,sha256,class_name,split,problem\n{name},0,{name},unusable,{name}\n", encoding="utf-8"
     )

@@ -8,11 +8,11 @@ import time
 from pathlib import Path
 
 from engine.errors import StoreError
-from engine.paths import Places
+from engine.paths import Folders
 from engine.store.store import Store
 from tests.reliability import children
 from tests.reliability.terminal import Terminal
-from tests.reliability.tries import SPEC, Outcome, finish, places_in, start
+from tests.reliability.tries import SPEC, Outcome, finish, folders_in, start
 from tests.waiting import until
 
 
@@ -21,16 +21,16 @@ def two_labs(count: int, folder: Path) -> Outcome:
     outcome = Outcome()
     for number in range(count):
         home = folder / str(number)
-        places = places_in(home)
+        folders = folders_in(home)
         processes = [start(children.train_spec, home, SPEC.replace(seed=seed, epochs=12)) for seed in (0, 1)]
-        until(lambda places=places: places.database.exists() and _num_runs(places) == 2)  # type: ignore[misc]
-        problems = _only_reading(home, places) if os.geteuid() == 0 else []
+        until(lambda folders=folders: folders.database.exists() and _num_runs(folders) == 2)  # type: ignore[misc]
+        problems = _only_reading(home, folders) if os.geteuid() == 0 else []
         while any(process.is_alive() for process in processes):
-            problems += _read_and_queue(places)
+            problems += _read_and_queue(folders)
             time.sleep(0.05)
         if any(process.exitcode != 0 for process in processes):
             problems.append("one of them failed")
-        with Store(places.database) as store, sqlite3.connect(places.database) as db:
+        with Store(folders.database) as store, sqlite3.connect(folders.database) as db:
             states = [(record.status, store.intact(record.run)) for record in store.runs()]
             if states != [("completed", True)] * 2:
                 problems.append(f"the runs ended as {states}")
@@ -42,17 +42,17 @@ def two_labs(count: int, folder: Path) -> Outcome:
     return outcome
 
 
-def _num_runs(places: Places) -> int:
+def _num_runs(folders: Folders) -> int:
     try:
-        with Store(places.database) as store:
+        with Store(folders.database) as store:
             return len(store.runs())
     except StoreError:
         return 0
 
 
-def _read_and_queue(places: Places) -> list[str]:
+def _read_and_queue(folders: Folders) -> list[str]:
     try:
-        with Store(places.database) as store:
+        with Store(folders.database) as store:
             store.settle_lost_runs()
             for record in store.runs():
                 store.details(record.run)
@@ -63,10 +63,10 @@ def _read_and_queue(places: Places) -> list[str]:
     return []
 
 
-def _only_reading(home: Path, places: Places) -> list[str]:
+def _only_reading(home: Path, folders: Folders) -> list[str]:
     """Look at the runs while they train."""
-    places.database.chmod(0o444)
-    places.home.chmod(0o555)
+    folders.database.chmod(0o444)
+    folders.home.chmod(0o555)
     terminal, problems = Terminal(), []
     process = start(children.app_only_reading, home, terminal.name)
     if not until(lambda: b"Set up" in terminal.seen, 20):
@@ -80,6 +80,6 @@ def _only_reading(home: Path, places: Places) -> list[str]:
         problems.append("it did not show the runs")
     problems += terminal.problems()
     terminal.close()
-    places.home.chmod(0o755)
-    places.database.chmod(0o644)
+    folders.home.chmod(0o755)
+    folders.database.chmod(0o644)
     return problems

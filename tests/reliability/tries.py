@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from engine.events import StepsCompleted
-from engine.paths import Places
+from engine.paths import Folders
 from engine.records import Curve, Predictions, RunDetails
 from engine.spec import RunSpec
 from engine.store.store import Store
@@ -49,8 +49,8 @@ class Outcome:
         self.losses += problems
 
 
-def places_in(folder: Path) -> Places:
-    return Places(folder / "home", folder / "data", folder / "cache")
+def folders_in(folder: Path) -> Folders:
+    return Folders(folder / "home", folder / "data", folder / "cache")
 
 
 def start(work: Callable[..., object], *arguments: Any) -> ForkServerProcess:
@@ -99,20 +99,20 @@ class Story:
     predictions: Predictions
 
 
-def story_of(places: Places, number: int = 1) -> Story:
-    with Store(places.database) as store:
+def story_of(folders: Folders, number: int = 1) -> Story:
+    with Store(folders.database) as store:
         details = store.details(number)
         return Story(
-            newest_of(places, details),
+            resume_point_of(folders, details),
             details.curve,
             [(item.split, item.moment, item.step, item.metrics) for item in details.evaluations],
             store.predictions(number),
         )
 
 
-def newest_of(places: Places, details: RunDetails) -> Checkpoint:
+def resume_point_of(folders: Folders, details: RunDetails) -> Checkpoint:
     assert details.weights is not None
-    return load_checkpoint(places.run_folder(details.record.run) / details.weights.file, details.weights.sha256)
+    return load_checkpoint(folders.run_folder(details.record.run) / details.weights.file, details.weights.sha256)
 
 
 def differences(one: Story, other: Story) -> list[str]:
@@ -133,14 +133,14 @@ def differences(one: Story, other: Story) -> list[str]:
     return found[:3]
 
 
-def check_cut_off(places: Places) -> list[str]:
+def check_cut_off(folders: Folders) -> list[str]:
     """What does not hold of a home folder whose one run was cut off without a word."""
     problems = []
-    with closing(sqlite3.connect(places.database)) as db:
+    with closing(sqlite3.connect(folders.database)) as db:
         (said,) = db.execute("PRAGMA integrity_check").fetchone()
     if said != "ok":
         problems.append(f"integrity_check: {said}")
-    with Store(places.database) as store:
+    with Store(folders.database) as store:
         store.settle_lost_runs()
         details = store.details(1)
         past = [event for event in store.past(1) if isinstance(event, StepsCompleted)]
@@ -148,21 +148,21 @@ def check_cut_off(places: Places) -> list[str]:
         problems.append("the run is still said to be running")
     kept_s = 0.0
     if details.weights is not None:
-        kept_s = float(newest_of(places, details).header["train_s"])
+        kept_s = float(resume_point_of(folders, details).header["train_s"])
     # Beyond the interval: the write in hand when it struck.
     if past and past[-1].train_s - kept_s > SPEC.checkpoint_every + 1.0:
         problems.append(f"{past[-1].train_s - kept_s:.1f} s of training are lost")
     return problems
 
 
-def check_resumed(places: Places, reference: Story) -> list[str]:
+def check_resumed(folders: Folders, reference: Story) -> list[str]:
     """What does not hold once the run has gone on to its end."""
-    problems = differences(reference, story_of(places))
-    with Store(places.database) as store:
+    problems = differences(reference, story_of(folders))
+    with Store(folders.database) as store:
         if store.intact(1) is not True:
             problems.append("the seal does not hold")
         named = {weights.file for weights in store.checkpoints(1)}
-    left = {path.name for path in places.run_folder(1).glob("*step-*")} - named
+    left = {path.name for path in folders.run_folder(1).glob("*step-*")} - named
     if left:
         problems.append(f"left lying: {', '.join(sorted(left))}")
     return problems

@@ -13,7 +13,7 @@ from textual.app import App
 from textual.pilot import Pilot
 
 from engine.memory.gauges import MemoryReading
-from engine.paths import Places
+from engine.paths import Folders
 from tests.fakes import GPU_READING, ScriptedRun
 from tests.waiting import WITHIN_S
 from tui.app import ReslabApp
@@ -39,7 +39,7 @@ def reading() -> MemoryReading:
 
 
 @pytest.fixture
-def make_app(places: Places, monkeypatch: pytest.MonkeyPatch, reading: MemoryReading) -> MakeApp:
+def make_app(folders: Folders, monkeypatch: pytest.MonkeyPatch, reading: MemoryReading) -> MakeApp:
     """An app whose runs are scripted and that neither loads torch nor reads real gauges."""
 
     def watch_memory(self: Session) -> None:
@@ -49,7 +49,7 @@ def make_app(places: Places, monkeypatch: pytest.MonkeyPatch, reading: MemoryRea
     monkeypatch.setattr(Session, "load_torch", lambda self: None)
 
     def make(script: ScriptedRun | None = None, **more: object) -> ReslabApp:
-        return ReslabApp(places, backend_of=script or ScriptedRun(), **more)  # type: ignore[arg-type]
+        return ReslabApp(folders, backend_of=script or ScriptedRun(), **more)  # type: ignore[arg-type]
 
     return make
 

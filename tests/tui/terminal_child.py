@@ -15,7 +15,7 @@ import tui.app
 from engine.control import Control
 from engine.events import Event, RunEnded
 from engine.launch.opening import Opening
-from engine.paths import Places
+from engine.paths import Folders
 from engine.spec import RunSpec
 from tests.fakes import ScriptedRun
 from tui.__main__ import open_app
@@ -27,8 +27,8 @@ class Child(tui.app.ReslabApp):
 
     CSS_PATH = str(Path(tui.app.__file__).with_name("styles") / "reslab.tcss")  # Textual looks beside this file
 
-    def __init__(self, places: Places, *arguments: Any, **more: Any) -> None:
-        super().__init__(places, *arguments, backend_of=_Written(places.home / "ended"), **more)  # type: ignore[misc]
+    def __init__(self, folders: Folders, *arguments: Any, **more: Any) -> None:
+        super().__init__(folders, *arguments, backend_of=_Written(folders.home / "ended"), **more)  # type: ignore[misc]
 
     def on_mount(self) -> None:  # Textual calls that of the class above as well
         self.set_interval(0.02, lambda: self.screen.refresh())
@@ -39,7 +39,7 @@ class Child(tui.app.ReslabApp):
             "values": self.get_screen_stack("setup")[0].recipe.values,  # type: ignore[attr-defined]
             "filters": [getattr(field, "value", "") for field in self.screen_stack[0].query("#filter")],
         }
-        (self.state.places.home / "left.json").write_text(json.dumps(left))
+        (self.state.folders.home / "left.json").write_text(json.dumps(left))
         super().exit(*arguments, **more)
 
 
@@ -63,7 +63,7 @@ def main(home: Path, live: bool) -> int:
     tui.app.ReslabApp = Child  # type: ignore[misc]
     home.mkdir(parents=True, exist_ok=True)
     specs = (RunSpec("digits", "resnet18"),) if live else ()
-    return open_app(Opening(Places(home, home / "data", home / "cache"), specs))
+    return open_app(Opening(Folders(home, home / "data", home / "cache"), specs))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from engine.events import Evaluated, RunStarted
-from engine.paths import Places
+from engine.paths import Folders
 from engine.spec import RunSpec
 from engine.store.store import Store
 from tests.fakes import events_of
@@ -36,8 +36,8 @@ def record(store: Store, spec: RunSpec, num_wrong: int, sha: str = "same") -> in
 
 
 @pytest.fixture(autouse=True)
-def _runs(places: Places) -> None:
-    with Store(places.database) as store:
+def _runs(folders: Folders) -> None:
+    with Store(folders.database) as store:
         record(store, RunSpec("digits", "resnet18"), 18)
         record(store, RunSpec("digits", "resnet50", epochs=6, learning_rate=0.1), 13)
         record(store, RunSpec("digits", "resnet34"), 60)
@@ -110,7 +110,7 @@ async def test_the_images_on_which_two_runs_differ(make_app: MakeApp) -> None:
 
     def train() -> None:
         for seed in (0, 1):
-            list(Lab(app.state.places).train(RunSpec("digits", "resnet20", epochs=1, seed=seed)).events())
+            list(Lab(app.state.folders).train(RunSpec("digits", "resnet20", epochs=1, seed=seed)).events())
 
     await asyncio.to_thread(train)
     async with app.run_test(size=(120, 36)) as pilot:
@@ -134,8 +134,8 @@ async def test_runs_that_cannot_be_compared_have_no_images(make_app: MakeApp) ->
         assert "comparing images needs two runs on the same test images" in text_of(app)
 
 
-async def test_several_seeds_of_one_spec_stand_with_their_mean_and_spread(make_app: MakeApp, places: Places) -> None:
-    with Store(places.database) as store:
+async def test_several_seeds_of_one_spec_stand_with_their_mean_and_spread(make_app: MakeApp, folders: Folders) -> None:
+    with Store(folders.database) as store:
         for seed in (7, 8):
             spec = RunSpec("digits", "resnet34", seed=seed)
             number = store.create_run(spec)

@@ -16,8 +16,8 @@ from engine.launch.backend import Job
 from engine.launch.detached import Order
 from engine.launch.ray import Cluster
 from engine.memory.nodes import NodeReading
-from engine.paths import Places
-from engine.records import RunRecord
+from engine.paths import Folders
+from engine.records import RunSummary
 from engine.spec import RunSpec
 from engine.store.store import Store
 from tests.fakes import GPU_READING, HOST_READING, Carried, ScriptedRun, events_of, metrics
@@ -30,8 +30,8 @@ SPEC = RunSpec("digits", "resnet18", epochs=10)
 
 
 @pytest.fixture
-def carried(places: Places) -> Iterator[Carried]:
-    with closing(Carried(SPEC, places)) as made:
+def carried(folders: Folders) -> Iterator[Carried]:
+    with closing(Carried(SPEC, folders)) as made:
         yield made
 
 
@@ -74,9 +74,9 @@ async def test_the_app_can_begin_with_it_and_stop_it(make_app: MakeApp, carried:
         assert "stopped after" in text_of(app)
 
 
-async def test_from_one_to_another(make_app: MakeApp, carried: Carried, places: Places) -> None:
+async def test_from_one_to_another(make_app: MakeApp, carried: Carried, folders: Folders) -> None:
     carried.tell(*events_of(SPEC, carried.run)[:6])
-    with closing(Carried(SPEC.replace(model="resnet34"), places)) as other:
+    with closing(Carried(SPEC.replace(model="resnet34"), folders)) as other:
         other.tell(*events_of(SPEC, other.run)[:3])
         app = make_app(attached=carried.run)
         async with app.run_test(size=(120, 36)) as pilot:
@@ -91,8 +91,8 @@ async def test_from_one_to_another(make_app: MakeApp, carried: Carried, places: 
             assert app.live.run == other.run
 
 
-async def test_what_cannot_be_watched_is_said(make_app: MakeApp, places: Places) -> None:
-    with Store(places.database) as store:
+async def test_what_cannot_be_watched_is_said(make_app: MakeApp, folders: Folders) -> None:
+    with Store(folders.database) as store:
         number = store.create_run(SPEC)
         app = make_app()
         async with app.run_test(size=(120, 36)) as pilot:
@@ -100,9 +100,9 @@ async def test_what_cannot_be_watched_is_said(make_app: MakeApp, places: Places)
             await until(pilot, lambda: "belongs to the terminal" in text_of(app))
 
 
-async def test_a_run_that_has_ended_takes_nobody_away(make_app: MakeApp, carried: Carried, places: Places) -> None:
+async def test_a_run_that_has_ended_takes_nobody_away(make_app: MakeApp, carried: Carried, folders: Folders) -> None:
     carried.tell(*events_of(SPEC, carried.run)[:6])
-    with Store(places.database) as store:
+    with Store(folders.database) as store:
         done = store.create_run(SPEC)
         for event in events_of(SPEC, done):
             store.record(event)
@@ -113,13 +113,13 @@ async def test_a_run_that_has_ended_takes_nobody_away(make_app: MakeApp, carried
         await until(pilot, lambda: f"run {done} is completed" in told(app))
         assert app.live is not None
         assert (app.live.run, app.live.over) == (carried.run, False)
-        app.resume_run(store_run(places, done))
+        app.resume_run(store_run(folders, done))
         await until(pilot, lambda: "there is nothing to resume" in told(app))
         assert app.live.run == carried.run
 
 
-def store_run(places: Places, number: int) -> RunRecord:
-    with Store(places.database) as store:
+def store_run(folders: Folders, number: int) -> RunSummary:
+    with Store(folders.database) as store:
         return store.run(number)
 
 
@@ -148,12 +148,12 @@ class FakeProcess:
         return next(self.runs())
 
     def runs(self, least: int = 1) -> Iterator[int]:
-        with Store(self.order.places.database) as store:
+        with Store(self.order.folders.database) as store:
             specs = [job.spec for job in self.order.jobs] or [item.spec for item in store.waiting()]
             for _ in range(len(specs) - len(self.order.jobs)):
                 store.take_next()
         for spec in specs:
-            carried = Carried(spec, self.order.places)
+            carried = Carried(spec, self.order.folders)
             carried.tell(*events_of(spec, carried.run))
             yield carried.run
             carried.close()
@@ -162,7 +162,7 @@ class FakeProcess:
 
 
 async def test_on_a_cluster_the_queue_is_carried_as_a_whole(
-    make_app: MakeApp, places: Places, monkeypatch: pytest.MonkeyPatch
+    make_app: MakeApp, folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     FakeProcess.made = []
     monkeypatch.setattr("tui.session.DetachedProcess", FakeProcess)
@@ -173,13 +173,13 @@ async def test_on_a_cluster_the_queue_is_carried_as_a_whole(
     assert app.return_code == 0
     (process,) = FakeProcess.made
     assert process.order.cluster == Cluster("10.0.0.5:6379")
-    with Store(places.database) as store:
+    with Store(folders.database) as store:
         assert [(run.status, run.spec["seed"]) for run in store.runs()] == [("completed", seed) for seed in (2, 1, 0)]
         assert store.waiting() == []
 
 
 async def test_a_single_run_on_a_cluster_is_carried_too(
-    make_app: MakeApp, places: Places, monkeypatch: pytest.MonkeyPatch
+    make_app: MakeApp, folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     FakeProcess.made = []
     monkeypatch.setattr("engine.launch.detached.DetachedProcess", FakeProcess)

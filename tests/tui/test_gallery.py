@@ -67,7 +67,7 @@ async def test_a_run_shows_the_images_it_got_wrong(
 ) -> None:
     app = make_app()
     spec = RunSpec("digits", "resnet20", epochs=1)
-    await asyncio.to_thread(lambda: list(Lab(app.state.places).train(spec).events()))
+    await asyncio.to_thread(lambda: list(Lab(app.state.folders).train(spec).events()))
     async with app.run_test(size=size) as pilot:
         app.open_run(1)
         await drawn(pilot)
@@ -85,7 +85,7 @@ async def test_images_that_are_gone_are_one_sentence(make_app: MakeApp) -> None:
 
     spec = RunSpec("digits", "resnet18")
     app = make_app()
-    with Store(app.state.places.database) as store:
+    with Store(app.state.folders.database) as store:
         number = store.create_run(spec)
         for event in events_of(spec, number):
             store.record(event)
@@ -128,7 +128,7 @@ async def test_below_every_mistake_stand_the_classes_and_the_file(make_app: Make
 
     spec = RunSpec(f"folder:{make_numbered(tmp_path / 'numbers')}", "resnet20", epochs=1, test_share=0.5)
     app = make_app()
-    await asyncio.to_thread(lambda: list(Lab(app.state.places).train(spec).events()))
+    await asyncio.to_thread(lambda: list(Lab(app.state.folders).train(spec).events()))
     async with app.run_test(size=(120, 36)) as pilot:
         app.open_run(1)
         await drawn(pilot)

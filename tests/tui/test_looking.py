@@ -12,7 +12,7 @@ from textual.app import App, ComposeResult
 from textual.widgets import Input, Static, TabbedContent
 
 from engine.lab import Lab
-from engine.paths import Places
+from engine.paths import Folders
 from engine.spec import RunSpec
 from tests.tui.conftest import MakeApp, drawn, text_of, until
 from tui.screens.predict import PredictScreen, complete_path
@@ -84,10 +84,10 @@ async def test_nothing_is_evaluated_yet() -> None:
 
 
 async def test_a_cell_opens_to_its_images_and_one_s_own_image_is_looked_at(
-    make_app: MakeApp, places: Places, tmp_path: Path
+    make_app: MakeApp, folders: Folders, tmp_path: Path
 ) -> None:
     def train() -> None:
-        list(Lab(places).train(RunSpec("digits", "resnet20", epochs=1)).events())
+        list(Lab(folders).train(RunSpec("digits", "resnet20", epochs=1)).events())
 
     await asyncio.to_thread(train)
     picture = tmp_path / "own.png"
@@ -164,9 +164,9 @@ async def test_images_too_small_for_a_network_are_said_before_it_trains(make_app
         assert "at least 63 pixels" in text_of(app)
 
 
-async def test_a_folder_of_one_s_own_is_looked_through(make_app: MakeApp, places: Places, tmp_path: Path) -> None:
+async def test_a_folder_of_one_s_own_is_looked_through(make_app: MakeApp, folders: Folders, tmp_path: Path) -> None:
     def train() -> None:
-        list(Lab(places).train(RunSpec("digits", "resnet20", epochs=1)).events())
+        list(Lab(folders).train(RunSpec("digits", "resnet20", epochs=1)).events())
 
     await asyncio.to_thread(train)
     (tmp_path / "own" / "inner").mkdir(parents=True)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import pytest
 from textual.widgets import Input
 
-from engine.paths import Places
+from engine.paths import Folders
 from engine.spec import RunSpec
 from engine.store.store import Store
 from tests.fakes import ScriptedRun
@@ -96,7 +96,7 @@ async def test_a_stop_by_hand_holds_the_queue(make_app: MakeApp) -> None:
         await until(pilot, lambda: len(script.specs) == 3 and app.live and app.live.over)
 
 
-async def test_what_waits_can_be_moved_and_removed(make_app: MakeApp, places: Places) -> None:
+async def test_what_waits_can_be_moved_and_removed(make_app: MakeApp, folders: Folders) -> None:
     script = ScriptedRun(hold_at=5)
     app = make_app(script, specs=WAITING)
     async with app.run_test(size=(100, 30)) as pilot:
@@ -118,8 +118,8 @@ async def test_what_waits_can_be_moved_and_removed(make_app: MakeApp, places: Pl
 
 
 @pytest.mark.parametrize("answer", ["y", "n"])
-async def test_a_queue_from_the_last_time_is_offered(answer: str, make_app: MakeApp, places: Places) -> None:
-    with Store(places.database) as store:
+async def test_a_queue_from_the_last_time_is_offered(answer: str, make_app: MakeApp, folders: Folders) -> None:
+    with Store(folders.database) as store:
         store.enqueue(WAITING)
     script = ScriptedRun()
     app = make_app(script)
@@ -134,11 +134,11 @@ async def test_a_queue_from_the_last_time_is_offered(answer: str, make_app: Make
             assert len(app.queue.waiting) == 3
 
 
-async def test_an_entry_that_cannot_be_read_is_reported_once_and_stays(make_app: MakeApp, places: Places) -> None:
+async def test_an_entry_that_cannot_be_read_is_reported_once_and_stays(make_app: MakeApp, folders: Folders) -> None:
     newer = json.dumps({"format": 3, "plan": "digits"})
-    with Store(places.database) as store:
+    with Store(folders.database) as store:
         store.enqueue(WAITING[:1])
-    with sqlite3.connect(places.database) as other:
+    with sqlite3.connect(folders.database) as other:
         other.execute("INSERT INTO queue (place, spec) VALUES (0, ?)", (newer,))
     script = ScriptedRun()
     app = make_app(script)
@@ -148,11 +148,11 @@ async def test_an_entry_that_cannot_be_read_is_reported_once_and_stays(make_app:
         await until(pilot, lambda: len(script.specs) == 1 and app.live and app.live.over)
         said = "queue entry 2 cannot be read and stays in the queue: the entry has format 3, this reslab reads"
         assert told(app).count(said) == 1
-    with sqlite3.connect(places.database) as other:
+    with sqlite3.connect(folders.database) as other:
         assert other.execute("SELECT spec FROM queue").fetchall() == [(newer,)]
 
 
-async def test_quitting_keeps_what_waits(make_app: MakeApp, places: Places) -> None:
+async def test_quitting_keeps_what_waits(make_app: MakeApp, folders: Folders) -> None:
     app = make_app(ScriptedRun(hold_at=5), specs=WAITING)
     async with app.run_test(size=(100, 30)) as pilot:
         await until(pilot, lambda: app.live and app.live.version == 5 and len(app.queue.waiting) == 2)
@@ -160,7 +160,7 @@ async def test_quitting_keeps_what_waits(make_app: MakeApp, places: Places) -> N
         await until(pilot, lambda: app.screen.is_modal)
         await pilot.press("y")
         await until(pilot, lambda: not app.is_running)
-    with Store(places.database) as store:
+    with Store(folders.database) as store:
         assert [item.spec for item in store.waiting()] == WAITING[1:]
 
 
@@ -207,7 +207,7 @@ async def test_the_queue_as_a_picture(size: tuple[int, int], make_app: MakeApp, 
         compare_screen(app, "queue")
 
 
-async def test_entries_that_are_added_at_once_are_all_trained(make_app: MakeApp, places: Places) -> None:
+async def test_entries_that_are_added_at_once_are_all_trained(make_app: MakeApp, folders: Folders) -> None:
     script = ScriptedRun()
     app = make_app(script)
     async with app.run_test(size=(100, 30)) as pilot:
@@ -216,7 +216,7 @@ async def test_entries_that_are_added_at_once_are_all_trained(make_app: MakeApp,
         await until(pilot, lambda: len(script.specs) == 3 and app.live and app.live.over)
         await drawn(pilot)
     assert sorted(spec.model for spec in script.specs) == sorted(spec.model for spec in WAITING)
-    with Store(places.database) as store:
+    with Store(folders.database) as store:
         assert store.waiting() == []
 
 
@@ -231,9 +231,9 @@ async def test_keys_on_a_queue_that_is_still_being_read_do_nothing(make_app: Mak
         await drawn(pilot)
 
 
-async def test_whoever_looks_at_a_run_is_not_offered_the_queue(make_app: MakeApp, places: Places) -> None:
+async def test_whoever_looks_at_a_run_is_not_offered_the_queue(make_app: MakeApp, folders: Folders) -> None:
     """It may be carried on a cluster at that moment."""
-    with Store(places.database) as store:
+    with Store(folders.database) as store:
         store.enqueue(WAITING)
         app = make_app(attached=store.create_run(WAITING[0]))
         async with app.run_test(size=(100, 30)) as pilot:
@@ -242,8 +242,8 @@ async def test_whoever_looks_at_a_run_is_not_offered_the_queue(make_app: MakeApp
             assert not app.screen.is_modal
 
 
-async def test_a_declined_queue_does_not_run_with_what_is_added(make_app: MakeApp, places: Places) -> None:
-    with Store(places.database) as store:
+async def test_a_declined_queue_does_not_run_with_what_is_added(make_app: MakeApp, folders: Folders) -> None:
+    with Store(folders.database) as store:
         store.enqueue(WAITING)
     script = ScriptedRun()
     app = make_app(script)
@@ -263,8 +263,8 @@ async def test_a_declined_queue_does_not_run_with_what_is_added(make_app: MakeAp
     assert [spec.model for spec in script.specs[2:]] == ["resnet18", "plain18", "resnet34"]
 
 
-async def test_train_says_that_the_queue_is_on_hold_before_any_run(make_app: MakeApp, places: Places) -> None:
-    with Store(places.database) as store:
+async def test_train_says_that_the_queue_is_on_hold_before_any_run(make_app: MakeApp, folders: Folders) -> None:
+    with Store(folders.database) as store:
         store.enqueue(WAITING[:1])
     app = make_app()
     async with app.run_test(size=(100, 30)) as pilot:

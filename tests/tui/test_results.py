@@ -7,7 +7,7 @@ import sqlite3
 import pytest
 from textual.widgets import Static
 
-from engine.paths import Places
+from engine.paths import Folders
 from engine.spec import RunSpec
 from engine.store.store import Store
 from tests.fakes import events_of
@@ -17,8 +17,8 @@ HOSTILE = ["[red]x", "[@click=app.quit]x", "\x1b]52;c;aGFjaw==\x07", "a[/]b"]
 
 
 @pytest.fixture(autouse=True)
-def _three_runs(places: Places) -> None:
-    with Store(places.database) as store:
+def _three_runs(folders: Folders) -> None:
+    with Store(folders.database) as store:
         for spec in (
             RunSpec("digits", "resnet18"),
             RunSpec("mnist", "resnet50", epochs=2),
@@ -61,9 +61,9 @@ async def test_a_filter_narrows_and_escape_clears_it(make_app: MakeApp) -> None:
         assert len(order(app)) == 3
 
 
-async def test_delete_asks_first(make_app: MakeApp, places: Places) -> None:
+async def test_delete_asks_first(make_app: MakeApp, folders: Folders) -> None:
     app = make_app()
-    places.run_folder(3).mkdir(parents=True)
+    folders.run_folder(3).mkdir(parents=True)
     async with app.run_test(size=(140, 30)) as pilot:
         await pilot.press("3")
         await drawn(pilot)
@@ -76,17 +76,17 @@ async def test_delete_asks_first(make_app: MakeApp, places: Places) -> None:
         await until(pilot, lambda: app.screen.is_modal)
         await pilot.press("y")
         await until(pilot, lambda: order(app) == ["2", "1"])
-        assert not places.run_folder(3).exists()
+        assert not folders.run_folder(3).exists()
 
 
-async def test_export_writes_files(make_app: MakeApp, places: Places) -> None:
+async def test_export_writes_files(make_app: MakeApp, folders: Folders) -> None:
     app = make_app()
     async with app.run_test(size=(140, 30)) as pilot:
         await pilot.press("3")
         await drawn(pilot)
         await pilot.press("down", "e")
         await drawn(pilot)
-        assert (places.home / "exports" / "2" / "metrics.csv").exists()
+        assert (folders.home / "exports" / "2" / "metrics.csv").exists()
 
 
 async def test_a_run_opens_to_all_its_tables(make_app: MakeApp) -> None:
@@ -135,8 +135,8 @@ async def test_a_deleted_run_is_not_opened(make_app: MakeApp) -> None:
         assert any("there is no run 99" in str(note.message) for note in app._notifications)
 
 
-async def test_a_run_that_was_changed_says_so(make_app: MakeApp, places: Places) -> None:
-    with sqlite3.connect(places.database) as other:
+async def test_a_run_that_was_changed_says_so(make_app: MakeApp, folders: Folders) -> None:
+    with sqlite3.connect(folders.database) as other:
         other.execute("UPDATE runs SET final = replace(final, '0.', '0.9') WHERE run = 3")
     app = make_app()
     async with app.run_test(size=(140, 30)) as pilot:
@@ -147,8 +147,8 @@ async def test_a_run_that_was_changed_says_so(make_app: MakeApp, places: Places)
         assert "changed after its end: do not trust these figures" in text_of(app)
 
 
-async def test_settings_of_another_version_are_shown(make_app: MakeApp, places: Places) -> None:
-    with sqlite3.connect(places.database) as other:
+async def test_settings_of_another_version_are_shown(make_app: MakeApp, folders: Folders) -> None:
+    with sqlite3.connect(folders.database) as other:
         other.execute("UPDATE runs SET spec = json_set(spec, '$.mixup', 0.2), seal = NULL WHERE run = 3")
         other.execute("UPDATE runs SET spec = json_set(spec, '$.format', 2), seal = NULL WHERE run = 2")
     app = make_app()
@@ -186,8 +186,8 @@ async def test_hostile_names_are_harmless_in_every_tab(make_app: MakeApp) -> Non
     assert "folder:/tmp/[@click=app.quit]␛]52;c;x␇[red]" in everything
 
 
-async def test_a_broken_record_is_one_sentence(make_app: MakeApp, places: Places) -> None:
-    places.database.write_text("no database " * 1000)
+async def test_a_broken_record_is_one_sentence(make_app: MakeApp, folders: Folders) -> None:
+    folders.database.write_text("no database " * 1000)
     app = make_app()
     async with app.run_test(size=(140, 30)) as pilot:
         await pilot.press("3")

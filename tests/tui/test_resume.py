@@ -7,7 +7,7 @@ import sqlite3
 import pytest
 
 from engine.events import Event, RunContinued, RunEnded
-from engine.paths import Places
+from engine.paths import Folders
 from engine.records import HUNG_UP
 from engine.spec import RunSpec
 from engine.store.store import Store
@@ -18,9 +18,9 @@ from tui.screens.dialogs import Question
 SPEC = RunSpec("digits", "resnet18", epochs=2)
 
 
-def record(places: Places, error: str | None) -> None:
+def record(folders: Folders, error: str | None) -> None:
     """One run that has ended after its first epoch."""
-    with Store(places.database) as store:
+    with Store(folders.database) as store:
         run = store.create_run(SPEC)
         for event in events_of(SPEC, run)[:6]:
             store.record(event)
@@ -33,8 +33,8 @@ def continued() -> list[Event]:
     return [*events[:6], RunContinued(1, 12, ("torch 2.15 instead of 2.14",), 1, True), *events[6:]]
 
 
-async def test_a_run_that_was_cut_off_is_offered_at_the_start(make_app: MakeApp, places: Places) -> None:
-    record(places, HUNG_UP)
+async def test_a_run_that_was_cut_off_is_offered_at_the_start(make_app: MakeApp, folders: Folders) -> None:
+    record(folders, HUNG_UP)
     script = ScriptedRun(hold_at=8, events=continued())
     app = make_app(script)
     async with app.run_test(size=(120, 36)) as pilot:
@@ -54,8 +54,8 @@ async def test_a_run_that_was_cut_off_is_offered_at_the_start(make_app: MakeApp,
 
 
 @pytest.mark.parametrize("error", [None, "memory ran out"])
-async def test_other_endings_are_not_offered(make_app: MakeApp, places: Places, error: str | None) -> None:
-    record(places, error)
+async def test_other_endings_are_not_offered(make_app: MakeApp, folders: Folders, error: str | None) -> None:
+    record(folders, error)
     app = make_app()
     async with app.run_test(size=(120, 36)) as pilot:
         await until(pilot, lambda: app.state.listing.value is not None)
@@ -63,12 +63,12 @@ async def test_other_endings_are_not_offered(make_app: MakeApp, places: Places, 
         assert not isinstance(app.screen, Question)
 
 
-async def test_a_run_whose_process_is_gone_is_offered_and_can_be_left(make_app: MakeApp, places: Places) -> None:
-    with Store(places.database) as store:
+async def test_a_run_whose_process_is_gone_is_offered_and_can_be_left(make_app: MakeApp, folders: Folders) -> None:
+    with Store(folders.database) as store:
         run = store.create_run(SPEC)
         for event in events_of(SPEC, run)[:6]:
             store.record(event)
-    with sqlite3.connect(places.database) as other:
+    with sqlite3.connect(folders.database) as other:
         other.execute("UPDATE runs SET pid = 999999999")
     script = ScriptedRun()
     app = make_app(script)
@@ -80,8 +80,8 @@ async def test_a_run_whose_process_is_gone_is_offered_and_can_be_left(make_app: 
         assert app.current_mode == "setup"
 
 
-async def test_results_goes_on_with_a_stopped_run(make_app: MakeApp, places: Places) -> None:
-    record(places, None)
+async def test_results_goes_on_with_a_stopped_run(make_app: MakeApp, folders: Folders) -> None:
+    record(folders, None)
     script = ScriptedRun(events=continued())
     app = make_app(script)
     async with app.run_test(size=(120, 36)) as pilot:
@@ -97,9 +97,9 @@ async def test_results_goes_on_with_a_stopped_run(make_app: MakeApp, places: Pla
 
 @at_every_size
 async def test_the_question_and_the_run_that_goes_on_as_pictures(
-    size: tuple[int, int], make_app: MakeApp, places: Places, compare_screen: Compare
+    size: tuple[int, int], make_app: MakeApp, folders: Folders, compare_screen: Compare
 ) -> None:
-    record(places, HUNG_UP)
+    record(folders, HUNG_UP)
     script = ScriptedRun(hold_at=8, events=continued())
     app = make_app(script)
     async with app.run_test(size=size) as pilot:

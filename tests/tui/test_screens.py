@@ -15,7 +15,7 @@ from engine.analysis.mistakes import Mistake
 from engine.data.manifest import MANIFEST_NAME, FileRecord, write_manifest
 from engine.events import GradientsMeasured
 from engine.memory.ledger import Holding, Part
-from engine.paths import Places
+from engine.paths import Folders
 from engine.predicting import Guess
 from engine.records import WeightsRecord
 from engine.spec import RunSpec
@@ -27,11 +27,11 @@ from tui.widgets.confusion import ConfusionMap
 SPEC = RunSpec("digits", "resnet18")
 
 
-def record_runs(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+def record_runs(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
     moments = iter(1_764_000_000.0 + 3600 * hour for hour in range(100))
     now = SimpleNamespace(time=lambda: next(moments), monotonic=time.monotonic)
     monkeypatch.setattr("engine.store.store.time", now)  # the store's own clock alone
-    with Store(places.database) as store:
+    with Store(folders.database) as store:
         for spec in (SPEC, SPEC.replace(seed=1), RunSpec("mnist", "resnet50", image_size=8, epochs=3)):
             run = store.create_run(spec)
             for event in events_of(spec, run):
@@ -63,9 +63,9 @@ async def test_train_live(size: tuple[int, int], make_app: MakeApp, compare_scre
 
 @at_every_size
 async def test_results_and_an_opened_run(
-    size: tuple[int, int], make_app: MakeApp, compare_screen: Compare, places: Places, monkeypatch: pytest.MonkeyPatch
+    size: tuple[int, int], make_app: MakeApp, compare_screen: Compare, folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record_runs(places, monkeypatch)
+    record_runs(folders, monkeypatch)
     app = make_app()
     async with app.run_test(size=size) as pilot:
         await pilot.press("3")
@@ -137,11 +137,11 @@ async def test_gradients(size: tuple[int, int], make_app: MakeApp, compare_scree
 
 @at_every_size
 async def test_looking_at_mistakes(
-    size: tuple[int, int], make_app: MakeApp, compare_screen: Compare, places: Places, monkeypatch: pytest.MonkeyPatch
+    size: tuple[int, int], make_app: MakeApp, compare_screen: Compare, folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record_runs(places, monkeypatch)
+    record_runs(folders, monkeypatch)
     write_manifest(
-        places.run_folder(3) / MANIFEST_NAME,
+        folders.run_folder(3) / MANIFEST_NAME,
         [
             FileRecord("Cat/666.jpg", "", "cat", "unusable", "empty"),
             FileRecord("Dog/11702.jpg", "", "dog", "unusable", "damaged (image file is truncated)"),
@@ -154,10 +154,10 @@ async def test_looking_at_mistakes(
     monkeypatch.setattr("engine.lab.Lab.mistakes", lambda *arguments: (mistakes, images))
     guesses = tuple(Guess(name, share) for name, share in (("dog", 0.83), ("cat", 0.17)))
     monkeypatch.setattr("engine.lab.Lab.predict_picture", lambda *arguments: (guesses, images[3]))
-    monkeypatch.chdir(places.home.parent)
+    monkeypatch.chdir(folders.home.parent)
     app = make_app()
-    relative = Places(home=Path(places.home.name), data=places.data, cache=places.cache)  # the same path everywhere
-    app.state.settings = replace(app.state.settings, places=relative)
+    relative = Folders(home=Path(folders.home.name), data=folders.data, cache=folders.cache)  # the same path everywhere
+    app.state.settings = replace(app.state.settings, folders=relative)
     async with app.run_test(size=size) as pilot:
         app.open_run(3)
         await drawn(pilot)

@@ -161,7 +161,7 @@ async def test_an_earlier_run_tells_how_long(make_app: MakeApp) -> None:
     from tests.tui.test_screens import SPEC
 
     app = make_app()
-    with Store(app.state.places.database) as store:
+    with Store(app.state.folders.database) as store:
         run = store.create_run(SPEC)
         for event in events_of(SPEC, run):
             store.record(event)
@@ -247,13 +247,13 @@ async def test_the_plan_says_how_many_cats_and_dogs_are_there(make_app: MakeApp)
     from tests.engine.test_cats_dogs import pet_images
 
     app = make_app()
-    pet_images(app.state.places.data / "PetImages", number=10)
+    pet_images(app.state.folders.data / "PetImages", number=10)
     async with app.run_test(size=(120, 36)) as pilot:
         await drawn(pilot)
         app.screen.query_one("#datasets", Menu).choose("cats-dogs")
         await until(pilot, lambda: "train 14, test 6" in text_of(app))
         assert "17,500" not in text_of(app)
-        assert f"20 files in {app.state.places.data / 'PetImages'}"[:60] in text_of(app)
+        assert f"20 files in {app.state.folders.data / 'PetImages'}"[:60] in text_of(app)
 
 
 async def test_enter_trains_what_is_marked(make_app: MakeApp) -> None:

@@ -12,7 +12,7 @@ from textual.screen import Screen
 from textual.widget import Widget
 
 from engine.memory.ledger import Ledger
-from engine.paths import Places
+from engine.paths import Folders
 from engine.records import QueueEntry
 from engine.spec import RunSpec
 from tests.fakes import ScriptedRun
@@ -147,8 +147,8 @@ def test_a_queue_says_how_many_wait_and_how_many_are_on_hold() -> None:
     assert state.hint == "2 runs on hold: u shows the queue, g resumes it"
 
 
-def test_the_status_tells_of_the_live_run_and_of_the_queue(places: Places) -> None:
-    state = AppState(Settings(places), Ledger())
+def test_the_status_tells_of_the_live_run_and_of_the_queue(folders: Folders) -> None:
+    state = AppState(Settings(folders), Ledger())
     state.update_status()
     assert (state.status.value, state.is_running) == ("", False)
     state.live.value = LiveRun(SPEC)

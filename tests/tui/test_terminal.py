@@ -16,7 +16,7 @@ import pytest
 from textual._xterm_parser import XTermParser
 from textual.events import Key
 
-from engine.paths import Places
+from engine.paths import Folders
 from engine.spec import RunSpec
 from engine.store.store import Store
 from tests.fakes import events_of
@@ -60,7 +60,7 @@ def app_in(home: Path, *more: str) -> tuple[str, ...]:
 
 def record_run(home: Path) -> None:
     spec = RunSpec("digits", "resnet18", epochs=1)
-    with Store(Places(home, home, home).database) as store:
+    with Store(Folders(home, home, home).database) as store:
         for event in events_of(spec, store.create_run(spec)):
             store.record(event)
 

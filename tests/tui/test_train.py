@@ -20,7 +20,7 @@ from engine.events import Evaluated, GradientsMeasured, MemoryRecovered, RunEnde
 from engine.memory.allocator import AllocatorReading
 from engine.memory.gauges import MemoryReading
 from engine.memory.ledger import Holding, Part
-from engine.paths import Places
+from engine.paths import Folders
 from engine.spec import RunSpec
 from tests.fakes import GPU_READING, HOST_READING, ScriptedRun, events_of, metrics
 from tests.tui.conftest import MakeApp, drawn, text_of, until
@@ -141,9 +141,9 @@ async def test_what_a_run_says_while_the_app_is_left_does_no_harm(make_app: Make
     assert app.live.over
 
 
-def test_leaving_waits_for_nothing_that_is_made_aside(places: Places) -> None:
+def test_leaving_waits_for_nothing_that_is_made_aside(folders: Folders) -> None:
     """A forecast takes seconds, and the event loop's own threads would be waited for."""
-    session, over = Session(places, print), threading.Event()
+    session, over = Session(folders, print), threading.Event()
 
     async def leave() -> None:
         task = asyncio.create_task(session.aside(lambda: over.wait(WITHIN_S)))
@@ -158,8 +158,8 @@ def test_leaving_waits_for_nothing_that_is_made_aside(places: Places) -> None:
     assert not session.busy
 
 
-async def test_what_is_made_aside_comes_back_or_fails_as_it_would(places: Places) -> None:
-    session = Session(places, print)
+async def test_what_is_made_aside_comes_back_or_fails_as_it_would(folders: Folders) -> None:
+    session = Session(folders, print)
     assert await session.aside(lambda: 7) == 7
     with pytest.raises(DatasetError, match="no images"):
         await session.aside(lambda: (_ for _ in ()).throw(DatasetError("no images")))
@@ -282,8 +282,8 @@ async def test_an_unexpected_error_leaves_the_app_standing(make_app: MakeApp) ->
         await pilot.press("enter", "enter")
         await until(pilot, lambda: app.live and app.live.refused)
         assert app.live
-        assert str(app.state.places.log) in str(app.live.refused)
-        assert "a defect" in app.state.places.log.read_text()
+        assert str(app.state.folders.log) in str(app.live.refused)
+        assert "a defect" in app.state.folders.log.read_text()
 
 
 async def test_a_resize_during_a_run_loses_nothing(make_app: MakeApp) -> None:
@@ -354,7 +354,7 @@ async def test_enter_opens_the_tables_of_the_ended_run(make_app: MakeApp) -> Non
     from tui.screens.run import RunScreen
 
     app = make_app()
-    with Store(app.state.places.database) as store:
+    with Store(app.state.folders.database) as store:
         run = store.create_run(RunSpec("digits", "resnet18"))
         for event in events_of(RunSpec("digits", "resnet18"), run):
             store.record(event)
@@ -468,13 +468,13 @@ def test_two_threads_that_want_torch_wait_for_each_other(tmp_path: Path) -> None
 import threading, sys
 from engine.control import RunControl
 from engine.memory.ledger import Ledger
-from engine.paths import Places
+from engine.paths import Folders
 from engine.spec import RunSpec
 from pathlib import Path
 from engine.launch.backend import Job
 from engine.launch.in_process import InProcess
 from tui.session import Session
-session = Session(Places(*[Path(sys.argv[1])] * 3), print)
+session = Session(Folders(*[Path(sys.argv[1])] * 3), print)
 session.load_torch()
 while "torchvision" not in sys.modules:
     pass

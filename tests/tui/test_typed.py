@@ -8,7 +8,7 @@ import pytest
 from textual.events import Key, Paste
 from textual.widget import Widget
 
-from engine.paths import Places
+from engine.paths import Folders
 from engine.spec import RunSpec
 from engine.store.store import Store
 from tests.fakes import ScriptedRun, events_of
@@ -27,8 +27,8 @@ def type_at_once(app: ReslabApp, *keys: str) -> None:
         app.post_message(Key(key, key if len(key) == 1 else None))
 
 
-def record(places: Places, number: int = 2) -> None:
-    with Store(places.database) as store:
+def record(folders: Folders, number: int = 2) -> None:
+    with Store(folders.database) as store:
         for _ in range(number):
             for event in events_of(RUN, store.create_run(RUN)):
                 store.record(event)
@@ -67,8 +67,8 @@ async def test_an_answer_may_be_typed_with_the_key_that_asks(make_app: MakeApp) 
         assert app.live.ended.status == "stopped"
 
 
-async def test_a_run_is_opened_as_soon_as_its_list_is_read(make_app: MakeApp, places: Places) -> None:
-    record(places)
+async def test_a_run_is_opened_as_soon_as_its_list_is_read(make_app: MakeApp, folders: Folders) -> None:
+    record(folders)
     app = make_app()
     async with app.run_test() as pilot:
         type_at_once(app, "3", "down", "enter")
@@ -76,8 +76,8 @@ async def test_a_run_is_opened_as_soon_as_its_list_is_read(make_app: MakeApp, pl
         await drawn(pilot)  # Textual's tabs do not bear it that the app is left while they are mounted
 
 
-async def test_what_is_typed_leads_through_screens_and_dialogs_and_out(make_app: MakeApp, places: Places) -> None:
-    record(places)
+async def test_what_is_typed_leads_through_screens_and_dialogs_and_out(make_app: MakeApp, folders: Folders) -> None:
+    record(folders)
     app = make_app()
     async with app.run_test(size=(100, 30)) as pilot:
         type_at_once(app, "u", "escape", "question_mark", "escape", "3", "slash", *"resnet18", "enter", "q")
@@ -103,8 +103,8 @@ def hidden_and_focusable(app: ReslabApp) -> Iterator[Widget]:
 
 
 @pytest.mark.slow
-async def test_no_hidden_field_takes_the_focus_on_any_screen(make_app: MakeApp, places: Places) -> None:
-    record(places)
+async def test_no_hidden_field_takes_the_focus_on_any_screen(make_app: MakeApp, folders: Folders) -> None:
+    record(folders)
     app = make_app(ScriptedRun())
     ways = (
         ["tab", "tab", "enter", "escape", "tab"], ["2", "g", "g"], ["3", "slash", "x", "escape"], ["3", "slash", "tab"],
@@ -121,8 +121,8 @@ async def test_no_hidden_field_takes_the_focus_on_any_screen(make_app: MakeApp, 
             assert not list(hidden_and_focusable(app)), key
 
 
-async def test_a_filter_that_is_not_shown_is_not_typed_into(make_app: MakeApp, places: Places) -> None:
-    record(places)
+async def test_a_filter_that_is_not_shown_is_not_typed_into(make_app: MakeApp, folders: Folders) -> None:
+    record(folders)
     app = make_app()
     async with app.run_test() as pilot:
         await pilot.press("3")

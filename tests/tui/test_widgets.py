@@ -33,9 +33,9 @@ def test_an_envelope_keeps_the_extremes_and_at_most_one_column_each(values: list
     assert len(found.columns) <= num_columns
     assert (np.diff(found.columns) > 0).all()
     assert (found.low.min(), found.high.max()) == (y.min(), y.max())
-    places = x * (num_columns - 1) / max(x[-1], 1.0)
+    folders = x * (num_columns - 1) / max(x[-1], 1.0)
     for column, low, high in zip(found.columns, found.low, found.high, strict=True):
-        inside = y[np.abs(places - column) <= 0.5 + 1e-6]
+        inside = y[np.abs(folders - column) <= 0.5 + 1e-6]
         assert inside.min() <= low <= high <= inside.max()
 
 

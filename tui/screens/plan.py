@@ -25,7 +25,7 @@ from engine.text import memory_size
 from tui.text import counted, plain_content
 
 if TYPE_CHECKING:
-    from engine.forecast.fitting import Plan
+    from engine.forecast.memory_plan import Plan
 
 
 def plan_lines(spec: RunSpec, estimate: str, found: Survey | None = None) -> list[Content]:

@@ -124,7 +124,7 @@ class RunScreen(LabScreen[None]):
             + _reading_help(details)
         )
         lines = [
-            f"{name:<10} {safe_text(value)}" for name, value in facts(details, self.state.places.run_folder(self.run))
+            f"{name:<10} {safe_text(value)}" for name, value in facts(details, self.state.folders.run_folder(self.run))
         ]
         lines += ["", *(f"{name:<17} {safe_text(value)}" for name, value in setting_rows(record.spec))]
         self.query_one("#facts", Static).update("\n".join(lines))
@@ -152,7 +152,7 @@ class RunScreen(LabScreen[None]):
         if left_out is None:
             words.update("this dataset is no folder of image files")
             return
-        manifest = self.state.places.run_folder(self.run) / MANIFEST_NAME
+        manifest = self.state.folders.run_folder(self.run) / MANIFEST_NAME
         number = counted(len(left_out), "file") if left_out else "no file"
         words.update(plain_content(f"{number} left out; every file with its hash and split: {manifest}"))
         first, *rest = aligned(

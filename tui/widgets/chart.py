@@ -66,8 +66,8 @@ class Chart(Widget, can_focus=False):
         self._axis: object = None  # ticks and texts: where they change, every line does
 
     def draw(self, lines: Sequence[Line], x_max: float, x_ticks: dict[float, str], x_name: str = "epoch") -> None:
-        """Show these curves from now on; `x_ticks` are places on the x axis and their texts. Points that are not finite
-        are left out.
+        """Show these curves from now on; `x_ticks` are positions on the x axis and their texts. Points that are
+        not finite are left out.
 
         A curve only ever grows: where none has, nothing is drawn; where one has, only the cells that it changed.
         """

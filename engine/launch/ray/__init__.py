@@ -54,7 +54,7 @@ def require_ray() -> None:
 
 
 def _has_token() -> bool:
-    """Whether there is what Ray's nodes know each other by, in one of the three places where Ray looks for it."""
+    """Whether there is what Ray's nodes know each other by, in one of the three locations where Ray looks for it."""
     named = os.environ.get("RAY_AUTH_TOKEN_PATH")
     return bool(os.environ.get("RAY_AUTH_TOKEN")) or (Path(named) if named else Path.home() / _TOKEN).is_file()
 

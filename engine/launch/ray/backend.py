@@ -18,13 +18,13 @@ from engine.errors import ClusterError, ReslabError
 from engine.events import Event
 from engine.launch.backend import Capacity, Handle, Job, Limit, Slot
 from engine.launch.ray import Cluster
+from engine.launch.ray.actor import request_actor
 from engine.launch.ray.driver import check_resources, connected, train_on_ray
 from engine.launch.ray.nodes import gpu_bytes, largest_node
 from engine.launch.ray.request import Request, request_for
-from engine.launch.ray.seat import take_seat
 from engine.launch.ray.task import Task
 from engine.launch.recording import record_events
-from engine.paths import Places
+from engine.paths import Folders
 from engine.spec import RunSpec
 from engine.store.store import Store
 from engine.training.loop import Ending
@@ -52,19 +52,19 @@ class RayBackend:
     survives = False
     on_this_machine = False
 
-    def __init__(self, places: Places, cluster: Cluster) -> None:
-        self._places, self._cluster = places, cluster
+    def __init__(self, folders: Folders, cluster: Cluster) -> None:
+        self._folders, self._cluster = folders, cluster
 
     def start(self, job: Job, control: RunControl | None = None, slot: Slot | None = None) -> Handle:
-        trainer = _OnRay(self._places, self._cluster, slot.actor if isinstance(slot, Seat) else None)
-        return Handle(lambda control: record_events(job, self._places, trainer, control), control or RunControl())
+        trainer = _OnRay(self._folders, self._cluster, slot.actor if isinstance(slot, Seat) else None)
+        return Handle(lambda control: record_events(job, self._folders, trainer, control), control or RunControl())
 
 
 @dataclass(frozen=True, slots=True)
 class _OnRay:
     """Trains one run; `seat` is a process there that waits for this very run already, if there is one."""
 
-    places: Places
+    folders: Folders
     cluster: Cluster
     seat: Any
     on_this_machine: bool = False
@@ -72,13 +72,13 @@ class _OnRay:
     def train(
         self, run: int, spec: RunSpec, resume: Resume, control: Control, store: Store
     ) -> Generator[Event, None, Ending]:
-        task = Task(run, spec, self.places, self.cluster.sync_batchnorm, store.tunings(run))
+        task = Task(run, spec, self.folders, self.cluster.sync_batchnorm, store.autotune_choices(run))
         return train_on_ray(task, self.cluster, self.seat, control, resume)
 
 
-def capacity_of(cluster: Cluster, places: Places) -> Capacity:
+def capacity_of(cluster: Cluster, folders: Folders) -> Capacity:
     """Runs of one worker train where there is room; those that several workers share come one after another."""
-    return Seats(cluster, places) if cluster.side_by_side else Limit()
+    return Seats(cluster, folders) if cluster.side_by_side else Limit()
 
 
 class Seats:
@@ -88,13 +88,13 @@ class Seats:
 
     is_one = False
 
-    def __init__(self, cluster: Cluster, places: Places) -> None:
-        self._cluster, self._places = cluster, places
+    def __init__(self, cluster: Cluster, folders: Folders) -> None:
+        self._cluster, self._folders = cluster, folders
         self._idle: list[Seat] = []
         self._connection: AbstractContextManager[None] | None = None
 
     def __enter__(self) -> Seats:
-        self._connection = connected(self._cluster, self._places)
+        self._connection = connected(self._cluster, self._folders)
         self._connection.__enter__()
         return self
 
@@ -133,7 +133,7 @@ class Seats:
             raise _MayPassError(str(error), RETURN_S) from None
         try:
             most = largest_node(use_gpu)[1]
-            request = request_for(spec, gpu_bytes() if use_gpu else None, most, places=self._places)
+            request = request_for(spec, gpu_bytes() if use_gpu else None, most, folders=self._folders)
             while is_wanted():
                 if (seat := self._seat(request, is_wanted)) is not None:
                     return seat
@@ -151,7 +151,7 @@ class Seats:
             self._idle.remove(seat)
         else:
             self.leave_idle()  # they are in the way
-            seat = Seat(request, take_seat(request))
+            seat = Seat(request, request_actor(request))
         there, since = seat.actor.check.remote(versions()), time.monotonic()
         try:
             while not ray.wait([there], timeout=_LOOK_EVERY_S)[0]:

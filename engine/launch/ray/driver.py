@@ -26,14 +26,14 @@ from engine.control import Control
 from engine.errors import ClusterError
 from engine.events import DatasetProgressed, Event
 from engine.launch.ray import Cluster
-from engine.launch.ray.exchange import Newest
-from engine.launch.ray.line import Fit, Line
+from engine.launch.ray.actor import MAX_LOSSES, train_in_actor
+from engine.launch.ray.channel import ResumePoint
+from engine.launch.ray.mailbox import Fit, Line
 from engine.launch.ray.nodes import NodeWatch
-from engine.launch.ray.seat import MAX_LOSSES, train_in_seat
 from engine.launch.ray.task import Task
 from engine.launch.ray.worker import work
-from engine.launch.requests import Asked
-from engine.paths import Places
+from engine.launch.requests import ControlRequest
+from engine.paths import Folders
 from engine.spec import RunSpec
 from engine.text import counted
 from engine.training.loop import Ending
@@ -51,42 +51,42 @@ def train_on_ray(
     Raises:
         ClusterError: Ray cannot be started or reached, has too little for so many workers, or the workers failed.
     """
-    newest = Newest() if resume.is_fresh else Newest(resume.started, resume.file, resume.sha256)
+    newest = ResumePoint() if resume.is_fresh else ResumePoint(resume.started, resume.file, resume.sha256)
     yield DatasetProgressed(task.run, "Ray", "starting", 0, 0, "")
-    run, places = task.run, task.places
-    with connected(cluster, places):
+    run, folders = task.run, task.folders
+    with connected(cluster, folders):
         use_gpu = check_resources(task.spec, cluster)
         line = Line(run, newest)
-        task = replace(task, exchange=line.exchange)
-        storage = places.run_folder(run) / "ray"
+        task = replace(task, channel=line.channel)
+        storage = folders.run_folder(run) / "ray"
         if cluster.num_workers == 1:
-            fit = Fit(partial(train_in_seat, task, seat, use_gpu, control))
+            fit = Fit(partial(train_in_actor, task, seat, use_gpu, control))
         else:
             fit = Fit(_trainer(task, cluster, use_gpu, str(storage)).fit)
         yield DatasetProgressed(run, "the cluster", "waiting for room on", 0, 0, "")
-        heard = told_end = False
+        heard = ended = False
         try:
             while True:
                 over = fit.over
                 events = line.take()
                 for event in events:
                     if isinstance(event, Ending):
-                        told_end = True
+                        ended = True
                         fit.wait()
                         return event
                     yield event
                 heard = heard or bool(events)
-                line.ask(Asked.of(control))
+                line.ask(ControlRequest.of(control))
                 if control.stop_requested and not heard:  # nobody is there yet to hear of it
                     return Ending("stopped", control.stop_reason)
                 if over and not events:
                     if fit.gave_up:
                         return Ending("stopped", control.stop_reason)
-                    raise fit.failure(places.log)
+                    raise fit.failure(folders.log)
         finally:
             with suppress(ClusterError):
-                if heard and not told_end and not fit.over:  # ask the workers to stop, and give them time for it
-                    line.ask(Asked(stop=True))
+                if heard and not ended and not fit.over:  # ask the workers to stop, and give them time for it
+                    line.ask(ControlRequest(stop=True))
                     fit.wait()
                 line.close()
             shutil.rmtree(storage, ignore_errors=True)
@@ -110,7 +110,7 @@ def _trainer(task: Task, cluster: Cluster, use_gpu: bool, storage: str) -> Torch
 
 
 @contextmanager
-def connected(cluster: Cluster, places: Places) -> Iterator[None]:
+def connected(cluster: Cluster, folders: Folders) -> Iterator[None]:
     """Ray, started or reached, and its nodes watched, until the end of the block; as it is where it is there already.
 
     Raises:
@@ -139,7 +139,7 @@ def connected(cluster: Cluster, places: Places) -> Iterator[None]:
         raise ClusterError(said) from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)  # Ray's own leaves at once, and the run's last row unwritten
-    watch = NodeWatch(places)
+    watch = NodeWatch(folders)
     try:
         yield
     finally:

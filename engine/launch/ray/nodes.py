@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from engine.events import plain
 from engine.memory.gauges import Gauges, MemoryReading
 from engine.memory.nodes import nodes_path
-from engine.paths import Places
+from engine.paths import Folders
 
 _EVERY_S = 1.0
 _PATIENCE_S = 5.0
@@ -58,8 +58,8 @@ def gpu_bytes() -> int:
 class NodeWatch:
     """Reads the gauges of every node, once a second, until it is closed."""
 
-    def __init__(self, places: Places) -> None:
-        self._file = nodes_path(places.home)
+    def __init__(self, folders: Folders) -> None:
+        self._file = nodes_path(folders.home)
         self._actors: dict[str, Any] = {}
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="nodes", daemon=True)

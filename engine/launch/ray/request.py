@@ -8,10 +8,10 @@ from typing import Any
 
 from engine.device import Placement
 from engine.errors import ForecastError
-from engine.forecast.asking import expected_images
+from engine.forecast.from_spec import expected_images
 from engine.forecast.step_memory import Step, forecast, resident_bytes
 from engine.memory.calibration import Calibration, unseen_gpu
-from engine.paths import Places
+from engine.paths import Folders
 from engine.spec import RunSpec
 
 _PROCESS = 950 * 2**20  # bytes: Python, torch and Ray in a process that trains (measured: 0.9 GiB, shared pages in)
@@ -45,29 +45,29 @@ class Request:
 
 
 def request_for(
-    spec: RunSpec, gpu_bytes: int | None, most_bytes: int, cpus: float = 1, places: Places | None = None
+    spec: RunSpec, gpu_bytes: int | None, most_bytes: int, cpus: float = 1, folders: Folders | None = None
 ) -> Request:
     """The share of a GPU of `gpu_bytes` that the forecast for `spec` says, or host memory where that is None.
 
     At most a whole GPU, or `most_bytes` of host memory: a run that needs more starts in smaller parts. Of a GPU that
-    does not tell its size (0), the whole. `places` say where the images lie.
+    does not tell its size (0), the whole. `folders` say where the images lie.
 
     Raises:
         ReslabError: the folder of images is not there.
     """
     if gpu_bytes == 0:
         return Request(cpus, 1.0, 0)
-    needed = _peak_bytes(spec, places, on_gpu=gpu_bytes is not None)
+    needed = _peak_bytes(spec, folders, on_gpu=gpu_bytes is not None)
     if gpu_bytes is not None:
         share = min(math.ceil(100 * _SPARE * needed / gpu_bytes) / 100, 1.0)
         return Request(cpus, share, int(share * gpu_bytes))
     return Request(cpus, 0.0, min(int(_SPARE * needed) + _PROCESS, most_bytes))
 
 
-def _peak_bytes(spec: RunSpec, places: Places | None, on_gpu: bool) -> int:
+def _peak_bytes(spec: RunSpec, folders: Folders | None, on_gpu: bool) -> int:
     import torch
 
-    shape, num_images = expected_images(spec, places)
+    shape, num_images = expected_images(spec, folders)
     device = torch.device("cuda" if on_gpu else "cpu")
     half = (on_gpu and spec.dtype == "auto") or spec.dtype == "bfloat16"
     layout = torch.channels_last if on_gpu else torch.contiguous_format

@@ -21,10 +21,10 @@ from engine.control import RunControl
 from engine.device import choose_placement
 from engine.errors import ReslabError
 from engine.events import Event, SettingsTuned
-from engine.launch.ray.exchange import Newest
-from engine.launch.requests import Asked
+from engine.launch.ray.channel import ResumePoint
+from engine.launch.requests import ControlRequest
 from engine.memory.ledger import Ledger
-from engine.paths import Places
+from engine.paths import Folders
 from engine.spec import RunSpec
 from engine.training.checkpoint import load_checkpoint
 from engine.training.context import History, RunContext
@@ -44,16 +44,16 @@ class Task:
 
     run: int
     spec: RunSpec
-    places: Places
+    folders: Folders
     sync_batchnorm: bool
-    tunings: Mapping[str, SettingsTuned]
-    exchange: Any = None  # the actor that events go to, once the driver has made it
+    autotune_choices: Mapping[str, SettingsTuned]
+    channel: Any = None  # the actor that events go to, once the driver has made it
 
     def context(self, control: RunControl, group: Group, resume: Resume) -> RunContext:
         """Of one of the run's processes. What was measured helps a process alone: a group has to compute alike."""
-        history = History(tunings=self.tunings)
+        history = History(autotune_choices=self.autotune_choices)
         placement = choose_placement(self.spec)
-        return RunContext(self.run, self.places, Ledger(), control, placement, history, group, resume)
+        return RunContext(self.run, self.folders, Ledger(), control, placement, history, group, resume)
 
 
 def this_worker() -> Solo:
@@ -62,36 +62,36 @@ def this_worker() -> Solo:
 
 
 @contextmanager
-def sentences_told(task: Task) -> Iterator[None]:
+def errors_reported(task: Task) -> Iterator[None]:
     """What has a sentence ends the run. Anything else may be a worker that was lost: it is begun again."""
     try:
         yield
     except ReslabError as error:
-        ray.get(task.exchange.fail.remote(task.run, Ending("failed", str(error))))
+        ray.get(task.channel.fail.remote(task.run, Ending("failed", str(error))))
 
 
-def newest_of(task: Task) -> Resume:
+def resume_point_of(task: Task) -> Resume:
     """What the run resumes from, if it was begun already."""
-    return _resume(task, ray.get(task.exchange.newest.remote(task.run)))
+    return _resume(task, ray.get(task.channel.newest.remote(task.run)))
 
 
-def _resume(task: Task, newest: Newest) -> Resume:
+def _resume(task: Task, newest: ResumePoint) -> Resume:
     if newest.started is None:
         return FRESH
     checkpoint = None
     if newest.file is not None and newest.sha256 is not None:
-        checkpoint = load_checkpoint(task.places.run_folder(task.run) / newest.file, newest.sha256)
+        checkpoint = load_checkpoint(task.folders.run_folder(task.run) / newest.file, newest.sha256)
     return Resume(newest.started, checkpoint)
 
 
 def train_task(task: Task, group: Group) -> None:
     """Train it as rank zero of `group`; the ending is sent as the last of the events."""
-    ticket, newest = ray.get(task.exchange.enter.remote(task.run))
+    ticket, newest = ray.get(task.channel.enter.remote(task.run))
     control = RunControl()
     with group.starting():
         context = task.context(control, group, _resume(task, newest))
     events = train(task.spec, context)
-    teller = Teller(task, ticket, control)
+    teller = EventSender(task, ticket, control)
     try:
         while True:
             try:
@@ -104,7 +104,7 @@ def train_task(task: Task, group: Group) -> None:
         teller.close()
 
 
-class Teller:
+class EventSender:
     """Sends events from a thread of its own, so that no step waits for the network, and hears what is asked.
 
     What could not be sent is sent again; the run stops where that fails for half a minute.
@@ -144,8 +144,8 @@ class Teller:
         since = time.monotonic()
         while True:
             try:
-                call = self._task.exchange.tell.remote(self._task.run, self._ticket, self._batch, batch)
-                asked: Asked = ray.get(call, timeout=PATIENCE_S)
+                call = self._task.channel.tell.remote(self._task.run, self._ticket, self._batch, batch)
+                asked: ControlRequest = ray.get(call, timeout=PATIENCE_S)
             except RayError as error:
                 _log.warning("events of run %d were not sent: %s", self._task.run, error)
                 if time.monotonic() - since > PATIENCE_S:

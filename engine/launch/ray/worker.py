@@ -19,8 +19,8 @@ from engine.control import RunControl
 from engine.device import versions
 from engine.errors import ClusterError
 from engine.launch.ray import versions_differ
-from engine.launch.ray.task import Task, newest_of, sentences_told, train_task
-from engine.launch.requests import Asked
+from engine.launch.ray.task import Task, errors_reported, resume_point_of, train_task
+from engine.launch.requests import ControlRequest
 from engine.progress import LoadingStopped
 from engine.training.data_parallel import WorkerGroup, follow
 from engine.training.setup import set_up
@@ -32,7 +32,7 @@ _HEAR_EVERY_S = 0.5
 def work(config: dict[str, Any]) -> None:
     """Make the run with other workers, from its newest checkpoint on."""
     task: Task = config["task"]
-    with sentences_told(task):
+    with errors_reported(task):
         group = _assemble(task)
         if group.is_rank_zero:
             train_task(task, group)
@@ -40,7 +40,7 @@ def work(config: dict[str, Any]) -> None:
         with suppress(LoadingStopped):
             with _hearing(task) as control:
                 with group.starting():
-                    context = task.context(control, group, newest_of(task))
+                    context = task.context(control, group, resume_point_of(task))
                 setup = _drained(set_up(task.spec, context))
             follow(setup, group)
 
@@ -67,7 +67,7 @@ def _hearing(task: Task) -> Iterator[RunControl]:
     def listen() -> None:
         while not over.wait(_HEAR_EVERY_S):
             with suppress(RayError):
-                asked: Asked = ray.get(task.exchange.asked.remote(task.run))
+                asked: ControlRequest = ray.get(task.channel.asked.remote(task.run))
                 if asked.stop:
                     control.stop(asked.reason)
 

@@ -20,7 +20,7 @@ from engine.errors import ClusterError
 from engine.launch.ray import versions_differ
 from engine.launch.ray.nodes import gpu_bytes, largest_node
 from engine.launch.ray.request import Request, request_for
-from engine.launch.ray.task import Task, sentences_told, this_worker, train_task
+from engine.launch.ray.task import Task, errors_reported, this_worker, train_task
 
 MAX_LOSSES = 8  # of workers or nodes: each time the run goes on from its newest checkpoint
 _LISTEN_S = 0.1
@@ -41,16 +41,16 @@ class Seat:
 
     def train(self, task: Task) -> None:
         """Make the run, from its newest checkpoint on; its events go to the task's exchange."""
-        with sentences_told(task):
+        with errors_reported(task):
             train_task(task, this_worker())
 
 
-def take_seat(request: Request) -> Any:
+def request_actor(request: Request) -> Any:
     """Ask for a seat. It is there when its first call returns; until then it waits for room."""
     return ray.remote(Seat).options(**request.options()).remote(request)
 
 
-def train_in_seat(task: Task, seat: Any, use_gpu: bool, control: Control) -> bool:
+def train_in_actor(task: Task, seat: Any, use_gpu: bool, control: Control) -> bool:
     """One worker's work, in `seat`, which stays, or one that is waited for; where it is lost, in another one. False
     where a stop was asked for while there was none.
 
@@ -63,9 +63,9 @@ def train_in_seat(task: Task, seat: Any, use_gpu: bool, control: Control) -> boo
         if seat is None:
             cores, memory = largest_node(use_gpu)
             request = request_for(
-                task.spec, gpu_bytes() if use_gpu else None, memory, 1.0 if shares else cores, task.places
+                task.spec, gpu_bytes() if use_gpu else None, memory, 1.0 if shares else cores, task.folders
             )
-            seat = take_seat(request)
+            seat = request_actor(request)
         try:
             there = seat.check.remote(versions())
             while not ray.wait([there], timeout=_LISTEN_S)[0]:

@@ -13,8 +13,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from engine.errors import ClusterError
 from engine.events import Event
-from engine.launch.ray.exchange import Exchange, Newest
-from engine.launch.requests import Asked
+from engine.launch.ray.channel import EventChannel, ResumePoint
+from engine.launch.requests import ControlRequest
 from engine.log import write_report
 from engine.training.loop import Ending
 
@@ -22,21 +22,21 @@ _LISTEN_S = 0.1
 _GRACE_S = 30.0  # for the last events, once Ray says that all is over
 
 # By the cluster's address and the job in it; kept, for an actor ends when nobody refers to it any more.
-_exchanges: dict[tuple[str, str], Any] = {}
+_event_channels: dict[tuple[str, str], Any] = {}
 _making = threading.Lock()
 
 
-def _exchange() -> Any:
+def _event_channel() -> Any:
     """The one of this driver, on the head's node."""
     context = ray.get_runtime_context()
     job = (str(context.gcs_address), str(context.get_job_id()))
     with _making:
-        if job not in _exchanges:
+        if job not in _event_channels:
             head = NodeAffinitySchedulingStrategy(head_node(), soft=False)
-            made = ray.remote(Exchange).options(num_cpus=0, max_concurrency=10_000, scheduling_strategy=head)
-            _exchanges.clear()
-            _exchanges[job] = made.remote()
-        return _exchanges[job]
+            made = ray.remote(EventChannel).options(num_cpus=0, max_concurrency=10_000, scheduling_strategy=head)
+            _event_channels.clear()
+            _event_channels[job] = made.remote()
+        return _event_channels[job]
 
 
 class Line:
@@ -46,11 +46,11 @@ class Line:
         ClusterError: from any method, where the cluster's head is gone or takes nothing.
     """
 
-    def __init__(self, run: int, newest: Newest) -> None:
-        self.exchange = _exchange()
-        self._run, self._asked = run, Asked()
+    def __init__(self, run: int, newest: ResumePoint) -> None:
+        self.channel = _event_channel()
+        self._run, self._asked = run, ControlRequest()
         try:
-            ray.get(self.exchange.open.remote(run, newest))
+            ray.get(self.channel.open.remote(run, newest))
         except RayError as error:
             raise ClusterError(
                 f"the cluster's head takes no work from here ({type(error).__name__}); one begun without token "
@@ -59,16 +59,16 @@ class Line:
 
     def take(self) -> list[Event | Ending]:
         """What they have told; waits a moment for it."""
-        found: list[Event | Ending] = self._done(self.exchange.take.remote(self._run, _LISTEN_S))
+        found: list[Event | Ending] = self._done(self.channel.take.remote(self._run, _LISTEN_S))
         return found
 
-    def ask(self, asked: Asked) -> None:
+    def ask(self, asked: ControlRequest) -> None:
         if asked != self._asked:
-            self._done(self.exchange.ask.remote(self._run, asked))
+            self._done(self.channel.ask.remote(self._run, asked))
             self._asked = asked
 
     def close(self) -> None:
-        self._done(self.exchange.close.remote(self._run))
+        self._done(self.channel.close.remote(self._run))
 
     def _done(self, call: Any) -> Any:
         try:

@@ -65,7 +65,7 @@ def plan_run(step: Step, ledger: Ledger) -> Plan:
     """
     room, idle = room_bytes(step.placement.device, ledger.num_bytes), ledger.idle_bytes
     whole = forecast(step)
-    plan = _plan(step, whole, _Room(room, idle))
+    plan = _plan(step, whole, _RunChannel(room, idle))
     return replace(plan, largest_batch=largest_batch(lambda size: forecast(step.of_batch(size)), whole, room + idle))
 
 
@@ -78,14 +78,14 @@ def fit_run(step: Step, ledger: Ledger) -> Plan:
     try:
         whole = forecast(step)
         dropped = sum(item.num_bytes for item in ledger.make_room(lambda: whole.allocator_bytes <= room()))
-        return _plan(step, whole, _Room(room(), dropped=dropped))
+        return _plan(step, whole, _RunChannel(room(), dropped=dropped))
     except ForecastError:
         dropped = sum(item.num_bytes for item in ledger.drop_idle())
         return Plan("unknown", None, room(), dropped)
 
 
 @dataclass(frozen=True, slots=True)
-class _Room:
+class _RunChannel:
     """Bytes for a run: free, held by what is idle and could go, and of what has gone for it already."""
 
     free: int
@@ -93,7 +93,7 @@ class _Room:
     dropped: int = 0
 
 
-def _plan(step: Step, whole: Forecast, room: _Room) -> Plan:
+def _plan(step: Step, whole: Forecast, room: _RunChannel) -> Plan:
     """`whole` is the forecast of the step in one part."""
     if whole.allocator_bytes <= room.free:
         return Plan("after freeing" if room.dropped else "fits", whole, room.free, room.dropped)

@@ -15,7 +15,7 @@ from engine.training.position import START, EpochSums, Position
 READ_EVERY_S = 0.1
 
 
-class Points:
+class StepMetrics:
     """Collects the points of one run; `diverged_at` is the first step whose loss was not finite, once it was read."""
 
     def __init__(self, run: int, start: Position = START) -> None:

@@ -6,11 +6,11 @@ import asyncio
 from dataclasses import dataclass
 
 from engine.events import CheckpointSaved, Event, RunStarted
-from engine.launch.requests import Asked
+from engine.launch.requests import ControlRequest
 
 
 @dataclass(frozen=True, slots=True)
-class Newest:
+class ResumePoint:
     """What a worker that begins has to go on from: its RunStarted, the file of a checkpoint and its SHA-256."""
 
     started: RunStarted | None = None
@@ -18,13 +18,13 @@ class Newest:
     sha256: str | None = None
 
 
-class _Room:
+class _RunChannel:
     """One run's."""
 
-    def __init__(self, newest: Newest) -> None:
+    def __init__(self, newest: ResumePoint) -> None:
         self.events: list[Event] = []
         self.come = asyncio.Event()
-        self.asked = Asked()
+        self.asked = ControlRequest()
         self.newest = newest
         self.ticket = 0
         self.last_batch = 0
@@ -32,43 +32,43 @@ class _Room:
     def tell(self, events: list[Event]) -> None:
         for event in events:
             if isinstance(event, RunStarted) and self.newest.started is None:
-                self.newest = Newest(event, self.newest.file, self.newest.sha256)
+                self.newest = ResumePoint(event, self.newest.file, self.newest.sha256)
             elif isinstance(event, CheckpointSaved):
-                self.newest = Newest(self.newest.started, event.file, event.sha256)
+                self.newest = ResumePoint(self.newest.started, event.file, event.sha256)
         self.events += events
         if events:
             self.come.set()
 
 
-class Exchange:
+class EventChannel:
     """Made by `ray.remote`, on the node of the cluster's head: losing a worker's node loses nothing of it. One process
     for all runs of a driver.
     """
 
     def __init__(self) -> None:
-        self._rooms: dict[int, _Room] = {}
+        self._runs: dict[int, _RunChannel] = {}
 
-    async def open(self, run: int, newest: Newest) -> None:
+    async def open(self, run: int, newest: ResumePoint) -> None:
         """A driver begins to carry the run."""
-        self._rooms[run] = _Room(newest)
+        self._runs[run] = _RunChannel(newest)
 
     async def close(self, run: int) -> None:
         """It has ended; what workers still tell is for nobody."""
-        self._rooms.pop(run, None)
+        self._runs.pop(run, None)
 
-    async def enter(self, run: int) -> tuple[int, Newest]:
+    async def enter(self, run: int) -> tuple[int, ResumePoint]:
         """A worker begins to tell of the run, in place of whoever did: its ticket, and what it goes on from."""
-        room = self._rooms[run]
+        room = self._runs[run]
         room.ticket, room.last_batch = room.ticket + 1, 0
         return room.ticket, room.newest
 
-    async def tell(self, run: int, ticket: int, batch: int, events: list[Event]) -> Asked:
+    async def tell(self, run: int, ticket: int, batch: int, events: list[Event]) -> ControlRequest:
         """Leave events for the driver; returns what is asked of the run: to stop, where nobody carries it any more, or
         another worker has begun to tell of it. Batches count from 1; one that comes twice is taken once.
         """
-        room = self._rooms.get(run)
+        room = self._runs.get(run)
         if room is None or ticket != room.ticket:
-            return Asked(stop=True)
+            return ControlRequest(stop=True)
         if batch > room.last_batch:
             room.last_batch = batch
             room.tell(events)
@@ -76,12 +76,12 @@ class Exchange:
 
     async def fail(self, run: int, ending: Event) -> None:
         """The run cannot be made, says any of its workers."""
-        if run in self._rooms:
-            self._rooms[run].tell([ending])
+        if run in self._runs:
+            self._runs[run].tell([ending])
 
     async def take(self, run: int, timeout_s: float) -> list[Event]:
         """All events since the last call; waits for one at most so long."""
-        room = self._rooms[run]
+        room = self._runs[run]
         try:
             await asyncio.wait_for(room.come.wait(), timeout_s)
         except TimeoutError:
@@ -90,12 +90,12 @@ class Exchange:
         taken, room.events = room.events, []
         return taken
 
-    async def ask(self, run: int, asked: Asked) -> None:
-        self._rooms[run].asked = asked
+    async def ask(self, run: int, asked: ControlRequest) -> None:
+        self._runs[run].asked = asked
 
-    async def asked(self, run: int) -> Asked:
+    async def asked(self, run: int) -> ControlRequest:
         """What is asked of the run: to stop, where nobody carries it any more."""
-        return self._rooms[run].asked if run in self._rooms else Asked(stop=True)
+        return self._runs[run].asked if run in self._runs else ControlRequest(stop=True)
 
-    async def newest(self, run: int) -> Newest:
-        return self._rooms[run].newest
+    async def newest(self, run: int) -> ResumePoint:
+        return self._runs[run].newest

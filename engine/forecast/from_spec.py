@@ -6,47 +6,47 @@ from engine.catalog.models import find_model, misfit
 from engine.data.survey import survey_now
 from engine.device import choose_placement, device_name
 from engine.errors import ModelError
-from engine.forecast.fitting import Plan, plan_run
+from engine.forecast.memory_plan import Plan, plan_run
 from engine.forecast.step_memory import Step, resident_bytes
 from engine.memory.calibration import Calibration, uncalibrated
 from engine.memory.headroom import images_fit, room_bytes
 from engine.memory.ledger import Ledger
-from engine.paths import Places
+from engine.paths import Folders
 from engine.shape import DataShape
 from engine.spec import RunSpec
 from engine.store.store import Store
 
 
-def ask_forecast(spec: RunSpec, places: Places, ledger: Ledger) -> Plan:
+def plan_from_spec(spec: RunSpec, folders: Folders, ledger: Ledger) -> Plan:
     """How the run would be started now, calibrated by the earlier runs on its device.
 
     Raises:
         ReslabError: the network cannot take such images, the folder or the device is not there.
     """
-    shape, num_images = expected_images(spec, places)
+    shape, num_images = expected_images(spec, folders)
     if problem := misfit(find_model(spec.model), shape):
         raise ModelError(problem)
     placement = choose_placement(spec)
-    calibration = _calibration(places, device_name(placement.device)) or uncalibrated(placement.device)
+    calibration = _calibration(folders, device_name(placement.device)) or uncalibrated(placement.device)
     dataset_bytes = resident_bytes(num_images, shape)
     if not images_fit(dataset_bytes, room_bytes(placement.device, ledger.num_bytes - ledger.idle_bytes)):
         dataset_bytes = 0  # it will be streamed
     return plan_run(Step(spec, shape, placement, dataset_bytes, calibration), ledger)
 
 
-def expected_images(spec: RunSpec, places: Places | None = None) -> tuple[DataShape, int]:
+def expected_images(spec: RunSpec, folders: Folders | None = None) -> tuple[DataShape, int]:
     """Shape and number of a dataset's images, without decoding them: of what lies there, by the files' headers; as
-    published where there is nothing yet, or no `places` to look in.
+    published where there is nothing yet, or no `folders` to look in.
 
     Raises:
         DatasetError: there is no such folder, or it is no dataset.
     """
-    found = survey_now(spec, places)
+    found = survey_now(spec, folders)
     return found.shape, found.num_images
 
 
-def _calibration(places: Places, name: str) -> Calibration | None:
-    if not places.database.is_file():
+def _calibration(folders: Folders, name: str) -> Calibration | None:
+    if not folders.database.is_file():
         return None
-    with Store(places.database) as store:
+    with Store(folders.database) as store:
         return store.calibration(name)
