@@ -22,11 +22,12 @@ from engine.control import RunControl
 from engine.device import import_torch
 from engine.errors import DatasetError, SpecError, StoreError
 from engine.events import SettingsTuned
+from engine.format_number import check_format
 from engine.launch.backend import Backend, Handle, Job, Limit
 from engine.memory.ledger import Ledger
 from engine.paths import Folders, expand, find_folders
 from engine.records import Predictions, QueueEntry, RunDetails, RunSummary
-from engine.spec import RunSpec
+from engine.spec import FORMAT, RunSpec
 from engine.store.store import Store
 
 if TYPE_CHECKING:
@@ -119,9 +120,7 @@ class Lab:
         Raises:
             ReslabError: there is no such run; or, from its events, it cannot be resumed.
         """
-        with Store(self.folders.database) as store:
-            spec = RunSpec.from_stored(store.run(run).spec)
-        return self.backend.start(Job(spec, run, dataset), control)
+        return self.backend.start(Job(self.spec(run), run, dataset), control)
 
     def attach(self, run: int, control: RunControl | None = None) -> Handle:
         """A run in another process: its events so far, then those that come."""
@@ -215,6 +214,16 @@ class Lab:
         with Store(self.folders.database) as store:
             store.settle_lost_runs()
             return store.details(run)
+
+    def spec(self, run: int) -> RunSpec:
+        """What a run was asked to be.
+
+        Raises:
+            ReslabError: there is no such run, or a newer reslab stored its spec.
+        """
+        stored = self.look(run).spec
+        check_format(stored, FORMAT, f"the spec of run {run}", StoreError)
+        return RunSpec.from_stored(stored)
 
     def left_out(self, run: int) -> list[FileRecord] | None:
         """The files that a run left out; None where its dataset is none of files."""

@@ -34,7 +34,6 @@ class Watcher:
             self.watch(run, show=self._app.current_mode == "train" or live is None, begun=True)
 
     async def _watch(self, run: int, show: bool, begun: bool) -> None:
-        from engine.spec import RunSpec
         from tui.live import LiveRun
 
         app, live = self._app, self._state.live.value
@@ -44,7 +43,7 @@ class Watcher:
         if live is None or live.run != run or live.over:
             try:
                 record = await asyncio.to_thread(self._state.lab.look, run)
-                spec, status = RunSpec.from_stored(record.spec), record.status
+                spec, status = await asyncio.to_thread(self._state.lab.spec, run), record.status
             except ReslabError as error:
                 app.report(str(error), "error")
                 return

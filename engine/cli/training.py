@@ -90,7 +90,7 @@ def resume_command(
     if record.status == "completed":
         print(f"run {number} is complete; reslab show {number} shows its figures", file=sys.stderr)
         return 0
-    job = Job(RunSpec.from_stored(record.spec), number, dataset)
+    job = Job(lab.spec(number), number, dataset)
     if detach:
         return _detach(Order(folders, (job,), cluster), as_json)
 
@@ -103,7 +103,7 @@ def resume_command(
 def attach_command(number: int, folders: Folders, as_json: bool) -> int:
     """Follow a run in another process. ctrl+c leaves it alone."""
     lab = Lab(folders)
-    spec = RunSpec.from_stored(lab.look(number).spec)
+    spec = lab.spec(number)
 
     def start(control: RunControl) -> Generator[Event, None, None]:
         return lab.attach(number, control).events()

@@ -33,7 +33,7 @@ from engine.spec import RunSpec
 from engine.store.store import Store
 from tests.engine.test_cli import output_of, reslab
 from tests.fakes import drain
-from tests.fixtures.write_home import STOP_AT, digest_of_run, full_spec
+from tests.fixtures.earlier import STOP_AT, digest_of_run, full_spec
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FIXTURES = Path(__file__).parents[1] / "fixtures"
