@@ -153,14 +153,14 @@ class Lab:
         """
         from engine.launch.requests import ControlRequest
 
-        self._ask(run, ControlRequest(stop=True), "stopped")
+        self._send_request(run, ControlRequest(stop=True), "stopped")
 
     def pause(self, run: int) -> None:
         """Ask a live run to pause before its next step. Raises as `stop`."""
         from engine.launch.requests import ControlRequest
 
         if not self.is_paused(run):
-            self._ask(run, ControlRequest(pause=True), "paused")
+            self._send_request(run, ControlRequest(pause=True), "paused")
 
     def unpause(self, run: int) -> None:
         """Let a paused run continue in its own process.
@@ -174,17 +174,17 @@ class Lab:
             raise StoreError(
                 f"run {run} is running and not paused; reslab pause {run} pauses it, reslab stop {run} ends it"
             )
-        self._ask(run, ControlRequest(pause=False), "resumed")
+        self._send_request(run, ControlRequest(pause=False), "resumed")
 
-    def _ask(self, run: int, wanted: ControlRequest, done: str) -> None:
-        from engine.launch.requests import ask
+    def _send_request(self, run: int, wanted: ControlRequest, done: str) -> None:
+        from engine.launch.requests import send_request
 
         record = self.look(run)
         if record.status != "running":
             raise StoreError(
                 f"run {run} is {record.status}; only a running run can be {done}. reslab show {run} shows its figures"
             )
-        ask(self.folders.run_folder(run), wanted)
+        send_request(self.folders.run_folder(run), wanted)
 
     # --- the queue ---------------------------------------------------------------------------------------------------
 

@@ -80,11 +80,11 @@ def _run_row(run: RunSummary) -> tuple[str, ...]:
 
 
 def show_run(lab: Lab, run: int, as_json: bool) -> int:
-    """Print one run; exit code 1 where its rows were changed after its end."""
+    """Print one run; exit code 1 if its rows were changed after its end."""
     details = lab.run(run)
     print_json(details_as_json(details)) if as_json else _print_details(details, lab.folders)
     if details.intact is False:
-        print(f"reslab: run {run} was changed after it had ended; do not trust its figures", file=sys.stderr)
+        print(f"reslab: run {run} was changed after it ended; do not trust its figures", file=sys.stderr)
         return 1
     return 0
 

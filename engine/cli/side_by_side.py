@@ -81,7 +81,7 @@ def _follow_all(process: DetachedProcess, order: Order, control: RunControl, tol
 
 def _follow_one(run: int, order: Order, control: RunControl, told: queue.Queue[_Told]) -> None:
     try:
-        for event in follow(run, order.folders, control, begun=True):
+        for event in follow(run, order.folders, control, just_started=True):
             told.put(event)
     except ReslabError as error:  # it was over before it could be followed: the table has it
         print(f"reslab: {safe_text(error)}", file=sys.stderr)

@@ -341,7 +341,7 @@ class Store:
         """
         self.run(run)
         if self.intact(run) is False:
-            raise StoreError(f"run {run} was changed after it had ended; its predictions are not to be trusted")
+            raise StoreError(f"run {run} was changed after it ended; do not trust its predictions")
         rows = self.query(
             "SELECT labels, predictions, confidences FROM evaluations "
             "WHERE run = ? AND split = 'test' AND moment != 'untrained' AND labels IS NOT NULL "

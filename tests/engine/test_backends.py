@@ -168,7 +168,7 @@ def _kill_trainer(backend: Backend, folders: Folders) -> None:
     import psutil
 
     for process in psutil.process_iter(["cmdline"]):
-        if (process.info["cmdline"] or [""])[0].startswith("ray::Seat"):
+        if (process.info["cmdline"] or [""])[0].startswith("ray::TrainActor"):
             process.kill()
 
 

@@ -33,7 +33,7 @@ from engine.training.checkpoint import load_checkpoint, write_checkpoint
 from engine.training.position import EpochSums, MemoryState, Position
 from engine.training.resume import Resume
 from tests.engine.test_cli import output_of, reslab
-from tests.fakes import RESOLVED, Carried, events_of, started
+from tests.fakes import RESOLVED, DetachedRun, events_of, started
 from tests.running import run_until
 
 POSITION = Position(7, 1, True, 896, 1.5, 2.25, EpochSums(128, 0.1, 64, 1.25), MemoryState(32, True, calm_steps=3))
@@ -305,7 +305,7 @@ def test_a_line_without_a_number_is_of_the_first_format() -> None:
 
 
 def test_a_stream_of_a_newer_version_is_refused_by_who_follows(folders: Folders) -> None:
-    run = Carried(SPEC, folders)
+    run = DetachedRun(SPEC, folders)
     try:
         with stream_path(run.folder).open("a", encoding="utf-8") as file:
             file.write(json.dumps({"format": 2, "what": "run_paused"}) + "\n")

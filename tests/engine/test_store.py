@@ -82,7 +82,7 @@ def test_a_change_after_the_end_is_noticed(change: str, store: Store, folders: F
     with sqlite3.connect(folders.database) as other:
         other.execute(change)
     assert store.intact(run) is False
-    with pytest.raises(StoreError, match="was changed after it had ended"):
+    with pytest.raises(StoreError, match="was changed after it ended"):
         store.predictions(run)
 
 
