@@ -335,7 +335,7 @@ def test_a_start_that_lacks_what_it_always_had_is_a_damaged_row(home: Folders) -
     with sqlite3.connect(home.database) as db:
         db.execute("UPDATE runs SET started = json_remove(started, '$.class_names'), seal = NULL WHERE run = 1")
     with Store(home.database) as store:
-        with pytest.raises(StoreError, match="run 1 cannot be read: its rows in the record were damaged"):
+        with pytest.raises(StoreError, match="run 1 cannot be read: its rows in the database are damaged"):
             store.details(1)
         assert store.details(2).started == started(SPEC, 2)
 

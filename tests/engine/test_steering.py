@@ -120,7 +120,7 @@ def test_what_is_no_running_run_is_one_sentence(command: str, capsys: pytest.Cap
     assert capsys.readouterr().err == "reslab: there is no run 7, or it was deleted\n"
 
 
-def test_ctrl_c_leaves_the_waiting_and_the_run_was_asked(
+def test_ctrl_c_stops_waiting_and_the_request_stands(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(seconds: float) -> None:
@@ -131,7 +131,7 @@ def test_ctrl_c_leaves_the_waiting_and_the_run_was_asked(
     with live_run() as run:
         assert reslab("stop", "1") == 130
         assert json.loads((run.folder / "asked.json").read_text())["stop"] is True
-    assert "run 1 was asked to and will" in capsys.readouterr().err
+    assert "run 1 still has the request" in capsys.readouterr().err
 
 
 def test_delete_names_the_command_that_ends_the_run(capsys: pytest.CaptureFixture[str]) -> None:
