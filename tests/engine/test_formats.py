@@ -250,7 +250,7 @@ def test_a_run_with_unknown_settings_is_resumed_without_them_and_says_so(folders
     assert continued.differs == ("the setting mixup ignored (it was 0.2)",)
     assert stored_spec(folders, 1)["mixup"] == 0.2
     with Store(folders.database) as store:
-        assert store.details(1).caveat == f"went on from step {continued.step} with {continued.differs[0]}"
+        assert store.details(1).caveat == f"resumed from step {continued.step} with {continued.differs[0]}"
 
 
 # --- the queue -------------------------------------------------------------------------------------------------------

@@ -249,7 +249,7 @@ def test_what_differs_is_said(folders: Folders) -> None:
     assert any(part.startswith("torch ") and part.endswith("instead of 1.0.0") for part in continued.differs)
     caveat = details_of(folders, 1).caveat
     assert caveat is not None
-    assert "went on from step" in caveat
+    assert "resumed from step" in caveat
 
 
 def test_the_number_of_threads_is_kept(folders: Folders) -> None:
