@@ -52,7 +52,7 @@ CACHE = Variable("RESLAB_CACHE", "folder of decoded images", "the user's cache f
 CACHE_GIB = Variable("RESLAB_CACHE_GIB", "GiB of decoded images to keep", f"{DEFAULT_CACHE_GIB:g}", _not_gib_or_0)
 MEMORY_GIB = Variable("RESLAB_MEMORY_GIB", "GiB to hold on the training device", "all that is free", _not_gib)
 TUNE = Variable("RESLAB_TUNE", "0: measure no settings for dtype auto", "1", _not_switch)
-GRAPH = Variable("RESLAB_GRAPH", "0: record no CUDA graph of a step", "1", _not_switch)
+GRAPH = Variable("RESLAB_GRAPH", "0: capture no CUDA graph of a step", "1", _not_switch)
 TEST_DATA = Variable("RESLAB_TEST_DATA", "folder of images for reslab's own tests", "none", _no_problem)
 VARIABLES = (HOME, DATA, CACHE, CACHE_GIB, MEMORY_GIB, TUNE, GRAPH, TEST_DATA)
 
