@@ -129,15 +129,15 @@ class Lab:
 
         return Handle(lambda control: follow(run, self.folders, control), control or RunControl())
 
-    def look(self, run: int) -> RunSummary:
+    def summary(self, run: int) -> RunSummary:
         """A run's current row; a run whose process is gone is settled as failed first.
 
         Raises:
             StoreError: there is no such run.
         """
-        from engine.launch.follow import look
+        from engine.launch.follow import read_summary
 
-        return look(run, self.folders)
+        return read_summary(run, self.folders)
 
     def is_paused(self, run: int) -> bool:
         """Whether a running run is paused."""
@@ -179,7 +179,7 @@ class Lab:
     def _send_request(self, run: int, wanted: ControlRequest, done: str) -> None:
         from engine.launch.requests import send_request
 
-        record = self.look(run)
+        record = self.summary(run)
         if record.status != "running":
             raise StoreError(
                 f"run {run} is {record.status}; only a running run can be {done}. reslab show {run} shows its figures"

@@ -174,14 +174,14 @@ class RunDetails:
     @property
     def caveat(self) -> str | None:
         """How this run's training differed from its spec; None if it did not."""
-        said = []
-        part = self.memory.micro_batch
-        if part is not None and self.record.spec.get("norm", "batch") == "batch":
-            said.append(f"trained in micro-batches of {part}: batch-norm statistics differ")
-        said += [
+        reasons = []
+        micro_batch = self.memory.micro_batch
+        if micro_batch is not None and self.record.spec.get("norm", "batch") == "batch":
+            reasons.append(f"trained in micro-batches of {micro_batch}: batch-norm statistics differ")
+        reasons += [
             f"resumed from step {item.step:,} with {', '.join(item.differs)}" for item in self.resumes if item.differs
         ]
-        return "; ".join(said) or None
+        return "; ".join(reasons) or None
 
     def evaluation(self, moment: Moment) -> EvaluationRecord | None:
         """The test set's evaluation at `moment`; "final" is the last one that is not "untrained"."""

@@ -47,12 +47,12 @@ def _wait(run: int, lab: Lab, words: str, as_json: bool, is_done: Callable[[], b
     """Wait until `is_done`, or the run has ended; then print its status. ctrl+c stops waiting; the request stands."""
     try:
         with _waiting(words, as_json):
-            while not is_done() and (record := lab.look(run)).status == "running":
+            while not is_done() and (record := lab.summary(run)).status == "running":
                 time.sleep(_LOOK_EVERY_S)
     except KeyboardInterrupt:
         print(f"reslab: run {run} still has the request; reslab show {run} shows its status", file=sys.stderr)
         return INTERRUPTED
-    record = lab.look(run)
+    record = lab.summary(run)
     is_paused = record.status == "running" and lab.is_paused(run)
     status = "paused" if is_paused else record.status
     print_json({**plain(record), "status": status}) if as_json else print(safe_text(_words(record, status)))

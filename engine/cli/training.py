@@ -78,7 +78,7 @@ def resume_command(
     completed run is left alone.
     """
     lab = Lab(folders, cluster=cluster)
-    record = lab.look(number)
+    record = lab.summary(number)
     if record.status == "running":
         given = [("--on", cluster), ("--detach", detach), ("--dataset", dataset)]
         option = next((name for name, value in given if value), None)
@@ -103,7 +103,7 @@ def resume_command(
 def attach_command(number: int, folders: Folders, as_json: bool) -> int:
     """Follow a run in another process. ctrl+c leaves it alone."""
     lab = Lab(folders)
-    spec = RunSpec.from_stored(lab.look(number).spec)
+    spec = RunSpec.from_stored(lab.summary(number).spec)
 
     def start(control: RunControl) -> Generator[Event, None, None]:
         return lab.attach(number, control).events()

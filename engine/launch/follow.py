@@ -33,7 +33,7 @@ def follow(run: int, folders: Folders, control: RunControl, just_started: bool =
     Raises:
         StoreError: there is no such run, it has ended, it cannot be followed, or its folder cannot be written.
     """
-    record = look(run, folders)
+    record = read_summary(run, folders)
     if record.status != "running":
         if just_started:
             yield _ended(record)
@@ -43,7 +43,7 @@ def follow(run: int, folders: Folders, control: RunControl, just_started: bool =
     try:
         file = stream_path(folder).open("rb")
     except OSError:
-        record = look(run, folders)
+        record = read_summary(run, folders)
         if just_started and record.status != "running":  # it ended meanwhile
             yield _ended(record)
             return
@@ -111,14 +111,14 @@ def read_new(file: BinaryIO) -> bytes:
 def _end_of(run: int, folders: Folders) -> RunEnded | None:
     """How the run ended, if it has. If the store is locked, the caller tries again later."""
     try:
-        record = look(run, folders)
+        record = read_summary(run, folders)
     except StoreError as error:
         _log.warning("the status of run %d could not be read: %s", run, error)
         return None
     return None if record.status == "running" else _ended(record)
 
 
-def look(run: int, folders: Folders) -> RunSummary:
+def read_summary(run: int, folders: Folders) -> RunSummary:
     """The run's current row; a run whose process is gone is settled as failed first.
 
     Raises:

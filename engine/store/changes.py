@@ -21,7 +21,7 @@ def read(db: sqlite3.Connection, run: int) -> Change | None:
     if None in rows:
         return None
     before, after = (
-        [label == said for label, said in zip(unpack("H", labels), unpack("H", predictions), strict=True)]
+        [label == predicted for label, predicted in zip(unpack("H", labels), unpack("H", predictions), strict=True)]
         for labels, predictions in rows
     )
     if not before or len(before) != len(after):

@@ -107,7 +107,7 @@ class ClusterCapacity:
         for number in range(_MOST_FAILURES):
             try:
                 return self._reserve(spec, is_wanted)
-            except _MayPassError as failure:
+            except _RetryLaterError as failure:
                 _log.warning("no room for %s: %s", spec.model, failure)
                 if number + 1 == _MOST_FAILURES:
                     raise ClusterError(str(failure)) from None
@@ -130,7 +130,7 @@ class ClusterCapacity:
         try:
             use_gpu = check_resources(spec, self._cluster)
         except ClusterError as error:  # a lost node may come back
-            raise _MayPassError(str(error), RETURN_S) from None
+            raise _RetryLaterError(str(error), RETURN_S) from None
         try:
             most = largest_node(use_gpu)[1]
             request = request_for(spec, gpu_bytes() if use_gpu else None, most, folders=self._folders)
@@ -138,9 +138,9 @@ class ClusterCapacity:
                 if (reservation := self._request(request, is_wanted)) is not None:
                     return reservation
         except RayError as error:  # the node of the actor, or of a gauge, was lost; or no node can create one
-            said = (str(error).strip() or type(error).__name__).splitlines()[0]
-            said = f"no node of the cluster can run it ({said}); install the same reslab on all of them"
-            raise _MayPassError(said, REST_S) from None
+            text = (str(error).strip() or type(error).__name__).splitlines()[0]
+            text = f"no node of the cluster can run it ({text}); install the same reslab on all of them"
+            raise _RetryLaterError(text, REST_S) from None
         return None
 
     def _request(self, request: Request, is_wanted: Callable[[], bool]) -> Reservation | None:
@@ -168,9 +168,9 @@ class ClusterCapacity:
         return found
 
 
-class _MayPassError(Exception):
+class _RetryLaterError(Exception):
     """There is no room now; `rest_s` seconds later there may be."""
 
-    def __init__(self, said: str, rest_s: float) -> None:
-        super().__init__(said)
+    def __init__(self, text: str, rest_s: float) -> None:
+        super().__init__(text)
         self.rest_s = rest_s

@@ -133,10 +133,10 @@ def connected(cluster: Cluster, folders: Folders) -> Iterator[None]:
     except Exception as error:
         where = f"the Ray cluster at {cluster.address}" if cluster.address else "Ray on this machine"
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        said = f"cannot reach {where} ({first})"
+        text = f"cannot reach {where} ({first})"
         if cluster.address and os.environ.get("RAY_AUTH_MODE") != "token":
-            said += "; a cluster with token authentication needs its head's ~/.ray/auth_token on this machine too"
-        raise ClusterError(said) from error
+            text += "; a cluster with token authentication needs its head's ~/.ray/auth_token on this machine too"
+        raise ClusterError(text) from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)  # Ray's handler exits at once, before the run's end is stored
     watch = NodeWatch(folders)

@@ -108,9 +108,9 @@ class WorkerThread:
         if isinstance(self._error, ClusterError):
             return self._error
         written = self._error is not None and write_report(log, self._error, "the workers of a run on Ray failed")
-        said = str(self._error or "the workers ended without a message").strip().splitlines()
+        lines = str(self._error or "the workers ended without a message").strip().splitlines()
         where = f"; the full report is in {log}" if written else ""
-        return ClusterError(f"the workers on Ray failed: {said[-1] if said else type(self._error).__name__}{where}")
+        return ClusterError(f"the workers on Ray failed: {lines[-1] if lines else type(self._error).__name__}{where}")
 
 
 def head_node() -> str:
