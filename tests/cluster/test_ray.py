@@ -439,7 +439,7 @@ def test_a_cluster_that_runs_already_is_reached_by_its_address(tmp_path: Path) -
         assert train(address, **token)["status"] == "completed"
     assert f"nothing answers at {address} (Connection refused)" in train(address, **token)["error"]
     with running_cluster(RAY_AUTH_MODE="disabled") as address:
-        assert "wants RAY_AUTH_MODE=disabled here, too" in train(address, **token)["error"]
+        assert "set RAY_AUTH_MODE=disabled here too" in train(address, **token)["error"]
         assert train(address, RAY_AUTH_MODE="disabled")["status"] == "completed"
 
 

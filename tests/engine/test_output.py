@@ -348,7 +348,7 @@ def test_control_pictures_become_carets_and_the_rest_escapes() -> None:
 @pytest.mark.parametrize(
     ("error", "says"),
     [
-        (PermissionError(13, "Permission denied", "HOME/3"), ("HOME/3", "the right to use it", "--home")),
+        (PermissionError(13, "Permission denied", "HOME/3"), ("HOME/3", "access to it", "--home")),
         (OSError(28, "No space left on device", "CACHE/x"), ("CACHE/x", "free some space", "RESLAB_CACHE")),
         (FileNotFoundError(2, "No such file or directory", "DATA/mnist"), ("DATA/mnist", "--data-dir")),
         (PermissionError(13, "Permission denied", b"/photos/cat"), ("/photos/cat", "Permission denied")),

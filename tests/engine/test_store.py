@@ -1,4 +1,4 @@
-"""The record of runs: sealed, settled, and never lost for a curve that came late."""
+"""The store of runs: sealed, settled, and never lost because of late curve points."""
 
 from __future__ import annotations
 
