@@ -1,6 +1,6 @@
-"""reslab's engine: trains, measures and records; knows no screen.
+"""reslab's engine: trains, measures and stores; knows no screen.
 
-The public names are loaded when they are first used: importing this package loads no torch.
+Public names are loaded on first use: importing this package loads no torch.
 
     from engine import Lab, RunSpec
 

@@ -1,4 +1,4 @@
-"""Several specs of one wish: datasets with architectures, seeds, with and without shortcuts. Loads no torch."""
+"""Builds several specs at once: datasets × architectures × seeds, with and without shortcuts. Loads no torch."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from engine.spec import RunSpec
 def combine(
     datasets: Sequence[str], models: Sequence[str], settings: dict[str, Any], num_seeds: int = 1
 ) -> list[RunSpec]:
-    """Every dataset with every model with every seed, from the settings' seed upwards; seeds of one pair follow each
-    other.
+    """Every dataset with every model and seed, from the settings' seed upwards; the seeds of a pair are adjacent.
 
     Raises:
         SpecError: a combination is not valid.
@@ -25,17 +24,17 @@ def combine(
 
 
 def with_twin(spec: RunSpec) -> list[RunSpec]:
-    """The spec and its twin with, or without, shortcuts: same seed, same order of images; alone if it has none."""
+    """The spec and, if there is one, its twin with or without shortcuts: same seed, same order of images."""
     twin = find_model(spec.model).twin
     return [spec, spec.replace(model=twin)] if twin else [spec]
 
 
 def are_twins(a: RunSpec, b: RunSpec) -> bool:
-    """Whether two specs differ in nothing but their shortcuts, of which one of them has none to pad."""
+    """Whether two specs differ only in having shortcuts; shortcut padding applies to one of them only."""
     is_twin = find_model(a.model).twin == b.model
     return is_twin and a.replace(model=b.model, shortcut_padding=b.shortcut_padding) == b
 
 
 def seeds_of(spec: RunSpec, num_seeds: int) -> Iterable[RunSpec]:
-    """The spec with its own seed and the next ones, `num_seeds` in all."""
+    """The spec with `num_seeds` seeds, from its own upwards."""
     return (spec.replace(seed=spec.seed + number) for number in range(num_seeds))

@@ -1,4 +1,4 @@
-"""What goes back into a run: pause, resume, stop. Loads no torch."""
+"""How a run is controlled: pause, resume, stop. Loads no torch."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Protocol
 
 
 class Control(Protocol):
-    """What a run asks between two steps. Any thread may answer."""
+    """What a run checks between two steps. Any thread may set it."""
 
     @property
     def stop_requested(self) -> bool: ...
 
     @property
     def stop_reason(self) -> str | None:
-        """A sentence where it was no person who asked for the stop."""
+        """A sentence if the stop was not requested by a person."""
 
     @property
     def pause_requested(self) -> bool: ...
@@ -24,7 +24,7 @@ class Control(Protocol):
 
 
 class RunControl:
-    """The ordinary control: a person at a keyboard sets it, the thread of the run reads it."""
+    """The usual control: set from the keyboard, read by the run's thread."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -47,11 +47,11 @@ class RunControl:
 
     @property
     def left(self) -> bool:
-        """Whether nobody follows any more: a run that another process carries goes on."""
+        """Whether to stop following. A run in another process continues."""
         return self._left
 
     def leave(self) -> None:
-        """Follow no longer; asks nothing of the run."""
+        """Stop following, without a request to the run."""
         with self._changed:
             self._left = True
             self._changed.notify_all()
@@ -63,7 +63,7 @@ class RunControl:
         self._set(pause=False)
 
     def stop(self, reason: str | None = None) -> None:
-        """Ask for a clean end; it cannot be taken back. `reason` is given where no person asked."""
+        """Request a clean end; it cannot be revoked. `reason` is given if no person requested it."""
         if not self._stop:
             self._reason = reason
         self._set(stop=True)

@@ -1,14 +1,14 @@
-"""Sharing the processor's cores with whoever else is at work on them. Loads no torch.
+"""Shares the processor's cores with other processes. Loads no torch.
 
-torch splits each operation over a team of threads that meet at a barrier. The first to arrive spins: free on a quiet
-machine, ruinous on a shared one, where the spinning thread uses up the share of the processor that the late one is
-waiting for. Three things keep a run's share, and only the first of them changes a figure:
+torch splits each operation over a team of threads that meet at a barrier. The first to arrive spins: fine on a quiet
+machine, ruinous on a shared one, where the spinning thread uses the core that a late thread is waiting for. Three
+measures help, and only the first can change a figure:
 
-- how many threads a run starts with: those for which there are cores, given what others use at that moment;
-- how long a thread spins at most (`GOMP_SPINCOUNT`, read by libgomp when it is loaded);
-- while others are seen to take cores from the run, threads do not spin at all: libgomp stops spinning as long as it
-  manages more threads than there are cores (libgomp's config/linux/wait.h, `do_spin`), so one thread that does nothing
-  is added to them, and taken away once the cores are free again.
+- a run starts with as many threads as cores are free at that moment;
+- a thread spins for a limited time (`GOMP_SPINCOUNT`, read by libgomp when it is loaded);
+- while other processes take cores from the run, threads do not spin at all: libgomp stops spinning while it manages
+  more threads than there are cores (libgomp's config/linux/wait.h, `do_spin`), so idle threads are added, and removed
+  once the cores are free again.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ from pathlib import Path
 from engine.text import counted
 
 SPIN_VARIABLE = "GOMP_SPINCOUNT"
-_SPINS = "100000"  # about a millisecond: as quick as libgomp's own 300,000 on a quiet machine
+_SPINS = "100000"  # about a millisecond: as fast as libgomp's default of 300,000 on a quiet machine
 _OWN_CHOICES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 _LEAST_WINDOW_S = 0.25  # of the kernel's ticks of 10 ms
 _LOOK_EVERY_S = 0.5
-_WAITED = 0.2  # core seconds a second that our threads stood ready to run and did not
+_WAITED = 0.2  # core seconds per second that our threads were ready but not running
 _QUIET_LOOKS = 4
 
 
 def bound_spinning(environment: MutableMapping[str, str] = os.environ) -> None:
-    """To be called before torch is loaded. A person's own choice is left as it is."""
+    """Call before torch is loaded. The user's own settings are kept."""
     if not any(name in environment for name in _OWN_CHOICES):
         environment[SPIN_VARIABLE] = _SPINS
 
 
 def usable_cores() -> int:
-    """Cores that this process may use: those that it is bound to, no more than its container's share of time."""
+    """Cores that this process may use: its CPU affinity, limited by its container's quota."""
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = container_cores()
     return bound if quota is None else max(1, min(bound, math.ceil(quota)))
 
 
 def container_cores(root: Path = Path("/sys/fs/cgroup")) -> float | None:
-    """The processor time that the container is given, in cores; None where it is not limited."""
+    """The container's CPU quota, in cores; None if unlimited."""
     try:
         quota, period = (root / "cpu.max").read_text().split()
     except (OSError, ValueError):
@@ -64,7 +64,7 @@ def container_cores(root: Path = Path("/sys/fs/cgroup")) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class _Clock:
-    """Seconds since some moment: of the wall, of all work on our cores, of our own."""
+    """Seconds since an arbitrary moment: wall time, all work on our cores, our own work."""
 
     wall: float
     all: float
@@ -89,13 +89,13 @@ class _Clock:
 
 
 class OthersMeter:
-    """How many cores others have kept busy since it was made, on average, of those that this process may use."""
+    """Measures how many of this process's cores other processes use, on average since its creation."""
 
     def __init__(self) -> None:
         self._began = _Clock.read()
 
     def read(self) -> float | None:
-        """None where the system does not say. Looks on for a quarter of a second at the least."""
+        """None if the system does not report it. Measures for at least a quarter of a second."""
         if self._began is None:
             return None
         time.sleep(max(0.0, _LEAST_WINDOW_S - (time.monotonic() - self._began.wall)))
@@ -107,9 +107,9 @@ class OthersMeter:
 
 
 def fair_num_threads(most: int, others: float | None) -> int:
-    """How many of `most` threads to start, beside others that keep so many cores busy.
+    """How many of `most` threads to start while `others` cores are busy.
 
-    One for each core that is free, and half of all at the least: where everything is taken, the kernel shares it out.
+    One per free core, but at least half of the cores: if all are taken, the kernel divides the time.
     """
     cores = usable_cores()
     if others is None:
@@ -118,18 +118,18 @@ def fair_num_threads(most: int, others: float | None) -> int:
 
 
 def chose_threads_themselves(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether the person says how many threads there are to be."""
+    """Whether the user has set the number of threads."""
     return any(name in environment for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"))
 
 
 def threads_text(num_threads: int, environment: Mapping[str, str] = os.environ) -> str:
-    """How many threads compute, and how they wait for each other, in words."""
+    """How many threads compute, and how they wait for each other, as text."""
     chosen = [
         f"{name}={environment[name]}"
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", *_OWN_CHOICES)
         if name in environment
     ]
-    waiting = "sleep while others need the cores" if _can_stop_spinning(environment) else "wait as the library has it"
+    waiting = "sleep while others need the cores" if _can_stop_spinning(environment) else "wait as the library decides"
     return f"{num_threads} on {counted(usable_cores(), 'core')}; they {waiting}" + (
         f"; {', '.join(chosen)}" if chosen else ""
     )
@@ -141,7 +141,7 @@ def _can_stop_spinning(environment: Mapping[str, str]) -> bool:
 
 @contextmanager
 def considerate(num_threads: int) -> Iterator[None]:
-    """Meanwhile threads of a team of so many do not spin while others take cores from this process."""
+    """Within the block, a team of `num_threads` does not spin while other processes take its cores."""
     if num_threads == 1 or not _can_stop_spinning(os.environ):
         yield
         return
@@ -158,7 +158,7 @@ def considerate(num_threads: int) -> Iterator[None]:
 
 
 def _watch(library: ctypes.CDLL, num_threads: int, over: threading.Event) -> None:
-    """Look twice a second how long our threads waited for a core."""
+    """Check twice a second how long our threads waited for a core."""
     waited: dict[str, int] = {}
     seconds_waited(waited)
     crowd, quiet, began = None, 0, time.monotonic()
@@ -177,7 +177,7 @@ def _watch(library: ctypes.CDLL, num_threads: int, over: threading.Event) -> Non
 
 
 class Crowd:
-    """So many more threads of libgomp's, which sleep until they leave."""
+    """Additional libgomp threads, which sleep until `leave`."""
 
     def __init__(self, library: ctypes.CDLL, num_threads: int) -> None:
         self._over = threading.Event()
@@ -187,9 +187,9 @@ class Crowd:
         self._thread.start()
 
     def _stay(self, library: ctypes.CDLL, num_threads: int) -> None:
-        nothing = ctypes.cast(ctypes.CDLL(None).getppid, ctypes.c_void_p)  # C, and as good as no work
+        nothing = ctypes.cast(ctypes.CDLL(None).getppid, ctypes.c_void_p)  # a C function that does almost nothing
         library.GOMP_parallel(nothing, None, num_threads, 0)
-        self._over.wait()  # a team stays as long as the thread that made it
+        self._over.wait()  # a team lives as long as its creating thread
 
     @property
     def stays(self) -> bool:
@@ -201,9 +201,9 @@ class Crowd:
 
 
 def seconds_waited(before: dict[str, int]) -> float | None:
-    """Core seconds that this process's threads stood ready to run since the last call, which left them in `before`.
+    """Core seconds that our threads were ready but not running since the last call, which filled `before`.
 
-    None where the kernel does not say (schedstat's second figure, in nanoseconds).
+    None if the kernel does not report it (schedstat's second figure, in nanoseconds).
     """
     waited = 0
     try:
@@ -224,7 +224,7 @@ def seconds_waited(before: dict[str, int]) -> float | None:
 
 
 def _libgomp() -> ctypes.CDLL | None:
-    """The libgomp that torch uses; None where it uses another library, or is not loaded."""
+    """The libgomp that torch uses; None if it uses another library, or is not loaded."""
     try:
         maps = Path("/proc/self/maps").read_text()
     except OSError:

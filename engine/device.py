@@ -1,4 +1,4 @@
-"""Which device, which arithmetic, and why; and whether torch works here at all."""
+"""Chooses device, dtype and number of threads, and says why; checks that torch works."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 _importing = threading.Lock()
-_MEND = (
+_REINSTALL = (
     "torch and torchvision come from different builds ({error}); install both from the same place: "
     "uv sync --reinstall-package torch --reinstall-package torchvision"
 )
@@ -49,11 +49,11 @@ class Placement:
 def import_torch() -> Any:
     """Import torch and torchvision, or say in one sentence why they do not work.
 
-    To be called before anything that imports torchvision in a second thread: two threads in the middle of its circular
-    imports find each other's half of it. Here the second one waits.
+    Call before importing torchvision in a second thread: because of its circular imports, two threads would see each
+    other's half-loaded modules. Here the second thread waits.
 
     Raises:
-        TorchError: either is missing, or they do not belong together.
+        TorchError: one is missing, or their versions do not match.
     """
     try:
         with _importing:
@@ -62,7 +62,7 @@ def import_torch() -> Any:
     except ModuleNotFoundError as error:
         raise TorchError(f"{error.name} is not installed; run uv sync") from None
     except (RuntimeError, ImportError, OSError) as error:
-        raise TorchError(_MEND.format(error=str(error).splitlines()[0])) from None
+        raise TorchError(_REINSTALL.format(error=str(error).splitlines()[0])) from None
     return torch
 
 
@@ -70,7 +70,7 @@ def choose_placement(spec: RunSpec) -> Placement:
     """Resolve the spec's device and dtype on this machine.
 
     Raises:
-        DeviceError: the one asked for is not available.
+        DeviceError: the requested device is not available.
     """
     import torch
 
@@ -85,9 +85,9 @@ def choose_placement(spec: RunSpec) -> Placement:
 
 
 def share_cores(placement: Placement, others: OthersMeter) -> Placement:
-    """Set this thread's number of threads to those for which there are cores now, and say so where they are fewer.
+    """Limit torch's threads to the cores that are free now; the result says why there are fewer.
 
-    Left alone where a GPU computes, or where the person says how many there are to be.
+    Does nothing on a GPU, or if the user has set the number of threads.
     """
     import torch
 
@@ -100,20 +100,20 @@ def share_cores(placement: Placement, others: OthersMeter) -> Placement:
         return placement
     torch.set_num_threads(threads)
     cores = counted(usable_cores(), "core")
-    reason = f"{cores} may be used" if busy is None or busy < 0.5 else f"others use {busy:.1f} of {cores}"
+    reason = f"{cores} available" if busy is None or busy < 0.5 else f"others use {busy:.1f} of {cores}"
     return replace(placement, threads_reason=reason)
 
 
-def _choose_device(asked: str) -> tuple[torch.device, str]:
+def _choose_device(requested: str) -> tuple[torch.device, str]:
     import torch
 
     has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    if asked == "cuda" and not has_cuda:
+    if requested == "cuda" and not has_cuda:
         raise DeviceError(f"device cuda is not available: {why_no_cuda()}; choose device auto or cpu")
-    if asked == "mps" and not has_mps:
+    if requested == "mps" and not has_mps:
         raise DeviceError("device mps is not available: it needs an Apple GPU; choose device auto or cpu")
-    if asked != "auto":
-        return torch.device(asked) if asked == "cpu" else torch.device(asked, 0), "asked for"
+    if requested != "auto":
+        return torch.device(requested) if requested == "cpu" else torch.device(requested, 0), "as requested"
     if has_cuda:
         return torch.device("cuda", 0), "the first CUDA GPU"
     return (torch.device("mps", 0), "Apple's GPU") if has_mps else (torch.device("cpu"), why_no_cuda())
@@ -129,7 +129,7 @@ def why_no_cuda() -> str:
 
 
 def device_name(device: torch.device) -> str:
-    """The device's name as its maker gives it."""
+    """The device's product name."""
     import torch
 
     if device.type == "cuda":
@@ -149,7 +149,7 @@ def cpu_name() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides a run's figures."""
+    """Versions of the packages that affect a run's figures."""
     found = {"python": platform.python_version()}
     for package in ("torch", "torchvision", "scikit-learn", "numpy"):
         found[package] = metadata.version(package)
@@ -157,7 +157,7 @@ def versions() -> dict[str, str]:
 
 
 def describe(placement: Placement, stem: str, resident: bool, workers: str = "") -> Resolved:
-    """The facts of a placement as plain values for `RunStarted`."""
+    """A placement as plain values for `RunStarted`."""
     import torch
 
     return Resolved(

@@ -1,6 +1,6 @@
-"""Every environment variable of reslab's own: what it means, and its value, checked. Loads no torch.
+"""reslab's environment variables: their meaning and their checked values. Loads no torch.
 
-The command line checks all of them before it does anything, so that a slip does not wait until the images are decoded.
+The command line checks all of them first, so that a typo shows before images are decoded.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ DEFAULT_CACHE_GIB = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """`problem` says what its text is expected to be, where it is not."""
+    """`problem` returns what the text should be, or None if it is valid."""
 
     name: str
     meaning: str
@@ -25,7 +25,7 @@ class Variable:
 
 
 def _no_problem(text: str) -> None:
-    """Any text is a folder's name."""
+    """Any text is a valid folder name."""
 
 
 def _not_gib(text: str) -> str | None:
@@ -52,16 +52,16 @@ CACHE = Variable("RESLAB_CACHE", "folder of decoded images", "the user's cache f
 CACHE_GIB = Variable("RESLAB_CACHE_GIB", "GiB of decoded images to keep", f"{DEFAULT_CACHE_GIB:g}", _not_gib_or_0)
 MEMORY_GIB = Variable("RESLAB_MEMORY_GIB", "GiB to hold on the training device", "all that is free", _not_gib)
 TUNE = Variable("RESLAB_TUNE", "0: measure no settings for dtype auto", "1", _not_switch)
-GRAPH = Variable("RESLAB_GRAPH", "0: record no CUDA graph of a step", "1", _not_switch)
+GRAPH = Variable("RESLAB_GRAPH", "0: capture no CUDA graph of a step", "1", _not_switch)
 TEST_DATA = Variable("RESLAB_TEST_DATA", "folder of images for reslab's own tests", "none", _no_problem)
 VARIABLES = (HOME, DATA, CACHE, CACHE_GIB, MEMORY_GIB, TUNE, GRAPH, TEST_DATA)
 
 
 def text_of(variable: Variable) -> str:
-    """What the variable is set to; "" where it is unset or blank.
+    """The variable's value; "" if it is unset or blank.
 
     Raises:
-        SpecError: it is set to something else than what it is for.
+        SpecError: the value is not valid.
     """
     text = os.environ.get(variable.name, "").strip()
     if text and (expected := variable.problem(text)) is not None:
@@ -70,13 +70,13 @@ def text_of(variable: Variable) -> str:
 
 
 def number_of(variable: Variable) -> float | None:
-    """As `text_of`, a number; None where it is unset."""
+    """As `text_of`, as a number; None if unset."""
     text = text_of(variable)
     return float(text) if text else None
 
 
 def is_on(variable: Variable) -> bool:
-    """As `text_of`, a switch, which is on where it is unset."""
+    """As `text_of`, as a switch, which is on if unset."""
     return text_of(variable) != "0"
 
 
@@ -87,8 +87,8 @@ def check_environment() -> None:
 
 
 def environment_rows() -> Iterator[tuple[str, bool | None, str]]:
-    """For `reslab doctor`: each variable that is set, whether it is valid, and what it means; and names that look like
-    one of reslab's and are none.
+    """For `reslab doctor`: each variable that is set, with its validity and meaning; and unknown variables that begin
+    with RESLAB_.
     """
     for variable in VARIABLES:
         if os.environ.get(variable.name, "").strip():

@@ -1,7 +1,7 @@
-"""The one family of errors that a person may cause, each a sentence they can act on.
+"""The one family of errors that a user can cause, each a sentence they can act on.
 
-An error here carries no traceback to the screen: its text says what was wrong, what was expected and what to do
-next. Anything else that escapes is a defect of reslab's own, and goes to the log file in full.
+The screen shows no traceback for these errors: the text says what was wrong, what was expected and what to do next.
+Any other exception is a defect of reslab, and goes to the log file in full.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from collections.abc import Sequence
 
 
 class ReslabError(Exception):
-    """Base of every error whose text is meant for a person."""
+    """Base of every error whose text is meant for the user."""
 
 
 class SpecError(ReslabError):
-    """A run was asked for that makes no sense.
+    """A spec, option or argument is not valid.
 
-    `field` names the setting of `RunSpec` at fault, so that a form can show the text beside it; it is None where
-    the fault belongs to no single setting.
+    `field` names the setting of `RunSpec` at fault, so that a form can show the text beside it; None if it is no single
+    setting.
     """
 
     def __init__(self, message: str, field: str | None = None) -> None:
@@ -31,7 +31,7 @@ class DatasetError(ReslabError):
 
 
 class FetchError(ReslabError):
-    """A file could not be downloaded, or another one came in its place."""
+    """A file could not be downloaded, or is not the published one."""
 
 
 class ModelError(ReslabError):
@@ -43,15 +43,15 @@ class CheckpointError(ReslabError):
 
 
 class StoreError(ReslabError):
-    """The record of runs cannot be read or written, or a row in it was changed."""
+    """The store cannot be read or written, or one of its rows was changed."""
 
 
 class ForecastError(ReslabError):
-    """The memory of a run could not be forecast; that is no reason not to train."""
+    """The memory of a run could not be forecast; it can still be trained."""
 
 
 class MemoryShortageError(ReslabError):
-    """Memory ran out and no way around it was left."""
+    """Memory ran out and every recovery failed."""
 
 
 class ClusterError(ReslabError):
@@ -59,11 +59,11 @@ class ClusterError(ReslabError):
 
 
 class DeviceError(ReslabError):
-    """The device or the numeric type asked for is not available here."""
+    """The requested device or dtype is not available on this machine."""
 
 
 class OutputError(ReslabError):
-    """What was printed could not be written. `reader_left` where it went into a pipe that its reader has closed."""
+    """Output could not be written. `reader_left`: the reader has closed its pipe."""
 
     def __init__(self, message: str, reader_left: bool) -> None:
         super().__init__(message)
@@ -71,15 +71,15 @@ class OutputError(ReslabError):
 
 
 class TorchError(ReslabError):
-    """torch or torchvision is missing, or they do not belong together: no input of the person's can help."""
+    """torch or torchvision is missing, or their versions do not match: no input can help."""
 
 
 def unknown_name(
     kind: str, name: str, known: Sequence[str], field: str, hidden: Sequence[str] = (), rest: str = ""
 ) -> SpecError:
-    """The complaint about a name that no table has, with the nearest one that it has.
+    """The error for an unknown name, with the nearest known one.
 
-    `hidden` are names that exist but are too many to list; `rest` says where they are listed.
+    `hidden`: names that exist but are too many to list; `rest` says where they are listed.
     """
     nearest = difflib.get_close_matches(name, [*known, *hidden], 1)
     hint = f"did you mean {nearest[0]}? " if nearest else ""

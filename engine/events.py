@@ -1,7 +1,7 @@
-"""The facts that a run yields, as frozen values in plain Python types.
+"""The events that a run yields, as frozen values of plain Python types.
 
-An event goes to JSON as it is, so a run can be watched from the app, from a pipe or from another machine. They are
-few, they are named in the past tense, and none of them asks for anything. Loads no torch.
+An event converts to JSON unchanged, so a run can be followed in the app, through a pipe or from another machine. Events
+are few, named in the past tense, and never requests. Loads no torch.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ Moment = Literal["untrained", "epoch", "final"]
 class Metrics:
     """The figures of one evaluation, as fractions from 0 to 1 (`loss`: mean cross-entropy in nats).
 
-    `accuracy` is the share of images that are right (the report's "match"); `balanced_accuracy` is the mean of the
-    classes' recalls; `precision`, `recall` and `f1` are macro averages. A class without an image in the split counts
-    for no recall, and one that was not predicted there either for nothing.
+    `accuracy` is the share of correct predictions (the report's "match"); `balanced_accuracy` is the mean of the
+    classes' recalls; `precision`, `recall` and `f1` are macro averages. A class without images in the split has no
+    recall; if it is not predicted either, it is left out altogether.
     """
 
     accuracy: float
@@ -37,7 +37,7 @@ class Metrics:
 class ClassMetrics:
     """One class's figures, as fractions, and its `support`, the number of its test images.
 
-    Without any there is no recall and no F1; without a prediction either, no precision: they are None.
+    Without test images recall and F1 are None; without predictions either, precision is None as well.
     """
 
     precision: float | None
@@ -48,12 +48,12 @@ class ClassMetrics:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """What the machine made of a spec: needed to repeat a run, and to say why it differs.
+    """How a spec was resolved on this machine: needed to repeat a run, and to explain differences.
 
-    `gain` is how many times as fast dtype, layout and threads were measured to be as plain float32; 1: not tuned.
-    `images` is `resident` where the dataset lies in the memory of the device, `streamed` where a thread reads it ahead.
-    `workers` says how many processes make each step together, and where; empty: one. `threads_reason` says why
-    there are fewer threads than cores; empty: there are not.
+    `gain` is the measured speed of dtype, layout and threads relative to plain float32; 1: not tuned. `images` is
+    `resident` if the dataset is in the device's memory, `streamed` if a thread reads it ahead. `workers` says how many
+    processes share each step, and where; empty: one. `threads_reason` says why there are fewer threads than cores;
+    empty: there are not.
     """
 
     device: str
@@ -89,16 +89,14 @@ class DatasetProgressed:
 class RunStarted:
     """Data and network are ready.
 
-    `mean` and `std` are those of the normalisation, for pixels from 0 to 1; `test_sha256` is of the test images and
-    their labels, so that two runs know whether they saw the same ones, `train_sha256` of those for training and
-    validation, in their order, or of their files. `left_out` counts the files that were not used, by the kind of reason
-    ({"no image": 2, "damaged": 1}), `shared` the images that two parts have in common ({"train and test": 12}); `notes`
-    are sentences about the weights and images that a person should read, such as which function the weights were found
-    to belong to and what became of each sub-folder of a folder.
-    `data_rules` says how they were laid out, sized and split (`engine.data.images`); earlier runs had the first.
-    `pixel_range` is what became 255 in images of more than 8 bits a sample, of integers and of floats, None where there
-    were none; `resampler` says what brought the images to their size: "tensor", "pillow", or "" in runs that were
-    recorded before it was.
+    `mean` and `std` are those of the normalisation, for pixels from 0 to 1. `test_sha256` is over the test images and
+    their labels, to tell whether two runs used the same ones; `train_sha256` over those for training and validation, in
+    order, or over their files. `left_out` counts unused files by reason ({"no image": 2, "damaged": 1}), `shared` the
+    images that two parts have in common ({"train and test": 12}). `notes` are sentences for the user about weights and
+    images, such as which function the weights belong to and how each sub-folder was used. `data_rules` is the version
+    of layout, sizing and splitting (`engine.data.images`); early runs have 1. `pixel_range` is the value that became
+    255 in images of more than 8 bits per sample, for integers and for floats; None without such images. `resampler`
+    resized the images: "tensor", "pillow", or "" in runs stored before it was.
     """
 
     run: int
@@ -127,7 +125,7 @@ class RunStarted:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationProgressed:
-    """An evaluation that takes longer than an eye-blink has come this far, in images."""
+    """Progress of a longer evaluation, in images."""
 
     run: int
     split: Split
@@ -139,8 +137,9 @@ class EvaluationProgressed:
 class Evaluated:
     """A split was evaluated after `epoch` epochs, at step `step`.
 
-    `confusion[i][j]` counts images of class i taken for class j. `labels` and `predictions` are little-endian uint16,
-    `confidences` (softmax of the predicted class) little-endian float32, each in the order of the split's images.
+    `confusion[i][j]` counts images of class i predicted as class j. `labels` and `predictions` are little-endian
+    uint16, `confidences` (softmax of the predicted class) little-endian float32, each in the order of the split's
+    images.
     """
 
     run: int
@@ -161,8 +160,8 @@ class Evaluated:
 class StepsCompleted:
     """Every step since the last such event, about ten times a second.
 
-    `first_step` counts from 1 over the whole run; `losses` are the steps' training losses and `accuracies` the shares
-    of their batches that were right, in order. `train_s` is the training time so far, `images` the images so far.
+    `first_step` counts from 1 over the whole run; `losses` and `accuracies` are those of each step's batch, in order.
+    `train_s` is the training time so far, `images` the number of images so far.
     """
 
     run: int
@@ -193,8 +192,8 @@ class EpochEnded:
 
 @dataclass(frozen=True, slots=True)
 class GradientsMeasured:
-    """One step, stage by stage from the input on: the gradient's norm, and the norm of the step's change of the weights
-    over that of the weights.
+    """One step, per stage from input to output: the gradient's norm, and the norm of the weight update over that of the
+    weights.
     """
 
     run: int
@@ -206,7 +205,7 @@ class GradientsMeasured:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointSaved:
-    """Weights and optimizer state lie in `file`, inside the run's folder, complete and synced, with this SHA-256."""
+    """Weights and optimizer state are in `file`, in the run's folder, complete and synced, with this SHA-256."""
 
     run: int
     file: str
@@ -218,7 +217,7 @@ class CheckpointSaved:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointFailed:
-    """The state at `step` could not be written; the run goes on and tries again later. `error` is a sentence."""
+    """The state at `step` could not be saved; the run continues and tries again later. `error` is a sentence."""
 
     run: int
     step: int
@@ -227,11 +226,11 @@ class CheckpointFailed:
 
 @dataclass(frozen=True, slots=True)
 class RunContinued:
-    """A run that was cut off goes on, from its checkpoint at `step` (0: it begins anew).
+    """An interrupted run resumes from its checkpoint at `step` (0: it restarts).
 
-    `differs` says in words what is not as it was; where it is empty the run is the one that was never cut off, to the
-    last bit. Between RunStarted and this event the run's past is told again. `epochs_done` are whole ones, `evaluated`
-    says whether the last of them was. It also comes in the middle of a run, where workers were lost.
+    `differs` lists in words what has changed; if empty, the run equals an uninterrupted one to the last bit. Between
+    RunStarted and this event, the run's past events are repeated. `epochs_done` counts complete epochs, `evaluated`
+    says whether the last of them was evaluated. Also sent in the middle of a run, after workers were lost.
     """
 
     run: int
@@ -243,11 +242,11 @@ class RunContinued:
 
 @dataclass(frozen=True, slots=True)
 class SettingsTuned:
-    """What `dtype auto` means on this processor was measured, and holds from now on for all that `key` names.
+    """What `dtype auto` means on this processor was measured; the choice applies to all later runs with this `key`.
 
-    `gain` is how many times as fast this is as plain float32 on all threads; 1 where that is what was taken. Others
-    kept `busy_cores` of the processor's cores busy meanwhile (None: not known). `images_per_s` is the training speed of
-    the first run that was computed so (None: there is none yet). `due` says that the next run measures again.
+    `gain` is the speed relative to plain float32 on all threads; 1 if that was chosen. Other processes kept
+    `busy_cores` cores busy meanwhile (None: unknown). `images_per_s` is the training speed of the first run with this
+    choice (None: none yet). `due`: the next run measures again.
     """
 
     run: int
@@ -264,8 +263,8 @@ class SettingsTuned:
 
 @dataclass(frozen=True, slots=True)
 class TuningChecked:
-    """A run's training speed beside that of the first run (None: it is the first) with the settings that were measured
-    for `key`. Where they do not hold, the next run measures again.
+    """A run's training speed beside that of the first run (None: this is the first) with the choice for `key`. If the
+    choice no longer `holds`, the next run measures again.
     """
 
     run: int
@@ -277,10 +276,10 @@ class TuningChecked:
 
 @dataclass(frozen=True, slots=True)
 class MemoryForecasted:
-    """What the run is expected to take, in bytes at the moment of its peak, and the room that there is for it.
+    """The memory that the run is expected to take at its peak, and the memory available to it, in bytes.
 
-    `peak_bytes` is the sum of the other parts; `room_bytes` is None where it is not known. `dropped_bytes` of finished
-    runs were let go to make room.
+    `peak_bytes` is the sum of the parts; `room_bytes`, the memory available, is None if unknown. `dropped_bytes` of
+    finished runs were freed for it.
     """
 
     run: int
@@ -298,10 +297,10 @@ class MemoryForecasted:
 
 @dataclass(frozen=True, slots=True)
 class MemoryRecovered:
-    """An allocation failed before `step` (0: the forecast said that it would), and the run went on.
+    """An allocation failed before `step` (0: the forecast predicted it), and the run continued.
 
-    `action` says how, in words; from here on batches are cut into parts of `micro_batch` images (None: they are whole),
-    and activations are computed twice where `recomputing`. `freed_bytes` of idle things were let go.
+    `action` says how, in words. From here on, batches are split into micro-batches of `micro_batch` images (None: not
+    split), and with `recomputing` activations are computed twice. `freed_bytes` of idle memory were freed.
     """
 
     run: int
@@ -320,7 +319,7 @@ class RunPaused:
 
 @dataclass(frozen=True, slots=True)
 class RunResumed:
-    """`paused_s` is how long it stood still: no training time."""
+    """`paused_s` is the duration of the pause, which is not training time."""
 
     run: int
     step: int
@@ -331,13 +330,13 @@ class RunResumed:
 class RunEnded:
     """The last event of every run.
 
-    `untrained` and `final` are test figures, None where that evaluation was not reached; `final` is the last epoch
-    that was evaluated. `train_images_per_s` counts training steps alone, the first epoch included. `error` is a
-    sentence for the statuses `failed` and `diverged`, and for `stopped` where no person asked for it. `peak_bytes` is
-    the most that torch's allocator held during the run, which a forecast can be held against; a CPU's tells none.
-    `context_bytes` is what the driver held beside it. `grown_bytes` is how much the process's resident memory grew on a
-    CPU, libraries and threads included. None where it is not known. `remarks` are sentences about a
-    completed run's figures: at chance, one class alone, no better than before training.
+    `untrained` and `final` are test figures, None if that evaluation was not reached; `final` is of the last epoch
+    that was evaluated. `train_images_per_s` is over training steps only, the first epoch included. `error` is a
+    sentence for the statuses `failed` and `diverged`, and for `stopped` if no person requested it. `peak_bytes` is the
+    most that torch's allocator held during the run, for comparison with the forecast; None on a CPU. `context_bytes` is
+    what the driver held in addition. `grown_bytes` is the growth of the process's resident memory on a CPU, libraries
+    and threads included. None if unknown. `remarks` are sentences about a completed run's figures: at chance, only one
+    class predicted, no better than before training.
     """
 
     run: int
@@ -376,12 +375,12 @@ Event = (
 
 
 def event_name(event: Event) -> str:
-    """The snake_case name that JSON carries: `run_started`."""
+    """The snake_case name in JSON: `run_started`."""
     return re.sub(r"(?<!^)(?=[A-Z])", "_", type(event).__name__).lower()
 
 
 def to_json_dict(event: Event) -> dict[str, Any]:
-    """The event as JSON types, its name first under "event"; bytes are left out, a number not finite is None."""
+    """The event as JSON types, its name first under "event"; without bytes, non-finite numbers as None."""
     return {"event": event_name(event), **plain(event)}
 
 

@@ -1,4 +1,4 @@
-"""What went wrong, as one sentence for a person: what they can act on is named, the full report goes to the log.
+"""Describes a failure in one sentence that the user can act on; the full report goes to the log.
 
 Loads no torch.
 """
@@ -19,7 +19,7 @@ _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def describe_failure(error: Exception, folders: Folders, about: str) -> str:
-    """One sentence; whatever is not a ReslabError goes to the log in full, as a report `about` this."""
+    """One sentence. Anything but a ReslabError is also written to the log in full, under the title `about`."""
     if isinstance(error, ReslabError):
         return str(error)
     written = write_report(folders.log, error, about)
@@ -36,7 +36,7 @@ def _sentence(error: Exception, folders: Folders) -> str:
 
 
 def describe_os_error(error: OSError, folders: Folders | None = None) -> str:
-    """What the operating system refused: the path, why, and what to do, with the setting that names its folder."""
+    """What the operating system refused: the path, the reason and what to do, with the setting of the folder."""
     reason = error.strerror or str(error) or type(error).__name__
     if isinstance(error.filename, int) or not error.filename:
         what = "free some space" if error.errno in _FULL else "try again"
@@ -50,17 +50,17 @@ def _text(name: str | bytes) -> str:
 
 
 def _advice(error: OSError, path: Path, folders: Folders | None) -> str:
-    first = "see that it exists"
+    first = "check that it exists"
     if error.errno in _FULL:
         first = "free some space"
     elif error.errno in _FORBIDDEN:
-        first = "give yourself the right to use it"
+        first = "give yourself access to it"
     setting = None if folders is None else setting_of(path, folders)
     return first + (f", or choose another folder with {setting}" if setting else "")
 
 
 def setting_of(path: Path, folders: Folders) -> str | None:
-    """The setting that names the folder in which `path` lies, or of which it is a part; None where none does."""
+    """The setting of the folder that contains `path`, or that `path` contains; None if there is none."""
     settings = ((folders.home, "--home"), (folders.data, "--data-dir"), (folders.cache, "RESLAB_CACHE"))
     for folder, setting in settings:
         if path == folder or folder in path.parents or path in folder.parents:
@@ -70,7 +70,7 @@ def setting_of(path: Path, folders: Folders) -> str | None:
 
 @contextmanager
 def dataset_is_used(dataset: str, folders: Folders | None = None) -> Iterator[None]:
-    """Raises DatasetError for what the operating system refuses of a dataset's files, or of their decoded copies."""
+    """Turn an OSError from a dataset's files, or their decoded copies, into a DatasetError."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Fetches one file from the network, showing how far it is; a download that broke off is taken up where it stopped."""
+"""Downloads one file, with progress; an interrupted download continues where it stopped."""
 
 from __future__ import annotations
 
@@ -25,15 +25,14 @@ _PROGRESS_EVERY_S = 0.1
 def fetch(
     urls: Sequence[str], path: Path, hash_start: str, control: Control, algorithm: str = "md5"
 ) -> Generator[Progress, None, None]:
-    """Download `path` from the first of `urls` that has it, unless it is already there and whole.
+    """Download `path` from the first of `urls` that has it, unless it is already there and complete.
 
-    `hash_start` is what the file's hash by `algorithm` (hashlib's name) begins with, or the whole of it. What has come
-    before a failure or a stop stays beside it as `*.part`, and the next call asks for the rest alone. While another
-    process downloads the same, this one waits for it.
+    `hash_start` is the file's hash by `algorithm` (hashlib's name), or its beginning. A partial download stays beside
+    it as `*.part`, and the next call requests only the rest. While another process downloads the file, this one waits.
 
     Raises:
-        FetchError: no address could be read, or what came is not the published file.
-        LoadingStopped: `control` asked for a stop.
+        FetchError: no URL could be read, or the file received is not the published one.
+        LoadingStopped: `control` requested a stop.
     """
     if path.is_file() and _hash(path, algorithm).startswith(hash_start):
         return
@@ -41,10 +40,10 @@ def fetch(
     part = path.with_name(path.name + ".part")
     problems = []
     with (yield from open_alone(part, f"download {path.name}", control)) as file:
-        if path.is_file() and _hash(path, algorithm).startswith(hash_start):  # by whom this one has waited for
+        if path.is_file() and _hash(path, algorithm).startswith(hash_start):  # by the process that this one waited for
             part.unlink()
             return
-        if part.stat().st_size and _hash(part, algorithm).startswith(hash_start):  # all had come before an end
+        if part.stat().st_size and _hash(part, algorithm).startswith(hash_start):  # complete, but not yet renamed
             os.replace(part, path)
             return
         for url in urls:
@@ -67,18 +66,18 @@ def _fetch_rest(url: str, file: IO[bytes], control: Control) -> Generator[Progre
     done = os.fstat(file.fileno()).st_size
     request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
     with _opened(request, file) as response:
-        if getattr(response, "status", None) != 206:  # not the rest, but all of it
+        if getattr(response, "status", None) != 206:  # the whole file, not the rest
             file.truncate(0)
             done = 0
         length = int(response.headers.get("Content-Length") or 0)
-        total, told = done + length if length else 0, 0.0
+        total, reported_at = done + length if length else 0, 0.0
         while block := response.read(_BLOCK):
             if control.stop_requested:
                 raise LoadingStopped
             file.write(block)
             done += len(block)
-            if (now := time.perf_counter()) - told >= _PROGRESS_EVERY_S:
-                told = now
+            if (now := time.perf_counter()) - reported_at >= _PROGRESS_EVERY_S:
+                reported_at = now
                 yield Progress("download", done, total, "bytes")
         file.flush()
         if total and done != total:
@@ -87,7 +86,7 @@ def _fetch_rest(url: str, file: IO[bytes], control: Control) -> Generator[Progre
 
 
 def _opened(request: urllib.request.Request, file: IO[bytes]) -> Any:
-    """The answer; where the file is already as long as what is there, or longer, that to a request for all of it."""
+    """The response; if the partial file is as long as the remote one or longer, a request for the whole file."""
     try:
         return urllib.request.urlopen(request, timeout=_TIMEOUT_S)
     except urllib.error.HTTPError as error:

@@ -1,7 +1,7 @@
-"""The format number of what outlives a version: stored specs, queue entries, event streams, checkpoints.
+"""The format number of stored data: specs, queue entries, event streams, checkpoints.
 
-What has no number is in the first format. A number goes up when an older reslab would misread the new form. A new
-field needs none: it has a default where it is missing, and whoever does not know it leaves it alone.
+Data without a number is in the first format. The number goes up when an older reslab would misread the new form. A new
+field needs no new number: it has a default if missing, and older versions ignore it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,6 @@ def is_readable(values: Mapping[str, Any], newest: int) -> bool:
 
 
 def check_format(values: Mapping[str, Any], newest: int, what: str, error: type[ReslabError]) -> None:
-    """Raise `error`, a sentence about `what`, where `values` are in a format that this version does not read."""
+    """Raise `error`, a sentence about `what`, if `values` are in a format that this version does not read."""
     if not is_readable(values, newest):
         raise error(f"{what} has format {values[KEY]!r:.20}, this reslab reads formats up to {newest}; update reslab")

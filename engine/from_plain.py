@@ -1,4 +1,4 @@
-"""Typed values back from the plain JSON types that `engine.events.plain` made of them. Loads no torch."""
+"""Rebuilds typed values from the JSON types that `engine.events.plain` returns. Loads no torch."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ T = TypeVar("T")
 
 
 def from_plain(kind: type[T], values: Any) -> T:
-    """`values` as the dataclass `kind`; a field that they lack has its default, one that `kind` lacks is ignored.
+    """`values` as the dataclass `kind`; missing fields get their default, unknown ones are ignored.
 
-    Bytes are empty, and a number that was not finite is NaN: JSON has neither.
+    Bytes are empty, and non-finite numbers are NaN: JSON has neither.
 
     Raises:
         KeyError, TypeError, ValueError: they are not the values of a `kind`.

@@ -1,4 +1,4 @@
-"""Everything that reslab does, each thing once: the command line and the app call these and present what comes back.
+"""Everything that reslab does, each use case once: the command line and the app call these and present the results.
 
     from engine import Lab, RunSpec
 
@@ -7,7 +7,7 @@
         print(event)
     print(lab.compare([1, 2]).comparison.verdicts[0].verdict)
 
-Each call opens the store for itself, so any thread may make it. Torch is loaded by the first call that needs it.
+Each call opens its own store, so it can be made from any thread. Torch is loaded by the first call that needs it.
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ if TYPE_CHECKING:
     from engine.progress import Progress
 
 Pairs = Sequence[tuple[int, int]]
-"""Which runs are held against each other, by their position in the list."""
+"""Which runs to compare, by their positions in the list."""
 _SIDE = 64  # pixels of a small picture
 MOST_PICTURES = 500  # of one folder: 6 MB
 
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """Runs side by side: each of them, the verdicts between them, their groups of seeds and the verdicts between those.
+    """Runs side by side, the verdicts between them, their seed groups, and the verdicts between the groups.
 
-    Groups are of runs that differ in nothing but the seed, two at least.
+    A group has at least two runs that differ only in their seed.
     """
 
     runs: tuple[RunDetails, ...]
@@ -69,7 +69,7 @@ class Compared:
 
 @dataclass(frozen=True, slots=True)
 class FolderGuesses:
-    """Name, guesses and small picture (3, H, W) of each image; how many files could not be used, how many are left."""
+    """Name, guesses and thumbnail (3, H, W) of each image; number of files that were not usable, and not reached."""
 
     images: tuple[tuple[str, tuple[Guess, ...], NDArray[np.uint8]], ...]
     num_left_out: int
@@ -77,8 +77,8 @@ class FolderGuesses:
 
 
 class Lab:
-    """The lab of one set of folders. `ledger` says what its runs have left in memory. Runs train on `cluster`, each in
-    a process of its own; None: in this process.
+    """The lab of one set of folders. `ledger` records what runs left in memory. Runs train on `cluster`, each in a
+    process of its own; None: in this process.
     """
 
     def __init__(
@@ -101,10 +101,10 @@ class Lab:
         return Detached(self.folders, self.cluster)
 
     def train(self, spec: RunSpec, control: RunControl | None = None) -> Handle:
-        """A new run. It begins when its events are asked for; `wait()` follows it to its end.
+        """A new run. It starts with the iteration over its events; `wait()` follows it to its end.
 
         Raises:
-            ReslabError: from its events, before the first one: something is wrong with `spec` on this machine.
+            ReslabError: from its events, before the first one, if `spec` cannot be trained on this machine.
         """
         return self.backend.start(Job(spec), control)
 
@@ -115,7 +115,7 @@ class Lab:
         return Scheduler(ListSource(specs), self.backend, Limit(), self.folders)
 
     def resume(self, run: int, control: RunControl | None = None, dataset: str | None = None) -> Handle:
-        """Run number `run` from its newest checkpoint, with its images from `dataset` if they have moved.
+        """Resume run number `run` from its newest checkpoint, with its images from `dataset` if they have moved.
 
         Raises:
             ReslabError: there is no such run; or, from its events, it cannot be resumed.
@@ -123,43 +123,43 @@ class Lab:
         return self.backend.start(Job(self.spec(run), run, dataset), control)
 
     def attach(self, run: int, control: RunControl | None = None) -> Handle:
-        """A run in another process: its events so far, then those that come."""
+        """Follow a run in another process: its events so far, then new ones."""
         from engine.launch.follow import follow
 
         return Handle(lambda control: follow(run, self.folders, control), control or RunControl())
 
-    def look(self, run: int) -> RunSummary:
-        """A run as it stands; one whose process is gone has failed by then.
+    def summary(self, run: int) -> RunSummary:
+        """A run's current row; a run whose process is gone is settled as failed first.
 
         Raises:
             StoreError: there is no such run.
         """
-        from engine.launch.follow import look
+        from engine.launch.follow import read_summary
 
-        return look(run, self.folders)
+        return read_summary(run, self.folders)
 
     def is_paused(self, run: int) -> bool:
-        """Whether a running run waits to be resumed."""
+        """Whether a running run is paused."""
         from engine.launch.requests import is_paused
 
         return is_paused(self.folders.run_folder(run))
 
     def stop(self, run: int) -> None:
-        """Ask a live run, in whichever process it is, for a clean end after its step.
+        """Request a clean end of a live run, in any process, after its step.
 
         Raises:
             StoreError: it is not running, or its folder cannot be written.
         """
         from engine.launch.requests import ControlRequest
 
-        self._ask(run, ControlRequest(stop=True), "stopped")
+        self._send_request(run, ControlRequest(stop=True), "stopped")
 
     def pause(self, run: int) -> None:
-        """Ask a live run to pause before its next step. Raises as `stop`."""
+        """Request a live run to pause before its next step. Raises as `stop`."""
         from engine.launch.requests import ControlRequest
 
         if not self.is_paused(run):
-            self._ask(run, ControlRequest(pause=True), "paused")
+            self._send_request(run, ControlRequest(pause=True), "paused")
 
     def unpause(self, run: int) -> None:
         """Let a paused run continue in its own process.
@@ -173,17 +173,17 @@ class Lab:
             raise StoreError(
                 f"run {run} is running and not paused; reslab pause {run} pauses it, reslab stop {run} ends it"
             )
-        self._ask(run, ControlRequest(pause=False), "resumed")
+        self._send_request(run, ControlRequest(pause=False), "resumed")
 
-    def _ask(self, run: int, wanted: ControlRequest, done: str) -> None:
-        from engine.launch.requests import ask
+    def _send_request(self, run: int, wanted: ControlRequest, done: str) -> None:
+        from engine.launch.requests import send_request
 
-        record = self.look(run)
+        record = self.summary(run)
         if record.status != "running":
             raise StoreError(
                 f"run {run} is {record.status}; only a running run can be {done}. reslab show {run} shows its figures"
             )
-        ask(self.folders.run_folder(run), wanted)
+        send_request(self.folders.run_folder(run), wanted)
 
     # --- the queue ---------------------------------------------------------------------------------------------------
 
@@ -193,7 +193,7 @@ class Lab:
             store.enqueue(specs)
 
     def queue(self) -> list[QueueEntry]:
-        """What waits, the next one first."""
+        """The queue, the next entry first."""
         with Store(self.folders.database) as store:
             return store.waiting()
 
@@ -210,7 +210,7 @@ class Lab:
         return [run for run in found if all(getattr(run, name) == value for name, value in wanted)]
 
     def run(self, run: int) -> RunDetails:
-        """One run, opened. Raises StoreError where there is none."""
+        """Everything stored about one run. Raises StoreError if there is none."""
         with Store(self.folders.database) as store:
             store.settle_lost_runs()
             return store.details(run)
@@ -221,18 +221,18 @@ class Lab:
         Raises:
             ReslabError: there is no such run, or a newer reslab stored its spec.
         """
-        stored = self.look(run).spec
+        stored = self.summary(run).spec
         check_format(stored, FORMAT, f"the spec of run {run}", StoreError)
         return RunSpec.from_stored(stored)
 
     def left_out(self, run: int) -> list[FileRecord] | None:
-        """The files that a run left out; None where its dataset is none of files."""
+        """The files that a run left out; None if its dataset does not consist of files."""
         from engine.data.manifest import MANIFEST_NAME, read_unusable
 
         return read_unusable(self.folders.run_folder(run) / MANIFEST_NAME)
 
     def predictions(self, run: int) -> Iterator[NamedPrediction]:
-        """What a run predicts for each test image, with the image's file and the names of the classes."""
+        """A run's prediction for each test image, with file name and class names."""
         from engine.analysis.naming import named
 
         with Store(self.folders.database) as store:
@@ -240,14 +240,14 @@ class Lab:
         return named(predictions, details.class_names, self.folders.run_folder(run))
 
     def delete(self, run: int) -> None:
-        """A run with its figures and weights. Raises StoreError where it is running, or there is none."""
+        """Delete a run, its figures and weights. Raises StoreError if it is running, or does not exist."""
         with Store(self.folders.database) as store:
             store.delete(run)
         shutil.rmtree(self.folders.run_folder(run), ignore_errors=True)
 
     def export(self, run: int, folder: Path | None = None) -> Path:
-        """Write a run as plain files (JSON, CSV, TOML) into `folder`, or under exports/ in the home folder, which
-        deleting the run leaves alone; returns the folder.
+        """Write a run as plain files (JSON, CSV, TOML) into `folder`, by default under exports/ in the home folder;
+        returns the folder, which stays when the run is deleted.
 
         Raises:
             StoreError: there is no such run, or the folder cannot be written.
@@ -258,13 +258,13 @@ class Lab:
         with Store(self.folders.database) as store:
             return export_run(store, run, self.folders.run_folder(run), target)
 
-    # --- what it is worth --------------------------------------------------------------------------------------------
+    # --- comparing runs ----------------------------------------------------------------------------------------------
 
     def compare(self, runs: Sequence[int], pairs: Pairs | None = None) -> Compared:
-        """Runs side by side, and the verdict of every pair, or of these.
+        """Runs side by side, with the verdict of every pair, or of `pairs`.
 
         Raises:
-            StoreError: fewer than two different runs, one that is not there, or one without an evaluation.
+            StoreError: there are fewer than two different runs, or one is missing or has no evaluation.
         """
         from engine.analysis.comparison import compare
         from engine.analysis.seeds import compare_groups, group_by_seed, images_of
@@ -296,7 +296,7 @@ class Lab:
     def differences(
         self, a: RunDetails, b: RunDetails, report: Callable[[Progress], None], control: Control
     ) -> tuple[list[tuple[Mistake, Mistake]], NDArray[np.uint8]]:
-        """The test images that exactly one of two runs gets right, with both answers, and those images. Loads torch."""
+        """Test images that exactly one of two runs classifies correctly, with both predictions. Loads torch."""
         import_torch()
         from engine.analysis.mistakes import find_differences, load_test_images, with_files
 
@@ -315,18 +315,18 @@ class Lab:
 
         return test_files(self.folders.run_folder(details.record.run), details.class_names, predictions.labels)
 
-    # --- images of one's own -----------------------------------------------------------------------------------------
+    # --- the user's own images ---------------------------------------------------------------------------------------
 
     def find_files(self, paths: Sequence[Path]) -> list[FoundFile]:
-        """The files that `paths` mean, those in folders at any depth."""
+        """The files in `paths`; folders are searched at any depth."""
         import_torch()
         from engine.predicting import find_files
 
         return find_files(paths)
 
     def predict(self, run: int, images: Sequence[Path]) -> Iterator[ImageGuesses]:
-        """The five likeliest classes of each file, in their order; folders with all that is in them. A file that is not
-        usable says why, and stops none. Loads torch.
+        """The five most likely classes of each file, in order, including all files in folders. An unusable file yields
+        its error instead. Loads torch.
 
         Raises:
             ReslabError: there is no such run, it has no weights, or they are damaged.
@@ -337,10 +337,10 @@ class Lab:
         return predict(self.run(run), self.folders, [file.path for file in files], self.ledger)
 
     def predict_picture(self, details: RunDetails, file: Path) -> tuple[tuple[Guess, ...], NDArray[np.uint8]]:
-        """The likeliest classes of one image, and the image (3, H, W), small. Loads torch.
+        """The most likely classes of one image, and its thumbnail (3, H, W). Loads torch.
 
         Raises:
-            ReslabError: the run has no weights, or the file is no image.
+            ReslabError: the run has no weights, or the file is not an image.
         """
         import_torch()
         from engine.predicting import predict, read_reading
@@ -355,11 +355,11 @@ class Lab:
     def predict_pictures(
         self, details: RunDetails, folder: Path, report: Callable[[int, int], None], control: Control
     ) -> FolderGuesses:
-        """The same of the images in a folder, the first `MOST_PICTURES`; `report` gets how many files of how many are
-        done. Loads torch.
+        """The same for the first `MOST_PICTURES` images of a folder; `report` gets the files done and in total. Loads
+        torch.
 
         Raises:
-            ReslabError: the run has no weights, or there is no image.
+            ReslabError: the run has no weights, or the folder has no usable image.
         """
         files = [found.path for found in self.find_files([folder])]
         from engine.predicting import predict, read_reading
@@ -379,10 +379,10 @@ class Lab:
     # --- before a run ------------------------------------------------------------------------------------------------
 
     def survey(self, spec: RunSpec) -> Generator[Progress, None, Survey]:
-        """What lies there of a spec's dataset, by the files' names and headers; yields how far it is.
+        """What a spec's dataset contains, from file names and headers; yields its progress.
 
         Raises:
-            DatasetError: there is no such folder, or it is no dataset.
+            DatasetError: there is no such folder, or it is not a dataset.
         """
         from engine.data.survey import survey
 
@@ -398,7 +398,7 @@ class Lab:
         """The memory that a run will take, and how it would be started now. Loads torch.
 
         Raises:
-            ReslabError: the network cannot take such images, or the folder or the device is not there.
+            ReslabError: the network cannot take such images, or the folder or the device is missing.
         """
         import_torch()
         from engine.forecast.from_spec import plan_from_spec
@@ -406,8 +406,8 @@ class Lab:
         return plan_from_spec(spec, self.folders, self.ledger)
 
     def autotune(self, spec: RunSpec) -> Generator[Progress, None, SettingsTuned | None]:
-        """Measure which settings are quickest for `spec` on this processor, and store the choice for later runs; None
-        where there was too little time to measure. Yields how far it is. Loads torch.
+        """Measure which settings are fastest for `spec` on this processor, and store the choice for later runs; None if
+        there was too little time. Yields its progress. Loads torch.
 
         Raises:
             ReslabError: there is nothing to choose, or the network cannot take such images.
@@ -421,8 +421,7 @@ class Lab:
         placement, others = choose_placement(spec), OthersMeter()
         if not is_tunable(spec, placement):
             raise SpecError(
-                "there is nothing to choose: it needs dtype auto on a processor, deterministic off and RESLAB_TUNE not "
-                "at 0"
+                "there is nothing to measure: set dtype auto on a CPU, deterministic off, and RESLAB_TUNE not to 0"
             )
         found = self.survey_now(spec)
         if problem := misfit(find_model(spec.model), found.shape):
@@ -436,11 +435,11 @@ class Lab:
         return tuned
 
     def autotune_choices(self) -> list[SettingsTuned]:
-        """The choices that later runs go by, the oldest first."""
+        """The choices that later runs use, the oldest first."""
         with Store(self.folders.database) as store:
             return list(store.autotune_choices().values())
 
     def forget_autotune_choices(self) -> int:
-        """Delete them all, so that the next runs measure again; returns how many there were."""
+        """Delete all choices, so that the next runs measure again; returns how many there were."""
         with Store(self.folders.database) as store:
             return store.forget_autotune_choices()

@@ -1,4 +1,4 @@
-"""Processes that would make the same file or folder wait for each other. A lock ends with its process at the latest."""
+"""File locks, so that processes do not create the same file or folder at once. A lock ends with its process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LOOK_EVERY_S = 0.1
 
 
 def try_to_lock(file: IO[str] | IO[bytes]) -> bool:
-    """Whether nobody else has the lock on this open file, in another process or another thread of this one."""
+    """Lock this open file; False if another process, or another thread of this one, holds the lock."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -27,10 +27,10 @@ def try_to_lock(file: IO[str] | IO[bytes]) -> bool:
 
 
 def wait_for_lock(file: IO[str] | IO[bytes], doing: str, control: Control) -> Generator[Progress, None, None]:
-    """Wait until nobody else has it, saying that another process is `doing` this; closing the file ends the lock.
+    """Wait for the lock, reporting that another process is `doing` this; closing the file releases it.
 
     Raises:
-        LoadingStopped: `control` asked for a stop.
+        LoadingStopped: `control` requested a stop.
     """
     while not try_to_lock(file):
         if control.stop_requested:
@@ -40,15 +40,15 @@ def wait_for_lock(file: IO[str] | IO[bytes], doing: str, control: Control) -> Ge
 
 
 def lock_of(path: Path) -> Path:
-    """The file that stands for `path`, beside it."""
+    """The lock file of `path`, beside it."""
     return path.with_name(f".{path.name}.lock")
 
 
 def open_alone(path: Path, doing: str, control: Control) -> Generator[Progress, None, IO[bytes]]:
-    """Open `path` to append to it, once no other process does; it may have put it elsewhere meanwhile.
+    """Open `path` for appending, exclusively; opened again if another process replaced it meanwhile.
 
     Raises:
-        LoadingStopped: `control` asked for a stop.
+        LoadingStopped: `control` requested a stop.
         OSError: it cannot be opened.
     """
     while True:

@@ -1,4 +1,4 @@
-"""The log file: where the full report of a failure goes, because no traceback is shown to a person. Loads no torch."""
+"""The log file, for full reports of failures: tracebacks are never shown on screen. Loads no torch."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 
 from engine.text import safe_text
 
-_MAX_BYTES = 5_000_000  # then the old file is put aside once
+_MAX_BYTES = 5_000_000  # then the file becomes *.old.log
 
 
 def write_report(path: Path, error: BaseException, about: str) -> bool:
-    """Append `error` with its traceback to the log at `path`; False where even that cannot be written."""
+    """Append `error` with its traceback to the log at `path`; False if it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and path.stat().st_size > _MAX_BYTES:
@@ -29,7 +29,7 @@ def write_report(path: Path, error: BaseException, about: str) -> bool:
 
 
 class _Handler(logging.FileHandler):
-    """One that never fails whoever has something to say, as logging's own does where the file cannot be opened."""
+    """A FileHandler that never raises, not even if the file cannot be opened."""
 
     def _open(self) -> TextIOWrapper:
         Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True)
@@ -40,20 +40,20 @@ class _Handler(logging.FileHandler):
             super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # logging's name
-        """It cannot be written: nothing of that is for the screen."""
+        """Print nothing if the log cannot be written."""
 
 
 class _Formatter(logging.Formatter):
-    """Leaves no control character in a record, whose lines stay lines."""
+    """Removes control characters but keeps line breaks."""
 
     def format(self, record: logging.LogRecord) -> str:
         return "\n".join(map(safe_text, super().format(record).split("\n")))
 
 
 def log_to(path: Path) -> None:
-    """Send the warnings of this process to the log file, not the screen; nowhere, if there can be no such file.
+    """Send this process's warnings to the log file instead of the screen; drop them if it cannot be written.
 
-    Folder and file are made when there is something to write.
+    Folder and file are created by the first message.
     """
     if any(isinstance(handler, _Handler) for handler in logging.getLogger().handlers):
         return

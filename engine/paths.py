@@ -1,4 +1,4 @@
-"""Where things lie on disk: the home folder (runs and weights), the data folder (datasets), the log. Loads no torch."""
+"""Paths on disk: the home folder (runs and weights), the data folder (datasets), the log. Loads no torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LOG_NAME = "reslab.log"
 
 @dataclass(frozen=True, slots=True)
 class Folders:
-    """The folders of one lab. None of them needs to exist yet, and `data` need not be writable where files lie there.
+    """The folders of one lab. They need not exist, and `data` need not be writable if it has the files already.
 
     `home` holds runs and weights, `data` the datasets, `cache` the decoded images.
     """
@@ -37,7 +37,7 @@ class Folders:
 
 
 def find_folders(home: str | None = None, data_dir: str | None = None) -> Folders:
-    """Resolve both folders: the argument, else the environment, else the default.
+    """Resolve the folders: the argument, else the environment, else the default.
 
     Home: `RESLAB_HOME`, else `checkpoints/` of the clone that this code runs from, else the user's data folder.
     Data: `RESLAB_DATA`, else the user's cache folder. Decoded images: `RESLAB_CACHE`, else the user's cache folder.
@@ -53,12 +53,12 @@ def find_folders(home: str | None = None, data_dir: str | None = None) -> Folder
 
 
 def expand(path: str | Path) -> Path:
-    """With `~` and `~user` written out; as it is where there is no such user."""
+    """Expand `~` and `~user`; unchanged if there is no such user."""
     return Path(os.path.expanduser(path))
 
 
 def absolute_weights(weights: str) -> str:
-    """A spec's `weights` with a path written out from the root, so that it means the same from everywhere."""
+    """A spec's `weights` with an absolute path, so that it is valid from any folder."""
     return weights if not weights.strip() or weights in ("random", "imagenet") else str(expand(weights).absolute())
 
 

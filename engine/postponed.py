@@ -1,9 +1,9 @@
-"""Leaves torch's compiler unloaded until something compiles. Loads no torch.
+"""Keeps torch's compiler unloaded until something compiles. Loads no torch.
 
 torchvision and every optimizer import `torch._dynamo`, and with it sympy, triton and a thousand modules: 154 MB and
-about half of the time that torch and torchvision take to load. Of all that they call, without `--compile`, three
-functions that then do nothing. Those three stand in for the module here; whoever asks it for anything else, or imports
-one of its submodules, gets the real one, which is loaded at that moment and stays.
+about half of the loading time of torch and torchvision. Without `--compile` they call only three of its functions, none
+of which does anything then. A stand-in module here has those three; any other attribute, or the import of a submodule,
+loads the real module for good.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _loading = threading.RLock()
 
 
 class _StandIn(ModuleType):
-    """A module of which only these names are known; asked for another one it has the real module loaded."""
+    """A module with only the `known` names; any other name loads the real module."""
 
     def __init__(self, name: str, known: dict[str, Any]) -> None:
         super().__init__(name)
@@ -40,7 +40,7 @@ class _StandIn(ModuleType):
 
 
 class _Finder:
-    """First on `sys.meta_path`: a submodule of the one that a stand-in stands for has the real one loaded first."""
+    """First on `sys.meta_path`: loads the real module before any of its submodules."""
 
     @staticmethod
     def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
@@ -52,7 +52,7 @@ class _Finder:
 
 
 class _AsLoaded(Loader):
-    """Gives a module that its package has loaded meanwhile, instead of a second one."""
+    """Returns a module that its package has already loaded, instead of loading it twice."""
 
     def __init__(self, module: ModuleType) -> None:
         self._module, self._spec = module, module.__spec__
@@ -65,7 +65,7 @@ class _AsLoaded(Loader):
 
 
 def postpone_compiler() -> None:
-    """To be called before torch is loaded; nothing happens where it is loaded already."""
+    """Call before torch is loaded; does nothing if it is loaded already."""
     if "torch" in sys.modules or _NAME in sys.modules:
         return
     sys.meta_path.insert(0, _Finder)
@@ -78,7 +78,7 @@ def is_postponed() -> bool:
 
 
 def load_real(name: str = _NAME) -> ModuleType:
-    """The real module of this name, loaded now unless it was."""
+    """The real module of this name, loaded now if necessary."""
     with _loading:
         if is_postponed():
             sys.meta_path.remove(_Finder)
@@ -96,12 +96,12 @@ def _folder() -> list[str]:
 
 
 def _disable(function: Callable[..., Any], *settings: Any, **more: Any) -> Callable[..., Any]:
-    """What keeps a function from being compiled: where nothing is compiled, the function."""
+    """Stands in for `disable`, which excludes a function from compilation."""
     return function
 
 
 def _nothing(*arguments: Any) -> None:
-    """What divides a graph that is being compiled."""
+    """Stands in for `graph_break`, which splits a graph during compilation."""
 
 
 def _is_compile_supported(device_type: str) -> bool:

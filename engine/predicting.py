@@ -1,4 +1,4 @@
-"""What a trained run makes of a person's own images: file by file, a few in memory at a time."""
+"""Classifies the user's own images with a trained run: file by file, a few in memory at a time."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from engine.training.checkpoint import load_checkpoint
 
 _TOP = 5
 _MOST_AT_ONCE = 16  # images in one pass
-_MOST_VALUES = 16 * 3 * 224 * 224  # and no more of their values, so that memory does not grow with the network's size
-_PASSED_OVER = ("__MACOSX",)
+_MOST_VALUES = 16 * 3 * 224 * 224  # pixel values in one pass, so that memory does not grow with the image size
+_SKIPPED = ("__MACOSX",)
 
 
 @dataclass(frozen=True, slots=True)
 class Guess:
-    """A class and the softmax that the network gives it."""
+    """A class and its softmax confidence."""
 
     class_name: str
     confidence: float
@@ -40,7 +40,7 @@ class Guess:
 
 @dataclass(frozen=True, slots=True)
 class ImageGuesses:
-    """One file's guesses, the most confident first, at most five; or none, and `error` says why it is not usable."""
+    """One file's guesses, the most confident first, at most five; or none, and `error` says why."""
 
     file: str
     guesses: tuple[Guess, ...]
@@ -49,16 +49,16 @@ class ImageGuesses:
 
 @dataclass(frozen=True, slots=True)
 class FoundFile:
-    """A file to look at: `named` by a person, or found in a folder that was."""
+    """A file to classify: `named` by the user, or found in a named folder."""
 
     path: Path
     named: bool
 
 
 def find_files(paths: Iterable[Path]) -> list[FoundFile]:
-    """The files that `paths` mean: those that are no folders themselves, and all in the folders, sorted, at any depth.
+    """The files in `paths`, and all files in its folders, sorted, at any depth.
 
-    Hidden files and folders are passed over, and links to folders, which may lead round in circles.
+    Hidden files and folders are skipped, and links to folders, which may be circular.
     """
     found = []
     for path in map(expand, paths):
@@ -68,12 +68,12 @@ def find_files(paths: Iterable[Path]) -> list[FoundFile]:
 
 def _walk(root: Path) -> Iterator[Path]:
     for folder, inner, names in os.walk(root):
-        inner[:] = sorted(name for name in inner if not name.startswith(".") and name not in _PASSED_OVER)
+        inner[:] = sorted(name for name in inner if not name.startswith(".") and name not in _SKIPPED)
         yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
 
 
 def read_reading(details: RunDetails) -> Reading:
-    """How files become what the run's network takes.
+    """How files become inputs of the run's network.
 
     Raises:
         CheckpointError: the run has no weights.
@@ -82,7 +82,7 @@ def read_reading(details: RunDetails) -> Reading:
         raise CheckpointError(f"run {details.record.run} has no weights: it ended before any were saved")
     try:
         is_of_files = find_dataset(details.record.dataset).is_of_files
-    except SpecError:  # a dataset that is known no more
+    except SpecError:  # a dataset that no longer exists
         is_of_files = True
     return Reading.of(details.started, is_of_files)
 
@@ -90,12 +90,12 @@ def read_reading(details: RunDetails) -> Reading:
 def predict(
     details: RunDetails, folders: Folders, files: Iterable[Path], ledger: Ledger | None = None
 ) -> Iterator[ImageGuesses]:
-    """Classify `files`, in their order and a batch at a time, prepared as the run's test images were, with its network:
-    that which `ledger` still holds, or its weights from disk, on the CPU. A file that is not usable stops none.
+    """Classify `files` in order, in batches, prepared like the run's test images. The network is the one that `ledger`
+    still holds, or loaded from disk onto the CPU. An unusable file yields its error instead.
 
     Raises:
         CheckpointError: the run has no weights, or they are damaged.
-        DatasetError: there is no memory for a single image.
+        DatasetError: there is not enough memory for a single image.
     """
     network = Network.opened(details, folders, ledger)
     most = max(min(_MOST_AT_ONCE, _MOST_VALUES // network.num_values), 1)
@@ -110,7 +110,7 @@ def predict(
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """A run's network and what it needs to look at files. `dtype` is that of the run, on the same kind of device."""
+    """A run's network and what it needs to classify files. `dtype` is the run's if the kind of device is the same."""
 
     model: nn.Module
     reading: Reading
@@ -122,7 +122,7 @@ class Network:
     @classmethod
     def opened(cls, details: RunDetails, folders: Folders, ledger: Ledger | None) -> Network:
         reading, started = read_reading(details), details.started
-        assert started is not None  # or read_reading had raised
+        assert started is not None  # read_reading raises otherwise
         names = details.class_names
         model: nn.Module | None = ledger.idle(("model", details.record.run)) if ledger is not None else None
         if model is None:
@@ -135,7 +135,7 @@ class Network:
 
     @property
     def num_values(self) -> int:
-        """Of one image."""
+        """Pixel values of one image."""
         return self.reading.channels * self.reading.height * self.reading.width
 
     def guesses(self, batch: Sequence[tuple[Path, Tensor | str]]) -> Iterator[ImageGuesses]:
@@ -147,15 +147,15 @@ class Network:
             else:
                 values, classes = next(rows).topk(min(_TOP, len(self.names)))
                 pairs = zip(classes.tolist(), values.tolist(), strict=True)
-                yield ImageGuesses(str(file), tuple(Guess(self.names[place], value) for place, value in pairs))
+                yield ImageGuesses(str(file), tuple(Guess(self.names[index], value) for index, value in pairs))
 
     def _confidences(self, images: Sequence[Tensor]) -> Tensor:
-        """(N, classes), on the CPU; image by image where memory does not suffice for all."""
+        """(N, classes), on the CPU; image by image if memory does not suffice for the batch."""
         found = unless_memory_runs_out(lambda: self.forward(torch.stack(list(images)).to(self.device)))
         if found is None and len(images) > 1:
             return torch.cat([self._confidences([image]) for image in images])
         if found is None:
-            raise DatasetError(f"there is no memory for it on {self.device} now; free some, or wait for the live run")
+            raise DatasetError(f"not enough memory for one image on {self.device}; free some, or wait for the live run")
         return found
 
     def forward(self, images: Tensor) -> Tensor:
@@ -172,7 +172,7 @@ def _from_disk(details: RunDetails, folders: Folders, shape: DataShape) -> nn.Mo
     spec = RunSpec.from_stored({**details.record.spec, "weights": "random", "freeze": "none", "backbone_rate": 1.0})
     model = build_model(spec, shape, seeded=False)  # a live run may be drawing from the same global state
     model.load_state_dict(checkpoint.model)
-    # Checkpoints from before their headers said it: GoogLeNet and Inception took pixels as their first weights did.
+    # Headers of early checkpoints lack the form: GoogLeNet and Inception then scaled pixels like their first weights.
     scaled = details.record.spec.get("weights", "random") != "random" and shape.channels == 3
     apply_form(model, checkpoint.header.get("form", {"transform_input": scaled, "shortcut_padding": "end"}))
     return model

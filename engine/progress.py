@@ -1,4 +1,4 @@
-"""What long work says on its way: `Progress`; and how it leaves when a stop is asked for. Loads no torch."""
+"""How long work reports its `Progress`, and how it ends when a stop is requested. Loads no torch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 class LoadingStopped(Exception):  # noqa: N818  # no error
-    """The person asked for a stop while images or weights were still on their way."""
+    """A stop was requested while images or weights were loading."""
 
 
 @dataclass(frozen=True, slots=True)

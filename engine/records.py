@@ -1,4 +1,4 @@
-"""What is stored of runs, as values, never rows or connections. Loads no torch and no numpy."""
+"""Stored data of runs, as values, never rows or connections. Loads no torch and no numpy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from engine.format_number import KEY
 from engine.spec import RunSpec
 
 CUT_OFF = "cut off"
-"""How the error of a run begins that neither ended by itself nor was stopped by a person."""
+"""How the error of an interrupted run begins. These four texts are stored and compared later: do not change them."""
 LOST = f"{CUT_OFF}: the process ended before the run did"
 HUNG_UP = f"{CUT_OFF}: the terminal went away"
 TERMINATED = f"{CUT_OFF}: the system asked the process to end"
@@ -28,7 +28,7 @@ TERMINATED = f"{CUT_OFF}: the system asked the process to end"
 
 @dataclass(frozen=True, slots=True)
 class QueueEntry:
-    """One spec that waits for its turn: its number, which never changes, and what it will train."""
+    """One spec in the queue: its number, which never changes, and what it will train."""
 
     number: int
     spec: RunSpec
@@ -36,7 +36,7 @@ class QueueEntry:
 
 @dataclass(frozen=True, slots=True)
 class UnreadableEntry:
-    """A queue entry that stays where it is: of a newer reslab, or damaged. `problem` is a sentence."""
+    """A queue entry of a newer reslab, or damaged, which stays in the queue. `problem` is a sentence."""
 
     number: int
     problem: str
@@ -62,12 +62,12 @@ class RunSummary:
 
     @property
     def is_newer(self) -> bool:
-        """Whether a newer reslab wrote its spec, in a format that this one does not read."""
+        """Whether a newer reslab wrote its spec, in a format that this version does not read."""
         return KEY in self.spec
 
     @property
     def cut_off(self) -> bool:
-        """Whether it neither ended by itself nor was stopped by a person."""
+        """Whether it was interrupted: neither ended by itself nor stopped by a person."""
         return self.status in ("failed", "stopped") and (self.error or "").startswith(CUT_OFF)
 
 
@@ -98,7 +98,7 @@ class WeightsRecord:
 
 @dataclass(frozen=True, slots=True)
 class ResumeRecord:
-    """A run went on from `step`; `differs` as in RunContinued."""
+    """A run was resumed from `step`; `differs` as in RunContinued."""
 
     step: int
     differs: tuple[str, ...]
@@ -106,7 +106,7 @@ class ResumeRecord:
 
 @dataclass(frozen=True, slots=True)
 class MemoryRecord:
-    """What was forecast and what was measured, in bytes, and what was done where an allocation failed.
+    """Forecast and measured memory, in bytes, and the recoveries from failed allocations.
 
     `peak_bytes`, `context_bytes` and `grown_bytes` as in RunEnded.
     """
@@ -119,13 +119,13 @@ class MemoryRecord:
 
     @property
     def micro_batch(self) -> int | None:
-        """The smallest part that a batch was cut into; None where all were whole."""
+        """The smallest micro-batch size; None if no batch was split."""
         return min((item.micro_batch for item in self.recoveries if item.micro_batch is not None), default=None)
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Every training step's loss and share of right images, step 1 first."""
+    """Loss and accuracy of every training step, step 1 first."""
 
     losses: array[float]
     accuracies: array[float]
@@ -133,7 +133,7 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """Per image of the test set, in its order: true class, predicted class, softmax of the latter."""
+    """Per test image, in order: true class, predicted class, softmax of the latter."""
 
     labels: array[int]
     predictions: array[int]
@@ -142,7 +142,7 @@ class Predictions:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """The same test images before and after training: how many were right at one of the two times alone."""
+    """How many test images were right only before, and only after, training."""
 
     only_before: int
     only_after: int
@@ -151,9 +151,9 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class RunDetails:
-    """One run, opened. `started` is None where it never came so far.
+    """Everything stored about one run. `started` is None if it never got that far.
 
-    `intact` says whether the rows are those that were sealed; None while the run has not ended.
+    `intact`: whether its rows are unchanged since they were sealed; None while the run has not ended.
     """
 
     record: RunSummary
@@ -173,18 +173,18 @@ class RunDetails:
 
     @property
     def caveat(self) -> str | None:
-        """What sets this run's training apart from what its spec says; None where nothing does."""
-        said = []
-        part = self.memory.micro_batch
-        if part is not None and self.record.spec.get("norm", "batch") == "batch":
-            said.append(f"trained in micro-batches of {part}: batch-norm statistics differ")
-        said += [
-            f"went on from step {item.step:,} with {', '.join(item.differs)}" for item in self.resumes if item.differs
+        """How this run's training differed from its spec; None if it did not."""
+        reasons = []
+        micro_batch = self.memory.micro_batch
+        if micro_batch is not None and self.record.spec.get("norm", "batch") == "batch":
+            reasons.append(f"trained in micro-batches of {micro_batch}: batch-norm statistics differ")
+        reasons += [
+            f"resumed from step {item.step:,} with {', '.join(item.differs)}" for item in self.resumes if item.differs
         ]
-        return "; ".join(said) or None
+        return "; ".join(reasons) or None
 
     def evaluation(self, moment: Moment) -> EvaluationRecord | None:
-        """The test set's evaluation at this moment; "final" is the last one that is not "untrained"."""
+        """The test set's evaluation at `moment`; "final" is the last one that is not "untrained"."""
         found = [
             item
             for item in self.evaluations

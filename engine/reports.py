@@ -1,7 +1,7 @@
-"""The report's experiments, each one choice, with its published figures to stand beside one's own. Loads no torch.
+"""The report's experiments as presets, with the published figures. Loads no torch.
 
-The report is the student's that reslab grew from; the degradation study is He et al. 2015, "Deep Residual Learning for
-Image Recognition".
+The report is the student report that reslab grew from; the degradation study is He et al. 2015, "Deep Residual
+Learning for Image Recognition".
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from engine.spec import RunSpec
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What somebody else got, as fractions; None where they do not say. `source` names them."""
+    """Published figures, as fractions; None if not given. `source` is where."""
 
     source: str
     untrained: float | None = None
@@ -29,10 +29,9 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """Runs to make one after another. `published` has one entry a run, None where nobody has published one.
+    """Runs to train one after another. `published` has one entry per run, None if there are no published figures.
 
-    `pairs` are the runs that are put to a test against each other, by position.
-    `caveat` says in what a run differs from the published one, where it is not the same experiment.
+    `pairs` are the runs to compare, by position. `caveat` says how the experiment differs from the published one.
     """
 
     name: str
@@ -56,13 +55,13 @@ PRESETS: dict[str, str] = {
 
 
 def find_preset(name: str, changes: Mapping[str, Any]) -> Preset:
-    """The preset `name` with these settings changed in all of its runs.
+    """The preset `name`, with `changes` applied to all of its runs.
 
     Raises:
         SpecError: there is no such preset, or a setting is not valid.
     """
     if name not in PRESETS:
-        raise SpecError(f"no report {name!r}; there are {', '.join(PRESETS)}")
+        raise SpecError(f"no report {name!r}; choose one of {', '.join(PRESETS)}")
     runs = {"part2": _part2, "part3": _part3, "degradation": _degradation}[name](dict(changes))
     specs, published = zip(*runs, strict=True)
     pairs = tuple((first, first + 1) for first in range(0, len(specs) - 1, 2))

@@ -1,7 +1,7 @@
-"""How a setting of `RunSpec` is described, checked and read from text. Knows no particular setting; loads no torch.
+"""Describes, checks and parses settings of `RunSpec`. Knows no particular setting; loads no torch.
 
-A setting is described once, at its field. The form, the command line's `--help`, TOML files, every complaint about a
-bad value, and every key that says "the same images" or "the same step" are made from that description.
+A setting is described once, at its field. The form, the command line's `--help`, TOML files, every error about a bad
+value, and every key that means "the same images" or "the same step" are derived from that description.
 """
 
 from __future__ import annotations
@@ -21,11 +21,10 @@ Effect = Literal["images", "epoch", "step", "memory", "result"]
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One field: what it means (`help`), its `unit`, its closed range `low`..`high`, or an open lower end `above`.
+    """One field: its meaning (`help`), `unit`, closed range `low`..`high`, or open bounds `above` and `below`.
 
-    `affects` names what changes with it: the `images` that are loaded, as they are normalised; how many or how large
-    the images of an `epoch` are; how long a `step` takes, and how much `memory`, on images of one shape; the `result`.
-    `common` settings come first in the form.
+    `affects` names what it changes: the `images` as loaded and normalised; the number or size of an `epoch`'s images;
+    the duration or `memory` of a `step` on images of one shape; the `result`. `common` settings come first in the form.
     """
 
     help: str
@@ -53,7 +52,7 @@ class Setting:
 
     @property
     def expected(self) -> str:
-        """The values that are accepted, in words: "a whole number from 1 to 1024"."""
+        """The accepted values as text: "a whole number from 1 to 1024"."""
         if self.choices:
             return "one of " + ", ".join(self.choices)
         if self.kind is bool:
@@ -72,17 +71,17 @@ class Setting:
         return words + (", or none" if self.optional else "")
 
     def check(self, value: object) -> Value:
-        """Return `value` as this setting's own type.
+        """Return `value` as this setting's type.
 
         Raises:
-            SpecError: it is of another type, out of range or none of the choices.
+            SpecError: it has another type, is out of range, or is none of the choices.
         """
         if value is None and self.optional:
             return None
         if self.choices or self.kind is str:
             if not isinstance(value, str) or (self.choices and value not in self.choices):
                 raise self.complaint(value)
-            if any(0xD800 <= ord(char) < 0xE000 for char in value):  # a file name that is no UTF-8
+            if any(0xD800 <= ord(char) < 0xE000 for char in value):  # a file name that is not UTF-8
                 raise SpecError(f"{self.label}: {value!r} is not Unicode; rename the file or folder", self.name)
             return value
         if self.kind is bool or isinstance(value, bool):
@@ -103,7 +102,7 @@ class Setting:
         return value
 
     def parse(self, text: str) -> Value:
-        """Read what a person typed, at a form's field or behind the flag.
+        """Parse text from a form's field or a command-line option.
 
         Raises:
             SpecError: as `check`.
@@ -142,7 +141,7 @@ def _plain(number: float) -> str:
 def setting(
     default: Any = dataclasses.MISSING, *, help: str, group: str, affects: tuple[Effect, ...], **more: Any
 ) -> Any:
-    """A dataclass field that carries its own description."""
+    """A dataclass field with its description."""
     if unknown := set(affects) - set(get_args(Effect)):
         raise ValueError(f"a setting affects {', '.join(get_args(Effect))}, not {', '.join(sorted(unknown))}")
     metadata = {"setting": Setting(help=help, group=group, affects=affects, **more)}
@@ -151,7 +150,7 @@ def setting(
 
 @cache
 def settings_of(spec_class: type[Any]) -> dict[str, Setting]:
-    """Every setting of a dataclass by name, in the order of its fields, with type and default filled in."""
+    """Every setting of a dataclass by name, in field order, with type and default filled in."""
     hints = get_type_hints(spec_class)
     described = {}
     for item in dataclasses.fields(spec_class):

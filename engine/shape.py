@@ -1,4 +1,4 @@
-"""Where datasets and models meet: what a model must know of the images, and nothing else. Loads no torch."""
+"""What a model needs to know about a dataset's images. Loads no torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class DataShape:
-    """The images of a dataset: `channels` × `height` × `width` (pixels), sorted into `num_classes` classes."""
+    """Images of `channels` × `height` × `width` (pixels), in `num_classes` classes."""
 
     channels: int
     height: int

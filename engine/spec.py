@@ -1,7 +1,7 @@
-"""What a person asks for: `RunSpec`, frozen and checked, to JSON and TOML and back unchanged.
+"""The settings of a run: `RunSpec`, frozen and checked, to JSON and TOML and back unchanged.
 
-It says nothing of where files lie or what the machine turned out to have: that stands in `RunStarted`. Two specs are
-the same when their canonical JSON is. Loads no torch.
+It says nothing about where files are or what the machine has: that is in `RunStarted`. Two specs are the same if their
+canonical JSON is. Loads no torch.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ DeviceChoice = Literal["auto", "cuda", "mps", "cpu"]
 OnOom = Literal["micro-batch", "checkpoint", "fail"]
 DtypeChoice = Literal["auto", "float32", "bfloat16"]
 FORMAT = 1
-"""Of stored specs and spec files. It goes up when a setting changes its meaning, not for a new one with a default."""
+"""Format of stored specs and spec files. Raised when a setting changes its meaning; a new one has a default instead."""
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
 class RunSpec:
-    """One training run as asked for. Constructing one checks it.
+    """The settings of one training run. Constructing one checks it.
 
     Raises:
         SpecError: a value is out of range, or two values exclude each other; `.field` names the setting.
@@ -83,7 +83,7 @@ class RunSpec:
     )
     momentum: float = setting(
         0.9,
-        help="of SGD; 0 is plain SGD; Adam ignores it",
+        help="for SGD; 0: plain SGD; Adam ignores it",
         group="recipe",
         affects=("memory", "result"),
         common=True,
@@ -101,7 +101,7 @@ class RunSpec:
     )
     warmup_epochs: float = setting(
         0.0,
-        help="linear rise of the rate; one-cycle: its rising part, 0 meaning 30 % of the run",
+        help="linear rise of the rate; one-cycle: its rising part, 0 means 30 % of the run",
         group="recipe",
         affects=("result",),
         unit="epochs",
@@ -113,13 +113,13 @@ class RunSpec:
     )
     flip: bool = setting(
         False,
-        help="training images are mirrored at random, each on its own",
+        help="mirror each training image at random",
         group="recipe",
         affects=("step", "memory", "result"),
     )
     crop_padding: int = setting(
         0,
-        help="training images are shifted at random by up to this much; 0 is off",
+        help="shift training images at random by up to this much; 0: off",
         group="recipe",
         affects=("step", "memory", "result"),
         unit="pixels",
@@ -138,7 +138,7 @@ class RunSpec:
     )
     val_share: float = setting(
         0.0,
-        help="share of the training images held out to tune on, so that the test set stays unread",
+        help="share of the training images held out for validation, so that the test set stays unread",
         group="data",
         affects=("images", "epoch", "result"),
         low=0,
@@ -146,7 +146,7 @@ class RunSpec:
     )
     test_share: float = setting(
         0.2,
-        help="share of a folder without a test part that becomes the test set",
+        help="share of the images that becomes the test set, in a folder without a test part",
         group="data",
         affects=("images", "epoch", "result"),
         above=0,
@@ -154,7 +154,7 @@ class RunSpec:
     )
     split_seed: int = setting(
         0,
-        help="seeds both splits, apart from the seed, so that several seeds see the same test images",
+        help="seed of both splits, apart from seed, so that runs with different seeds share the test images",
         group="data",
         affects=("images", "result"),
         low=0,
@@ -176,7 +176,7 @@ class RunSpec:
     )
     freeze: Literal["none", "backbone"] = setting(
         "none",
-        help="backbone: train the last layer alone, and the first where it was changed; needs trained weights",
+        help="backbone: train only the last layer, and the first if it was changed; needs trained weights",
         group="model",
         affects=("step", "memory", "result"),
     )
@@ -190,8 +190,8 @@ class RunSpec:
     )
     shortcut_padding: Literal["auto", "end", "both-sides"] = setting(
         "auto",
-        help="where a CIFAR ResNet's shortcuts put the zeros of new channels; auto: at the end, for weights of others "
-        "where their statistics say",
+        help="where a CIFAR ResNet's shortcuts put the zeros of new channels; auto: at the end, or, for given "
+        "weights, where their statistics say",
         group="model",
         affects=("result",),
     )
@@ -206,25 +206,25 @@ class RunSpec:
     )
     dtype: DtypeChoice = setting(
         "auto",
-        help="of the arithmetic; auto: bfloat16 on GPUs that have it, on a processor what is measured to be quickest",
+        help="of the arithmetic; auto: bfloat16 on GPUs that support it, on a CPU whichever measures fastest",
         group="run",
         affects=("step", "memory", "result"),
     )
     on_oom: OnOom = setting(
         "micro-batch",
-        help="where memory runs out: smaller parts of a batch, or activations computed twice (checkpoint), or fail",
+        help="if memory runs out: split batches, or recompute activations (checkpoint), or fail",
         group="run",
         affects=("result",),
     )
     compile: bool = setting(
         False,
-        help="let torch write code for the network before the first step: a minute or more, once",
+        help="compile the network with torch.compile before the first step: a minute or more, once",
         group="run",
         affects=("step", "result"),
     )
     checkpoint_every: float = setting(
         60.0,
-        help="at most this much work is at risk: an interrupted run resumes from its last checkpoint",
+        help="time between checkpoints; an interrupted run resumes from its last one",
         group="run",
         affects=(),
         unit="s",
@@ -232,7 +232,7 @@ class RunSpec:
         high=86_400,
     )
     deterministic: bool = setting(
-        False, help="refuse operations that differ from run to run on a GPU", group="run", affects=("step", "result")
+        False, help="refuse nondeterministic operations on a GPU", group="run", affects=("step", "result")
     )
 
     def __post_init__(self) -> None:
@@ -241,10 +241,10 @@ class RunSpec:
         find_dataset(self.dataset)
         info = find_model(self.model)
         if self.norm != "batch" and not info.resnet:
-            raise SpecError(f"norm: {self.model} has its own normalisation; set norm to batch, which leaves it", "norm")
+            raise SpecError(f"norm: {self.model} has its own normalisation; set norm to batch, which keeps it", "norm")
         if self.shortcut_padding != "auto" and not info.in_padded_pair:
             raise SpecError(
-                f"shortcut padding: {self.model} has none that are padded, as the CIFAR ResNets have; leave it at auto",
+                f"shortcut padding: {self.model} has no padded shortcuts, only CIFAR ResNets do; leave it at auto",
                 "shortcut_padding",
             )
         if self.nesterov and self.optimizer == "sgd" and self.momentum == 0:
@@ -263,7 +263,7 @@ class RunSpec:
             raise SpecError("weights: expected random, imagenet or the path of a state dict", "weights")
 
     def to_dict(self) -> dict[str, Any]:
-        """Every setting by name; a None is left out."""
+        """Every setting by name, without those that are None."""
         return {name: value for name in settings_of(RunSpec) if (value := getattr(self, name)) is not None}
 
     def to_stored(self) -> dict[str, Any]:
@@ -275,15 +275,15 @@ class RunSpec:
         return _canonical({**unknown, **self.to_stored()})
 
     def to_toml(self, unknown: Mapping[str, Any] = _NOTHING) -> str:
-        """One setting a line; `unknown` ones, as in `to_json`, become comments."""
-        # JSON's strings, numbers and booleans are TOML's, but for control and format characters left as they are.
+        """One setting per line; `unknown` ones, as in `to_json`, become comments."""
+        # Strings, numbers and booleans are the same in JSON and TOML, except for raw control and format characters.
         lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in self.to_stored().items()]
         lines += [f"# unknown setting: {safe_text(f'{name} = {json.dumps(value)}')}" for name, value in unknown.items()]
         return escaped("".join(f"{line}\n" for line in lines), toml=True)
 
     def seed_group(self, with_folder: bool = True) -> str:
-        """The key of the group of runs that differ in their seed alone: the canonical JSON of the other settings that
-        affect the result, without the path of a folder of images where those are known by their hash.
+        """The key of runs that differ only in their seed: canonical JSON of the other settings that affect the result.
+        Without `with_folder`, a folder of images is left out, for use with the hash of its images.
         """
         named = affecting("result")
         rest = {name: value for name, value in self.to_dict().items() if name in named and name != "seed"}
@@ -313,10 +313,10 @@ class RunSpec:
 
     @classmethod
     def from_stored(cls, values: Mapping[str, Any]) -> RunSpec:
-        """The spec of a recorded run. Settings that this version does not have are left out (`unknown_settings`).
+        """The spec of a stored run, without settings that this version does not have (`unknown_settings`).
 
         Raises:
-            SpecError: as `from_mapping`, but for unknown keys.
+            SpecError: as `from_mapping`, except for unknown keys.
         """
         unknown = unknown_settings(values)
         return cls.from_mapping({name: value for name, value in values.items() if name not in unknown})
@@ -334,13 +334,13 @@ class RunSpec:
 
 
 def unknown_settings(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a stored spec that this version does not have: a later one's, or one that is no more."""
+    """The settings of a stored spec that this version does not have: newer or removed ones."""
     known = settings_of(RunSpec)
     return {name: value for name, value in values.items() if name not in known and name != KEY}
 
 
 def parse_object(text: str) -> dict[str, Any]:
-    """Raises SpecError where `text` is no JSON object."""
+    """Raises SpecError if `text` is not a JSON object."""
     try:
         values = json.loads(text)
     except (ValueError, TypeError) as error:
@@ -365,14 +365,14 @@ def read_spec_file(path: Path) -> dict[str, Any]:
     """The settings in a TOML file, unchecked (`RunSpec.from_mapping` checks them).
 
     Raises:
-        SpecError: the file cannot be read, is no TOML, or a newer reslab wrote it.
+        SpecError: the file cannot be read, is not TOML, or a newer reslab wrote it.
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SpecError(f"cannot read {path}: {error.strerror or error}; expected a TOML file of settings") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path} is no TOML: {error}; expected lines such as epochs = 10") from None
+        raise SpecError(f"{path} is not TOML: {error}; expected lines such as epochs = 10") from None
     check_format(values, FORMAT, str(path), SpecError)
     return values
 

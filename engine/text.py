@@ -1,7 +1,7 @@
-"""Text from outside, made harmless: class folders, file names, error messages, names of runs.
+"""Makes outside text safe to print: class folders, file names, error messages, names of runs.
 
-Every such text passes `safe_text` before it reaches a terminal, a log or a table. It refuses to know about markup:
-callers show the result as plain text.
+Every such text passes `safe_text` before it reaches a terminal, a log or a table. Markup is not handled: callers show
+the result as plain text.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ def _visible(char: str) -> str:
 
 
 def safe_text(text: object, limit: int | None = None) -> str:
-    """Return `text` on one line with no control, format (bidi) or surrogate character left in it.
+    """Return `text` on one line, without control, format (bidi) or surrogate characters.
 
-    C0 controls become their control pictures (escape is shown as ␛), other unsafe characters become U+FFFD.
-    `limit` is the greatest length in characters; a longer text ends in "…".
+    C0 controls become control pictures (escape becomes ␛), other unsafe characters U+FFFD. A text longer than `limit`
+    characters ends in "…".
     """
     safe = "".join(_visible(c) if unicodedata.category(c) in _UNSAFE else c for c in str(text))
     if limit is not None and len(safe) > limit:
@@ -34,14 +34,14 @@ def safe_text(text: object, limit: int | None = None) -> str:
 
 
 def safe_path(path: object, limit: int) -> str:
-    """As `safe_text`, but a longer one begins with "…": the end of a path says the most."""
+    """As `safe_text`, but a longer one begins with "…": the end of a path matters most."""
     safe = safe_text(path)
     return safe if len(safe) <= limit else "…" + safe[len(safe) - max(limit - 1, 0) :]
 
 
 def escaped(text: str, toml: bool = False) -> str:
-    """JSON, or TOML, with what `safe_text` replaces written as escapes: the same values, harmless to a terminal."""
-    if text.isprintable():  # in one go
+    """JSON or TOML with the characters that `safe_text` replaces as escapes: the same values, safe for a terminal."""
+    if text.isprintable():  # fast path
         return text
     return "".join(
         (f"\\U{ord(c):08x}" if toml else json.dumps(c)[1:-1]) if c != "\n" and unicodedata.category(c) in _UNSAFE else c
@@ -50,23 +50,23 @@ def escaped(text: str, toml: bool = False) -> str:
 
 
 def percent(fraction: float | None, digits: int = 3) -> str:
-    """A fraction as the report prints it: 0.1135 is "11.350 %"; None is a dash."""
+    """A fraction as a percentage: 0.1135 is "11.350 %"; None is a dash."""
     return "–" if fraction is None else f"{100 * fraction:.{digits}f} %"
 
 
 def counted(number: int, singular: str, plural: str | None = None) -> str:
-    """A number and its noun: "1 file", "2,000 files"; `plural` where it is not made with an s."""
+    """A number and its noun: "1 file", "2,000 files"; `plural` if it is irregular."""
     return f"{number:,} {singular if number == 1 else plural or f'{singular}s'}"
 
 
 def memory_size(num_bytes: float | None) -> str:
-    """Bytes with the unit that suits them; None is a dash."""
+    """Bytes in MiB or GiB; None is a dash."""
     if num_bytes is None:
         return "–"
     return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.1f} MiB"
 
 
 def some_of(names: Sequence[str]) -> str:
-    """The first few names, and how many more there are."""
+    """The first few names, and the number of the others."""
     rest = len(names) - _MOST_NAMED
     return ", ".join(names[:_MOST_NAMED]) + (f" and {rest} more" if rest > 0 else "")

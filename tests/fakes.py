@@ -250,8 +250,8 @@ class FakeNvml:
         return answers[name]
 
 
-class Carried:
-    """A run as another process would carry it; the test says what happens. One thread alone may use it."""
+class DetachedRun:
+    """A run as in another process; the test decides its events. Use it from one thread only."""
 
     def __init__(self, spec: RunSpec, folders: Folders) -> None:
         self.store = Store(folders.database)
@@ -261,11 +261,11 @@ class Carried:
         self.requests = RequestListener(self.folder, self.control)
         self.stream = Stream(self.folder)
 
-    def tell(self, *told: Event) -> None:
-        for event in told:
+    def emit(self, *events: Event) -> None:
+        for event in events:
             self.store.record(event)
-            self.requests.note(event)
-            self.stream.tell(event)
+            self.requests.announce(event)
+            self.stream.write(event)
 
     def close(self) -> None:
         self.requests.close()

@@ -42,7 +42,7 @@ class Watcher:
             return
         if live is None or live.run != run or live.over:
             try:
-                record = await asyncio.to_thread(self._state.lab.look, run)
+                record = await asyncio.to_thread(self._state.lab.summary, run)
                 spec, status = await asyncio.to_thread(self._state.lab.spec, run), record.status
             except ReslabError as error:
                 app.report(str(error), "error")

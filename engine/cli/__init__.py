@@ -38,34 +38,34 @@ def main(argv: Sequence[str], open_app: OpenApp) -> int:
             return 0
 
         try:
-            code = _explained(lambda: _dispatch(argv, open_later))
+            code = _run_explained(lambda: _dispatch(argv, open_later))
         except SystemExit:  # --help
             if lost := _finish(out):
                 return lost
             raise
         lost = _finish(out)
         code = code or lost
-    return _explained(lambda: open_app(opened[0])) if opened else code
+    return _run_explained(lambda: open_app(opened[0])) if opened else code
 
 
-def _explained(work: Callable[[], int | None]) -> int:
-    """What `work` returns as an exit code, or the one that its error means, which is said in a sentence."""
+def _run_explained(work: Callable[[], int | None]) -> int:
+    """The exit code of `work`; an error is printed as one sentence."""
     try:
         return work() or 0
     except KeyboardInterrupt:
         return INTERRUPTED
-    except OutputError:  # `_finish` says so
+    except OutputError:  # `_finish` reports it
         return 0
     except ReslabError as error:
-        said, code = str(error), FAILED if isinstance(error, TorchError) else BAD_INPUT
-    except OSError as error:  # before there was a log
-        said, code = describe_os_error(error), FAILED
-    print(f"reslab: {safe_text(said)}", file=sys.stderr)
+        text, code = str(error), FAILED if isinstance(error, TorchError) else BAD_INPUT
+    except OSError as error:  # before the log was open
+        text, code = describe_os_error(error), FAILED
+    print(f"reslab: {safe_text(text)}", file=sys.stderr)
     return code
 
 
 def _finish(out: Output) -> int:
-    """Write what is left. A reader that closed its pipe has all that it wants: `reslab runs | head -1`."""
+    """Flush standard output. A reader may close its pipe early, as in `reslab runs | head -1`: that is not an error."""
     try:
         out.finish()
     except OutputError as error:
@@ -78,17 +78,17 @@ def _finish(out: Output) -> int:
 
 def _dispatch(argv: Sequence[str], open_app: OpenApp) -> int:
     arguments = build_parser(wants_settings(argv)).parse_args(argv)
-    if arguments.command != "doctor":  # which says what is wrong with them
+    if arguments.command != "doctor":  # which reports what is wrong with it
         check_environment()
     folders = find_folders(getattr(arguments, "home", None), getattr(arguments, "data_dir", None))
-    log_to(folders.log)  # a warning is for the file, not for the screen
+    log_to(folders.log)  # warnings go to the file, not to the screen
     try:
         return _run_command(arguments, folders, open_app)
     except ReslabError:
         raise
     except Exception as error:
-        said = describe_failure(error, folders, f"reslab {arguments.command} failed")
-        print(f"reslab: {safe_text(said)}", file=sys.stderr)
+        text = describe_failure(error, folders, f"reslab {arguments.command} failed")
+        print(f"reslab: {safe_text(text)}", file=sys.stderr)
         return FAILED
 
 
@@ -150,23 +150,23 @@ def _run_command(arguments: argparse.Namespace, folders: Folders, open_app: Open
 
 
 def _autotune(arguments: argparse.Namespace, lab: Lab) -> int:
-    """List what was measured, or with `--forget` delete it, or with a dataset and a model measure now."""
+    """List the choices, delete them with `--forget`, or measure now, given a dataset and a model."""
     from engine.cli import autotune
 
     named = bool(arguments.dataset or arguments.spec)
     if arguments.forget and named:
-        raise SpecError("--forget forgets all that was measured; leave out the dataset and the model")
+        raise SpecError("--forget deletes all choices; leave out the dataset and the model")
     if arguments.forget:
         return autotune.forget_command(lab)
     if not named and given_settings(arguments):
-        raise SpecError("dataset and model: missing; autotune measures with both, and lists what it knows without any")
+        raise SpecError("dataset and model: missing; autotune needs both to measure, or neither to list its choices")
     if not named:
         return autotune.list_command(lab, arguments.json)
     return max(autotune.measure_command(spec, lab, arguments.json) for spec in specs_from(arguments))
 
 
 def _train(arguments: argparse.Namespace, folders: Folders, open_app: OpenApp) -> int:
-    """Begin runs, go on with one, or follow one; in the app with `--tui`."""
+    """Start, resume or follow runs; with `--tui` in the app."""
     if arguments.command == "attach":
         if arguments.tui:
             return open_app(Opening(folders, attached=arguments.run))

@@ -1,4 +1,4 @@
-"""`reslab autotune`: which settings were measured to be quickest on this processor; to measure anew, or to forget."""
+"""`reslab autotune`: list the settings measured to be fastest on this processor, measure them, or delete them."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 
 def list_command(lab: Lab, as_json: bool) -> int:
-    """Print what later runs go by, the oldest first."""
+    """Print the choices that later runs use, the oldest first."""
     known = lab.autotune_choices()
     if as_json:
         print_json(known)
         return 0
     if not known:
-        print("no choices recorded; reslab autotune DATASET MODEL makes one, or a run with dtype auto on a processor")
+        print("no choices stored; reslab autotune DATASET MODEL measures one, as does a run with dtype auto on a CPU")
         return 0
-    print(columns([("WHEN", "MODEL", "IMAGES", "BATCH", "QUICKEST", ""), *map(_row, known)], right=(3,)))
+    print(columns([("WHEN", "MODEL", "IMAGES", "BATCH", "FASTEST", ""), *map(_row, known)], right=(3,)))
     return 0
 
 
@@ -38,9 +38,9 @@ def _row(tuned: SettingsTuned) -> tuple[str, ...]:
     model, (channels, height, width, _classes, batch_size), changed = key[3], key[7:12], dict(*key[12:])
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(tuned.measured_at)) if tuned.measured_at else "earlier"
     due = "; the next run measures again" if tuned.due else ""
-    quickest = f"{choice_text(tuned)}{busy_text(tuned)}{due}"
+    fastest = f"{choice_text(tuned)}{busy_text(tuned)}{due}"
     name = ", ".join((model, *(f"{name.replace('_', ' ')} {value}" for name, value in changed.items())))
-    return when, safe_text(name, 40), f"{channels}×{height}×{width}", str(batch_size), quickest, ""
+    return when, safe_text(name, 40), f"{channels}×{height}×{width}", str(batch_size), fastest, ""
 
 
 def forget_command(lab: Lab) -> int:
@@ -50,7 +50,7 @@ def forget_command(lab: Lab) -> int:
 
 
 def measure_command(spec: RunSpec, lab: Lab, as_json: bool) -> int:
-    """Measure now, as the run would before its first step, and keep what was found.
+    """Measure now, as a run would before its first step, and store the choice.
 
     Raises:
         ReslabError: there is nothing to choose, or the network cannot take such images.
@@ -66,7 +66,7 @@ def measure_command(spec: RunSpec, lab: Lab, as_json: bool) -> int:
 
 
 def _shown(work: Generator[Progress, None, SettingsTuned | None]) -> SettingsTuned | None:
-    """What `work` returns; on a terminal it is said how far it is."""
+    """What `work` returns; shows its progress on a terminal."""
     while True:
         try:
             progress = next(work)

@@ -1,4 +1,4 @@
-"""`reslab datasets`: what can be trained on, and which decoded images are kept."""
+"""`reslab datasets`: the datasets, and the decoded images kept in the cache."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from engine.text import safe_text
 
 
 def datasets_command(folders: Folders, delete: str | None, as_json: bool) -> int:
-    """List the datasets and what is kept; with `delete` remove one kept entry, or "all"."""
+    """List datasets and cache entries; with `delete`, delete one entry, or "all"."""
     if delete is not None:
         return _delete(folders, delete)
     kept = entries(folders.cache)
@@ -37,7 +37,7 @@ def _delete(folders: Folders, name: str) -> int:
     names = [entry.name for entry in entries(folders.cache)] if name == "all" else [name]
     for one in names:
         if not delete_entry(folders.cache, one):
-            raise DatasetError(f"no decoded images are kept under {one!r}; reslab datasets lists the names")
+            raise DatasetError(f"no decoded images named {one!r}; reslab datasets lists the names")
     print(f"{len(names)} deleted", file=sys.stderr)
     return 0
 

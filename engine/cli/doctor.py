@@ -1,4 +1,4 @@
-"""`reslab doctor`: what works on this machine, what does not, and how to mend it."""
+"""`reslab doctor`: what works on this machine, what does not, and how to fix it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PACKAGES = ("torch", "torchvision", "textual", "scikit-learn", "numpy", "pillow
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at. `ok` is None for a mere fact."""
+    """One check. `ok` is None for information without a verdict."""
 
     subject: str
     ok: bool | None
@@ -31,7 +31,7 @@ class Finding:
 
 
 def doctor_command(folders: Folders, as_json: bool) -> int:
-    """Print all findings; exit code 1 where something does not work."""
+    """Print all findings; exit code 1 if a check failed."""
     findings = list(examine(folders))
     if as_json:
         print_json(findings)
@@ -118,5 +118,5 @@ def _folder(name: str, path: Path) -> Finding:
         nearest = nearest.parent
     writable = nearest.is_dir() and os.access(nearest, os.W_OK)
     free = shutil.disk_usage(nearest).free / 2**30
-    state = f"{free:.0f} GiB free" if writable else "cannot be written; choose another"
+    state = f"{free:.0f} GiB free" if writable else "not writable; choose another"
     return Finding(f"{name} folder", writable, f"{path}, {state}" + ("" if path.exists() else ", does not exist yet"))

@@ -1,4 +1,4 @@
-"""`reslab forecast`: what a run would take, and whether it fits, without starting it."""
+"""`reslab forecast`: how much memory a run would take, and whether it fits, without starting it."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from engine.text import counted, memory_size, safe_text
 _TITLES = {
     "parameters_bytes": "parameters", "gradients_bytes": "gradients", "optimizer_bytes": "optimizer",
     "activations_bytes": "activations", "dataset_bytes": "dataset", "workspace_bytes": "workspace",
-    "context_bytes": "context of the driver", "peak_bytes": "peak",
+    "context_bytes": "driver context", "peak_bytes": "peak",
 }  # fmt: skip
 
 
 def forecast_command(spec: RunSpec, lab: Lab, as_json: bool) -> int:
-    """Print the forecast; exit code 1 where the run will not fit."""
-    found = _looked_at(spec, lab)
+    """Print the forecast; exit code 1 if the run will not fit."""
+    found = _survey(spec, lab)
     plan = lab.forecast(spec)
-    assert plan.forecast is not None  # plan_run raises where there is none
+    assert plan.forecast is not None  # plan_run raises if there is none
     parts: dict[str, Any] = {name: getattr(plan.forecast, name) for name in _TITLES}
     if as_json:
         values = {
@@ -46,16 +46,14 @@ def forecast_command(spec: RunSpec, lab: Lab, as_json: bool) -> int:
     return 1 if plan.fit == "not" else 0
 
 
-def _looked_at(spec: RunSpec, lab: Lab) -> Survey:
-    """What lies there of the dataset; on a terminal it is said how far the looking is."""
-    looking = lab.survey(spec)
+def _survey(spec: RunSpec, lab: Lab) -> Survey:
+    """The survey of the dataset's files; shows its progress on a terminal."""
+    work = lab.survey(spec)
     while True:
         try:
-            progress = next(looking)
+            progress = next(work)
         except StopIteration as end:
             found: Survey = end.value
             return found
         if sys.stderr.isatty():
-            print(
-                f"\rlooked at {progress.done:,} of {counted(progress.total, 'image')}\x1b[K\r", end="", file=sys.stderr
-            )
+            print(f"\rscanned {progress.done:,} of {counted(progress.total, 'image')}\x1b[K\r", end="", file=sys.stderr)

@@ -1,8 +1,8 @@
-"""Standard output and standard error, so that nothing that is printed can end in a traceback.
+"""Standard output and standard error, wrapped so that printing never ends in a traceback.
 
-Letters that a terminal's encoding lacks are written in a plainer form. Whoever reads a pipe may close it, a disk may be
-full, a terminal may go away: standard output says so once, with an `OutputError`, and takes the rest in silence;
-standard error, where nobody could be told of it, takes it in silence from the start.
+Letters that the terminal's encoding lacks are replaced with plainer ones. A reader may close its pipe, a disk may be
+full, a terminal may close: standard output then raises one `OutputError` and discards the rest; standard error, where
+nothing could be reported, discards silently.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ codecs.register_error(_PLAIN_LETTERS, _plainer)
 
 
 class Output:
-    """A text stream that is written to until it is lost. `lost` says why it was."""
+    """A text stream that is written until a write fails. `lost` is the error."""
 
-    _all: list[Output] = []  # noqa: RUF012  # those of the command that runs now
+    _all: list[Output] = []  # noqa: RUF012  # those of the current command
 
-    def __init__(self, stream: TextIO, name: str, says_so: bool) -> None:
+    def __init__(self, stream: TextIO, name: str, raises: bool) -> None:
         self.lost: OSError | None = None
-        self._stream, self._name, self._says_so = stream, name, says_so
+        self._stream, self._name, self._raises = stream, name, raises
         self._was_terminal = not stream.closed and stream.isatty()
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=_PLAIN_LETTERS)
@@ -60,23 +60,23 @@ class Output:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Raises OutputError the first time that it cannot be written."""
+        """Raises OutputError at the first write that fails."""
         if self.lost is None:
             with self._noticed():
                 self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Raises OutputError the first time that it cannot be written."""
+        """Raises OutputError at the first write that fails."""
         if self.lost is None:
             with self._noticed():
                 self._stream.flush()
 
     def finish(self) -> None:
-        """Write the rest. Raises OutputError where anything of all that was written did not arrive."""
+        """Write the rest. Raises OutputError if any output was lost."""
         with suppress(OutputError):
             self.flush()
-        self._say()
+        self._raise_if_lost()
 
     @property
     def terminal_is_gone(self) -> bool:
@@ -88,18 +88,18 @@ class Output:
             yield
         except OSError as error:
             self.lost = error
-            self._let_go()
-            self._say()
+            self._discard_buffer()
+            self._raise_if_lost()
 
-    def _say(self) -> None:
-        if self.lost is not None and self._says_so:
+    def _raise_if_lost(self) -> None:
+        if self.lost is not None and self._raises:
             reason = self.lost.strerror or str(self.lost)
-            said = f"cannot write to {self._name} ({reason}); send it to a place with room that can be written"
-            raise OutputError(said, self.lost.errno == errno.EPIPE)
+            text = f"cannot write to {self._name} ({reason}); redirect it to a writable file with enough space"
+            raise OutputError(text, self.lost.errno == errno.EPIPE)
 
-    def _let_go(self) -> None:
-        """What the stream still holds goes nowhere, else the interpreter would complain when it ends."""
-        with suppress(OSError, ValueError):  # ValueError: it has no number
+    def _discard_buffer(self) -> None:
+        """Send buffered text to /dev/null, else the interpreter would report an error at exit."""
+        with suppress(OSError, ValueError):  # ValueError: no file descriptor
             number = self._stream.fileno()
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, number)
@@ -108,11 +108,11 @@ class Output:
 
 @contextmanager
 def standard_streams() -> Iterator[Output]:
-    """Both streams as `Output` until the end of the block, closed ones too; yields standard output."""
+    """Wrap both streams, closed ones too, until the end of the block; yields standard output."""
     _fill_closed()
     with open(os.devnull, "w", encoding="utf-8") as nowhere:
-        out = Output(sys.stdout or nowhere, "standard output", says_so=True)
-        err = Output(sys.stderr or nowhere, "standard error", says_so=False)
+        out = Output(sys.stdout or nowhere, "standard output", raises=True)
+        err = Output(sys.stderr or nowhere, "standard error", raises=False)
         before, Output._all = Output._all, [out, err]
         try:
             with redirect_stdout(out), redirect_stderr(err):
@@ -123,27 +123,27 @@ def standard_streams() -> Iterator[Output]:
 
 
 def _fill_closed() -> None:
-    """A file must not be opened under the number of a standard stream: a library may write to that."""
+    """Occupy closed standard descriptors, so that no file gets one of them: libraries may write there."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free descriptor
 
 
 def terminal_is_gone() -> bool:
-    """Whether the terminal of this command went away, as far as it was written to."""
+    """Whether a write to this command's terminal has failed."""
     return any(output.terminal_is_gone for output in Output._all)
 
 
 def printable(text: str) -> str:
-    """`text` in the letters that standard output can show."""
+    """`text` in letters that standard output can show."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     return text if text.isascii() else text.encode(encoding, _PLAIN_LETTERS).decode(encoding)
 
 
 def json_line(value: Any) -> str:
-    """JSON on one line; in ASCII, which JSON has escapes for, where standard output cannot show every letter."""
+    """JSON on one line; with ASCII escapes if standard output cannot show every letter."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     everything = codecs.lookup(encoding).name.startswith("utf")
     return escaped(json.dumps(value, ensure_ascii=not everything))

@@ -1,4 +1,4 @@
-"""The command line's grammar. Every option of `train` is made from the settings of `RunSpec`. Loads no torch."""
+"""The command line's grammar. The options of `train` are generated from the settings of `RunSpec`. Loads no torch."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from engine.settings import Setting, Value, settings_of
 from engine.spec import RunSpec, read_spec_file
 
 _STEERING = {
-    "stop": "end a run in another process after its step, save it, and wait for that",
+    "stop": "end a run in another process after its step, save it, and wait until it has ended",
     "pause": "pause a run in another process before its next step; resume continues it",
 }
 _GROUPS = {"data": "data", "model": "network", "recipe": "recipe", "run": "run"}
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage in front of it."""
+    """Reports errors on one line, without the usage before them."""
 
     def error(self, message: str) -> NoReturn:
         raise SpecError(f"{message}; {self.prog} --help lists the commands and options")
 
 
 def build_parser(settings: bool = True) -> argparse.ArgumentParser:
-    """The whole grammar; without `settings` the options of `train` are left out, for a quicker start of the others."""
+    """The whole grammar; without `settings` the options of `train` are left out: other commands start faster."""
     folders = _folders()
     parser = _Parser(
         prog="reslab",
@@ -57,7 +57,7 @@ def build_parser(settings: bool = True) -> argparse.ArgumentParser:
 
 
 def _add_training(add: Callable[..., argparse.ArgumentParser], settings: bool) -> None:
-    """The commands that train, or say what training would take."""
+    """Commands that train, or say what training would take."""
     train = add("train", "train one run", formatter_class=argparse.RawDescriptionHelpFormatter)
     if settings:
         _add_settings(train)
@@ -68,8 +68,8 @@ def _add_training(add: Callable[..., argparse.ArgumentParser], settings: bool) -
         "--dataset",
         metavar="folder:PATH",
         type=absolute_dataset,
-        help="where the run's images lie now, if they have moved; they are checked by their SHA-256 (datasets that are "
-        "no folder: --data-dir)",
+        help="where the run's images are now, if they have moved; checked by their SHA-256 (for other datasets: "
+        "--data-dir)",
     )
     _add_where_to_train(resume)
     for name, text in _STEERING.items():
@@ -79,24 +79,24 @@ def _add_training(add: Callable[..., argparse.ArgumentParser], settings: bool) -
     attach.add_argument("--tui", action="store_true", help="in the app, on the live screen")
     report = add(
         "report",
-        "repeat one of the report's experiments, published figures beside one's own",
+        "repeat one of the report's experiments, with the published figures beside your own",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     report.add_argument("report", metavar="REPORT", help="; ".join(f"{name}: {text}" for name, text in PRESETS.items()))
     if settings:
-        report.add_argument("--dataset", metavar="DATASET", help="another dataset in its place")
+        report.add_argument("--dataset", metavar="DATASET", help="use another dataset")
         _add_groups(report)
     forecast = add(
         "forecast",
-        "say how much memory a run would take, and whether it fits",
+        "show how much memory a run would take, and whether it fits",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     autotune = add(
         "autotune",
-        "list the settings measured to be quickest on this processor; with DATASET MODEL measure now",
+        "list the settings measured to be fastest on this processor; with DATASET MODEL measure now",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    autotune.add_argument("--forget", action="store_true", help="forget them all: the next runs measure again")
+    autotune.add_argument("--forget", action="store_true", help="delete them all; the next runs measure again")
     if settings:
         _add_settings(forecast)
         _add_settings(autotune)
@@ -104,31 +104,31 @@ def _add_training(add: Callable[..., argparse.ArgumentParser], settings: bool) -
 
 
 def _add_reading(add: Callable[..., argparse.ArgumentParser]) -> None:
-    """The commands that look at what there is."""
+    """Commands that read, export or delete what is stored."""
     add("runs", "list every run, newest first")
     add("show", "show one run: settings, metric tables, per-class figures").add_argument("run", type=int, metavar="RUN")
     predictions = add("predictions", "print a run's final test predictions as CSV")
     predictions.add_argument("run", type=int, metavar="RUN")
-    compare = add("compare", "compare runs: metric tables side by side, and what the difference is worth")
+    compare = add("compare", "compare runs: metric tables side by side, and whether the difference is significant")
     compare.add_argument("runs", type=int, nargs="+", metavar="RUN")
     predict = add(
         "predict",
-        "classify images of your own with a run's weights: top five with confidence",
+        "classify your own images with a run's weights: top five with confidence",
         epilog="Exit status: 0; 1 if a file named here could not be used; 2 if none could.",
     )
     predict.add_argument("run", type=int, metavar="RUN")
     predict.add_argument(
-        "images", type=Path, nargs="+", metavar="IMAGE", help="files, and folders, of which all images are taken"
+        "images", type=Path, nargs="+", metavar="IMAGE", help="files, or folders with all their images"
     )
     export = add("export", "write a run as plain files: JSON, CSV and TOML")
     export.add_argument("run", type=int, metavar="RUN")
     export.add_argument("--to", metavar="FOLDER", type=Path, help="default: exports/RUN in the home folder")
     delete = add("delete", "delete a run: its rows and its weights", json=False)
     delete.add_argument("run", type=int, metavar="RUN")
-    datasets = add("datasets", "list the datasets, and the decoded images kept of them")
-    datasets.add_argument("--delete", metavar="KEPT", help="delete what is kept under this name, or all")
+    datasets = add("datasets", "list the datasets, and their decoded images in the cache")
+    datasets.add_argument("--delete", metavar="KEPT", help="delete the decoded images of this name, or all")
     models = add("models", "list the architectures")
-    models.add_argument("--all", action="store_true", help="with the rest of torchvision's classification networks")
+    models.add_argument("--all", action="store_true", help="include the rest of torchvision's classification networks")
     add("doctor", "check versions, device, NVML, SQLite, terminal and folders")
 
 
@@ -152,21 +152,21 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="+",
         default=[],
-        help="settings from a file, which options here override; several files are several runs, one after another",
+        help="settings from a file, overridden by options; several files are several runs, one after another",
     )
     parser.add_argument("--recipe", metavar="|".join(RECIPES), default="report", help=RECIPE_HELP)
     _add_groups(parser)
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seeds", metavar="N", type=int, default=1, help="train N times, with this seed and the next")
+    parser.add_argument("--seeds", metavar="N", type=int, default=1, help="train N times, from this seed upwards")
     parser.add_argument("--tui", action="store_true", help="open the app on the live screen with this run started")
     parser.add_argument("--exit", action="store_true", help="with --tui: leave the app when the run ends")
     _add_where_to_train(parser)
 
 
 def _add_where_to_train(parser: argparse.ArgumentParser, detach: bool = True) -> None:
-    """Here, on Ray, in a process of its own. Given twice, before the command and after it, the latter holds."""
+    """On Ray, or detached. An option given both before and after the command: the latter counts."""
     nothing: dict[str, Any] = {"default": argparse.SUPPRESS}
     group = parser.add_argument_group("where")
     group.add_argument(
@@ -176,7 +176,7 @@ def _add_where_to_train(parser: argparse.ArgumentParser, detach: bool = True) ->
         "--num-workers",
         metavar="N",
         type=int,
-        help="with --on: this many share each batch of a run; several runs then come one after another",
+        help="with --on: workers that share each batch of a run; several runs then come one after another",
         **nothing,
     )
     group.add_argument(
@@ -207,7 +207,7 @@ def _add_setting(group: argparse._ArgumentGroup, item: Setting) -> None:
 
 
 def specs_from(arguments: argparse.Namespace) -> list[RunSpec]:
-    """The runs that a command line asks for: each file's settings, overridden by the options, with every seed.
+    """The runs of a command line: each file's settings, overridden by the options, with every seed.
 
     Raises:
         SpecError: a setting is not valid, or the dataset or the architecture is missing.
@@ -233,10 +233,10 @@ def _spec_from(values: dict[str, Any], command: str) -> RunSpec:
 
 
 def cluster_from(arguments: argparse.Namespace) -> Cluster | None:
-    """Where `--on` says that runs train; None: here.
+    """Where `--on` lets runs train; None: on this machine, without Ray.
 
     Raises:
-        ReslabError: it names no such place, or there is nothing to reach it with.
+        ReslabError: the value is not valid, or Ray is not installed.
     """
     on, num_workers = getattr(arguments, "on", None), getattr(arguments, "num_workers", None)
     sync_batchnorm = getattr(arguments, "sync_batchnorm", False)
@@ -249,7 +249,7 @@ def cluster_from(arguments: argparse.Namespace) -> Cluster | None:
 
 
 def given_settings(arguments: argparse.Namespace) -> dict[str, Value]:
-    """The settings that stand on the command line, checked one by one.
+    """The settings given on the command line, checked one by one.
 
     Raises:
         SpecError: one of them is not valid.
@@ -263,7 +263,7 @@ def given_settings(arguments: argparse.Namespace) -> dict[str, Value]:
 
 
 def _with_absolute_paths(values: dict[str, Any]) -> dict[str, Any]:
-    """Folder and weights file are meant from where the person is now; later, from elsewhere, they are still those."""
+    """Resolve folder and weights file against the current folder, so that they stay valid from anywhere."""
     dataset, weights = values.get("dataset"), values.get("weights")
     if isinstance(dataset, str):
         values = {**values, "dataset": absolute_dataset(dataset)}
@@ -273,12 +273,12 @@ def _with_absolute_paths(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def wants_settings(argv: Sequence[str]) -> bool:
-    """Whether the settings' options are needed to read this command line."""
+    """Whether this command line needs the settings' options."""
     return any(command in argv for command in ("train", "report", "forecast", "autotune"))
 
 
 def columns(rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """Rows of cells as aligned text, two spaces apart; the columns in `right` end at the right."""
+    """Rows of cells as aligned text, two spaces apart; the columns in `right` are right-aligned."""
     table = [list(map(printable, row)) for row in rows]
     widths = [max(len(cell) for cell in column) for column in zip(*table, strict=True)]
     lines = []

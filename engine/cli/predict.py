@@ -1,7 +1,7 @@
-"""`reslab predict`: a run's guesses about a person's own images, file by file.
+"""`reslab predict`: a run's guesses for your own images, file by file.
 
-Exit status: 0; 1 where a file that was named could not be used; 2 where none could. In folders, files that are no
-images are counted and no more is said of them; damaged images there have a line, as those that were named.
+Exit status: 0; 1 if a file named on the command line could not be used; 2 if none could. In folders, files that are not
+images are only counted; damaged images get a line, like named files.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _EXPECTED = "expected an image such as a JPEG or PNG"
 
 def predict_command(lab: Lab, run: int, images: Sequence[Path], as_json: bool) -> int:
     """Print the top five of every image, or why it cannot be used."""
-    lab.run(run)  # or say at once that there is none
+    lab.run(run)  # fail at once if there is no such run
     files = lab.find_files(images)
     counts = _Counts()
     printer = _print_json if as_json else _print_text
@@ -41,7 +41,7 @@ def predict_command(lab: Lab, run: int, images: Sequence[Path], as_json: bool) -
 
 
 def _print_json(item: ImageGuesses, first: bool) -> None:
-    """One list in all, a line a file."""
+    """One list over all calls, one line per file."""
     row = escaped(json.dumps(plain(item), ensure_ascii=False))
     print(f"[\n{row}" if first else f",\n{row}", end="", flush=True)
 
@@ -58,7 +58,7 @@ def _print_text(item: ImageGuesses, first: bool) -> None:
 
 @dataclass(slots=True)
 class _Counts:
-    """How many files were shown, of these were not usable, of these again were named; and others in folders."""
+    """Counts of files: shown, unusable, unusable and named; and files in folders that are not images."""
 
     num_shown: int = 0
     num_unusable: int = 0
@@ -67,7 +67,7 @@ class _Counts:
     first_unusable: ImageGuesses | None = None
 
     def add(self, item: ImageGuesses, named: bool) -> bool:
-        """Count a file; whether it is shown."""
+        """Count a file; returns whether to show it."""
         from engine.data.formats import is_another_kind
 
         if item.error is not None and not named and is_another_kind(item.error):
@@ -80,25 +80,25 @@ class _Counts:
             self.first_unusable = self.first_unusable or item
         return True
 
-    def verdict(self, asked: Sequence[Path]) -> int:
-        """The exit status, and on stderr what was left out.
+    def verdict(self, paths: Sequence[Path]) -> int:
+        """The exit status; prints to stderr what was left out.
 
         Raises:
             DatasetError: no file was usable.
         """
         if self.num_others:
-            others = counted(self.num_others, "other file")
-            print(f"reslab: left out {others} in these folders: no image", file=sys.stderr)
+            others = counted(self.num_others, "file that is not an image", "files that are not images")
+            print(f"reslab: skipped {others}", file=sys.stderr)
         if self.num_shown == 0:
-            raise DatasetError(f"no image in {', '.join(map(str, asked))}; {_EXPECTED}, or a folder with some")
+            raise DatasetError(f"no image in {', '.join(map(str, paths))}; {_EXPECTED}, or a folder with some")
         first = self.first_unusable
         if first is not None and self.num_unusable == self.num_shown == 1:
             raise DatasetError(f"{first.file} is not usable: {first.error}; {_EXPECTED}")
         if first is not None:
-            said = (
+            text = (
                 f"not usable: {self.num_unusable:,} of {counted(self.num_shown, 'image')}; {first.file}: {first.error}"
             )
             if self.num_unusable == self.num_shown:
-                raise DatasetError(f"{said}; {_EXPECTED}")
-            print(f"reslab: {safe_text(said)}", file=sys.stderr)
+                raise DatasetError(f"{text}; {_EXPECTED}")
+            print(f"reslab: {safe_text(text)}", file=sys.stderr)
         return 1 if self.num_named_unusable else 0

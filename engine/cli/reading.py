@@ -39,8 +39,8 @@ def list_models(every: bool, as_json: bool) -> int:
         (info.name, str(info.depth or "–"), f"{info.num_parameters:,}", _least_size(info), info.title) for info in shown
     ]
     print(columns(rows, right=(1, 2, 3)))
-    print("Parameters of the ImageNet form; three channels and 1,000 classes are fitted to the dataset.")
-    print("Least size: of an image's side in pixels; n× is a multiple of n.")
+    print("Parameters for ImageNet (3 channels, 1,000 classes); a run adapts both to its dataset.")
+    print("Least size: the shorter image side in pixels; n× means a multiple of n.")
     if not every:
         print(f"{len(MORE_MODELS)} more with --all.")
     return 0
@@ -56,7 +56,7 @@ def list_runs(lab: Lab, as_json: bool) -> int:
         print_json(runs)
         return 0
     if not runs:
-        print("no runs yet; reslab train digits resnet18 makes one")
+        print("no runs yet; reslab train digits resnet18 starts one")
         return 0
     header = ("RUN", "WHEN", "DATASET", "MODEL", "STATUS", "UNTRAINED", "FINAL", "IMAGES/S", "TIME", "WHERE")
     num_columns = len(header) if any(run.workers for run in runs) else len(header) - 1
@@ -80,11 +80,11 @@ def _run_row(run: RunSummary) -> tuple[str, ...]:
 
 
 def show_run(lab: Lab, run: int, as_json: bool) -> int:
-    """Print one run; exit code 1 where its rows were changed after its end."""
+    """Print one run; exit code 1 if its rows were changed after its end."""
     details = lab.run(run)
     print_json(details_as_json(details)) if as_json else _print_details(details, lab.folders)
     if details.intact is False:
-        print(f"reslab: run {run} was changed after it had ended; do not trust its figures", file=sys.stderr)
+        print(f"reslab: run {run} was changed after it ended; do not trust its figures", file=sys.stderr)
         return 1
     return 0
 
@@ -137,7 +137,7 @@ def compare_runs(lab: Lab, runs: Sequence[int], as_json: bool, pairs: Pairs | No
 
 
 def print_predictions(lab: Lab, run: int, as_json: bool) -> int:
-    """One line a test image: its file, the names of its true and its predicted class, and their numbers."""
+    """One line per test image: its file, its true and its predicted class, by name and number."""
     found = lab.predictions(run)
     if as_json:
         print_json(list(found))

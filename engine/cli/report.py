@@ -1,4 +1,4 @@
-"""`reslab report`: one of the report's experiments from its first run to the table beside the published figures."""
+"""`reslab report`: train one of the report's experiments and print its figures beside the published ones."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def report_command(preset: Preset, lab: Lab, as_json: bool) -> int:
 
 
 def report_tables(preset: Preset, records: Sequence[RunSummary]) -> list[list[tuple[str, ...]]]:
-    """One table a run: each metric untrained and trained, with the published figures beside them."""
+    """One table per run: each metric, untrained and trained, beside the published figures."""
     tables = []
     for record, found in zip(records, preset.published, strict=True):
         head = ["", "UNTRAINED", "TRAINED", *(("PUBLISHED: UNTRAINED", "TRAINED") if found else ())]

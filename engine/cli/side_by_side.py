@@ -1,4 +1,4 @@
-"""`reslab train` of several runs on a cluster: they begin as there is room, and each tells of itself."""
+"""`reslab train` with several runs on a cluster: they start as there is room, and their lines name the run."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from engine.launch.follow import follow
 from engine.text import counted, percent, safe_text
 
 _LISTEN_S = 0.2
-_Told = events.Event | ReslabError | None  # None: all have ended
+_Item = events.Event | ReslabError | None  # None: all have ended
 
 
 def train_side_by_side(order: Order, as_json: bool, detach: bool) -> int:
-    """Start them in a process of its own, and follow them all; the exit code is the first that is not 0."""
+    """Start them detached, and follow them all; the exit code is the first that is not 0."""
     process = DetachedProcess(order)
     if detach:
         first = process.first(RunControl())
@@ -31,12 +31,12 @@ def train_side_by_side(order: Order, as_json: bool, detach: bool) -> int:
             print_json({"run": first})
         else:
             print(
-                f"{counted(len(order.jobs), 'run')} continue without this terminal, run {first} is the first; "
+                f"{counted(len(order.jobs), 'run')} continue without this terminal, starting with run {first}; "
                 "reslab runs lists them"
             )
         return 0
-    control, told = RunControl(), queue.Queue[_Told]()
-    threading.Thread(target=_follow_all, args=(process, order, control, told), name="runs", daemon=True).start()
+    control, pending = RunControl(), queue.Queue[_Item]()
+    threading.Thread(target=_follow_all, args=(process, order, control, pending), name="runs", daemon=True).start()
     view: View = JsonLines() if as_json else Lines()
     codes = []
     with on_signals(control, elsewhere=True, only_looks=False):
@@ -46,7 +46,7 @@ def train_side_by_side(order: Order, as_json: bool, detach: bool) -> int:
                 process.stop()
                 stopped = True
             try:
-                event = told.get(timeout=_LISTEN_S)
+                event = pending.get(timeout=_LISTEN_S)
             except queue.Empty:
                 continue
             if event is None:
@@ -60,35 +60,35 @@ def train_side_by_side(order: Order, as_json: bool, detach: bool) -> int:
         view.table()
     if control.left:
         return 0
-    if len(codes) < len(order.jobs) and not any(codes):  # some were not begun
+    if len(codes) < len(order.jobs) and not any(codes):  # some were not started
         return EXIT_CODES["stopped"] if control.stop_requested else EXIT_CODES["failed"]
     return next((code for code in codes if code), 0)
 
 
-def _follow_all(process: DetachedProcess, order: Order, control: RunControl, told: queue.Queue[_Told]) -> None:
+def _follow_all(process: DetachedProcess, order: Order, control: RunControl, pending: queue.Queue[_Item]) -> None:
     threads = []
     try:
         for run in process.runs(least=0):
-            thread = threading.Thread(target=_follow_one, args=(run, order, control, told), daemon=True)
+            thread = threading.Thread(target=_follow_one, args=(run, order, control, pending), daemon=True)
             thread.start()
             threads.append(thread)
         for thread in threads:
             thread.join()
-        told.put(None)
+        pending.put(None)
     except ReslabError as error:
-        told.put(error)
+        pending.put(error)
 
 
-def _follow_one(run: int, order: Order, control: RunControl, told: queue.Queue[_Told]) -> None:
+def _follow_one(run: int, order: Order, control: RunControl, pending: queue.Queue[_Item]) -> None:
     try:
-        for event in follow(run, order.folders, control, begun=True):
-            told.put(event)
-    except ReslabError as error:  # it was over before it could be followed: the table has it
+        for event in follow(run, order.folders, control, just_started=True):
+            pending.put(event)
+    except ReslabError as error:  # it ended before it could be followed
         print(f"reslab: {safe_text(error)}", file=sys.stderr)
 
 
 class Lines:
-    """A line on stderr for what happens to each run; the table at the end goes to stdout."""
+    """Prints a line to stderr for each event of interest; the final table goes to stdout."""
 
     def __init__(self) -> None:
         self._started: dict[int, events.RunStarted] = {}
@@ -99,35 +99,35 @@ class Lines:
         match event:
             case events.RunStarted():
                 self._started[event.run] = event
-                self._say(event, f"{_what(event)}, {event.resolved.workers}, {event.resolved.device}")
+                self._print(event, f"{_what(event)}, {event.resolved.workers}, {event.resolved.device}")
                 for line in data_lines(event.notes, event.left_out):
-                    self._say(event, line)
+                    self._print(event, line)
             case events.Evaluated():
                 epochs = started.spec.get("epochs", "?") if started else "?"
                 accuracy = percent(event.metrics.accuracy)
-                self._say(event, f"epoch {event.epoch}/{epochs}, {event.split} accuracy {accuracy}")
+                self._print(event, f"epoch {event.epoch}/{epochs}, {event.split} accuracy {accuracy}")
             case events.RunPaused():
-                self._say(event, f"paused; reslab resume {event.run} continues it")
+                self._print(event, f"paused; reslab resume {event.run} continues it")
             case events.RunResumed():
-                self._say(event, "resumed")
+                self._print(event, "resumed")
             case events.RunContinued():
-                self._say(event, continued_text(event))
+                self._print(event, continued_text(event))
             case events.MemoryRecovered():
-                self._say(event, f"memory ran out: {event.action}")
+                self._print(event, f"memory ran out: {event.action}")
             case events.CheckpointFailed():
-                self._say(event, f"step {event.step:,} could not be saved, the run continues: {event.error}")
+                self._print(event, f"step {event.step:,} could not be saved, the run continues: {event.error}")
             case events.RunEnded():
                 self._ended[event.run] = event
-                self._say(event, f"{event.status} after {duration(event.elapsed_s)}")
+                self._print(event, f"{event.status} after {duration(event.elapsed_s)}")
                 if event.error:
-                    self._say(event, event.error)
+                    self._print(event, event.error)
             case (
                 events.DatasetProgressed()
                 | events.EvaluationProgressed()
                 | events.StepsCompleted()
                 | events.EpochEnded()
             ):
-                pass  # of several runs at once, an evaluation each epoch is enough
+                pass  # with several runs at once, one line per epoch is enough
             case (
                 events.GradientsMeasured()
                 | events.CheckpointSaved()
@@ -149,7 +149,7 @@ class Lines:
             rows.append((str(run), *names, ended.status, *figures, started.resolved.workers if started else "–"))
         print(columns([tuple(map(safe_text, row)) for row in rows], right=(0, 3, 5, 6)))
 
-    def _say(self, event: events.Event, text: str) -> None:
+    def _print(self, event: events.Event, text: str) -> None:
         print(safe_text(f"run {event.run}: {text}"), file=sys.stderr, flush=True)
 
 

@@ -1,7 +1,6 @@
-"""`reslab stop`, `pause` and `resume` of runs in other processes: each asks, then waits until it is so.
+"""`reslab stop`, `pause` and `resume` for runs in other processes: send a request, then wait until it has taken effect.
 
-The run is asked through its folder, so every process on any machine that shares the home folder reaches it. Loads no
-torch.
+Requests go through the run's folder, so they reach a run on any machine that shares the home folder. Loads no torch.
 """
 
 from __future__ import annotations
@@ -23,37 +22,37 @@ INTERRUPTED = 130
 
 
 def stop_command(run: int, lab: Lab, as_json: bool) -> int:
-    """Ask for a clean end and wait for it; exit code 1 where the run failed or diverged instead."""
+    """Request a clean end and wait for it; exit code 1 if the run failed or diverged instead."""
     lab.stop(run)
     return _wait(run, lab, f"run {run} is stopping after its step", as_json, lambda: False)
 
 
 def pause_command(run: int, lab: Lab, as_json: bool) -> int:
-    """Ask for a pause and wait for it; exit code 1 where the run failed or diverged first."""
+    """Request a pause and wait for it; exit code 1 if the run failed or diverged first."""
     lab.pause(run)
     return _wait(run, lab, f"run {run} is pausing before its next step", as_json, lambda: lab.is_paused(run))
 
 
 def continue_command(run: int, lab: Lab, as_json: bool) -> int:
-    """Let a run that is live and paused continue in its own process; exit code 1 where it failed or diverged first.
+    """Let a paused run continue in its own process; exit code 1 if it failed or diverged first.
 
     Raises:
-        StoreError: it is not paused, or it cannot be asked.
+        StoreError: it is not paused, or its folder cannot be written.
     """
     lab.unpause(run)
     return _wait(run, lab, f"run {run} is resuming", as_json, lambda: not lab.is_paused(run))
 
 
-def _wait(run: int, lab: Lab, words: str, as_json: bool, is_so: Callable[[], bool]) -> int:
-    """Until it `is_so`, or the run has ended; then say how it stands. ctrl+c leaves: the run was asked all the same."""
+def _wait(run: int, lab: Lab, words: str, as_json: bool, is_done: Callable[[], bool]) -> int:
+    """Wait until `is_done`, or the run has ended; then print its status. ctrl+c stops waiting; the request stands."""
     try:
         with _waiting(words, as_json):
-            while not is_so() and (record := lab.look(run)).status == "running":
+            while not is_done() and (record := lab.summary(run)).status == "running":
                 time.sleep(_LOOK_EVERY_S)
     except KeyboardInterrupt:
-        print(f"reslab: run {run} was asked to and will; reslab show {run} shows its status", file=sys.stderr)
+        print(f"reslab: run {run} still has the request; reslab show {run} shows its status", file=sys.stderr)
         return INTERRUPTED
-    record = lab.look(run)
+    record = lab.summary(run)
     is_paused = record.status == "running" and lab.is_paused(run)
     status = "paused" if is_paused else record.status
     print_json({**plain(record), "status": status}) if as_json else print(safe_text(_words(record, status)))
@@ -62,7 +61,7 @@ def _wait(run: int, lab: Lab, words: str, as_json: bool, is_so: Callable[[], boo
 
 @contextmanager
 def _waiting(words: str, as_json: bool) -> Iterator[None]:
-    """A line on stderr while it is waited for; on a terminal with the time that it takes."""
+    """Show `words` on stderr while waiting; on a terminal with the elapsed time."""
     if as_json:
         yield
         return
@@ -71,12 +70,12 @@ def _waiting(words: str, as_json: bool) -> Iterator[None]:
 
     console = Console(stderr=True, highlight=False)
     if not console.is_terminal:
-        print(f"{words} (ctrl+c: do not wait)", file=sys.stderr, flush=True)
+        print(f"{words} (ctrl+c: stop waiting)", file=sys.stderr, flush=True)
         yield
         return
     columns = (TextColumn("{task.description}", markup=False), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, refresh_per_second=2) as progress:
-        progress.add_task(f"{words} (ctrl+c: do not wait)", total=None)
+        progress.add_task(f"{words} (ctrl+c: stop waiting)", total=None)
         yield
 
 
@@ -87,7 +86,7 @@ def _words(record: RunSummary, status: str) -> str:
     if status == "running":
         return f"run {run} has resumed"
     accuracy = f", test accuracy {percent(record.final.accuracy)}" if record.final else ""
-    said = f"run {run} {status} after {duration(record.elapsed_s)}, at step {record.steps or 0:,}{accuracy}"
+    text = f"run {run} {status} after {duration(record.elapsed_s)}, at step {record.steps or 0:,}{accuracy}"
     if record.error:
-        said += f": {record.error}"
-    return said + (f"; reslab resume {run} continues it" if status == "stopped" else "")
+        text += f": {record.error}"
+    return text + (f"; reslab resume {run} continues it" if status == "stopped" else "")

@@ -1,4 +1,4 @@
-"""`reslab train`: a progress bar on a terminal, lines in a pipe, or one JSON event a line."""
+"""`reslab train`: a progress bar on a terminal, lines in a pipe, or one JSON event per line."""
 
 from __future__ import annotations
 
@@ -74,16 +74,16 @@ def resume_command(
     number: int, folders: Folders, as_json: bool, cluster: Cluster | None = None, detach: bool = False,
     dataset: str | None = None,
 ) -> int:  # fmt: skip
-    """Continue a run that was interrupted, with its images from `dataset` where they have moved, or one that is live
-    and paused; of one that is complete it says so.
+    """Continue an interrupted run, with its images from `dataset` if they have moved, or one that is live and paused. A
+    completed run is left alone.
     """
     lab = Lab(folders, cluster=cluster)
-    record = lab.look(number)
+    record = lab.summary(number)
     if record.status == "running":
         given = [("--on", cluster), ("--detach", detach), ("--dataset", dataset)]
         option = next((name for name, value in given if value), None)
         if option is not None:
-            raise SpecError(f"run {number} is live already and stays where it is; leave out {option}")
+            raise SpecError(f"run {number} is live already and cannot move; leave out {option}")
         from engine.cli.steering import continue_command
 
         return continue_command(number, lab, as_json)
@@ -124,8 +124,8 @@ def _detach(order: Order, as_json: bool) -> int:
 def train_all(
     specs: Sequence[RunSpec], folders: Folders, as_json: bool, cluster: Cluster | None = None, detach: bool = False
 ) -> int:
-    """Train one after another, or on a cluster side by side where each has one worker; the exit code is the first that
-    is not 0. A stop, or bad input, ends them all.
+    """Train one after another, or, on a cluster with one worker each, side by side; the exit code is the first that is
+    not 0. A stop, or bad input, ends them all.
     """
     order = Order(folders, tuple(map(Job, specs)), cluster)
     if cluster is not None and cluster.side_by_side and len(specs) > 1:
@@ -147,10 +147,9 @@ def train_in_turn(specs: Sequence[RunSpec], lab: Lab, watch: Watch) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """How events are shown. Runs that `survives` this process go on when its terminal goes; ctrl+c stops them all the
-    same, but for somebody who `only_looks`. `is_quiet` leaves the final tables out, `needs_all` ends at the first run
-    that does not complete, and `seen` gets each event as well. `title` stands before the line that names each of
-    several runs.
+    """How events are shown. With `survives`, runs continue when the terminal closes; ctrl+c still stops them, unless
+    this process only follows (`only_looks`). `is_quiet` omits the final tables, `needs_all` stops at the first run that
+    does not complete, `seen` is called with each event, and `title` precedes the line that names each of several runs.
     """
 
     survives: bool = False
@@ -165,8 +164,8 @@ class Watch:
 def show_events(
     start: Callable[[RunControl], Generator[Event, None, None]], specs: Sequence[RunSpec], watch: Watch
 ) -> int:
-    """Show the events of runs that come one after another, those of `specs`, to the end of the last one, or of the
-    first that was stopped; returns the exit code.
+    """Show the events of the runs of `specs`, one after another, to the end of the last one, or of the first that was
+    stopped; returns the exit code.
     """
     control, codes = RunControl(), list[int]()
     if not watch.survives:
@@ -190,7 +189,7 @@ def show_events(
 
 
 def _show_one(events: Iterator[Event], view: View, control: RunControl, watch: Watch) -> int | None:
-    """Show one run's events, to its end; returns the exit code that its status means."""
+    """Show one run's events to its end; returns the exit code for its status."""
     for event in events:
         if not shown(view, event) and watch.only_looks:
             control.leave()
@@ -204,26 +203,26 @@ def _show_one(events: Iterator[Event], view: View, control: RunControl, watch: W
 
 @contextmanager
 def on_signals(control: RunControl, elsewhere: bool, only_looks: bool) -> Iterator[None]:
-    """The first ctrl+c, SIGTERM or hang-up asks for a clean end, the next one after a while interrupts. A run that is
-    carried `elsewhere` is left alone by all but ctrl+c, and by that as well where one `only_looks`.
+    """The first ctrl+c, SIGTERM or hang-up requests a clean end; another one, over a second later, interrupts. On a run
+    `elsewhere` only ctrl+c acts, and with `only_looks` no signal does.
 
-    What comes at once is the same one, sent to the whole group of processes and handed on by whoever started this one.
+    Repeats within a second count as one: the process group and the parent may both deliver the same signal.
     """
     reasons = {signal.SIGTERM: TERMINATED, signal.SIGHUP: HUNG_UP}
-    asked_at = -math.inf
+    requested_at = -math.inf
 
     def stop(number: int, frame: FrameType | None) -> None:
-        nonlocal asked_at
+        nonlocal requested_at
         if elsewhere and (only_looks or number != signal.SIGINT):
             control.leave()
             return
         if control.stop_requested:
-            if time.monotonic() - asked_at > SAME_SIGNAL_S:
+            if time.monotonic() - requested_at > SAME_SIGNAL_S:
                 raise KeyboardInterrupt
             return
-        asked_at = time.monotonic()
+        requested_at = time.monotonic()
         control.stop(reasons.get(signal.Signals(number)))
-        with suppress(OSError):  # after a hang-up there is nobody to tell
+        with suppress(OSError):  # after a hang-up there is no terminal
             print("reslab: stopping after this step; again to abort", file=sys.stderr)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
@@ -251,8 +250,8 @@ def _view(spec: RunSpec, as_json: bool, quiet: bool) -> Iterator[View]:
 
 
 def shown(view: View, event: Event) -> bool:
-    """Show it. False where standard output was lost with it, as by a reader that closed its pipe: that is no reason to
-    end a run, whose figures are in the record.
+    """Show an event. False if standard output was lost, for example because its reader closed the pipe: the run
+    continues, because the store has its figures.
     """
     try:
         view.show(event)
@@ -282,7 +281,7 @@ class _Bar:
                 self._num_steps = event.num_steps
                 changes = ", ".join(event.changes) or "nothing changed"
                 val = f", {event.num_val:,} validation" if event.num_val else ""
-                self._say(
+                self._print(
                     f"run {event.run}: {self._spec.model} on {self._spec.dataset}, {event.num_train:,} training{val} "
                     f"and {counted(event.num_test, 'test image')}\n{changes}, "
                     f"{counted(event.num_parameters, 'parameter')}, {event.resolved.device} "
@@ -290,40 +289,40 @@ class _Bar:
                     f"{fewer_threads(event.resolved.num_threads, event.resolved.threads_reason)}"
                 )
                 for line in data_lines(event.notes, event.left_out):
-                    self._say(line)
+                    self._print(line)
             case StepsCompleted():
                 figures = f"loss {event.losses[-1]:.4f}  {event.images / event.train_s:,.0f} img/s"
                 title = f"epoch {event.epoch}/{self._spec.epochs}"
                 self._update(title, event.last_step, self._num_steps, figures)
             case EpochEnded():
-                self._say(
+                self._print(
                     f"epoch {event.epoch}: train loss {event.train_loss:.4f}, train accuracy "
                     f"{percent(event.train_accuracy)}, {event.images_per_s:,.0f} images/s"
                 )
             case Evaluated():
                 moment = f"epoch {event.epoch}" if event.moment == "epoch" else event.moment
-                self._say(
+                self._print(
                     f"{moment}: {event.split} loss {event.metrics.loss:.4f}, {event.split} accuracy "
                     f"{percent(event.metrics.accuracy)}"
                 )
             case SettingsTuned():
-                self._say(f"measured for this network and machine{busy_text(event)}: {choice_text(event)}")
+                self._print(f"measured for this network and machine{busy_text(event)}: {choice_text(event)}")
             case TuningChecked():
                 if text := checked_text(event):
-                    self._say(text)
+                    self._print(text)
             case RunPaused():
-                self._say(f"run {event.run} is paused; reslab resume {event.run} continues it")
+                self._print(f"run {event.run} is paused; reslab resume {event.run} continues it")
             case RunResumed():
-                self._say(f"run {event.run} has resumed")
+                self._print(f"run {event.run} has resumed")
             case RunContinued():
-                self._bar.reset(self._task)  # the past was told in no time: no speed to go by
+                self._bar.reset(self._task)  # past events came at once, so their speed means nothing
                 self._bar.update(self._task, completed=event.step, total=self._num_steps)
-                self._say(continued_text(event))
+                self._print(continued_text(event))
             case CheckpointFailed():
-                self._say(f"step {event.step:,} could not be saved, the run continues: {event.error}")
+                self._print(f"step {event.step:,} could not be saved, the run continues: {event.error}")
             case MemoryRecovered():
                 why = f"memory ran out at step {event.step:,}" if event.step else "too little memory"
-                self._say(f"{why}: {event.action}")
+                self._print(f"{why}: {event.action}")
             case RunEnded():
                 self._end(event)
             case EvaluationProgressed() | GradientsMeasured() | CheckpointSaved() | MemoryForecasted():
@@ -334,16 +333,16 @@ class _Bar:
     def _update(self, title: str, done: int, total: int | None, figures: str = "") -> None:
         self._bar.update(self._task, description=title, completed=done, total=total, figures=figures)
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         lines: list[Any] = [Text(safe_text(line)) for line in text.splitlines()]
         self._console.print(*lines, sep="\n", soft_wrap=True)
 
     def _end(self, event: RunEnded) -> None:
         self._bar.stop()
         speed = f", {event.train_images_per_s:,.0f} images/s" if event.train_images_per_s else ""
-        self._say(f"run {event.run} {event.status} after {duration(event.elapsed_s)}{speed}")
+        self._print(f"run {event.run} {event.status} after {duration(event.elapsed_s)}{speed}")
         if event.error:
-            self._say(event.error)
+            self._print(event.error)
         if event.untrained and not self._quiet:
             print(columns([("", "UNTRAINED", "TRAINED"), *metric_rows(event.untrained, event.final)], right=(1, 2)))
         for remark in () if self._quiet else event.remarks:

@@ -1,4 +1,4 @@
-"""Writes one run out as plain files that need no reslab to be read: CSV, JSON and TOML."""
+"""Exports one run as plain files that can be read without reslab: CSV, JSON and TOML."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ PREDICTION_COLUMNS = tuple(item.name for item in fields(NamedPrediction))
 
 
 def export_run(store: Store, run: int, run_folder: Path, folder: Path) -> Path:
-    """Write run.json, spec.toml, metrics.csv, steps.csv and, where there are any, predictions.csv into `folder`.
+    """Write run.json, spec.toml, metrics.csv, steps.csv and, if there are any, predictions.csv into `folder`.
 
-    `run_folder` is where the run's own files lie.
+    `run_folder` has the run's own files.
     """
     details = store.details(run)
     try:
@@ -51,7 +51,7 @@ def _spec_toml(spec: Mapping[str, Any]) -> str:
 
 
 def details_as_json(details: RunDetails) -> dict[str, Any]:
-    """A run as JSON types: its record, what was resolved, epochs, evaluations, weights."""
+    """A run as JSON types: its summary, resolved settings, epochs, evaluations, weights."""
     return {
         **plain(details.record),
         "started": plain(details.started),
@@ -65,7 +65,7 @@ def details_as_json(details: RunDetails) -> dict[str, Any]:
 
 
 def write_predictions(file: TextIO, predictions: Iterable[NamedPrediction]) -> None:
-    """CSV with a header line; names are made harmless, for people print such files."""
+    """CSV with a header line; names are made safe, because such files are printed to terminals."""
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(PREDICTION_COLUMNS)
     for item in predictions:

@@ -1,1 +1,1 @@
-"""Runs that no terminal can take along: a process of their own carries them, and whoever likes follows."""
+"""Ways to run: in this process, detached from the terminal, or on Ray; and how to follow and steer such runs."""

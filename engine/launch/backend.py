@@ -1,10 +1,10 @@
-"""What every way to run has in common: a job goes in, a handle with the run's events and its control comes out.
+"""The interface of all backends: a job goes in, a handle with the run's events and control comes out.
 
     InProcess     in this process
-    Detached      in a process of its own, which survives this one
+    Detached      in a process of its own, which outlives this one
     RayBackend    on a Ray cluster
 
-None of them knows another. What starts next is decided by `engine.launch.scheduler`. Loads no torch.
+They do not know each other. `engine.launch.scheduler` decides what starts next. Loads no torch.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from engine.events import Event, RunEnded
 from engine.spec import RunSpec
 
 Slot = object
-"""What a `Capacity` reserved for a run; the backend that belongs to it knows what it is."""
+"""What a `Capacity` reserved for a run; only the matching backend knows its type."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One run: a new one of `spec`, or run number `resume`, whose spec it is, from its newest checkpoint.
+    """One run: a new one of `spec`, or run number `resume`, which has this spec, from its newest checkpoint.
 
-    `dataset` is where the images of a resumed run are now, if they have moved.
+    `dataset`: where the images of a resumed run are now, if they have moved.
     """
 
     spec: RunSpec
@@ -37,9 +37,9 @@ class Job:
 
 
 class Handle:
-    """One run. It begins when its events are first asked for, in the thread that asks.
+    """One run. It starts with the first iteration over its events, in the thread that iterates.
 
-    `run` is its number as soon as that is known, `ended` its last event.
+    `run` is its number once known, `ended` its last event.
     """
 
     def __init__(self, start: Callable[[RunControl], Generator[Event, None, None]], control: RunControl) -> None:
@@ -49,8 +49,8 @@ class Handle:
         self._start = start
 
     def events(self) -> Generator[Event, None, None]:
-        """Each event, recorded already, to the end. Whoever closes this early stops a run in this process, and only
-        stops following a run elsewhere.
+        """Each event, already stored, to the end. Closing this early stops a run in this process; a run elsewhere
+        continues, no longer followed.
 
         Raises:
             ReslabError: the run could not be started.
@@ -63,25 +63,25 @@ class Handle:
                 yield event
 
     def wait(self) -> RunEnded | None:
-        """Follow the run to its end; None where it was left, or never began."""
+        """Follow the run to its end; None if it was left, or never started."""
         for _ in self.events():
             pass
         return self.ended
 
 
 class Backend(Protocol):
-    """A way to run. `survives`: its runs go on when this process ends."""
+    """A way to run. `survives`: its runs continue when this process ends."""
 
     @property
     def survives(self) -> bool: ...
 
     def start(self, job: Job, control: RunControl | None = None, slot: Slot | None = None) -> Handle:
-        """The run of `job`, in the `slot` that was reserved for it, if one was."""
+        """The run of `job`, in the `slot` reserved for it, if any."""
         ...
 
 
 class Capacity(Protocol):
-    """How many runs may be under way at once. Open from `with` to the end of the block."""
+    """How many runs may train at once. A context manager: open within its block."""
 
     @property
     def is_one(self) -> bool:
@@ -95,10 +95,10 @@ class Capacity(Protocol):
     ) -> None: ...
 
     def reserve(self, spec: RunSpec, is_wanted: Callable[[], bool]) -> Slot | None:
-        """Room for a run of `spec`, waited for as long as `is_wanted` says so; None where it is wanted no more.
+        """Wait for room for a run of `spec` while `is_wanted`; None once it is no longer wanted.
 
         Raises:
-            ReslabError: there will never be room for it; the text is for the run's record.
+            ReslabError: there will never be room for it; the text is stored as the run's error.
         """
         ...
 
@@ -107,12 +107,12 @@ class Capacity(Protocol):
         ...
 
     def leave_idle(self) -> None:
-        """Nothing waits just now: give back what is kept for the next run."""
+        """No run waits: free what is kept for the next one."""
         ...
 
 
 class Limit:
-    """So many runs at once on this machine."""
+    """Up to `number` runs at once on this machine."""
 
     _LOOK_EVERY_S = 0.1
 
@@ -131,7 +131,7 @@ class Limit:
         pass
 
     def reserve_now(self) -> Slot | None:
-        """Room for a run, if there is any at this moment."""
+        """A slot if one is free now."""
         return self if self._free.acquire(blocking=False) else None
 
     def reserve(self, spec: RunSpec, is_wanted: Callable[[], bool]) -> Slot | None:

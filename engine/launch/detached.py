@@ -1,7 +1,7 @@
-"""Runs in processes of their own: each in a session of its own, so that signals to the terminal leave it alone.
+"""Detached runs: in a process and session of their own, so that signals to the terminal do not reach them.
 
-Such a process reports on its standard output which runs it has started, or why it has not; the runs'
-own streams tell the rest. Loads no torch in the process that asks.
+Such a process reports on its standard output which runs it has started, or why it could not; everything else is in the
+runs' event streams. Loads no torch in the calling process.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from engine.records import TERMINATED
 from engine.spec import RunSpec
 
 _LISTEN_S = 0.1
-_ASK_EVERY_S = 2.0
+_STOP_EVERY_S = 2.0
 _STOPPED = 3  # exit code
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What such a process is to do: one job, several one after another or side by side, or all that waits in the stored
-    queue where none is given. On `cluster`; None: on this machine.
+    """What a detached process runs: one job, several one after another or side by side, or, without any, the stored
+    queue. On `cluster`; None: on this machine.
     """
 
     folders: Folders
@@ -65,7 +65,7 @@ class Order:
 
 
 class Detached:
-    """Each run in a process of its own, which works on `cluster`; None: on this machine."""
+    """Each run in a process of its own, which trains on `cluster`; None: on this machine."""
 
     survives = True
 
@@ -76,7 +76,7 @@ class Detached:
         def events(control: RunControl) -> Generator[Event, None, None]:
             run = DetachedProcess(self.order(job)).first(control)
             if run is not None:
-                yield from follow(run, self._folders, control, begun=True)
+                yield from follow(run, self._folders, control, just_started=True)
 
         return Handle(events, control or RunControl())
 
@@ -85,7 +85,7 @@ class Detached:
 
 
 class DetachedProcess:
-    """The process of an order, from the side of whoever started it. Closing changes nothing for the runs."""
+    """The process of an order, as seen by its parent. The runs do not depend on it."""
 
     def __init__(self, order: Order) -> None:
         self._log, self._stopped = order.folders.log, False
@@ -97,55 +97,53 @@ class DetachedProcess:
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         )  # fmt: skip
         assert self._process.stdin is not None
-        with suppress(BrokenPipeError), self._process.stdin as pipe:  # it died at once: `runs` says so
+        with suppress(BrokenPipeError), self._process.stdin as pipe:  # it died at once: `runs` reports it
             pipe.write(order.to_json())
 
     def first(self, control: RunControl) -> int | None:
-        """The number of its first run; None where `control` was left or stopped before there was any.
+        """The number of its first run; None if `control` was left or stopped before there was one.
 
         Raises:
             ReslabError: as `runs`.
         """
         assert self._process.stdout is not None
-        asked_at = 0.0
+        stopped_at = 0.0
         try:
             while not select.select([self._process.stdout], [], [], _LISTEN_S)[0]:
                 if control.left:
                     return None
-                if control.stop_requested and time.monotonic() - asked_at > _ASK_EVERY_S:
-                    asked_at = time.monotonic()
+                if control.stop_requested and time.monotonic() - stopped_at > _STOP_EVERY_S:
+                    stopped_at = time.monotonic()
                     self.stop()
-        except BaseException:  # broken off
+        except BaseException:  # interrupted
             self.stop()
             raise
         return next(self.runs(least=0 if control.stop_requested else 1), None)
 
     def runs(self, least: int = 1) -> Iterator[int]:
-        """The number of each of its runs as it begins, to the last; there may be as few as `least`.
+        """The number of each of its runs as it starts, at least `least` of them.
 
         Raises:
-            ReslabError: what kept them from being begun.
+            ReslabError: why they could not be started.
         """
         assert self._process.stdout is not None
-        said = False
+        answered = False
         with self._process.stdout as pipe:
             for line in pipe:
-                said, answer = True, json.loads(line)
+                answered, answer = True, json.loads(line)
                 if "error" in answer:
                     self._process.wait()
                     raise ReslabError(answer["error"])
                 yield int(answer["run"])
         code = self._process.wait()
-        if not said and least:
-            raise ReslabError(f"the process that was to make the run ended at once; {self._log} may say why")
+        if not answered and least:
+            raise ReslabError(f"the run's process ended at once; {self._log} may say why")
         if code and not self._stopped:
-            said_by = (
-                "was asked to stop" if code == _STOPPED else f"was lost (exit code {code}); {self._log} may say why"
-            )
-            raise ReslabError(f"the process that made the runs {said_by}; what waited for its turn still does")
+            reason = "was stopped" if code == _STOPPED else f"was lost (exit code {code}); {self._log} may say why"
+            raise ReslabError(f"the process of the runs {reason}; runs that had not started are still waiting")
 
     def stop(self) -> None:
-        """Ask for a clean end of all its runs, and begin no more."""
+        """Ask for a clean end of all its runs; it starts no more."""
         self._stopped = True
         self._process.send_signal(signal.SIGINT)
 
@@ -173,13 +171,13 @@ def main() -> int:
     except ReslabError as error:
         _report(report, {"error": str(error)})
     except Exception as error:
-        _report(report, {"error": describe_failure(error, order.folders, "a run could not be made")})
+        _report(report, {"error": describe_failure(error, order.folders, "a detached run failed")})
         return 1
     return _STOPPED if control.stop_requested else 0
 
 
 def _events(order: Order, control: RunControl) -> Generator[Event, None, None]:
-    backend, capacity = _where(order)
+    backend, capacity = _backend_of(order)
     if len(order.jobs) == 1:
         return backend.start(order.jobs[0], control).events()
     from engine.launch.scheduler import ListSource, Scheduler, StoredQueue
@@ -188,7 +186,7 @@ def _events(order: Order, control: RunControl) -> Generator[Event, None, None]:
     return Scheduler(source, backend, capacity, order.folders).events(control)
 
 
-def _where(order: Order) -> tuple[Backend, Capacity]:
+def _backend_of(order: Order) -> tuple[Backend, Capacity]:
     if order.cluster is None:
         from engine.launch.in_process import InProcess
 
@@ -202,20 +200,20 @@ def _where(order: Order) -> tuple[Backend, Capacity]:
 
 
 def _publish(events: Iterator[Event], order: Order, started: Callable[[int], None]) -> None:
-    """Write every run's stream; `started` hears of each run that can be followed from then on."""
+    """Write every run's stream; calls `started` with each run once it can be followed."""
     resumes = len(order.jobs) == 1 and order.jobs[0].resume is not None
     streams: dict[int, Stream] = {}
     try:
         for event in events:
             stream = streams.get(event.run)
             if stream is None:
-                if resumes and not isinstance(event, RunStarted):  # its row still says how it ended before
+                if resumes and not isinstance(event, RunStarted):  # its row still has its earlier end
                     continue
                 stream = streams[event.run] = Stream(order.folders.run_folder(event.run))
-                stream.tell(event)
+                stream.write(event)
                 started(event.run)
             else:
-                stream.tell(event)
+                stream.write(event)
             if isinstance(event, RunEnded):
                 streams.pop(event.run).close()
     finally:
@@ -224,7 +222,7 @@ def _publish(events: Iterator[Event], order: Order, started: Callable[[int], Non
 
 
 def _report(report: Any, answer: dict[str, Any]) -> None:
-    """To whoever started this process, if they still listen."""
+    """To the parent process, if it still listens."""
     with suppress(OSError, ValueError):
         report.write(json.dumps(answer) + "\n")
         report.flush()

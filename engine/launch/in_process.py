@@ -1,4 +1,4 @@
-"""Runs in this process. Torch is loaded when the first event is asked for, in the thread that asks."""
+"""Runs in this process. Torch is loaded with the first event, in the thread that iterates."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class InProcess:
-    """`ledger` says what its runs have left in memory."""
+    """`ledger` records what earlier runs left in memory."""
 
     survives = False
     on_this_machine = True
@@ -32,7 +32,7 @@ class InProcess:
         def events(control: RunControl) -> Generator[Event, None, None]:
             from engine.device import import_torch
 
-            import_torch()  # another thread may be at it
+            import_torch()  # another thread may be importing it
             from engine.launch.recording import record_events
 
             yield from record_events(job, self._folders, self, control)

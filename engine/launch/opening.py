@@ -1,4 +1,4 @@
-"""How the app is to be opened. Loads nothing that the first paint need wait for."""
+"""How to open the app. Loads nothing that would delay the first paint."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from engine.spec import RunSpec
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """With `specs` started, the first at once, or following the run `attached`; `exit` leaves when they have ended.
+    """Start `specs`, the first at once, or follow the run `attached`; `exit` leaves the app when they have ended.
 
-    Runs train on `cluster`, None: in the app's own process.
+    Runs train on `cluster`; None: in the app's process.
     """
 
     folders: Folders

@@ -1,7 +1,7 @@
-"""A run from its spec to its end, or from where it was interrupted: train, record each event, then yield it on.
+"""A run from its spec, or its newest checkpoint, to its end: train, store each event, then yield it.
 
-Whoever iterates sees only what is stored already, and the run's row is completed however the run ends: when it is
-finished, stopped, diverged, failed, or its iterator is closed.
+Every event is stored before it is yielded, and the run's row is completed however the run ends: completed, stopped,
+diverged, failed, or its iterator closed.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ _log = logging.getLogger("reslab")
 
 
 class Trainer(Protocol):
-    """Trains the runs that are recorded here. `on_this_machine`: with its devices, and its checkpoints are heard of at
-    once; a worker elsewhere is ahead of what was heard of it.
+    """Trains the runs that are recorded here. `on_this_machine`: with its devices, and without a delay between a
+    checkpoint and its event; a worker elsewhere may be ahead of its events.
     """
 
     @property
@@ -54,13 +54,12 @@ class Trainer(Protocol):
 
 
 def check(spec: RunSpec, load_weights: bool = True, on_this_machine: bool = True) -> None:
-    """Raise what is wrong with `spec`, as far as it shows without loading anything.
+    """Raise what is wrong with `spec`, as far as can be seen without loading anything.
 
-    Without `load_weights` the weights that it names are not needed any more; where it trains elsewhere, other machines
-    have the devices.
+    Without `load_weights` its weights file is no longer needed; unless `on_this_machine`, its device is not checked.
 
     Raises:
-        ReslabError: a folder, a weights file or a device is not there, or the network cannot take such images.
+        ReslabError: a folder, a weights file or a device is missing, or the network cannot take such images.
     """
     import_torch()
     check_dataset(spec)
@@ -74,16 +73,16 @@ def check(spec: RunSpec, load_weights: bool = True, on_this_machine: bool = True
 
 
 def record_events(job: Job, folders: Folders, trainer: Trainer, control: RunControl) -> Generator[Event, None, None]:
-    """Make the run of `job`, storing each event before it is yielded; the last one is always RunEnded.
+    """Run `job`, storing each event before it is yielded; the last one is always RunEnded.
 
-    A resumed run goes on from its newest checkpoint that is whole; without any it begins anew. After RunStarted what
-    was recorded up to there is repeated, then comes RunContinued, then the rest. On the same machine, versions and
-    number of threads it ends as if it had never been interrupted, to the last bit.
+    A resumed run continues from its newest intact checkpoint; without any it restarts. Its events are RunStarted, the
+    stored events up to that checkpoint, RunContinued, then the rest. On the same machine, with the same versions and
+    number of threads, it ends as if it had never been interrupted, to the last bit.
 
     Raises:
-        ReslabError: at the first step, and with nothing changed: `check` finds something wrong, the store cannot be
-            opened, or the run to be resumed is not there, complete, diverged, running or tampered with, or its images
-            are others now. Later failures end in RunEnded with the status `failed`.
+        ReslabError: before the first event, with nothing changed: `check` found a problem, the store cannot be opened,
+            or the run to be resumed is missing, complete, diverged, running or tampered with, or its images have
+            changed. Later failures end in RunEnded with the status `failed`.
     """
     spec = job.spec.replace(dataset=absolute_dataset(job.spec.dataset), weights=absolute_weights(job.spec.weights))
     if job.resume is None:
@@ -118,7 +117,7 @@ def _moved(spec: RunSpec, details: RunDetails, dataset: str | None) -> RunSpec:
         return spec
     if details.started is None:
         raise StoreError(
-            f"run {details.record.run} ended before it had seen its images, so those of {dataset} cannot be checked; "
+            f"run {details.record.run} ended before it loaded its images, so those of {dataset} cannot be checked; "
             "train a new run on them"
         )
     return spec.replace(dataset=absolute_dataset(dataset))
@@ -130,11 +129,11 @@ def _check_again(number: int, spec: RunSpec, load_weights: bool, on_this_machine
     except DatasetError as error:
         if find_dataset(spec.dataset) is not FOLDER:
             raise
-        raise DatasetError(f"{error}; if it has moved, reslab resume {number} --dataset folder:PATH") from None
+        raise DatasetError(f"{error}; if it has moved, use reslab resume {number} --dataset folder:PATH") from None
 
 
 def not_resumable(details: RunDetails) -> str | None:
-    """Why a run cannot be resumed, as a sentence; None where it can."""
+    """Why a run cannot be resumed, as a sentence; None if it can."""
     record = details.record
     match record.status:
         case "completed":
@@ -144,15 +143,15 @@ def not_resumable(details: RunDetails) -> str | None:
         case "running":
             return f"run {record.run} is still running; reslab stop {record.run} ends it"
     if details.intact is False:
-        return f"run {record.run} was changed after it had ended, so it cannot go on as itself; train a new run"
+        return f"run {record.run} was changed after it ended and cannot be resumed; train a new run"
     return None
 
 
 def _from_newest(started: RunStarted | None, recorded: Sequence[WeightsRecord], folder: Path) -> Resume:
-    """From the newest checkpoint that is what was recorded; from the beginning where there never was one.
+    """From the newest checkpoint whose hash matches its row; from the beginning if there never was one.
 
     Raises:
-        CheckpointError: none of them can be used. To begin anew would throw away what is recorded of the run.
+        CheckpointError: there are checkpoints but none is usable. Restarting would discard the stored curves.
     """
     problems = []
     for weights in recorded:
@@ -161,16 +160,16 @@ def _from_newest(started: RunStarted | None, recorded: Sequence[WeightsRecord], 
             Position.from_dict(found.header)
             return Resume(started, found, weights.file, weights.sha256)
         except CheckpointError as error:
-            _log.warning("%s; the one before it is taken", error)
+            _log.warning("%s; using the one before it", error)
             problems.append(str(error))
     if problems:
-        raise CheckpointError(f"no checkpoint to go on from: {problems[0]}; bring the file back, or train a new run")
+        raise CheckpointError(f"no usable checkpoint: {problems[0]}; restore the file, or train a new run")
     return Resume(started)
 
 
 class _Recording:
-    """One run's rows, from its first event to its last. A resumed run is reopened when all is ready for it: until then
-    its row stays as it is.
+    """Stores one run, from its first event to its last. The row of a resumed run is reopened once its data and network
+    are ready.
     """
 
     def __init__(
@@ -192,7 +191,7 @@ class _Recording:
                     ending = end.value
                     break
                 for stored in self._stored(event):
-                    requests.note(stored)
+                    requests.announce(stored)
                     yield stored
         except Exception as error:
             ending = Ending("failed", describe_failure(error, self._folders, f"run {self.run} failed"))
@@ -200,15 +199,15 @@ class _Recording:
             if self._is_open:
                 self._store.record(self._tally.ended(ending))
             raise
-        # Out of the except block: until then its traceback holds on to every tensor of the run.
+        # Outside the except block, where the traceback would keep every tensor of the run alive.
         if not self._is_open and ending.status == "failed":
             raise StoreError(str(ending.error))
         yield self._end(ending)
 
     def _stored(self, event: Event) -> Iterator[Event]:
-        """What is to be yielded of an event, which is stored by then."""
+        """Store an event; yields what the caller should see of it."""
         if isinstance(event, RunStarted):
-            if not self._has_started:  # else workers on a cluster begin again
+            if not self._has_started:  # else workers on a cluster start again
                 self._has_started = True
                 yield from self._begin(event)
             return
@@ -231,7 +230,7 @@ class _Recording:
         if before is None:
             self._store.record(event)
         yield event
-        for past in self._store.past(self.run):  # which counts here as it did then
+        for past in self._store.past(self.run):  # the past counts as well
             self._tally.add(past)
             yield past
 
@@ -247,18 +246,18 @@ class _Recording:
         try:
             return closing_remarks(self._store.details(self.run))
         except StoreError:
-            _log.warning("nothing can be said of the figures of run %d", self.run, exc_info=True)
+            _log.warning("no remarks on the figures of run %d", self.run, exc_info=True)
             return ()
 
     def _remove_others(self, newer: bool = True) -> None:
-        """Delete the files that the store no longer names, `newer` ones than those included."""
+        """Delete checkpoint files that the store no longer names; files newer than those only if `newer`."""
         named = [weights.file for weights in self._store.checkpoints(self.run)]
         remove_other_checkpoints(self._folders.run_folder(self.run), named, newer)
 
 
 @dataclass(slots=True)
 class _Tally:
-    """What RunEnded needs to know of the events before it."""
+    """What RunEnded sums up from earlier events."""
 
     run: int
     elapsed_before_s: float = 0.0

@@ -1,7 +1,7 @@
-"""What other processes request of a run: a file in the run's folder, which a thread of the run reads.
+"""Requests of other processes to a run, in a file in the run's folder that a thread of the run polls.
 
-Every run listens, whichever process it is in: a terminal's, the app's, or one of its own. Beside it lies a mark while
-the run is paused, so that another process knows. Loads no torch.
+Every run listens, in a terminal, in the app or detached. While the run is paused, a marker file beside the request
+says so to other processes. Loads no torch.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from engine.control import Control, RunControl
 from engine.errors import StoreError
 from engine.events import Event, RunPaused, RunResumed
 
-_ASKED, _PAUSED = "asked.json", "paused"
+_REQUEST, _PAUSED = "asked.json", "paused"
 _LISTEN_EVERY_S = 0.05
 _log = logging.getLogger("reslab")
 
 
 @dataclass(frozen=True, slots=True)
 class ControlRequest:
-    """What a follower wants of a run."""
+    """The state that a follower wants of a run."""
 
     pause: bool = False
     stop: bool = False
@@ -35,48 +35,48 @@ class ControlRequest:
     def of(cls, control: Control) -> ControlRequest:
         return cls(control.pause_requested, control.stop_requested, control.stop_reason)
 
-    def tell(self, control: RunControl) -> None:
-        """Have it done."""
+    def apply_to(self, control: RunControl) -> None:
+        """Carry the request out."""
         if self.stop:
             control.stop(self.reason)
         elif self.pause != control.pause_requested:
             control.pause() if self.pause else control.resume()
 
 
-def ask(folder: Path, asked: ControlRequest) -> None:
-    """Leave it for the run whose folder this is.
+def send_request(folder: Path, request: ControlRequest) -> None:
+    """Leave `request` for the run whose folder this is.
 
     Raises:
         StoreError: the run's folder cannot be written.
     """
-    file = folder / _ASKED
+    file = folder / _REQUEST
     part = file.with_suffix(f".{os.getpid()}.part")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(asdict(asked)), encoding="utf-8")
+        part.write_text(json.dumps(asdict(request)), encoding="utf-8")
         part.replace(file)
     except OSError as error:
         raise StoreError(
-            f"the run cannot be asked to pause or stop ({error}); it continues: ask where {folder} can be written"
+            f"the run cannot be paused or stopped ({error}); it continues: make {folder} writable and try again"
         ) from None
 
 
 def is_paused(folder: Path) -> bool:
-    """Whether the run whose folder this is, and which is running, waits to be resumed."""
+    """Whether the running run whose folder this is, is paused."""
     return (folder / _PAUSED).exists()
 
 
 class RequestListener:
-    """The run's side: what is requested reaches `control`, until this is closed."""
+    """The run's side: applies requests to `control` until closed."""
 
     def __init__(self, folder: Path, control: RunControl) -> None:
         self.control = control
-        self._folder, self._over, self._heard = folder, threading.Event(), (0, 0)
-        self._forget()  # what was requested of a process that was killed
+        self._folder, self._over, self._last_seen = folder, threading.Event(), (0, 0)
+        self._remove_files()  # left by a process that was killed
         threading.Thread(target=self._listen, name="requests", daemon=True).start()
 
-    def note(self, event: Event) -> None:
-        """Let others know that the run is paused, and when it is no more."""
+    def announce(self, event: Event) -> None:
+        """Tell other processes when the run pauses and resumes."""
         try:
             if isinstance(event, RunPaused):
                 self._folder.mkdir(parents=True, exist_ok=True)
@@ -84,32 +84,32 @@ class RequestListener:
             elif isinstance(event, RunResumed):
                 (self._folder / _PAUSED).unlink(missing_ok=True)
         except OSError as error:
-            _log.warning("other processes cannot know whether the run in %s is paused: %s", self._folder, error)
+            _log.warning("cannot mark the run in %s as paused or resumed: %s", self._folder, error)
 
     def close(self) -> None:
         """The run has ended."""
         self._over.set()
-        self._forget()
+        self._remove_files()
 
-    def _forget(self) -> None:
-        for name in (_ASKED, _PAUSED):
+    def _remove_files(self) -> None:
+        for name in (_REQUEST, _PAUSED):
             with suppress(OSError):
                 (self._folder / name).unlink(missing_ok=True)
 
-    def hear(self) -> None:
-        """Do what was requested last; what is no request is left alone."""
-        file = self._folder / _ASKED
+    def poll(self) -> None:
+        """Apply the latest request; ignore anything that is not one."""
+        file = self._folder / _REQUEST
         try:
             status = file.stat()
-            if (stamp := (status.st_mtime_ns, status.st_ino)) == self._heard:
+            if (stamp := (status.st_mtime_ns, status.st_ino)) == self._last_seen:
                 return
-            self._heard = stamp
-            ControlRequest(**json.loads(file.read_text(encoding="utf-8"))).tell(self.control)
-        except OSError:  # nobody asks anything
+            self._last_seen = stamp
+            ControlRequest(**json.loads(file.read_text(encoding="utf-8"))).apply_to(self.control)
+        except OSError:  # no request
             return
         except (ValueError, TypeError) as error:
-            _log.warning("what %s says is not understood: %s", file, error)
+            _log.warning("ignored %s, which is not a request: %s", file, error)
 
     def _listen(self) -> None:
         while not self._over.wait(_LISTEN_EVERY_S):
-            self.hear()
+            self.poll()

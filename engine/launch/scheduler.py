@@ -1,5 +1,5 @@
-"""Decides what starts next: the first of a source, as soon as there is capacity for it. None overtakes another, so
-small runs do not keep a large one waiting for ever.
+"""Starts the first entry of a source as soon as there is capacity for it. No entry overtakes another, so small runs
+cannot keep a large one waiting forever.
 
 The app, the command line, reports and detached processes all start their runs here. Loads no torch.
 """
@@ -30,14 +30,14 @@ _log = logging.getLogger("reslab")
 
 
 class Source(Protocol):
-    """Where specs come from. Both methods raise ReslabError where it cannot be read."""
+    """Where specs come from. Both methods raise ReslabError if it cannot be read."""
 
     def first(self) -> QueueEntry | None:
-        """The next one, which stays where it is; None where none waits."""
+        """The next entry, without removing it; None if there is none."""
         ...
 
     def take(self, number: int) -> bool:
-        """Take entry `number`, if it still is the next one."""
+        """Remove entry `number` if it is still the next one; returns whether it was."""
         ...
 
 
@@ -55,7 +55,7 @@ class ListSource:
 
 
 class StoredQueue:
-    """The queue in the store. Entries whose number is in `on_hold` wait there until they are resumed."""
+    """The queue in the store. Entries whose number is in `on_hold` stay there."""
 
     def __init__(self, folders: Folders) -> None:
         self.on_hold: frozenset[int] = frozenset()
@@ -72,7 +72,7 @@ class StoredQueue:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """It is this entry's turn, in `slot`."""
+    """An entry taken from the source, with the slot to run it in."""
 
     entry: QueueEntry
     slot: Slot
@@ -83,14 +83,14 @@ class Turn:
 
 
 class Scheduler:
-    """Starts what `source` has with `backend`, as far as `capacity` goes; `folders` has the store."""
+    """Starts the entries of `source` with `backend`, within `capacity`; `folders` contain the store."""
 
     def __init__(self, source: Source, backend: Backend, capacity: Capacity, folders: Folders) -> None:
         self._source, self._backend, self._capacity, self._folders = source, backend, capacity, folders
 
     def take_turn(self, control: RunControl) -> Turn | RunEnded | None:
-        """Whose turn it is, taken from the source; a run that can never start is recorded as failed, and its end
-        returned. None where nothing waits, the source changed meanwhile, or `control` asked for a stop.
+        """Take the next entry once there is room. A run that can never start is stored as failed, and its end returned.
+        None if no entry waits, the source changed meanwhile, or `control` requests a stop.
         """
         entry = self._source.first()
         if entry is None:
@@ -107,19 +107,19 @@ class Scheduler:
         return Turn(entry, slot)
 
     def start(self, turn: Turn, control: RunControl | None = None) -> Handle:
-        """The run whose turn it is. Its slot is for the caller to `release` at its end."""
+        """Start the run of `turn`. The caller must `release` the turn at its end."""
         return self._backend.start(turn.job, control, turn.slot)
 
     def release(self, turn: Turn) -> None:
         self._capacity.release(turn.slot)
 
     def events(self, control: RunControl) -> Generator[Event, None, None]:
-        """Start all that the source has, and yield what the runs yield, until the last one has ended. A stop of
-        `control` stops every run and starts no more.
+        """Start all entries of the source and yield the runs' events until the last has ended. A stop of `control`
+        stops every run and starts no more.
 
         Raises:
-            ReslabError: a run that has to come before the others cannot start; or, side by side, the source cannot be
-                read or the capacity is not available: then the runs that have started come to their end first.
+            ReslabError: one after another: a run cannot start; side by side: the source cannot be read or the capacity
+                is not available. Runs that have started end first.
         """
         with self._capacity:
             yield from self._in_turn(control) if self._capacity.is_one else _SideBySide(self, control).events()
@@ -136,11 +136,11 @@ class Scheduler:
                     self.release(turn)
 
     def _is_next(self, entry: QueueEntry) -> bool:
-        """A source that cannot be read just now is read again."""
+        """Whether the entry is still the first; also True if the source cannot be read now, which is then retried."""
         try:
             return self._source.first() == entry
         except ReslabError as error:
-            _log.warning("the queue was not read: %s", error)
+            _log.warning("the queue could not be read: %s", error)
             return True
 
     def _refuse(self, entry: QueueEntry, error: str) -> RunEnded:
@@ -153,7 +153,7 @@ class Scheduler:
         self._capacity.leave_idle()
 
     def failed(self, turn: Turn, error: Exception) -> RunEnded | None:
-        """A run broke off outside of its own recording; its end, where it has no row yet that says so."""
+        """Store a run that failed before it had a row; returns its end, or None if that cannot be stored."""
         spec = turn.entry.spec
         write_report(self._folders.log, error, f"{spec.model} on {spec.dataset} could not be run")
         try:
@@ -165,7 +165,7 @@ class Scheduler:
 
 
 class _SideBySide:
-    """Runs at the same time: one thread starts them, one a run follows it, and the caller gets all of their events."""
+    """Runs at the same time: one thread starts them, one per run follows it, and the caller gets all events."""
 
     def __init__(self, scheduler: Scheduler, control: RunControl) -> None:
         self._scheduler, self._control = scheduler, control
@@ -213,7 +213,7 @@ class _SideBySide:
             thread = threading.Thread(target=self._follow, args=(turn, control, has_number), name="run", daemon=True)
             self._threads.append(thread)
             thread.start()
-            has_number.wait()  # runs are numbered in the order of the queue
+            has_number.wait()  # so that runs are numbered in queue order
 
     def _follow(self, turn: Turn, control: RunControl, has_number: threading.Event) -> None:
         handle = self._scheduler.start(turn, control)
@@ -222,17 +222,17 @@ class _SideBySide:
                 self._events.put(event)
                 has_number.set()
         except Exception as error:
-            if handle.run is None:  # else it has a row, which says how it ended
+            if handle.run is None:  # else its row says how it ended
                 if (ended := self._scheduler.failed(turn, error)) is not None:
                     self._events.put(ended)
             else:
-                _log.warning("run %d broke off", handle.run, exc_info=True)
+                _log.warning("run %d failed", handle.run, exc_info=True)
         finally:
             self._scheduler.release(turn)
             has_number.set()
 
     def _wait(self) -> None:
-        """Until the last run has ended, at once where a stop is asked for."""
+        """Wait until the last run has ended; pass a requested stop on to all of them."""
         while any(thread.is_alive() for thread in self._threads):
             if self._control.stop_requested:
                 for control in self._controls:
@@ -242,10 +242,10 @@ class _SideBySide:
 
 
 def record_refused(folders: Folders, spec: RunSpec, error: str) -> RunEnded:
-    """Record a run that never started, so that it is not tried for ever; returns its end.
+    """Store a run that could not start as failed, so that it is not retried forever; returns its end.
 
     Raises:
-        StoreError: it cannot be recorded.
+        StoreError: it cannot be stored.
     """
     with Store(folders.database) as store:
         ended = RunEnded(store.create_run(spec), "failed", None, None, 0.0, None, 0, safe_text(error))

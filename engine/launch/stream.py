@@ -1,7 +1,7 @@
-"""A carried run's stream: one file beside its weights, a line of JSON an event.
+"""A detached run's event stream: one file in the run's folder, one line of JSON per event.
 
-The record commits points once a second, for that costs a disk's patience; the stream is flushed with each event and
-synced never. It goes when the run ends: from then on all is in the record.
+The store commits points once a second, because a commit costs an fsync; the stream is flushed after each event and
+never synced. It is deleted when the run ends: by then the store has everything.
 """
 
 from __future__ import annotations
@@ -19,41 +19,41 @@ _log = logging.getLogger("reslab")
 
 
 def stream_path(folder: Path) -> Path:
-    """Of the run whose folder this is."""
+    """The stream in the run folder `folder`."""
     return folder / _STREAM
 
 
 def remove_stream(folder: Path) -> None:
-    """Of a process that was killed: nobody writes it any more."""
+    """Delete the stream that a killed process left behind."""
     with suppress(OSError):
         stream_path(folder).unlink(missing_ok=True)
 
 
 class Stream:
-    """The carrier's side. A run goes on where its stream cannot be written; the log says so, once."""
+    """The writer's side. If the stream cannot be written, the run continues; the log says so once."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._file: Any = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            remove_stream(folder)  # whoever reads an old one has it to its end
+            remove_stream(folder)  # followers of an old one keep their open file
             self._file = stream_path(folder).open("w", encoding="utf-8")
         except OSError as error:
-            _log.warning("nobody can follow the run in %s: %s", folder, error)
+            _log.warning("the run in %s cannot be followed: %s", folder, error)
 
-    def tell(self, event: Event) -> None:
+    def write(self, event: Event) -> None:
         if self._file is None:
             return
         try:
             self._file.write(to_line(event))
             self._file.flush()
         except OSError as error:
-            _log.warning("nobody can follow the run in %s any more: %s", self._folder, error)
+            _log.warning("the run in %s can no longer be followed: %s", self._folder, error)
             self._file = None
 
     def close(self) -> None:
-        """The run has ended, and its last event was told."""
+        """Call after the run's last event."""
         if self._file is not None:
             with suppress(OSError):
                 self._file.close()

@@ -1,4 +1,4 @@
-"""Events as lines of JSON, and back. Each line carries the number of its format. Loads no torch."""
+"""Events as lines of JSON, and back. Each line has a format number. Loads no torch."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from engine.format_number import KEY, check_format
 from engine.from_plain import from_plain
 
 FORMAT = 1
-"""Of a line."""
+"""Format of a line."""
 
 _KINDS: dict[str, type[Any]] = {event_name(kind.__new__(kind)): kind for kind in get_args(events.Event)}
 
 
 def to_line(event: Event) -> str:
-    """The event and the number of its format as one line, its end included."""
+    """The event and its format number as one line, with the line break."""
     return json.dumps({KEY: FORMAT, **to_json_dict(event)}, separators=(",", ":")) + "\n"
 
 
 def event_from(values: dict[str, Any]) -> Event:
-    """The event of a line, or what `to_json_dict` made of it; bytes are empty, a number that was not finite is NaN.
+    """The event of a parsed line, or of what `to_json_dict` returned; bytes are empty, non-finite numbers are NaN.
 
     Raises:
-        StoreError: it is no event, or one of another version of reslab.
+        StoreError: it is not an event, or one of another version of reslab.
     """
     try:
         check_format(values, FORMAT, "the run's event stream", StoreError)
@@ -34,5 +34,5 @@ def event_from(values: dict[str, Any]) -> Event:
         return event
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise StoreError(
-            f"this is no event of this version of reslab ({error!r}); follow the run with the version that carries it"
+            f"not an event of this version of reslab ({error!r}); follow the run with the version that runs it"
         ) from None

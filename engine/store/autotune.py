@@ -1,4 +1,4 @@
-"""The record's rows about tuning: what was measured to be quickest on this machine. They belong to no run."""
+"""Rows of the autotune choices: what was measured to be fastest on this machine. They belong to no run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _COLUMNS = "key, dtype, memory_format, num_threads, gain, busy_cores, images_per
 
 
 def write(db: sqlite3.Connection, event: SettingsTuned | TuningChecked) -> None:
-    """A choice; or what a run's speed says of it: the first one's is kept, one that is far from that makes it due."""
+    """Write a choice, or check one: the first run's speed is kept, and a speed far from that makes the choice due."""
     match event:
         case TuningChecked():
             db.execute(
@@ -28,7 +28,7 @@ def write(db: sqlite3.Connection, event: SettingsTuned | TuningChecked) -> None:
 
 
 def read(db: sqlite3.Connection, run: int = 0) -> dict[str, SettingsTuned]:
-    """Every choice by its key, as facts of `run`."""
+    """Every choice by its key, as events of `run`."""
     rows = db.execute(f"SELECT {_COLUMNS} FROM tunings ORDER BY measured_at")
     names = _COLUMNS.split(", ")
     found = [dict(zip(names, row, strict=True)) for row in rows]

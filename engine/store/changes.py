@@ -1,4 +1,4 @@
-"""The record's rows about the same test images before and after training, as counts."""
+"""Counts of test images that were right before, and after, training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from engine.store.rows import unpack
 
 
 def read(db: sqlite3.Connection, run: int) -> Change | None:
-    """From the predictions of the untrained evaluation and of the last one; None where one of them was not kept."""
+    """From the predictions of the untrained and the last evaluation; None if either was not kept."""
     rows = [
         db.execute(
             "SELECT labels, predictions FROM evaluations WHERE run = ? AND split = 'test' AND labels IS NOT NULL "
@@ -21,7 +21,7 @@ def read(db: sqlite3.Connection, run: int) -> Change | None:
     if None in rows:
         return None
     before, after = (
-        [label == said for label, said in zip(unpack("H", labels), unpack("H", predictions), strict=True)]
+        [label == predicted for label, predicted in zip(unpack("H", labels), unpack("H", predictions), strict=True)]
         for labels, predictions in rows
     )
     if not before or len(before) != len(after):

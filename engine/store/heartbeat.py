@@ -1,9 +1,9 @@
-"""Which process carries a run, and whether it still does.
+"""Which process trains a run, and whether that process is alive.
 
-A process is known by its number and by when it started, counted from the machine's start, so that neither a reused
-number nor a clock that is set deceives. Both mean something only in its place: one start of one machine, one namespace
-of process numbers. A process in another place (another machine on the same home folder, a container, or this machine
-before it was started anew) is known by its beat alone.
+A process is identified by its pid and its start time since boot, so that neither a reused pid nor a changed clock is
+mistaken for it. Both are valid only on one host: one boot of one machine and one pid namespace. A process on another
+host (another machine with the same home folder, a container, this machine before a reboot) is alive if its heartbeat
+is recent. The column `place` has the host.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from engine.errors import StoreError
 _log = logging.getLogger("reslab")
 PROC = Path("/proc")
 BEAT_EVERY_S = 10.0
-SILENT_S = 120.0  # so long without a beat from another place, and the run is taken for lost
+SILENT_S = 120.0  # a run on another host is lost after this long without a heartbeat
 
 
 @cache
-def here() -> str:
-    """The place of this process."""
+def host_id() -> str:
+    """The host of this process: boot and pid namespace; "" if unknown."""
     try:
         boot = (PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot} {os.readlink(PROC / 'self/ns/pid')}"
@@ -36,9 +36,9 @@ def here() -> str:
 
 
 def started(pid: int) -> float | None:
-    """When a process of this place started, in ticks of the kernel's clock; None where there is none, or it is dead.
+    """When a process on this host started, in ticks of the kernel's clock; None if it does not exist or is dead.
 
-    Where the system has no /proc, in seconds since 1970.
+    On systems without /proc, in seconds since 1970.
     """
     try:
         fields = (PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
@@ -54,31 +54,31 @@ def started(pid: int) -> float | None:
         return None
 
 
-def mine() -> tuple[int, float, str, float]:
-    """This process as a row has it: pid, pid_started, place, beat_at."""
+def own_process() -> tuple[int, float, str, float]:
+    """This process as columns of a row: pid, pid_started, place, beat_at."""
     pid = os.getpid()
-    return pid, started(pid) or 0.0, here(), time.time()
+    return pid, started(pid) or 0.0, host_id(), time.time()
 
 
 def settle(db: sqlite3.Connection, run: int, pid: int, began: float, error: str) -> bool:
-    """Record that a lost run failed; False where another process was quicker, or it goes on by now."""
+    """Store that a lost run failed; False if another process did so first, or has resumed it."""
     lost = "run = ? AND status = 'running' AND pid = ? AND pid_started = ?"
     settled = db.execute(f"UPDATE runs SET status = 'failed', error = ? WHERE {lost}", (error, run, pid, began))
     return settled.rowcount > 0
 
 
 def read_only(error: BaseException | None) -> bool:
-    """Whether it says that this person may not write to the record."""
+    """Whether `error` means that the database is read-only for this user."""
     return isinstance(error, sqlite3.Error) and error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_READONLY
 
 
-def check_mine(db: sqlite3.Connection, run: int) -> None:
-    """Take back what another place, that heard nothing for too long, has said of a run of this process.
+def check_own(db: sqlite3.Connection, run: int) -> None:
+    """If another host settled a run of this process as lost, undo that.
 
     Raises:
-        StoreError: it goes on there by now.
+        StoreError: another process has resumed it.
     """
-    pid, began, place, at = mine()
+    pid, began, place, at = own_process()
     row = db.execute("SELECT status, pid, pid_started, place FROM runs WHERE run = ?", (run,)).fetchone()
     if row is None:
         return
@@ -90,55 +90,55 @@ def check_mine(db: sqlite3.Connection, run: int) -> None:
         )
 
 
-class Carried:
-    """The runs that a connection of this process carries. A thread of its own gives a sign of life of them."""
+class Heartbeat:
+    """The runs that this process trains through one connection; a thread writes their heartbeat."""
 
     _all: set[tuple[str, int]] = set()  # noqa: RUF012  # of every connection of this process
 
     def __init__(self, path: Path) -> None:
         self._path = path.absolute()
-        self._own: set[int] = set()
+        self._runs: set[int] = set()
         self._over = threading.Event()
 
     def add(self, run: int) -> None:
-        if not self._own:
+        if not self._runs:
             self._over = threading.Event()
-            threading.Thread(target=self._beat, args=(self._over,), name="beat", daemon=True).start()
-        self._own.add(run)
-        Carried._all.add((str(self._path), run))
+            threading.Thread(target=self._beat, args=(self._over,), name="heartbeat", daemon=True).start()
+        self._runs.add(run)
+        Heartbeat._all.add((str(self._path), run))
 
     def end(self, run: int) -> None:
-        """It has ended, and that is recorded."""
-        self._own.discard(run)
-        Carried._all.discard((str(self._path), run))
-        if not self._own:
+        """The run has ended, and its end is stored."""
+        self._runs.discard(run)
+        Heartbeat._all.discard((str(self._path), run))
+        if not self._runs:
             self._over.set()
 
     def close(self) -> None:
-        """The connection closes: what it carried and did not end is lost."""
-        for run in tuple(self._own):
+        """Close the connection: its runs that have not ended are lost."""
+        for run in tuple(self._runs):
             self.end(run)
 
     def has(self, run: int) -> bool:
-        return run in self._own
+        return run in self._runs
 
     def lost(self, db: sqlite3.Connection) -> list[tuple[int, int, float]]:
-        """Runs that are said to be running and are carried by nobody: their numbers, pid and pid_started."""
+        """Runs with the status "running" whose process is gone: their number, pid and pid_started."""
         rows = db.execute("SELECT run, pid, pid_started, place, beat_at FROM runs WHERE status = 'running'").fetchall()
         return [(run, pid, began) for run, pid, began, place, at in rows if not self._alive(run, pid, began, place, at)]
 
     def _alive(self, run: int, pid: int, began: float, place: str, beat_at: float) -> bool:
-        if place != here():
+        if place != host_id():
             return time.time() - beat_at < SILENT_S
         if started(pid) != began:
             return False
-        return pid != os.getpid() or (str(self._path), run) in Carried._all
+        return pid != os.getpid() or (str(self._path), run) in Heartbeat._all
 
     def _beat(self, over: threading.Event) -> None:
         while not over.wait(BEAT_EVERY_S):
-            own = tuple(self._own)
+            own = tuple(self._runs)
             try:
                 with closing(sqlite3.connect(self._path, timeout=5.0)) as db, db:
                     db.executemany("UPDATE runs SET beat_at = ? WHERE run = ?", [(time.time(), run) for run in own])
-            except sqlite3.Error as error:  # the next one may be heard
-                _log.warning("run %s gave no sign of life: %s", own, error)
+            except sqlite3.Error as error:  # the next one may succeed
+                _log.warning("no heartbeat of run %s: %s", own, error)

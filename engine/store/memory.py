@@ -1,4 +1,4 @@
-"""The record's rows about memory: what was forecast, what was measured, what was done where an allocation failed."""
+"""Rows about memory: the forecast, the measured peak, and recoveries from failed allocations."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from engine.memory.calibration import Calibration
 from engine.records import MemoryRecord
 from engine.store.rows import to_json
 
-_CALIBRATED_BY = 20  # runs: enough for a median, few enough that a new driver is soon learnt
+_CALIBRATED_BY = 20  # runs: enough for a median, few enough to adapt to a new driver
 
 
 def write(db: sqlite3.Connection, event: MemoryForecasted | MemoryRecovered) -> None:
-    """Write one event; the run's RunStarted is there already."""
+    """Write one event; the run's RunStarted is already stored."""
     match event:
         case MemoryForecasted():
             db.execute(
@@ -33,17 +33,17 @@ def write(db: sqlite3.Connection, event: MemoryForecasted | MemoryRecovered) -> 
 
 
 def write_end(db: sqlite3.Connection, event: RunEnded) -> None:
-    """Beside the forecast, what was measured."""
+    """Add what was measured to the forecast's row."""
     peak_bytes = event.peak_bytes if event.peak_bytes is not None else event.grown_bytes  # see `read`
     measured = (peak_bytes, event.context_bytes, event.run)
     db.execute("UPDATE memory SET peak_bytes = ?, context_bytes = ? WHERE run = ?", measured)
 
 
 def read(db: sqlite3.Connection, run: int) -> MemoryRecord:
-    """What is known of a run; of one that never started its steps nothing is.
+    """A run's forecast, measurements and recoveries; empty if it never reached its first step.
 
-    The column `peak_bytes` has always held the growth of the process where a CPU trained. It is no counterpart of a
-    forecast, so it is told apart here, by the run's device.
+    For runs on a CPU the column `peak_bytes` holds the growth of the process, which cannot be compared with a
+    forecast. Here the run's device tells the two apart.
     """
     row = db.execute(
         "SELECT forecast, peak_bytes, context_bytes, "
@@ -68,7 +68,7 @@ def read(db: sqlite3.Connection, run: int) -> MemoryRecord:
 
 
 def calibration(db: sqlite3.Connection, device_name: str) -> Calibration | None:
-    """The medians of the latest runs on a device whose allocator and driver tell; None without any."""
+    """Medians over the latest runs on a device that measures its memory; None without any."""
     rows = db.execute(
         "SELECT forecast, peak_bytes, context_bytes FROM memory WHERE device_name = ? AND peak_bytes IS NOT NULL "
         "AND context_bytes IS NOT NULL ORDER BY run DESC LIMIT ?",
@@ -78,8 +78,8 @@ def calibration(db: sqlite3.Connection, device_name: str) -> Calibration | None:
         return None
     above = []
     for forecast, peak_bytes, _ in rows:
-        said = _read_forecast(forecast)
-        above.append(peak_bytes - (said.peak_bytes - said.context_bytes - said.workspace_bytes))
+        expected = _read_forecast(forecast)
+        above.append(peak_bytes - (expected.peak_bytes - expected.context_bytes - expected.workspace_bytes))
     context = statistics.median(context for _, _, context in rows)
     return Calibration(round(context), round(statistics.median(above)), len(rows))
 

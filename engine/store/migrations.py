@@ -1,6 +1,6 @@
-"""The database's layout, as the steps that led to it. A step that has been released is never changed, only followed.
+"""The database's layout, as migration steps. A released step is never changed; changes are new steps.
 
-The steps are split at semicolons, so none may stand in a comment."""
+Steps are split at semicolons, so their comments must not contain any."""
 
 from __future__ import annotations
 
@@ -142,9 +142,9 @@ STEPS: tuple[str, ...] = (
 
 
 def migrate(connection: sqlite3.Connection, path: Path) -> None:
-    """Bring the database at `path` to the newest layout, in one transaction: of two that open it at once, one waits.
+    """Bring the database at `path` to the newest layout, in one transaction: a second process that opens it waits.
 
-    One that holds runs is copied first, to `<name>.layout-<number>` beside it, as it was.
+    A database of an older layout is first copied to `<name>.layout-<number>` beside it.
 
     Raises:
         StoreError: a newer reslab wrote it.
@@ -153,10 +153,10 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
         return
     connection.execute("BEGIN IMMEDIATE")
     try:
-        version = version_of(connection)  # another connection may have been quicker
+        version = version_of(connection)  # another connection may have migrated it
         if version > len(STEPS):
             raise StoreError(
-                f"the record of runs has layout {version}, this reslab knows {len(STEPS)}; "
+                f"the database of runs has layout {version}, this reslab reads layouts up to {len(STEPS)}; "
                 "update reslab, or use another --home"
             )
         if 0 < version < len(STEPS):
@@ -166,16 +166,16 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
                 connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {len(STEPS)}")
     except BaseException:
-        if connection.in_transaction:  # on a full disk SQLite has ended it already
+        if connection.in_transaction:  # on a full disk SQLite has rolled back already
             connection.execute("ROLLBACK")
         raise
     connection.execute("COMMIT")
 
 
 def _back_up(path: Path, copy: Path) -> None:
-    """Copy the record as it is: within the transaction no other connection writes to it, and this one has not yet.
+    """Copy the database: within the transaction no other connection writes, and this one has not written yet.
 
-    By SQLite, for to open and close the file in any other way would drop this process's locks on it
+    Through SQLite: opening and closing the file in any other way would drop this process's locks on it
     (https://www.sqlite.org/howtocorrupt.html, 2.2).
     """
     part = copy.with_name(f".{copy.name}.{os.getpid()}.part")

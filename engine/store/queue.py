@@ -1,7 +1,6 @@
-"""The record's rows of the queue: what waits, in its order.
+"""Rows of the queue, in order.
 
-An entry is JSON: the number of its format, and the spec, which has a number of its own. The first format was the bare
-spec.
+An entry is JSON: its format number, and the spec, which has its own. The first format was the bare spec.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ def append(db: sqlite3.Connection, specs: Sequence[RunSpec]) -> None:
 
 
 def read(db: sqlite3.Connection) -> Iterator[QueueEntry]:
-    """All that can be read; what cannot, of a later version or damaged, stays where it is and is passed over."""
+    """The readable entries; those of a later version, or damaged, are skipped and stay in the queue."""
     for entry in _read_all(db):
         if isinstance(entry, UnreadableEntry):
             _warn(entry)
@@ -38,7 +37,7 @@ def read(db: sqlite3.Connection) -> Iterator[QueueEntry]:
 
 
 def read_unreadable(db: sqlite3.Connection) -> list[UnreadableEntry]:
-    """What `read` passes over, and why."""
+    """The entries that `read` skips, and why."""
     return [entry for entry in _read_all(db) if isinstance(entry, UnreadableEntry)]
 
 
@@ -55,8 +54,8 @@ def _to_json(spec: RunSpec) -> str:
 
 
 def _from_json(text: str) -> RunSpec:
-    """Raises SpecError where it is no entry, or one of a newer reslab. A setting that this version does not have is an
-    error here: the run would not be the one that was asked for.
+    """Raises SpecError if it is not an entry, or one of a newer reslab. A setting that this version does not have is an
+    error here: the run would not be the requested one.
     """
     values = parse_object(text)
     check_format(values, FORMAT, "the entry", SpecError)
@@ -68,17 +67,17 @@ def _from_json(text: str) -> RunSpec:
 
 @cache
 def _warn(entry: UnreadableEntry) -> None:
-    """Once: the queue is read again and again."""
+    """Once per entry: the queue is read again and again."""
     _log.warning("entry %d of the queue cannot be read: %s", entry.number, entry.problem)
 
 
 def first(db: sqlite3.Connection, on_hold: Collection[int] = ()) -> QueueEntry | None:
-    """The next one that is not on hold. No more of the queue is read than it takes."""
+    """The first entry that is not on hold; reads no further."""
     return next((entry for entry in read(db) if entry.number not in on_hold), None)
 
 
 def take_first(db: sqlite3.Connection, number: int | None = None, on_hold: Collection[int] = ()) -> RunSpec | None:
-    """The first one that is not on hold, if there is one, and if it is entry `number` where that is given."""
+    """Remove and return the first entry that is not on hold; None if there is none, or if it is not entry `number`."""
     entry = first(db, on_hold)
     if entry is None or number not in (None, entry.number):
         return None

@@ -1,4 +1,4 @@
-"""The record's rows where a run is cut off and goes on: its checkpoints, its past, and what is taken back."""
+"""Rows of interrupted and resumed runs: checkpoints, past events, and what a resume deletes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from engine.spec import RunSpec, unknown_settings
 from engine.store import heartbeat as heartbeat
 from engine.store.rows import EPOCH_COLUMNS, pack, read_evaluation, unpack
 
-_GENERATIONS = 2  # checkpoints kept of a run that has not come to its end: the newest may turn out to be damaged
+_GENERATIONS = 2  # checkpoints kept until the run completes, because the newest may be damaged
 Past = Evaluated | StepsCompleted | EpochEnded
 
 
 def write_checkpoint(db: sqlite3.Connection, event: CheckpointSaved) -> None:
-    """Record a file; the rows of all but the newest ones go."""
+    """Store a checkpoint's row; only the newest rows are kept."""
     file = (event.run, event.file, event.sha256, event.epoch, event.step, event.num_bytes)
     db.execute("INSERT OR REPLACE INTO weights VALUES (?, ?, ?, ?, ?, ?)", file)
     keep_checkpoints(db, event.run, _GENERATIONS)
@@ -34,7 +34,7 @@ def keep_checkpoints(db: sqlite3.Connection, run: int, number: int) -> None:
 
 
 def read_checkpoints(db: sqlite3.Connection, run: int) -> list[WeightsRecord]:
-    """The newest first; whatever a record says, the files lie in the run's own folder."""
+    """The newest first. Only file names are used: checkpoints are always in the run's own folder."""
     rows = db.execute(
         "SELECT file, sha256, epoch, step, num_bytes FROM weights WHERE run = ? ORDER BY step DESC", (run,)
     ).fetchall()
@@ -42,7 +42,7 @@ def read_checkpoints(db: sqlite3.Connection, run: int) -> list[WeightsRecord]:
 
 
 def write_continued(db: sqlite3.Connection, event: RunContinued) -> None:
-    take_back(db, event.run, event.step, event.epochs_done, event.evaluated)
+    delete_after(db, event.run, event.step, event.epochs_done, event.evaluated)
     values = (event.run, event.step, time.time(), json.dumps(event.differs))
     db.execute("INSERT INTO resumes VALUES (?, ?, ?, ?)", values)
 
@@ -53,7 +53,7 @@ def read_resumes(db: sqlite3.Connection, run: int) -> tuple[ResumeRecord, ...]:
 
 
 def forget_predictions(db: sqlite3.Connection, event: Evaluated) -> None:
-    """Predictions of a split are kept of the evaluation that comes now, and of those that a resume may go back to."""
+    """Keep a split's predictions for this evaluation and for those that a resume may return to; delete the others."""
     db.execute(
         "UPDATE evaluations SET labels = NULL, predictions = NULL, confidences = NULL "
         "WHERE run = :run AND split = :split AND moment != 'untrained' AND step < COALESCE("
@@ -75,18 +75,18 @@ def forget_all_but_last_predictions(db: sqlite3.Connection, run: int) -> None:
 def rewind(
     db: sqlite3.Connection, run: int, step: int, epochs: int, evaluated: bool, spec: RunSpec | None = None
 ) -> bool:
-    """Take back what was recorded after a checkpoint at `step`, with `epochs` whole epochs done and, if `evaluated`,
-    evaluated; the run is running again, in this process. False, and nothing is changed, where it runs already.
-    `spec` says where its images lie now.
+    """Reopen a run in this process, and delete what was stored after its checkpoint at `step`, where `epochs` epochs
+    were complete, the last one `evaluated` or not. False, with nothing changed, if it is running already. `spec` names
+    where its images are now.
     """
     taken = db.execute(
         "UPDATE runs SET status = 'running', pid = ?, pid_started = ?, place = ?, beat_at = ? "
         "WHERE run = ? AND status != 'running'",
-        (*heartbeat.mine(), run),
+        (*heartbeat.own_process(), run),
     )
     if taken.rowcount == 0:
         return False
-    take_back(db, run, step, epochs, evaluated)
+    delete_after(db, run, step, epochs, evaluated)
     if spec is not None:
         ((stored,),) = db.execute("SELECT spec FROM runs WHERE run = ?", (run,)).fetchall()
         text = spec.to_json(unknown_settings(json.loads(stored)))
@@ -108,8 +108,8 @@ def rewind(
     return True
 
 
-def take_back(db: sqlite3.Connection, run: int, step: int, epochs: int, evaluated: bool) -> None:
-    """Delete what was recorded after `step`, so that nothing that is done again stands there twice."""
+def delete_after(db: sqlite3.Connection, run: int, step: int, epochs: int, evaluated: bool) -> None:
+    """Delete what was stored after `step`, so that repeated steps are not stored twice."""
     db.execute("DELETE FROM memory WHERE run = ?", (run,))
     db.execute("DELETE FROM weights WHERE run = ? AND step > ?", (run, step))
     db.execute("DELETE FROM recoveries WHERE run = ? AND (step > ? OR ? = 0)", (run, step, step))
@@ -123,7 +123,7 @@ def take_back(db: sqlite3.Connection, run: int, step: int, epochs: int, evaluate
 
 
 def _cut_last_points(db: sqlite3.Connection, run: int, step: int) -> None:
-    """Points are recorded a tenth of a second at a time: the last row may reach beyond `step`."""
+    """A row has the points of a tenth of a second, so the last one may reach beyond `step`."""
     row = db.execute(
         "SELECT first_step, losses, accuracies FROM steps WHERE run = ? ORDER BY first_step DESC LIMIT 1", (run,)
     ).fetchone()
@@ -136,7 +136,7 @@ def _cut_last_points(db: sqlite3.Connection, run: int, step: int) -> None:
 
 
 def read_past(db: sqlite3.Connection, run: int) -> Iterator[Past]:
-    """What was recorded of a run, as the events that it was, in their order; predictions are left out."""
+    """A run's stored events, in order, without predictions."""
     found: list[tuple[int, int, Past]] = []
     columns = "first_step, epoch, learning_rate, images, train_s, losses, accuracies"
     for row in db.execute(f"SELECT {columns} FROM steps WHERE run = ? ORDER BY first_step", (run,)):

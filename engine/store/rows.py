@@ -1,4 +1,4 @@
-"""Between rows of the record and values: JSON columns, packed curves, and back."""
+"""Converts rows to values and back: JSON columns, packed curves."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LISTED_COLUMNS = (
 
 
 def read_run(row: Sequence[Any]) -> RunSummary:
-    """From LISTED_COLUMNS. Raises one of `_DAMAGED` where a value is not of its kind: SQLite takes any."""
+    """From LISTED_COLUMNS. Raises one of `_DAMAGED` if a value has the wrong type: SQLite accepts any."""
     run, dataset, model, status, created_at, spec, untrained, final, images_per_s, elapsed_s, steps, error, where = row
     settings = json.loads(spec)
     texts, numbers = (
@@ -49,42 +49,42 @@ def read_run(row: Sequence[Any]) -> RunSummary:
 
 
 def _without_number(settings: dict[str, Any]) -> dict[str, Any]:
-    """A stored spec as settings alone. The format number stays where a newer reslab wrote it: `RunSummary.is_newer`."""
+    """A stored spec without its format number, which stays if a newer reslab wrote it (`RunSummary.is_newer`)."""
     if not is_readable(settings, FORMAT):
         return settings
     return {name: value for name, value in settings.items() if name != KEY}
 
 
 def read_any_run(row: Sequence[Any]) -> RunSummary:
-    """As `read_run`; a row that a flipped bit, or somebody, has made unreadable must not hide the others."""
+    """As `read_run`; a damaged row must not hide the others."""
     try:
         return read_run(row)
     except _DAMAGED:
-        error = "its row in the record was damaged; restore the file from a copy, or delete the run"
+        error = "its row in the database is damaged; restore the file from a copy, or delete the run"
         number = row[0] if isinstance(row[0], int) else -1
         return RunSummary(number, "?", "?", "damaged", 0.0, {}, None, None, None, None, None, error)
 
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Raises StoreError where the database at `path` cannot be read or written."""
+    """Raises StoreError if the database at `path` cannot be read or written."""
     try:
         yield
     except (sqlite3.Error, OSError) as error:
         raise StoreError(
-            f"cannot use the record of runs {path} ({error}); choose another folder with --home"
+            f"cannot use the database of runs {path} ({error}); choose another folder with --home"
         ) from error
 
 
 @contextmanager
 def unless_damaged(run: int) -> Iterator[None]:
-    """Raises StoreError where the rows of `run` are not such values as reslab writes."""
+    """Raises StoreError if the rows of `run` are not values that reslab writes."""
     try:
         yield
     except _DAMAGED as error:
         _log.warning("rows of run %d cannot be read: %r", run, error)
         raise StoreError(
-            f"run {run} cannot be read: its rows in the record were damaged; restore the file from a copy, or delete it"
+            f"run {run} cannot be read: its rows in the database are damaged; restore the file from a copy or delete it"
         ) from None
 
 

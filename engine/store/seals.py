@@ -1,11 +1,11 @@
-"""The seal of a run that has ended: a SHA-256 over its rows, which shows that none was changed since."""
+"""The seal of an ended run: a SHA-256 over its rows, which shows whether any was changed since."""
 
 from __future__ import annotations
 
 import hashlib
 import sqlite3
 
-# Named, so that a column that comes later breaks no older seal. What is here stays, in this order.
+# Columns are named, so that later ones do not break older seals. Names and order must not change.
 _RUN = (
     "run, dataset, model, status, created_at, spec, untrained, final, train_images_per_s, elapsed_s, steps, error, "
     "started"
@@ -24,12 +24,12 @@ _SEALED = {
 
 
 def write_seal(db: sqlite3.Connection, run: int) -> None:
-    """Seal a run's rows as they are now."""
+    """Seal a run's current rows."""
     db.execute("UPDATE runs SET seal = ? WHERE run = ?", (_digest(db, run), run))
 
 
 def is_intact(db: sqlite3.Connection, run: int) -> bool | None:
-    """Whether a run's rows are those that were sealed; None where it has no seal, or there is no such run."""
+    """Whether a run's rows are unchanged since they were sealed; None if it has no seal, or does not exist."""
     row = db.execute("SELECT seal FROM runs WHERE run = ?", (run,)).fetchone()
     return None if row is None or row[0] is None else bool(row[0] == _digest(db, run))
 

@@ -1,6 +1,6 @@
-"""The record of runs: one SQLite file. Hands out values and keeps SQL to itself.
+"""The store of runs: one SQLite file. Callers get values; SQL stays in this folder.
 
-Each thread opens its own `Store`. Transactions are short, so that readers and a second process get their turn; the
+Each thread opens its own `Store`. Transactions are short, so that readers and other processes do not wait long; the
 rollback journal is used because SQLite before 3.51.3 can corrupt a write-ahead log with two connections.
 """
 
@@ -50,7 +50,7 @@ from engine.store.rows import (
 )
 from engine.store.seals import is_intact, write_seal
 
-COMMIT_EVERY_S = 1.0  # points wait this long: one commit costs an fsync, 1 to 20 ms
+COMMIT_EVERY_S = 1.0  # for curve points: one commit costs an fsync, 1 to 20 ms
 _BUSY_MS = 5000
 _Written = (
     events.RunStarted | events.RunContinued | events.Evaluated | events.EpochEnded | events.CheckpointSaved
@@ -60,16 +60,16 @@ _log = logging.getLogger("reslab")
 
 
 class Store:
-    """One connection to the record.
+    """One connection to the database.
 
     Raises:
-        StoreError: from any method, where the file cannot be read or written.
+        StoreError: from any method, if the file cannot be read or written.
     """
 
     def __init__(self, path: Path) -> None:
         self._points: list[events.StepsCompleted] = []
         self._committed_at = time.monotonic()
-        self._carried = heartbeat.Carried(path)
+        self._heartbeat = heartbeat.Heartbeat(path)
         with explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, isolation_level=None)
@@ -77,9 +77,9 @@ class Store:
                 self._db.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
                 self._db.execute("PRAGMA journal_mode = DELETE")
                 self._db.execute("PRAGMA foreign_keys = ON")
-                self._db.execute("PRAGMA trusted_schema = OFF")  # the record may be somebody else's
+                self._db.execute("PRAGMA trusted_schema = OFF")  # the file may come from somebody else
                 migrate(self._db, path)
-            except BaseException:  # else it would keep its lock until the garbage collector comes by
+            except BaseException:  # else it would keep its lock until it is garbage-collected
                 self._db.close()
                 raise
         self._path = path
@@ -93,14 +93,14 @@ class Store:
         self.close()
 
     def close(self) -> None:
-        self._carried.close()
+        self._heartbeat.close()
         self._db.close()
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
     def create_run(self, spec: RunSpec) -> int:
-        """Record that `spec` begins now in this process; returns the run's number."""
-        values = (spec.dataset, spec.model, spec.to_json(), time.time(), *heartbeat.mine())
+        """Store that `spec` starts now in this process; returns the run's number."""
+        values = (spec.dataset, spec.model, spec.to_json(), time.time(), *heartbeat.own_process())
         with self._transaction():
             cursor = self._db.execute(
                 "INSERT INTO runs (dataset, model, spec, status, created_at, pid, pid_started, place, beat_at) "
@@ -108,13 +108,12 @@ class Store:
                 values,
             )
             assert cursor.lastrowid is not None
-            self._carried.add(cursor.lastrowid)  # before another thread can see it
+            self._heartbeat.add(cursor.lastrowid)  # before another thread can see it
         return cursor.lastrowid
 
     def record(self, event: events.Event) -> None:
-        """Write one event. Points are written about once a second; one that cannot be is tried again, not raised.
-
-        Raises StoreError where the run was taken for lost meanwhile and goes on elsewhere.
+        """Write one event; curve points about once a second, retried if that fails. Raises StoreError if the run was
+        considered lost and another process has resumed it.
         """
         match event:
             case events.StepsCompleted():
@@ -122,7 +121,7 @@ class Store:
                 if time.monotonic() - self._committed_at >= COMMIT_EVERY_S:
                     self._flush_points()
             case events.DatasetProgressed() | events.EvaluationProgressed() | events.GradientsMeasured():
-                pass  # for live views alone
+                pass  # for live views only
             case events.CheckpointFailed() | events.RunPaused() | events.RunResumed():
                 pass
             case _:
@@ -130,13 +129,13 @@ class Store:
 
     def _write_at_once(self, event: _Written) -> None:
         with self._transaction():
-            if self._carried.has(event.run):
-                heartbeat.check_mine(self._db, event.run)
+            if self._heartbeat.has(event.run):
+                heartbeat.check_own(self._db, event.run)
             self._write_points()
             self._write(event)
         self._points.clear()
         if isinstance(event, events.RunEnded):
-            self._carried.end(event.run)
+            self._heartbeat.end(event.run)
 
     def _flush_points(self) -> None:
         self._committed_at = time.monotonic()
@@ -145,7 +144,7 @@ class Store:
                 self._write_points()
             self._points.clear()
         except StoreError as error:
-            _log.warning("curve points wait: %s", error)
+            _log.warning("curve points could not be written yet: %s", error)
 
     def _write_points(self) -> None:
         rows = [
@@ -201,40 +200,37 @@ class Store:
         write_seal(self._db, event.run)
 
     def reopen(self, run: int, step: int, epochs: int, evaluated: bool, spec: RunSpec | None = None) -> None:
-        """Let a run that was cut off run again in this process, from its checkpoint at `step` on.
+        """Reopen an interrupted run in this process, from its checkpoint at `step`; later rows are deleted.
 
-        What was recorded after that is taken back. `epochs` are whole ones, `evaluated` says whether the last was,
-        `spec` where the images lie now. Raises StoreError where it runs already.
+        `epochs`: complete ones; `evaluated`: whether the last of them was; `spec`: where the images are now. Raises
+        StoreError if the run is running already.
         """
         with self._transaction():
             if not resumes.rewind(self._db, run, step, epochs, evaluated, spec):
                 raise StoreError(f"run {run} is still running; reslab stop {run} ends it")
-            self._carried.add(run)
+            self._heartbeat.add(run)
 
     def past(self, run: int) -> list[resumes.Past]:
-        """What was recorded of a run so far, as events."""
+        """A run's stored events so far."""
         with explained(self._path), unless_damaged(run):
             return list(resumes.read_past(self._db, run))
 
     def checkpoints(self, run: int) -> list[WeightsRecord]:
-        """The files that a run can go on from, the newest first."""
+        """The files that a run can resume from, the newest first."""
         with explained(self._path):
             return resumes.read_checkpoints(self._db, run)
 
     def delete(self, run: int) -> None:
-        """Remove a run's rows; its folder is the caller's business."""
+        """Delete a run's rows; the caller deletes its folder."""
         if self._running(run):
             raise StoreError(f"run {run} is still running; reslab stop {run} ends it")
         with self._transaction():
             self._db.execute("DELETE FROM runs WHERE run = ?", (run,))
 
     def settle_lost_runs(self) -> None:
-        """Runs that say they are running and are carried by no process have failed; record that.
-
-        Where this person may only read the record, it stays as it is.
-        """
+        """Mark runs as failed that say "running" but whose process is gone; does nothing without write access."""
         with explained(self._path):
-            lost = self._carried.lost(self._db)
+            lost = self._heartbeat.lost(self._db)
         for row in lost:
             try:
                 with self._transaction():
@@ -253,23 +249,23 @@ class Store:
             waiting.append(self._db, specs)
 
     def waiting(self) -> list[QueueEntry]:
-        """What waits, the next one first; entries that cannot be read are left out."""
+        """The queue, the next entry first, without unreadable ones."""
         with explained(self._path):
             return list(waiting.read(self._db))
 
     def first_waiting(self, on_hold: Collection[int] = ()) -> QueueEntry | None:
-        """The next one that is not `on_hold`, which stays where it is."""
+        """The first entry that is not `on_hold`, without removing it."""
         with explained(self._path):
             return waiting.first(self._db, on_hold)
 
     def unreadable_waiting(self) -> list[UnreadableEntry]:
-        """What waits and cannot be read, of a newer reslab or damaged. It stays where it is."""
+        """Queue entries that cannot be read, of a newer reslab or damaged. They stay in the queue."""
         with explained(self._path):
             return waiting.read_unreadable(self._db)
 
     def take_next(self, number: int | None = None, on_hold: Collection[int] = ()) -> RunSpec | None:
-        """Take the first entry that is not `on_hold` out of the queue, only if it is entry `number` where that is
-        given; no other process gets the same one.
+        """Remove and return the first entry that is not `on_hold`; with `number`, only if it is that entry. No other
+        process gets the same one.
         """
         with self._transaction():
             return waiting.take_first(self._db, number, on_hold)
@@ -286,11 +282,11 @@ class Store:
     # --- reading -----------------------------------------------------------------------------------------------------
 
     def runs(self) -> list[RunSummary]:
-        """Every run, newest first; one whose row was damaged has the status "damaged" and says so."""
+        """Every run, newest first; one whose row is damaged has the status "damaged"."""
         return [read_any_run(row) for row in self.query(f"SELECT {LISTED_COLUMNS} FROM runs ORDER BY run DESC")]
 
     def run(self, run: int) -> RunSummary:
-        """One run as a list shows it. Raises StoreError where there is none of this number, or its row was damaged."""
+        """One run as a list shows it. Raises StoreError if there is no such run, or its row is damaged."""
         rows = self.query(f"SELECT {LISTED_COLUMNS} FROM runs WHERE run = ?", run)
         if not rows:
             raise StoreError(f"there is no run {run}, or it was deleted")
@@ -298,10 +294,10 @@ class Store:
             return read_run(rows[0])
 
     def details(self, run: int) -> RunDetails:
-        """Open one run.
+        """Everything stored about one run, except predictions.
 
         Raises:
-            StoreError: there is none of this number, a newer reslab wrote its spec, or its rows were damaged.
+            StoreError: there is no such run, a newer reslab wrote its spec, or its rows are damaged.
         """
         with unless_damaged(run):
             return self._details(run)
@@ -341,7 +337,7 @@ class Store:
         """
         self.run(run)
         if self.intact(run) is False:
-            raise StoreError(f"run {run} was changed after it had ended; its predictions are not to be trusted")
+            raise StoreError(f"run {run} was changed after it ended; do not trust its predictions")
         rows = self.query(
             "SELECT labels, predictions, confidences FROM evaluations "
             "WHERE run = ? AND split = 'test' AND moment != 'untrained' AND labels IS NOT NULL "
@@ -359,22 +355,22 @@ class Store:
         return [(self.details(run), self.predictions(run)) for run in runs]
 
     def intact(self, run: int) -> bool | None:
-        """Whether a run's rows are those that were sealed at its end; None while it has no seal."""
+        """Whether a run's rows are unchanged since its end; None while it has no seal."""
         with explained(self._path):
             return is_intact(self._db, run)
 
     def calibration(self, device_name: str) -> Calibration | None:
-        """What the latest runs on this GPU say of its forecasts; None where none was measured there."""
+        """How the latest runs on this GPU correct its forecasts; None without any."""
         with explained(self._path):
             return memory.calibration(self._db, device_name)
 
     def autotune_choices(self, run: int = 0) -> dict[str, events.SettingsTuned]:
-        """What was measured to be quickest on this machine, by its key, as facts of `run`."""
+        """The settings measured to be fastest on this machine, by key, as events of `run`."""
         with explained(self._path):
             return autotune.read(self._db, run)
 
     def forget_autotune_choices(self) -> int:
-        """Let later runs measure again; returns how many choices were forgotten."""
+        """Delete all choices, so that later runs measure again; returns how many there were."""
         with self._transaction():
             return autotune.forget(self._db)
 

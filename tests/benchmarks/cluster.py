@@ -1,4 +1,4 @@
-"""Runs on Ray: eight side by side, how far the screen lags behind, and how many runs record, stream and screen carry.
+"""Runs on Ray: eight side by side, how far the screen lags behind, and how many runs store, stream and screen sustain.
 
 The cluster is one of processes on this machine, so its nodes share the cores. Needs the extra: uv run --extra cluster.
 """
@@ -64,7 +64,7 @@ def queue(num_pairs: int = 1) -> None:
                 assert [record.status for record in store.runs()] == ["completed"] * len(specs)
         most = max(held.most_bytes.values()) / 2**20
         print(f"  {num_nodes} nodes: all busy in {held.looks_all_busy / held.looks:.0%} of the looks, at most "
-              f"{max(held.most_seats.values())} runs and {most:.0f} of {_NODE_BYTES / 2**20:.0f} MiB on a node",
+              f"{max(held.most_actors.values())} runs and {most:.0f} of {_NODE_BYTES / 2**20:.0f} MiB on a node",
               flush=True)  # fmt: skip
         return took
 
@@ -72,7 +72,7 @@ def queue(num_pairs: int = 1) -> None:
 
 
 class _Clocked:
-    """A seat that trains nothing: ten events a second, with the time of day in the learning rate's place."""
+    """An actor that trains nothing: ten events a second, with the time of day in the learning rate's place."""
 
     def check(self, versions: dict[str, str]) -> None:
         pass
@@ -83,41 +83,41 @@ class _Clocked:
         from engine.launch.ray.task import EventSender
         from engine.training.loop import Ending
 
-        ticket, _ = ray.get(task.channel.enter.remote(task.run))
-        teller = EventSender(task, ticket, RunControl())
-        teller.tell(started(task.spec, task.run))
+        ticket, _ = ray.get(task.channel.register.remote(task.run))
+        sender = EventSender(task, ticket, RunControl())
+        sender.send(started(task.spec, task.run))
         for step in range(1, 201):
             time.sleep(1 / _EVENTS_PER_S)
-            teller.tell(StepsCompleted(task.run, 1, step, (1.0,), (0.5,), time.time(), step, float(step)))
-        teller.tell(Ending("stopped"))
-        teller.close()
+            sender.send(StepsCompleted(task.run, 1, step, (1.0,), (0.5,), time.time(), step, float(step)))
+        sender.send(Ending("stopped"))
+        sender.close()
 
 
 def stream() -> None:
-    """How long steps take from the worker, through Ray, the record and the stream, to whoever follows: 200 of them."""
+    """How long steps take from the worker, through Ray, the store and the stream, to a follower: 200 of them."""
     require_ray()
     import ray
 
-    from engine.launch.ray.backend import RayBackend, Seat
+    from engine.launch.ray.backend import RayBackend, Reservation
     from engine.launch.ray.request import request_for
 
     ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False)
     spec, lags = RunSpec("digits", "resnet20"), list[float]()
     with _folders() as folders:
-        seat = ray.remote(_Clocked).remote()
+        actor = ray.remote(_Clocked).remote()
         backend = RayBackend(folders, Cluster("this"))
-        handle = backend.start(Job(spec), slot=Seat(request_for(spec, None, 2**30), seat))
+        handle = backend.start(Job(spec), slot=Reservation(request_for(spec, None, 2**30), actor))
         begun = threading.Event()
 
-        def carry() -> None:
+        def record() -> None:
             with closing(handle.events()) as events:
-                told = Stream(folders.run_folder(1))
+                stream = Stream(folders.run_folder(1))
                 for event in events:
-                    told.tell(event)
+                    stream.write(event)
                     begun.set()
-                told.close()
+                stream.close()
 
-        thread = threading.Thread(target=carry)
+        thread = threading.Thread(target=record)
         thread.start()
         begun.wait()
         for event in follow(1, folders, RunControl()):
@@ -132,27 +132,27 @@ def stream() -> None:
 
 
 def rates(num_runs: int = 50) -> None:
-    """Events a second that the record, the exchange and a follower take, and how many runs of ten a second that is."""
+    """Events a second that the store, the event channel and a follower take, and the runs that this supports."""
     print(cpu_name())
     with _folders() as folders:
         stores = [Store(folders.database) for _ in range(num_runs)]
         runs = [store.create_run(RunSpec("digits", "resnet20")) for store in stores]
         for store, number in zip(stores, runs, strict=True):
             store.record(started(RunSpec("digits", "resnet20"), number))
-        began, told = time.perf_counter(), 0
+        began, num_events = time.perf_counter(), 0
         for second in range(5):  # what each run leaves in a second, and its commit
             for store, number in zip(stores, runs, strict=True):
                 for part in range(_EVENTS_PER_S):
                     step = 100 * (second * _EVENTS_PER_S + part) + 1
                     store._points.append(StepsCompleted(number, 1, step, (1.0,) * 100, (0.5,) * 100, 0.1, step, 1.0))
                 store._flush_points()
-                told += _EVENTS_PER_S
+                num_events += _EVENTS_PER_S
         seconds = time.perf_counter() - began
         num_bytes = folders.database.stat().st_size
         for store in stores:
             store.close()
-        per_run = 1000 * seconds / (told / _EVENTS_PER_S)
-        print(f"  record: {per_run:.2f} ms a run and second, {num_bytes / told:.0f} bytes an event of 100 steps: "
+        per_run = 1000 * seconds / (num_events / _EVENTS_PER_S)
+        print(f"  store: {per_run:.2f} ms a run and second, {num_bytes / num_events:.0f} bytes an event of 100 steps: "
               f"{1000 / per_run:,.0f} runs at once at most")  # fmt: skip
         control = RunControl()
         with closing(Store(folders.database)) as store:
@@ -162,7 +162,7 @@ def rates(num_runs: int = 50) -> None:
                       for index in range(5000)]  # fmt: skip
             began = time.perf_counter()
             for event in events:
-                written.tell(event)
+                written.write(event)
             write_s = time.perf_counter() - began
             began = time.perf_counter()
             for _ in islice(follow(number, folders, control), len(events)):
@@ -177,14 +177,14 @@ def rates(num_runs: int = 50) -> None:
 
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     channel: Any = ray.remote(EventChannel).remote()
-    rooms, rounds = range(100), 20
-    ray.get([channel.open.remote(run, ResumePoint()) for run in rooms])
-    tickets = [ticket for ticket, _ in ray.get([channel.enter.remote(run) for run in rooms])]
+    runs_at_once, rounds = range(100), 20
+    ray.get([channel.open.remote(run, ResumePoint()) for run in runs_at_once])
+    tickets = [ticket for ticket, _ in ray.get([channel.register.remote(run) for run in runs_at_once])]
     began, num_taken = time.perf_counter(), 0
     for batch in range(1, rounds + 1):  # as each run's worker and driver do: one call at a time
-        ray.get([channel.tell.remote(run, tickets[run], batch, events[:1]) for run in rooms])
-        num_taken += sum(map(len, ray.get([channel.take.remote(run, 1.0) for run in rooms])))
-    calls_per_s = 2 * rounds * len(rooms) / (time.perf_counter() - began)
-    assert num_taken == rounds * len(rooms), num_taken
+        ray.get([channel.send.remote(run, tickets[run], batch, events[:1]) for run in runs_at_once])
+        num_taken += sum(map(len, ray.get([channel.take.remote(run, 1.0) for run in runs_at_once])))
+    calls_per_s = 2 * rounds * len(runs_at_once) / (time.perf_counter() - began)
+    assert num_taken == rounds * len(runs_at_once), num_taken
     ray.shutdown()
-    print(f"  exchange: {calls_per_s:,.0f} calls/s: {calls_per_s / _CALLS_PER_RUN:,.0f} runs at once at most")
+    print(f"  event channel: {calls_per_s:,.0f} calls/s: {calls_per_s / _CALLS_PER_RUN:,.0f} runs at once at most")

@@ -32,10 +32,10 @@ def nodes(number: int, **resources: Any) -> Iterator[Any]:
 
 @dataclass
 class Held:
-    """What the seats on each node held, looked at ten times a second: a node is known by the number of its raylet."""
+    """What the actors on each node held, looked at ten times a second: a node is known by the number of its raylet."""
 
     most_bytes: dict[int, int] = field(default_factory=lambda: defaultdict(int))
-    most_seats: dict[int, int] = field(default_factory=lambda: defaultdict(int))
+    most_actors: dict[int, int] = field(default_factory=lambda: defaultdict(int))
     looks: int = 0
     looks_all_busy: int = 0
 
@@ -43,13 +43,13 @@ class Held:
         found: dict[int, list[int]] = defaultdict(list)
         for process in psutil.process_iter(["cmdline", "ppid", "memory_info"]):
             words = process.info["cmdline"]
-            if words and words[0].startswith("ray::Seat"):
+            if words and words[0].startswith("ray::TrainActor"):
                 found[process.info["ppid"]].append(process.info["memory_info"].rss)
         self.looks += bool(found)
         self.looks_all_busy += len(found) == num_nodes
         for node, held in found.items():
             self.most_bytes[node] = max(self.most_bytes[node], sum(held))
-            self.most_seats[node] = max(self.most_seats[node], len(held))
+            self.most_actors[node] = max(self.most_actors[node], len(held))
 
 
 @contextmanager

@@ -40,7 +40,7 @@ from ray.exceptions import RayError  # noqa: E402
 
 from engine.launch.backend import Job  # noqa: E402
 from engine.launch.in_process import InProcess  # noqa: E402
-from engine.launch.ray.backend import RayBackend, Seats, capacity_of  # noqa: E402
+from engine.launch.ray.backend import ClusterCapacity, RayBackend, capacity_of  # noqa: E402
 from engine.launch.ray.driver import connected  # noqa: E402  # they import Ray
 from engine.launch.ray.nodes import NodeWatch  # noqa: E402
 from engine.launch.ray.request import Request, request_for  # noqa: E402
@@ -186,48 +186,48 @@ def test_several_workers_reach_what_one_does(machine: None, tmp_path: Path) -> N
     assert apart <= max(max(accuracies) - min(accuracies) for accuracies in found)
 
 
-class Deaf:
-    """An exchange that does not answer the first `times` calls, but has heard them."""
+class Unresponsive:
+    """An event channel that receives every call but does not answer the first `times`."""
 
-    def __init__(self, times: int, asked: ControlRequest) -> None:
-        self.times, self.asked = times, asked
-        self.heard: list[tuple[int, int, list[Any]]] = []
-        self.tell = self
+    def __init__(self, times: int, request: ControlRequest) -> None:
+        self.times, self.request = times, request
+        self.received: list[tuple[int, int, list[Any]]] = []
+        self.send = self
 
     def remote(self, run: int, ticket: int, batch: int, events: list[Any]) -> Any:
-        self.heard.append((ticket, batch, events))
-        if len(self.heard) <= self.times:
+        self.received.append((ticket, batch, events))
+        if len(self.received) <= self.times:
             raise RayError("no answer")
-        return ray.put(self.asked)
+        return ray.put(self.request)
 
 
 def test_events_that_are_not_answered_are_sent_again_by_the_same_number(machine: None, tmp_path: Path) -> None:
-    deaf, control = Deaf(2, ControlRequest(pause=True)), RunControl()
-    teller = EventSender(Task(1, SPEC, folders_in(tmp_path), False, {}, deaf), 7, control)
-    (told,) = (event for event in events_of(SPEC) if isinstance(event, RunStarted))
-    teller.tell(told)
-    teller.close()
-    said = [call for call in deaf.heard if call[2]]
-    assert said[0] == (7, said[0][1], [told])
+    channel, control = Unresponsive(2, ControlRequest(pause=True)), RunControl()
+    sender = EventSender(Task(1, SPEC, folders_in(tmp_path), False, {}, channel), 7, control)
+    (event,) = (event for event in events_of(SPEC) if isinstance(event, RunStarted))
+    sender.send(event)
+    sender.close()
+    said = [call for call in channel.received if call[2]]
+    assert said[0] == (7, said[0][1], [event])
     assert len(said) in (1, 2, 3)
     assert all(call == said[0] for call in said)
-    assert len({batch for _, batch, _ in deaf.heard[:3]}) == 1
+    assert len({batch for _, batch, _ in channel.received[:3]}) == 1
     assert control.pause_requested
 
 
 def test_a_run_whose_driver_is_gone_stops(machine: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.launch.ray.task.PATIENCE_S", 0.3)
-    deaf, control = Deaf(10**6, ControlRequest()), RunControl()
-    teller = EventSender(Task(1, SPEC, folders_in(tmp_path), False, {}, deaf), 7, control)
+    channel, control = Unresponsive(10**6, ControlRequest()), RunControl()
+    sender = EventSender(Task(1, SPEC, folders_in(tmp_path), False, {}, channel), 7, control)
     deadline = time.monotonic() + 20
     while not control.stop_requested:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     assert control.stop_reason == "the driver of the run was lost"
-    teller.close()
+    sender.close()
 
 
-def test_what_no_node_can_carry_is_tried_three_times_and_recorded(
+def test_what_no_node_can_run_is_tried_three_times_and_recorded(
     machine: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tries, folders = list[Request](), folders_in(tmp_path)
@@ -244,14 +244,14 @@ def test_what_no_node_can_carry_is_tried_three_times_and_recorded(
     with Store(folders.database) as store:
         records = store.runs()
     assert [(record.status, record.spec["seed"]) for record in records] == [("failed", 1), ("failed", 0)]
-    assert "no node of the cluster can carry it (no module named engine);" in str(records[0].error)
+    assert "no node of the cluster can run it (no module named engine);" in str(records[0].error)
     assert begun == [1, 2]
 
 
-def test_a_queue_that_cannot_be_carried_is_recorded_run_by_run(
+def test_a_queue_that_cannot_run_is_recorded_run_by_run(
     machine: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No GPU in the cluster; weights that are not there, found only once it has its seat; the next one trains."""
+    """No GPU in the cluster; weights that are not there, found only once it has its actor; the next one trains."""
     monkeypatch.setattr("engine.launch.ray.backend.RETURN_S", 0.3)
     folders = folders_in(tmp_path)
     specs = [SPEC.replace(device="cuda"), SPEC.replace(weights=str(tmp_path / "none.pth")), SPEC]
@@ -259,23 +259,23 @@ def test_a_queue_that_cannot_be_carried_is_recorded_run_by_run(
     with Store(folders.database) as store:
         last, second, first = store.runs()
     assert (first.status, first.error) == (
-        "failed", "the run wants a GPU, the cluster has none; choose device=auto or cpu"
+        "failed", "the run needs a GPU, the cluster has none; choose device=auto or cpu"
     )  # fmt: skip
     assert second.status == "failed"
     assert "none.pth" in str(second.error)
     assert last.status == "completed", last.error
 
 
-def test_a_seat_that_was_lost_while_it_was_idle_is_no_fault_of_the_next_run(machine: None, tmp_path: Path) -> None:
+def test_an_actor_lost_while_idle_does_not_fail_the_next_run(machine: None, tmp_path: Path) -> None:
     folders = folders_in(tmp_path)
     cluster = Cluster("the test's")
-    with Seats(cluster, folders) as seats:
+    with ClusterCapacity(cluster, folders) as capacity:
         for _ in range(3):
-            lost = seats.reserve(SPEC, lambda: True)
+            lost = capacity.reserve(SPEC, lambda: True)
             assert lost is not None
             ray.kill(lost.actor)  # type: ignore[attr-defined]
-            seats.release(lost)
-        for _ in Scheduler(ListSource([SPEC]), RayBackend(folders, cluster), seats, folders).events(RunControl()):
+            capacity.release(lost)
+        for _ in Scheduler(ListSource([SPEC]), RayBackend(folders, cluster), capacity, folders).events(RunControl()):
             pass
     with Store(folders.database) as store:
         (record,) = store.runs()
@@ -317,15 +317,15 @@ def test_a_node_that_dies_costs_no_run_and_no_step_is_stored_twice(
 
 
 def _training_nodes(made: Any, cluster: Cluster) -> list[Any]:
-    """The node of the run's one seat, or one of the two that share it."""
+    """The node of the run's one actor, or one of the two that share the run."""
     if cluster is TWO:
         return [made.nodes[1]]
-    seats = [
+    actors = [
         process
         for process in psutil.process_iter(["cmdline"])
-        if (process.info["cmdline"] or [""])[0].startswith("ray::Seat")
+        if (process.info["cmdline"] or [""])[0].startswith("ray::TrainActor")
     ]
-    raylets = {process.ppid() for process in seats}
+    raylets = {process.ppid() for process in actors}
     return [node for node in made.nodes if node.all_processes["raylet"][0].process.pid in raylets]
 
 
@@ -343,8 +343,8 @@ def test_a_queue_of_eight_keeps_both_nodes_busy_and_within_their_memory(tmp_path
     assert begun == list(range(1, 9))
     assert [record.spec["seed"] for record in reversed(records)] == [0, 0, 1, 1, 2, 2, 3, 3]
     assert all(record.workers.startswith("1 worker on ") for record in records)
-    assert len(held.most_seats) == 2
-    assert max(held.most_seats.values()) <= 2
+    assert len(held.most_actors) == 2
+    assert max(held.most_actors.values()) <= 2
     assert max(held.most_bytes.values()) <= num_bytes
     assert held.looks_all_busy > held.looks / 2, held
 
@@ -423,7 +423,7 @@ def running_cluster(**environment: str) -> Iterator[str]:
 
 
 def test_a_cluster_that_runs_already_is_reached_by_its_address(tmp_path: Path) -> None:
-    """With Ray's tokens on both sides, on one alone, and where nobody answers."""
+    """With Ray's tokens on both sides, on one alone, and where nothing answers."""
     token = {"RAY_AUTH_TOKEN": "0" * 64}
 
     def train(address: str, **environment: str) -> dict[str, Any]:
@@ -437,9 +437,9 @@ def test_a_cluster_that_runs_already_is_reached_by_its_address(tmp_path: Path) -
     ray.shutdown()
     with running_cluster(RAY_AUTH_MODE="token", **token) as address:
         assert train(address, **token)["status"] == "completed"
-    assert f"nobody answers at {address} (Connection refused)" in train(address, **token)["error"]
+    assert f"nothing answers at {address} (Connection refused)" in train(address, **token)["error"]
     with running_cluster(RAY_AUTH_MODE="disabled") as address:
-        assert "wants RAY_AUTH_MODE=disabled here, too" in train(address, **token)["error"]
+        assert "set RAY_AUTH_MODE=disabled here too" in train(address, **token)["error"]
         assert train(address, RAY_AUTH_MODE="disabled")["status"] == "completed"
 
 

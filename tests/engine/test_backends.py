@@ -168,7 +168,7 @@ def _kill_trainer(backend: Backend, folders: Folders) -> None:
     import psutil
 
     for process in psutil.process_iter(["cmdline"]):
-        if (process.info["cmdline"] or [""])[0].startswith("ray::Seat"):
+        if (process.info["cmdline"] or [""])[0].startswith("ray::TrainActor"):
             process.kill()
 
 
@@ -213,8 +213,8 @@ def test_who_leaves_lets_go_of_it(backend: Backend, folders: Folders) -> None:
     if backend.survives:
         handle.control.leave()
         events.close()
-        assert Lab(folders).look(1).status == "running"
+        assert Lab(folders).summary(1).status == "running"
         Lab(folders).stop(1)
     else:
         events.close()
-    until(lambda: Lab(folders).look(1).status == "stopped")
+    until(lambda: Lab(folders).summary(1).status == "stopped")

@@ -220,7 +220,7 @@ def test_without_the_extra_on_ray_says_how_to_get_it(
 ) -> None:
     monkeypatch.setattr("engine.launch.ray.find_spec", lambda name: None)
     assert reslab("train", "digits", "resnet20", "--on", "ray") == 2
-    assert "take the extra: uv run --extra cluster reslab" in capsys.readouterr().err
+    assert "use uv run --extra cluster reslab" in capsys.readouterr().err
 
 
 def test_options_change_the_folders(tmp_path: Path) -> None:

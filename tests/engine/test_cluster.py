@@ -1,4 +1,4 @@
-"""What of a cluster needs no Ray: what driver and workers leave for each other, and whose versions do."""
+"""The parts of the cluster code that need no Ray: the event channel, the token, and the check of versions."""
 
 from __future__ import annotations
 
@@ -31,59 +31,59 @@ async def taken(channel: EventChannel) -> Sequence[Event]:
     return await channel.take(1, 0.05)
 
 
-async def test_what_is_told_is_taken_once_and_in_order() -> None:
+async def test_events_are_taken_once_and_in_order() -> None:
     channel = await opened()
-    ticket, _ = await channel.enter(1)
-    await channel.tell(1, ticket, 1, [STEPS[0]])
-    await channel.tell(1, ticket, 2, [STEPS[1]])
+    ticket, _ = await channel.register(1)
+    await channel.send(1, ticket, 1, [STEPS[0]])
+    await channel.send(1, ticket, 2, [STEPS[1]])
     assert await taken(channel) == STEPS[:2]
     assert await taken(channel) == []
 
 
 async def test_a_batch_that_comes_twice_is_taken_once() -> None:
     channel = await opened()
-    ticket, _ = await channel.enter(1)
+    ticket, _ = await channel.register(1)
     for _ in range(2):
-        await channel.tell(1, ticket, 1, [STEPS[0]])
-    await channel.tell(1, ticket, 2, [STEPS[1]])
+        await channel.send(1, ticket, 1, [STEPS[0]])
+    await channel.send(1, ticket, 2, [STEPS[1]])
     assert await taken(channel) == STEPS[:2]
 
 
-async def test_whoever_was_replaced_is_told_to_stop_and_adds_nothing() -> None:
+async def test_a_replaced_worker_is_stopped_and_adds_nothing() -> None:
     channel = await opened()
-    first, _ = await channel.enter(1)
-    await channel.tell(1, first, 1, [STEPS[0]])
-    second, _ = await channel.enter(1)
-    assert await channel.tell(1, first, 2, [STEPS[1]]) == ControlRequest(stop=True)
-    assert await channel.tell(1, second, 1, [STEPS[2]]) == ControlRequest()
+    first, _ = await channel.register(1)
+    await channel.send(1, first, 1, [STEPS[0]])
+    second, _ = await channel.register(1)
+    assert await channel.send(1, first, 2, [STEPS[1]]) == ControlRequest(stop=True)
+    assert await channel.send(1, second, 1, [STEPS[2]]) == ControlRequest()
     assert await taken(channel) == [STEPS[0], STEPS[2]]
 
 
-async def test_whoever_begins_goes_on_from_the_newest_checkpoint() -> None:
+async def test_a_new_worker_resumes_from_the_newest_checkpoint() -> None:
     channel = await opened()
-    ticket, newest = await channel.enter(1)
+    ticket, newest = await channel.register(1)
     assert newest == ResumePoint()
     started = next(event for event in EVENTS if isinstance(event, RunStarted))
-    await channel.tell(1, ticket, 1, [started, SAVED])
-    assert (await channel.enter(1))[1] == ResumePoint(started, SAVED.file, SAVED.sha256)
+    await channel.send(1, ticket, 1, [started, SAVED])
+    assert (await channel.register(1))[1] == ResumePoint(started, SAVED.file, SAVED.sha256)
 
 
-async def test_what_is_asked_comes_back_until_the_run_is_closed() -> None:
+async def test_a_request_is_pending_until_the_run_is_closed() -> None:
     channel = await opened()
-    ticket, _ = await channel.enter(1)
-    await channel.ask(1, ControlRequest(pause=True))
-    assert await channel.tell(1, ticket, 1, []) == await channel.asked(1) == ControlRequest(pause=True)
+    ticket, _ = await channel.register(1)
+    await channel.send_request(1, ControlRequest(pause=True))
+    assert await channel.send(1, ticket, 1, []) == await channel.pending_request(1) == ControlRequest(pause=True)
     await channel.close(1)
-    assert await channel.tell(1, ticket, 2, [STEPS[0]]) == await channel.asked(1) == ControlRequest(stop=True)
-    await channel.fail(1, STEPS[0])  # nobody is there to hear of it
+    assert await channel.send(1, ticket, 2, [STEPS[0]]) == await channel.pending_request(1) == ControlRequest(stop=True)
+    await channel.fail(1, STEPS[0])  # nobody receives it
 
 
-async def test_the_driver_waits_for_what_comes() -> None:
+async def test_the_driver_waits_for_events() -> None:
     channel = await opened()
-    ticket, _ = await channel.enter(1)
+    ticket, _ = await channel.register(1)
     waiting = asyncio.create_task(channel.take(1, 20.0))
     await asyncio.sleep(0)
-    await channel.tell(1, ticket, 1, [STEPS[0]])
+    await channel.send(1, ticket, 1, [STEPS[0]])
     assert await asyncio.wait_for(waiting, 5.0) == [STEPS[0]]
 
 

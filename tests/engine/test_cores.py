@@ -139,7 +139,7 @@ def test_while_others_take_cores_no_thread_spins(monkeypatch: pytest.MonkeyPatch
 
 def test_doctor_says_how_threads_wait() -> None:
     assert "GOMP_SPINCOUNT=7" in threads_text(2, {"GOMP_SPINCOUNT": "7"})
-    assert "wait as the library has it" in threads_text(2, {"OMP_WAIT_POLICY": "ACTIVE"})
+    assert "wait as the library decides" in threads_text(2, {"OMP_WAIT_POLICY": "ACTIVE"})
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

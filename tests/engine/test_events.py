@@ -123,7 +123,7 @@ def over_stream(sent: list[Event], folder: Path) -> list[Event]:
     """What a follower reads of them."""
     stream = Stream(folder)
     for event in sent:
-        stream.tell(event)
+        stream.write(event)
     lines = stream_path(folder).read_text(encoding="utf-8").splitlines()
     stream.close()
     assert all(json.loads(line)["format"] == wire.FORMAT for line in lines)
@@ -227,5 +227,5 @@ def test_whoever_shows_or_keeps_events_takes_every_one(folders: Folders, capsys:
     ],
 )  # fmt: skip
 def test_what_is_no_event_is_one_sentence(values: Any) -> None:
-    with pytest.raises(StoreError, match="no event of this version"):
+    with pytest.raises(StoreError, match="not an event of this version"):
         event_from(values)

@@ -33,7 +33,7 @@ from engine.training.checkpoint import load_checkpoint, write_checkpoint
 from engine.training.position import EpochSums, MemoryState, Position
 from engine.training.resume import Resume
 from tests.engine.test_cli import output_of, reslab
-from tests.fakes import RESOLVED, Carried, events_of, started
+from tests.fakes import RESOLVED, DetachedRun, events_of, started
 from tests.running import run_until
 
 POSITION = Position(7, 1, True, 896, 1.5, 2.25, EpochSums(128, 0.1, 64, 1.25), MemoryState(32, True, calm_steps=3))
@@ -250,7 +250,7 @@ def test_a_run_with_unknown_settings_is_resumed_without_them_and_says_so(folders
     assert continued.differs == ("the setting mixup ignored (it was 0.2)",)
     assert stored_spec(folders, 1)["mixup"] == 0.2
     with Store(folders.database) as store:
-        assert store.details(1).caveat == f"went on from step {continued.step} with {continued.differs[0]}"
+        assert store.details(1).caveat == f"resumed from step {continued.step} with {continued.differs[0]}"
 
 
 # --- the queue -------------------------------------------------------------------------------------------------------
@@ -305,7 +305,7 @@ def test_a_line_without_a_number_is_of_the_first_format() -> None:
 
 
 def test_a_stream_of_a_newer_version_is_refused_by_who_follows(folders: Folders) -> None:
-    run = Carried(SPEC, folders)
+    run = DetachedRun(SPEC, folders)
     try:
         with stream_path(run.folder).open("a", encoding="utf-8") as file:
             file.write(json.dumps({"format": 2, "what": "run_paused"}) + "\n")
@@ -335,7 +335,7 @@ def test_a_start_that_lacks_what_it_always_had_is_a_damaged_row(home: Folders) -
     with sqlite3.connect(home.database) as db:
         db.execute("UPDATE runs SET started = json_remove(started, '$.class_names'), seal = NULL WHERE run = 1")
     with Store(home.database) as store:
-        with pytest.raises(StoreError, match="run 1 cannot be read: its rows in the record were damaged"):
+        with pytest.raises(StoreError, match="run 1 cannot be read: its rows in the database are damaged"):
             store.details(1)
         assert store.details(2).started == started(SPEC, 2)
 

@@ -65,7 +65,7 @@ def test_a_run_goes_on_from_anywhere_with_images_that_have_moved(
     cut(folders, 1, SPEC.replace(dataset="folder:images"))
     moved = root.rename(tmp_path / "elsewhere")
     assert reslab("resume", "1") == 2
-    assert "if it has moved, reslab resume 1 --dataset folder:PATH" in capsys.readouterr().err
+    assert "if it has moved, use reslab resume 1 --dataset folder:PATH" in capsys.readouterr().err
     monkeypatch.chdir(moved)
     assert reslab("resume", "1", "--dataset", "folder:.") == 0
     record = details_of(folders, 1).record
@@ -88,7 +88,7 @@ def test_what_a_run_has_not_seen_cannot_be_checked(folders: Folders, root: Path)
     cut(folders, 1, SPEC.replace(dataset=f"folder:{root}"))
     with sqlite3.connect(folders.database) as db:
         db.execute("UPDATE runs SET started = NULL, seal = NULL")
-    with pytest.raises(StoreError, match="ended before it had seen its images"):
+    with pytest.raises(StoreError, match="ended before it loaded its images"):
         list(Lab(folders).resume(1, RunControl(), f"folder:{root}").events())
 
 

@@ -259,7 +259,7 @@ def test_a_folder_that_is_a_file_is_a_sentence(
     with streams(text_in("utf-8"), err):
         code_of(words)
     assert "Traceback" not in written(err)
-    assert "Errno" not in written(err) or "cannot use the record of runs" in written(err)
+    assert "Errno" not in written(err) or "cannot use the database of runs" in written(err)
     if option == "--home" and words[0] in ("runs", "show", "train"):
         assert "cannot use" in written(err)
         assert "--home" in written(err)
@@ -321,7 +321,7 @@ def test_a_terminal_that_is_gone_ends_a_run_as_a_hang_up_does(monkeypatch: pytes
 
 
 def test_an_output_says_once_that_it_is_lost_and_takes_the_rest() -> None:
-    stream = Output(unbuffered(closed_pipe()), "standard output", says_so=True)
+    stream = Output(unbuffered(closed_pipe()), "standard output", raises=True)
     with pytest.raises(OutputError) as lost:
         stream.write("a")
     assert lost.value.reader_left
@@ -348,7 +348,7 @@ def test_control_pictures_become_carets_and_the_rest_escapes() -> None:
 @pytest.mark.parametrize(
     ("error", "says"),
     [
-        (PermissionError(13, "Permission denied", "HOME/3"), ("HOME/3", "the right to use it", "--home")),
+        (PermissionError(13, "Permission denied", "HOME/3"), ("HOME/3", "access to it", "--home")),
         (OSError(28, "No space left on device", "CACHE/x"), ("CACHE/x", "free some space", "RESLAB_CACHE")),
         (FileNotFoundError(2, "No such file or directory", "DATA/mnist"), ("DATA/mnist", "--data-dir")),
         (PermissionError(13, "Permission denied", b"/photos/cat"), ("/photos/cat", "Permission denied")),

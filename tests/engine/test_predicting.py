@@ -168,7 +168,7 @@ def test_a_folder_is_looked_through_and_what_is_no_image_there_is_counted(
     (tmp_path / "own" / "round").symlink_to(tmp_path / "own")
     out, err = predicted(lab, capsys, tmp_path / "own", "--json")
     assert [Path(item["file"]).name for item in json.loads(out)] == ["a.png", "b.png"]
-    assert err == "reslab: left out 2 other files in these folders: no image\n"
+    assert err == "reslab: skipped 2 files that are not images\n"
     (tmp_path / "own" / "z.png").write_bytes(digits[0].read_bytes()[:50])
     out, err = predicted(lab, capsys, tmp_path / "own", "--json")
     assert [item["error"] is None for item in json.loads(out)] == [True, False, True]

@@ -1,4 +1,4 @@
-"""The queue in the record: in order, reordered, and the same after a restart."""
+"""The queue in the store: in order, reordered, and the same after a restart."""
 
 from __future__ import annotations
 

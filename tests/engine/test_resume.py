@@ -198,7 +198,7 @@ def test_where_no_checkpoint_is_whole_nothing_is_thrown_away(folders: Folders) -
     before = details_of(folders, 1)
     for path in folders.run_folder(1).glob("step-*"):
         path.rename(path.with_suffix(".away"))
-    with pytest.raises(CheckpointError, match="no checkpoint to go on from: cannot read weights"):
+    with pytest.raises(CheckpointError, match="no usable checkpoint: cannot read weights"):
         resume_with(folders, 1)
     assert details_of(folders, 1) == before
 
@@ -249,7 +249,7 @@ def test_what_differs_is_said(folders: Folders) -> None:
     assert any(part.startswith("torch ") and part.endswith("instead of 1.0.0") for part in continued.differs)
     caveat = details_of(folders, 1).caveat
     assert caveat is not None
-    assert "went on from step" in caveat
+    assert "resumed from step" in caveat
 
 
 def test_the_number_of_threads_is_kept(folders: Folders) -> None:
@@ -270,7 +270,7 @@ def test_the_number_of_threads_is_kept(folders: Folders) -> None:
     [
         ("UPDATE runs SET status = 'completed'", "is complete"),
         ("UPDATE runs SET status = 'diverged'", "diverged and would again"),
-        ("UPDATE runs SET steps = 3", "was changed after it had ended"),
+        ("UPDATE runs SET steps = 3", "was changed after it ended"),
         ("UPDATE runs SET status = 'running', seal = NULL, place = 'another', beat_at = 9e9", "is still running"),
     ],
 )

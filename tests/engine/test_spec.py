@@ -94,7 +94,7 @@ def test_an_unknown_setting_names_those_that_there_are() -> None:
 
 def test_a_file_that_is_no_toml_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("epochs: 10")
-    with pytest.raises(SpecError, match="is no TOML"):
+    with pytest.raises(SpecError, match="is not TOML"):
         read_spec_file(tmp_path / "bad.toml")
     with pytest.raises(SpecError, match="cannot read"):
         read_spec_file(tmp_path / "none.toml")

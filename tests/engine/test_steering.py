@@ -1,4 +1,4 @@
-"""`reslab stop`, `pause` and `resume` on runs that another process carries, as a person or a script uses them."""
+"""`reslab stop`, `pause` and `resume` on runs in other processes, as a person or a script uses them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ import pytest
 
 from engine.control import RunControl
 from engine.events import Event, RunEnded, RunPaused, RunResumed, Status
-from engine.launch.requests import ControlRequest, RequestListener, ask, is_paused
+from engine.launch.requests import ControlRequest, RequestListener, is_paused, send_request
 from engine.paths import Folders, find_folders
 from engine.spec import RunSpec
 from engine.store.store import Store
 from tests.engine.test_cli import reslab
-from tests.fakes import Carried, events_of
+from tests.fakes import DetachedRun, events_of
 from tests.waiting import WITHIN_S, exit_code, join
 
 SPEC = RunSpec("digits", "resnet20", epochs=3)
@@ -32,22 +32,22 @@ LISTEN_S = 0.01
 
 
 @contextmanager
-def live_run(status: Status = "stopped", error: str | None = None) -> Iterator[Carried]:
+def live_run(status: Status = "stopped", error: str | None = None) -> Iterator[DetachedRun]:
     """A run in another thread that does what is requested, as one does between two steps; it ends with `status`."""
-    ready, made = threading.Event(), list[Carried]()
+    ready, made = threading.Event(), list[DetachedRun]()
 
     def work() -> None:
-        run = Carried(SPEC, find_folders())
-        run.tell(*(replace(event, run=run.run) for event in BEGUN))
+        run = DetachedRun(SPEC, find_folders())
+        run.emit(*(replace(event, run=run.run) for event in BEGUN))
         made.append(run)
         ready.set()
         paused = False
         while not run.control.stop_requested:
             if run.control.pause_requested != paused:
                 paused = not paused
-                run.tell(RunPaused(run.run, 12) if paused else RunResumed(run.run, 12, 1.0))
+                run.emit(RunPaused(run.run, 12) if paused else RunResumed(run.run, 12, 1.0))
             run.control.wait(LISTEN_S)
-        run.tell(RunEnded(run.run, status, None, None, 2.5, None, 12, error))
+        run.emit(RunEnded(run.run, status, None, None, 2.5, None, 12, error))
         run.close()
 
     thread = threading.Thread(target=work)
@@ -120,18 +120,18 @@ def test_what_is_no_running_run_is_one_sentence(command: str, capsys: pytest.Cap
     assert capsys.readouterr().err == "reslab: there is no run 7, or it was deleted\n"
 
 
-def test_ctrl_c_leaves_the_waiting_and_the_run_was_asked(
+def test_ctrl_c_stops_waiting_and_the_request_stands(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(seconds: float) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(time, "sleep", interrupt)
-    monkeypatch.setattr(RequestListener, "hear", lambda self: None)  # the run is in a step that takes long
+    monkeypatch.setattr(RequestListener, "poll", lambda self: None)  # the run is in a step that takes long
     with live_run() as run:
         assert reslab("stop", "1") == 130
         assert json.loads((run.folder / "asked.json").read_text())["stop"] is True
-    assert "run 1 was asked to and will" in capsys.readouterr().err
+    assert "run 1 still has the request" in capsys.readouterr().err
 
 
 def test_delete_names_the_command_that_ends_the_run(capsys: pytest.CaptureFixture[str]) -> None:
@@ -140,13 +140,13 @@ def test_delete_names_the_command_that_ends_the_run(capsys: pytest.CaptureFixtur
     assert "reslab stop 1 ends it" in capsys.readouterr().err
 
 
-def test_what_was_asked_of_a_killed_process_is_not_asked_of_the_next_one(folders: Folders) -> None:
+def test_a_request_to_a_killed_process_is_not_applied_to_the_next_one(folders: Folders) -> None:
     folder = folders.run_folder(1)
-    ask(folder, ControlRequest(stop=True))
+    send_request(folder, ControlRequest(stop=True))
     (folder / "paused").touch()
     control = RunControl()
     requests = RequestListener(folder, control)
-    requests.hear()
+    requests.poll()
     assert not control.stop_requested
     assert list(folder.iterdir()) == []
     requests.close()

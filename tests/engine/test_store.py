@@ -1,4 +1,4 @@
-"""The record of runs: sealed, settled, and never lost for a curve that came late."""
+"""The store of runs: sealed, settled, and never lost because of late curve points."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_a_change_after_the_end_is_noticed(change: str, store: Store, folders: F
     with sqlite3.connect(folders.database) as other:
         other.execute(change)
     assert store.intact(run) is False
-    with pytest.raises(StoreError, match="was changed after it had ended"):
+    with pytest.raises(StoreError, match="was changed after it ended"):
         store.predictions(run)
 
 
@@ -176,7 +176,7 @@ def test_a_run_gives_signs_of_life_though_nothing_is_told_of_it(store: Store, fo
             seen.append(beat_of(folders))
             return len(seen) > 3
 
-    store._carried._beat(Thrice())
+    store._heartbeat._beat(Thrice())
     assert seen[0] == 0
     assert seen[1] == pytest.approx(time.time(), abs=30)
     assert seen[1] < seen[2] < seen[3]
@@ -361,5 +361,5 @@ def test_other_damaged_rows_of_a_run_are_a_sentence(store: Store, folders: Folde
     run = record_run(store)
     with sqlite3.connect(folders.database) as other:
         other.execute(change)
-    with pytest.raises(StoreError, match=f"run {run} cannot be read: its rows in the record were damaged"):
+    with pytest.raises(StoreError, match=f"run {run} cannot be read: its rows in the database are damaged"):
         store.details(run)

@@ -243,7 +243,7 @@ def test_the_command_lists_measures_and_forgets(
         assert code == 0, captured.err
         return captured.out + captured.err
 
-    assert "no choices recorded" in said("autotune")
+    assert "no choices stored" in said("autotune")
     words = "float32, channels last, 4 threads: 2.00 times as fast as plain float32"
     assert words in said("autotune", "digits", "resnet20", "--batch-size", "32")
     assert f"resnet20  1×8×8      32  {words}" in said("autotune")
@@ -252,7 +252,7 @@ def test_the_command_lists_measures_and_forgets(
     assert not tuned(set_up(folders))  # the run goes by it
     assert json.loads(said("autotune", "--json"))[0]["gain"] == 2
     assert "2 choices deleted" in said("autotune", "--forget")
-    assert "no choices recorded" in said("autotune")
+    assert "no choices stored" in said("autotune")
     assert main(["autotune", "--forget", "digits", "resnet20"], lambda opening: 9) == 2
     assert "leave out the dataset" in capsys.readouterr().err
     assert main(["autotune", "--batch-size", "32"], lambda opening: 9) == 2

@@ -1,4 +1,4 @@
-"""The app and runs that another process carries: watched, asked, left alone; and the gauges of other machines."""
+"""The app and runs in other processes: followed, paused, stopped, left; and the gauges of other machines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from engine.paths import Folders
 from engine.records import RunSummary
 from engine.spec import RunSpec
 from engine.store.store import Store
-from tests.fakes import GPU_READING, HOST_READING, Carried, ScriptedRun, events_of, metrics
+from tests.fakes import GPU_READING, HOST_READING, DetachedRun, ScriptedRun, events_of, metrics
 from tests.tui.conftest import Compare, MakeApp, at_every_size, drawn, text_of, told, until
 from tui.app import ReslabApp
 from tui.live import LiveRun
@@ -30,14 +30,14 @@ SPEC = RunSpec("digits", "resnet18", epochs=10)
 
 
 @pytest.fixture
-def carried(folders: Folders) -> Iterator[Carried]:
-    with closing(Carried(SPEC, folders)) as made:
+def detached(folders: Folders) -> Iterator[DetachedRun]:
+    with closing(DetachedRun(SPEC, folders)) as made:
         yield made
 
 
-async def test_a_run_that_is_carried_elsewhere_is_watched_asked_and_left(make_app: MakeApp, carried: Carried) -> None:
-    told = events_of(SPEC, carried.run)
-    carried.tell(*told[:6])
+async def test_a_detached_run_is_followed_paused_and_left(make_app: MakeApp, detached: DetachedRun) -> None:
+    sent = events_of(SPEC, detached.run)
+    detached.emit(*sent[:6])
     app = make_app()
     async with app.run_test(size=(120, 36)) as pilot:
         await pilot.press("3")
@@ -45,48 +45,48 @@ async def test_a_run_that_is_carried_elsewhere_is_watched_asked_and_left(make_ap
         await pilot.press("W")
         await until(pilot, lambda: app.current_mode == "train" and app.live and app.live.version == 6)
         await drawn(pilot)
-        assert f"run {carried.run}: resnet18 on digits" in text_of(app)
+        assert f"run {detached.run}: resnet18 on digits" in text_of(app)
         await pilot.press("p")
-        await until(pilot, lambda: carried.control.pause_requested)
+        await until(pilot, lambda: detached.control.pause_requested)
         await pilot.press("p")
-        await until(pilot, lambda: not carried.control.pause_requested)
+        await until(pilot, lambda: not detached.control.pause_requested)
         await pilot.press("q")
         await until(pilot, lambda: "continues without this window" in text_of(app))
         await pilot.press("y")
         await until(pilot, lambda: not app.is_running)
     app.session.wait()
-    assert not carried.control.stop_requested
+    assert not detached.control.stop_requested
 
 
-async def test_the_app_can_begin_with_it_and_stop_it(make_app: MakeApp, carried: Carried) -> None:
-    told = events_of(SPEC, carried.run)
-    carried.tell(*told[:6])
-    app = make_app(attached=carried.run)
+async def test_the_app_can_begin_with_it_and_stop_it(make_app: MakeApp, detached: DetachedRun) -> None:
+    sent = events_of(SPEC, detached.run)
+    detached.emit(*sent[:6])
+    app = make_app(attached=detached.run)
     async with app.run_test(size=(120, 36)) as pilot:
         await until(pilot, lambda: app.current_mode == "train" and app.live and app.live.version == 6)
         await pilot.press("s")
         await until(pilot, lambda: app.screen.is_modal)
         await pilot.press("y")
-        await until(pilot, lambda: carried.control.stop_requested)
-        carried.tell(RunEnded(carried.run, "stopped", metrics(0.1), None, 3.0, 1234.0, 18))
+        await until(pilot, lambda: detached.control.stop_requested)
+        detached.emit(RunEnded(detached.run, "stopped", metrics(0.1), None, 3.0, 1234.0, 18))
         await until(pilot, lambda: app.live and app.live.ended is not None)
         await drawn(pilot)
         assert "stopped after" in text_of(app)
 
 
-async def test_from_one_to_another(make_app: MakeApp, carried: Carried, folders: Folders) -> None:
-    carried.tell(*events_of(SPEC, carried.run)[:6])
-    with closing(Carried(SPEC.replace(model="resnet34"), folders)) as other:
-        other.tell(*events_of(SPEC, other.run)[:3])
-        app = make_app(attached=carried.run)
+async def test_from_one_to_another(make_app: MakeApp, detached: DetachedRun, folders: Folders) -> None:
+    detached.emit(*events_of(SPEC, detached.run)[:6])
+    with closing(DetachedRun(SPEC.replace(model="resnet34"), folders)) as other:
+        other.emit(*events_of(SPEC, other.run)[:3])
+        app = make_app(attached=detached.run)
         async with app.run_test(size=(120, 36)) as pilot:
             await until(pilot, lambda: app.live and app.live.version == 6)
             app.watch_run(other.run)
             await until(pilot, lambda: app.live and app.live.run == other.run and app.live.version == 3)
             assert app.live is not None
             assert app.live.spec.model == "resnet34"
-            carried.tell(*events_of(SPEC, carried.run)[6:8])
-            other.tell(*events_of(SPEC, other.run)[3:5])
+            detached.emit(*events_of(SPEC, detached.run)[6:8])
+            other.emit(*events_of(SPEC, other.run)[3:5])
             await until(pilot, lambda: app.live and app.live.version == 5)
             assert app.live.run == other.run
 
@@ -100,22 +100,24 @@ async def test_what_cannot_be_watched_is_said(make_app: MakeApp, folders: Folder
             await until(pilot, lambda: "belongs to the terminal" in text_of(app))
 
 
-async def test_a_run_that_has_ended_takes_nobody_away(make_app: MakeApp, carried: Carried, folders: Folders) -> None:
-    carried.tell(*events_of(SPEC, carried.run)[:6])
+async def test_an_ended_run_does_not_replace_the_followed_one(
+    make_app: MakeApp, detached: DetachedRun, folders: Folders
+) -> None:
+    detached.emit(*events_of(SPEC, detached.run)[:6])
     with Store(folders.database) as store:
         done = store.create_run(SPEC)
         for event in events_of(SPEC, done):
             store.record(event)
-    app = make_app(attached=carried.run)
+    app = make_app(attached=detached.run)
     async with app.run_test(size=(120, 36)) as pilot:
         await until(pilot, lambda: app.live and app.live.version == 6)
         app.watch_run(done)
         await until(pilot, lambda: f"run {done} is completed" in told(app))
         assert app.live is not None
-        assert (app.live.run, app.live.over) == (carried.run, False)
+        assert (app.live.run, app.live.over) == (detached.run, False)
         app.resume_run(store_run(folders, done))
         await until(pilot, lambda: "there is nothing to resume" in told(app))
-        assert app.live.run == carried.run
+        assert app.live.run == detached.run
 
 
 def store_run(folders: Folders, number: int) -> RunSummary:
@@ -123,12 +125,12 @@ def store_run(folders: Folders, number: int) -> RunSummary:
         return store.run(number)
 
 
-async def test_while_a_run_is_live_here_none_is_watched(make_app: MakeApp, carried: Carried) -> None:
+async def test_while_a_run_is_live_here_none_is_watched(make_app: MakeApp, detached: DetachedRun) -> None:
     script = ScriptedRun(hold_at=5)
     app = make_app(script, specs=[SPEC])
     async with app.run_test(size=(120, 36)) as pilot:
         await until(pilot, lambda: app.live and app.live.version == 5)
-        app.watch_run(carried.run)
+        app.watch_run(detached.run)
         await until(pilot, lambda: any("live in this window" in str(note.message) for note in app._notifications))
         assert app.live is not None
         assert app.live.run == 1
@@ -136,7 +138,7 @@ async def test_while_a_run_is_live_here_none_is_watched(make_app: MakeApp, carri
 
 
 class FakeProcess:
-    """Stands in for the process: its runs are those that the test carries."""
+    """Stands in for the process: its runs are those of the test."""
 
     made: list[FakeProcess]
 
@@ -153,10 +155,10 @@ class FakeProcess:
             for _ in range(len(specs) - len(self.order.jobs)):
                 store.take_next()
         for spec in specs:
-            carried = Carried(spec, self.order.folders)
-            carried.tell(*events_of(spec, carried.run))
-            yield carried.run
-            carried.close()
+            detached = DetachedRun(spec, self.order.folders)
+            detached.emit(*events_of(spec, detached.run))
+            yield detached.run
+            detached.close()
         if not specs:
             raise ClusterError("cannot reach Ray")
 
@@ -185,7 +187,7 @@ async def test_a_single_run_on_a_cluster_is_carried_too(
     monkeypatch.setattr("engine.launch.detached.DetachedProcess", FakeProcess)
     app = make_app(cluster=Cluster(None, 2))
     async with app.run_test(size=(120, 36)) as pilot:
-        await until(pilot, lambda: "on Ray, on this machine: 2 workers a run" in text_of(app))
+        await until(pilot, lambda: "on Ray, on this machine: 2 workers per run" in text_of(app))
     app = make_app(specs=[SPEC], cluster=Cluster(None, 2))
     async with app.run_test(size=(120, 36)) as pilot:
         await until(pilot, lambda: app.live and app.live.ended is not None)
@@ -225,10 +227,10 @@ NODES = (
 
 @at_every_size
 async def test_other_machines_have_gauges_too(
-    size: tuple[int, int], make_app: MakeApp, carried: Carried, compare_screen: Compare
+    size: tuple[int, int], make_app: MakeApp, detached: DetachedRun, compare_screen: Compare
 ) -> None:
-    carried.tell(*events_of(SPEC, carried.run)[:8])
-    app = make_app(attached=carried.run)
+    detached.emit(*events_of(SPEC, detached.run)[:8])
+    app = make_app(attached=detached.run)
     async with app.run_test(size=size) as pilot:
         await until(pilot, functools.partial(_shows, app, 8))
         app.post_message(GaugesRead(HOST_READING, (), NODES))
@@ -237,9 +239,9 @@ async def test_other_machines_have_gauges_too(
         compare_screen(app, "nodes")
 
 
-async def test_on_a_small_screen_the_gauges_of_other_machines_are_scrolled(make_app: MakeApp, carried: Carried) -> None:
-    carried.tell(*events_of(SPEC, carried.run)[:8])
-    app = make_app(attached=carried.run)
+async def test_gauges_of_other_machines_scroll_on_a_small_screen(make_app: MakeApp, detached: DetachedRun) -> None:
+    detached.emit(*events_of(SPEC, detached.run)[:8])
+    app = make_app(attached=detached.run)
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, functools.partial(_shows, app, 8))
         app.post_message(GaugesRead(HOST_READING, (), NODES))

@@ -232,7 +232,7 @@ async def test_keys_on_a_queue_that_is_still_being_read_do_nothing(make_app: Mak
 
 
 async def test_whoever_looks_at_a_run_is_not_offered_the_queue(make_app: MakeApp, folders: Folders) -> None:
-    """It may be carried on a cluster at that moment."""
+    """It may be running on a cluster at that moment."""
     with Store(folders.database) as store:
         store.enqueue(WAITING)
         app = make_app(attached=store.create_run(WAITING[0]))

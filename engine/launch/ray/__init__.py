@@ -1,4 +1,4 @@
-"""Runs on Ray: many workers for one run, on this machine or on a cluster. Ray is not imported before it is used."""
+"""Runs on Ray: one or several workers per run, on this machine or on a cluster. Ray is imported when it is used."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TOKEN = ".ray/auth_token"
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Where a run's workers are. `address` is a running cluster's, None starts Ray on this machine for the one run."""
+    """Where a run's workers are. `address` is that of a running cluster; None starts Ray on this machine."""
 
     address: str | None = None
     num_workers: int = 1
@@ -22,48 +22,48 @@ class Cluster:
 
     @property
     def words(self) -> str:
-        """Where runs train, for a person."""
+        """Where runs train, as text for the screen."""
         where = f"on Ray at {self.address}" if self.address else "on Ray, on this machine"
-        each = "where there is room for its memory" if self.side_by_side else f"{self.num_workers} workers a run"
+        each = "runs side by side, as memory allows" if self.side_by_side else f"{self.num_workers} workers per run"
         return f"{where}: {each}"
 
     @property
     def side_by_side(self) -> bool:
-        """Whether several runs train at once; those that are shared by several workers come one after another."""
+        """Whether several runs train at once; runs with several workers come one after another."""
         return self.num_workers == 1
 
 
 def require_ray() -> None:
-    """To be called before Ray is imported: no statistics are sent, and its workers use this very environment.
+    """Call before importing Ray: turns its usage statistics off, and makes its workers use this environment.
 
     Raises:
         ClusterError: Ray is not installed.
     """
     if find_spec("ray") is None:
         raise ClusterError(
-            "runs on Ray need its package, which is not installed; take the extra: uv run --extra cluster reslab …"
+            "runs on Ray need the package ray, which is not installed; use uv run --extra cluster reslab …"
         )
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # a call after the end would start a Ray of its own
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # else a call after shutdown would start Ray again
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    # Ray knows of a lost node only after a while, and meanwhile waits so long for room on it.
+    # Ray notices a lost node late; until then it waits this long for room on it.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "10")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else Ray warns of what it will change
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else Ray warns that it will change
     if _has_token():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray's own default, but not for a cluster's address
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray's default, but not if it is given an address
 
 
 def _has_token() -> bool:
-    """Whether there is what Ray's nodes know each other by, in one of the three locations where Ray looks for it."""
+    """Whether there is an authentication token in one of the three locations where Ray looks for it."""
     named = os.environ.get("RAY_AUTH_TOKEN_PATH")
     return bool(os.environ.get("RAY_AUTH_TOKEN")) or (Path(named) if named else Path.home() / _TOKEN).is_file()
 
 
 def find_cluster(text: str, num_workers: int = 1, sync_batchnorm: bool = False) -> Cluster:
-    """What `--on` names: `ray` for this machine, `ray:ADDRESS` for a cluster that runs already.
+    """What `--on` names: `ray` for this machine, `ray:ADDRESS` for a running cluster.
 
     Raises:
-        ClusterError: it names neither, there are no such numbers of workers, or Ray is not installed.
+        ClusterError: it names neither, the number of workers is not valid, or Ray is not installed.
     """
     engine, colon, address = text.partition(":")
     if engine != "ray" or (colon and not address):
@@ -77,7 +77,7 @@ def find_cluster(text: str, num_workers: int = 1, sync_batchnorm: bool = False) 
 
 
 def versions_differ(mine: dict[str, str], there: dict[str, str]) -> str | None:
-    """A sentence where two nodes would not compute the same."""
+    """A sentence if the versions of two nodes differ; else None."""
     for name, version in mine.items():
         if there.get(name) != version:
             return (

@@ -32,22 +32,22 @@ from engine.training.resume import Resume
 
 _LOOK_EVERY_S = 0.1
 REST_S = 2.0  # after a failure
-_ASK_ANEW_S = 30.0  # the cluster may be another by then
-RETURN_S = 30.0  # of a node, before a run that needs it is tried once more
+_RETRY_S = 30.0  # the cluster may have changed by then
+RETURN_S = 30.0  # for a lost node to come back, before the next try
 _MOST_FAILURES = 3
 _log = logging.getLogger("reslab")
 
 
 @dataclass(frozen=True, slots=True)
-class Seat:
-    """A process on a node, with the share of memory that was asked for."""
+class Reservation:
+    """An actor on a node, with the memory that was requested."""
 
     request: Request
     actor: Any
 
 
 class RayBackend:
-    """This process drives the runs, and workers on the cluster train them."""
+    """This process drives the runs; workers on the cluster train them."""
 
     survives = False
     on_this_machine = False
@@ -56,44 +56,44 @@ class RayBackend:
         self._folders, self._cluster = folders, cluster
 
     def start(self, job: Job, control: RunControl | None = None, slot: Slot | None = None) -> Handle:
-        trainer = _OnRay(self._folders, self._cluster, slot.actor if isinstance(slot, Seat) else None)
+        trainer = _RayTrainer(self._folders, self._cluster, slot.actor if isinstance(slot, Reservation) else None)
         return Handle(lambda control: record_events(job, self._folders, trainer, control), control or RunControl())
 
 
 @dataclass(frozen=True, slots=True)
-class _OnRay:
-    """Trains one run; `seat` is a process there that waits for this very run already, if there is one."""
+class _RayTrainer:
+    """Trains one run; `actor` is the one reserved for it, if any."""
 
     folders: Folders
     cluster: Cluster
-    seat: Any
+    actor: Any
     on_this_machine: bool = False
 
     def train(
         self, run: int, spec: RunSpec, resume: Resume, control: Control, store: Store
     ) -> Generator[Event, None, Ending]:
         task = Task(run, spec, self.folders, self.cluster.sync_batchnorm, store.autotune_choices(run))
-        return train_on_ray(task, self.cluster, self.seat, control, resume)
+        return train_on_ray(task, self.cluster, self.actor, control, resume)
 
 
 def capacity_of(cluster: Cluster, folders: Folders) -> Capacity:
-    """Runs of one worker train where there is room; those that several workers share come one after another."""
-    return Seats(cluster, folders) if cluster.side_by_side else Limit()
+    """Runs with one worker train side by side, as far as memory allows; runs with several come one after another."""
+    return ClusterCapacity(cluster, folders) if cluster.side_by_side else Limit()
 
 
-class Seats:
-    """As many runs as the cluster has room for, by the forecast of each. Seats whose run has ended are kept for the
-    next run that asks for the same, for as long as one waits.
+class ClusterCapacity:
+    """As many runs as the cluster has room for, by their memory forecasts. While runs wait, an actor whose run has
+    ended is kept for the next run with the same request.
     """
 
     is_one = False
 
     def __init__(self, cluster: Cluster, folders: Folders) -> None:
         self._cluster, self._folders = cluster, folders
-        self._idle: list[Seat] = []
+        self._idle: list[Reservation] = []
         self._connection: AbstractContextManager[None] | None = None
 
-    def __enter__(self) -> Seats:
+    def __enter__(self) -> ClusterCapacity:
         self._connection = connected(self._cluster, self._folders)
         self._connection.__enter__()
         return self
@@ -103,12 +103,12 @@ class Seats:
         self._connection.__exit__(*exception)
 
     def reserve(self, spec: RunSpec, is_wanted: Callable[[], bool]) -> Slot | None:
-        """A lost node may come back, and another may have the room: it is tried a few times."""
+        """Tries several times: a lost node may come back, or another one may have room."""
         for number in range(_MOST_FAILURES):
             try:
                 return self._reserve(spec, is_wanted)
-            except _MayPassError as failure:
-                _log.warning("no seat for %s: %s", spec.model, failure)
+            except _RetryLaterError as failure:
+                _log.warning("no room for %s: %s", spec.model, failure)
                 if number + 1 == _MOST_FAILURES:
                     raise ClusterError(str(failure)) from None
                 until = time.monotonic() + failure.rest_s
@@ -119,58 +119,58 @@ class Seats:
         return None
 
     def release(self, slot: Slot) -> None:
-        assert isinstance(slot, Seat)
+        assert isinstance(slot, Reservation)
         self._idle.append(slot)
 
     def leave_idle(self) -> None:
         while self._idle:
             ray.kill(self._idle.pop().actor)
 
-    def _reserve(self, spec: RunSpec, is_wanted: Callable[[], bool]) -> Seat | None:
+    def _reserve(self, spec: RunSpec, is_wanted: Callable[[], bool]) -> Reservation | None:
         try:
             use_gpu = check_resources(spec, self._cluster)
-        except ClusterError as error:  # it may have lost a node that comes back
-            raise _MayPassError(str(error), RETURN_S) from None
+        except ClusterError as error:  # a lost node may come back
+            raise _RetryLaterError(str(error), RETURN_S) from None
         try:
             most = largest_node(use_gpu)[1]
             request = request_for(spec, gpu_bytes() if use_gpu else None, most, folders=self._folders)
             while is_wanted():
-                if (seat := self._seat(request, is_wanted)) is not None:
-                    return seat
-        except RayError as error:  # the node of the seat, or of a gauge, was lost; or no node can make one
-            said = (str(error).strip() or type(error).__name__).splitlines()[0]
-            said = f"no node of the cluster can carry it ({said}); see that all have this reslab"
-            raise _MayPassError(said, REST_S) from None
+                if (reservation := self._request(request, is_wanted)) is not None:
+                    return reservation
+        except RayError as error:  # the node of the actor, or of a gauge, was lost; or no node can create one
+            text = (str(error).strip() or type(error).__name__).splitlines()[0]
+            text = f"no node of the cluster can run it ({text}); install the same reslab on all of them"
+            raise _RetryLaterError(text, REST_S) from None
         return None
 
-    def _seat(self, request: Request, is_wanted: Callable[[], bool]) -> Seat | None:
-        """None where it is wanted no more, or where it is time to ask anew."""
-        seat = next((seat for seat in self._idle if seat.request == request), None)
-        was_idle = seat is not None
-        if seat is not None:
-            self._idle.remove(seat)
+    def _request(self, request: Request, is_wanted: Callable[[], bool]) -> Reservation | None:
+        """None if it is no longer wanted, or if it is time to retry."""
+        found = next((idle for idle in self._idle if idle.request == request), None)
+        was_idle = found is not None
+        if found is not None:
+            self._idle.remove(found)
         else:
-            self.leave_idle()  # they are in the way
-            seat = Seat(request, request_actor(request))
-        there, since = seat.actor.check.remote(versions()), time.monotonic()
+            self.leave_idle()  # they take up the room
+            found = Reservation(request, request_actor(request))
+        check, since = found.actor.check.remote(versions()), time.monotonic()
         try:
-            while not ray.wait([there], timeout=_LOOK_EVERY_S)[0]:
-                if not is_wanted() or time.monotonic() - since > _ASK_ANEW_S:
-                    ray.kill(seat.actor)
+            while not ray.wait([check], timeout=_LOOK_EVERY_S)[0]:
+                if not is_wanted() or time.monotonic() - since > _RETRY_S:
+                    ray.kill(found.actor)
                     return None
-            if (problem := ray.get(there)) is not None:
+            if (problem := ray.get(check)) is not None:
                 raise ClusterError(problem)
         except (ReslabError, RayError) as error:
-            ray.kill(seat.actor)
-            if was_idle and isinstance(error, RayError):  # lost with its node meanwhile: no fault of this run
+            ray.kill(found.actor)
+            if was_idle and isinstance(error, RayError):  # lost while idle, not because of this run
                 return None
             raise
-        return seat
+        return found
 
 
-class _MayPassError(Exception):
-    """There is no seat now; `rest_s` seconds later there may be one."""
+class _RetryLaterError(Exception):
+    """There is no room now; `rest_s` seconds later there may be."""
 
-    def __init__(self, said: str, rest_s: float) -> None:
-        super().__init__(said)
+    def __init__(self, text: str, rest_s: float) -> None:
+        super().__init__(text)
         self.rest_s = rest_s

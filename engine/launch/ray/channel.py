@@ -1,4 +1,4 @@
-"""What driver and workers tell each other: events one way, pause and stop the other. An actor on the head's node."""
+"""Messages between driver and workers: events one way, pause and stop the other. A Ray actor on the head node."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from engine.launch.requests import ControlRequest
 
 @dataclass(frozen=True, slots=True)
 class ResumePoint:
-    """What a worker that begins has to go on from: its RunStarted, the file of a checkpoint and its SHA-256."""
+    """What a new worker resumes from: the run's RunStarted, the file of a checkpoint and its SHA-256."""
 
     started: RunStarted | None = None
     file: str | None = None
@@ -19,17 +19,17 @@ class ResumePoint:
 
 
 class _RunChannel:
-    """One run's."""
+    """The channel of one run."""
 
     def __init__(self, newest: ResumePoint) -> None:
         self.events: list[Event] = []
-        self.come = asyncio.Event()
-        self.asked = ControlRequest()
+        self.has_events = asyncio.Event()
+        self.request = ControlRequest()
         self.newest = newest
         self.ticket = 0
         self.last_batch = 0
 
-    def tell(self, events: list[Event]) -> None:
+    def add(self, events: list[Event]) -> None:
         for event in events:
             if isinstance(event, RunStarted) and self.newest.started is None:
                 self.newest = ResumePoint(event, self.newest.file, self.newest.sha256)
@@ -37,65 +37,65 @@ class _RunChannel:
                 self.newest = ResumePoint(self.newest.started, event.file, event.sha256)
         self.events += events
         if events:
-            self.come.set()
+            self.has_events.set()
 
 
 class EventChannel:
-    """Made by `ray.remote`, on the node of the cluster's head: losing a worker's node loses nothing of it. One process
-    for all runs of a driver.
+    """One process for all runs of a driver. Made by `ray.remote` on the head node, so it survives the loss of a
+    worker's node.
     """
 
     def __init__(self) -> None:
         self._runs: dict[int, _RunChannel] = {}
 
     async def open(self, run: int, newest: ResumePoint) -> None:
-        """A driver begins to carry the run."""
+        """A driver starts the run."""
         self._runs[run] = _RunChannel(newest)
 
     async def close(self, run: int) -> None:
-        """It has ended; what workers still tell is for nobody."""
+        """The run has ended; anything that workers still send is dropped."""
         self._runs.pop(run, None)
 
-    async def enter(self, run: int) -> tuple[int, ResumePoint]:
-        """A worker begins to tell of the run, in place of whoever did: its ticket, and what it goes on from."""
-        room = self._runs[run]
-        room.ticket, room.last_batch = room.ticket + 1, 0
-        return room.ticket, room.newest
+    async def register(self, run: int) -> tuple[int, ResumePoint]:
+        """Make the caller the run's sender, replacing any earlier one; returns its ticket and what it resumes from."""
+        channel = self._runs[run]
+        channel.ticket, channel.last_batch = channel.ticket + 1, 0
+        return channel.ticket, channel.newest
 
-    async def tell(self, run: int, ticket: int, batch: int, events: list[Event]) -> ControlRequest:
-        """Leave events for the driver; returns what is asked of the run: to stop, where nobody carries it any more, or
-        another worker has begun to tell of it. Batches count from 1; one that comes twice is taken once.
+    async def send(self, run: int, ticket: int, batch: int, events: list[Event]) -> ControlRequest:
+        """Leave events for the driver; returns the pending request: stop, if the run is closed or another worker has
+        registered. Batches count from 1; a repeated one is ignored.
         """
-        room = self._runs.get(run)
-        if room is None or ticket != room.ticket:
+        channel = self._runs.get(run)
+        if channel is None or ticket != channel.ticket:
             return ControlRequest(stop=True)
-        if batch > room.last_batch:
-            room.last_batch = batch
-            room.tell(events)
-        return room.asked
+        if batch > channel.last_batch:
+            channel.last_batch = batch
+            channel.add(events)
+        return channel.request
 
     async def fail(self, run: int, ending: Event) -> None:
-        """The run cannot be made, says any of its workers."""
+        """End the run as failed; any of its workers may call this."""
         if run in self._runs:
-            self._runs[run].tell([ending])
+            self._runs[run].add([ending])
 
     async def take(self, run: int, timeout_s: float) -> list[Event]:
-        """All events since the last call; waits for one at most so long."""
-        room = self._runs[run]
+        """All events since the last call; waits up to `timeout_s` for one."""
+        channel = self._runs[run]
         try:
-            await asyncio.wait_for(room.come.wait(), timeout_s)
+            await asyncio.wait_for(channel.has_events.wait(), timeout_s)
         except TimeoutError:
             return []
-        room.come.clear()
-        taken, room.events = room.events, []
+        channel.has_events.clear()
+        taken, channel.events = channel.events, []
         return taken
 
-    async def ask(self, run: int, asked: ControlRequest) -> None:
-        self._runs[run].asked = asked
+    async def send_request(self, run: int, request: ControlRequest) -> None:
+        self._runs[run].request = request
 
-    async def asked(self, run: int) -> ControlRequest:
-        """What is asked of the run: to stop, where nobody carries it any more."""
-        return self._runs[run].asked if run in self._runs else ControlRequest(stop=True)
+    async def pending_request(self, run: int) -> ControlRequest:
+        """What the driver wants of the run: stop, if the run is closed."""
+        return self._runs[run].request if run in self._runs else ControlRequest(stop=True)
 
     async def newest(self, run: int) -> ResumePoint:
         return self._runs[run].newest

@@ -1,7 +1,7 @@
-"""The driver of a run on Ray: starts the workers, hands their events on, and hears the person at the keyboard.
+"""The driver of a run on Ray: starts the workers, passes their events on, and sends them pause and stop requests.
 
-`train_on_ray` stands in for `engine.training.loop.train`: the same events, in the same order, from elsewhere. To be
-imported after `engine.launch.ray.require_ray`.
+`train_on_ray` stands in for `engine.training.loop.train`: the same events, in the same order. To be imported
+after `engine.launch.ray.require_ray`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from engine.events import DatasetProgressed, Event
 from engine.launch.ray import Cluster
 from engine.launch.ray.actor import MAX_LOSSES, train_in_actor
 from engine.launch.ray.channel import ResumePoint
-from engine.launch.ray.mailbox import Fit, Line
+from engine.launch.ray.mailbox import Mailbox, WorkerThread
 from engine.launch.ray.nodes import NodeWatch
 from engine.launch.ray.task import Task
 from engine.launch.ray.worker import work
@@ -39,61 +39,61 @@ from engine.text import counted
 from engine.training.loop import Ending
 from engine.training.resume import Resume
 
-_KNOCK_S = 5.0
+_CONNECT_TIMEOUT_S = 5.0
 
 
 def train_on_ray(
-    task: Task, cluster: Cluster, seat: Any, control: Control, resume: Resume
+    task: Task, cluster: Cluster, actor: Any, control: Control, resume: Resume
 ) -> Generator[Event, None, Ending]:
-    """Train one run on workers, from where `resume` says, yielding what happens; returns how it ended. `seat` is a
-    process that waits for it already, None where there is none.
+    """Train one run on workers, starting at `resume`; yields its events and returns how it ended. `actor` is the one
+    reserved for it, if any.
 
     Raises:
-        ClusterError: Ray cannot be started or reached, has too little for so many workers, or the workers failed.
+        ClusterError: Ray cannot be started or reached, has too little room for the workers, or the workers failed.
     """
     newest = ResumePoint() if resume.is_fresh else ResumePoint(resume.started, resume.file, resume.sha256)
     yield DatasetProgressed(task.run, "Ray", "starting", 0, 0, "")
     run, folders = task.run, task.folders
     with connected(cluster, folders):
         use_gpu = check_resources(task.spec, cluster)
-        line = Line(run, newest)
-        task = replace(task, channel=line.channel)
+        mailbox = Mailbox(run, newest)
+        task = replace(task, channel=mailbox.channel)
         storage = folders.run_folder(run) / "ray"
         if cluster.num_workers == 1:
-            fit = Fit(partial(train_in_actor, task, seat, use_gpu, control))
+            thread = WorkerThread(partial(train_in_actor, task, actor, use_gpu, control))
         else:
-            fit = Fit(_trainer(task, cluster, use_gpu, str(storage)).fit)
+            thread = WorkerThread(_trainer(task, cluster, use_gpu, str(storage)).fit)
         yield DatasetProgressed(run, "the cluster", "waiting for room on", 0, 0, "")
-        heard = ended = False
+        has_events = ended = False
         try:
             while True:
-                over = fit.over
-                events = line.take()
+                is_done = thread.is_done
+                events = mailbox.take()
                 for event in events:
                     if isinstance(event, Ending):
                         ended = True
-                        fit.wait()
+                        thread.wait()
                         return event
                     yield event
-                heard = heard or bool(events)
-                line.ask(ControlRequest.of(control))
-                if control.stop_requested and not heard:  # nobody is there yet to hear of it
+                has_events = has_events or bool(events)
+                mailbox.send_request(ControlRequest.of(control))
+                if control.stop_requested and not has_events:  # no worker is there yet to receive it
                     return Ending("stopped", control.stop_reason)
-                if over and not events:
-                    if fit.gave_up:
+                if is_done and not events:
+                    if thread.stopped_early:
                         return Ending("stopped", control.stop_reason)
-                    raise fit.failure(folders.log)
+                    raise thread.failure(folders.log)
         finally:
             with suppress(ClusterError):
-                if heard and not ended and not fit.over:  # ask the workers to stop, and give them time for it
-                    line.ask(ControlRequest(stop=True))
-                    fit.wait()
-                line.close()
+                if has_events and not ended and not thread.is_done:  # stop the workers, and give them time for it
+                    mailbox.send_request(ControlRequest(stop=True))
+                    thread.wait()
+                mailbox.close()
             shutil.rmtree(storage, ignore_errors=True)
 
 
 def _trainer(task: Task, cluster: Cluster, use_gpu: bool, storage: str) -> TorchTrainer:
-    """Ray Train's, of as many workers as there is room for, at most those that were asked for."""
+    """A Ray Train trainer with as many workers as there is room for, up to the number requested."""
     return TorchTrainer(
         work,
         train_loop_config={"task": task},
@@ -111,16 +111,16 @@ def _trainer(task: Task, cluster: Cluster, use_gpu: bool, storage: str) -> Torch
 
 @contextmanager
 def connected(cluster: Cluster, folders: Folders) -> Iterator[None]:
-    """Ray, started or reached, and its nodes watched, until the end of the block; as it is where it is there already.
+    """Start or reach Ray, and watch its nodes, until the end of the block. Does nothing if Ray is initialized already.
 
     Raises:
-        ClusterError: it is not available.
+        ClusterError: Ray is not available.
     """
     if ray.is_initialized():
         yield
         return
     if cluster.address:
-        _knock(cluster.address)
+        _check_address(cluster.address)
     handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
@@ -133,12 +133,12 @@ def connected(cluster: Cluster, folders: Folders) -> Iterator[None]:
     except Exception as error:
         where = f"the Ray cluster at {cluster.address}" if cluster.address else "Ray on this machine"
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        said = f"cannot reach {where} ({first})"
+        text = f"cannot reach {where} ({first})"
         if cluster.address and os.environ.get("RAY_AUTH_MODE") != "token":
-            said += "; a cluster with token authentication wants its head's ~/.ray/auth_token here as well"
-        raise ClusterError(said) from error
+            text += "; a cluster with token authentication needs its head's ~/.ray/auth_token on this machine too"
+        raise ClusterError(text) from error
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)  # Ray's own leaves at once, and the run's last row unwritten
+        signal.signal(signal.SIGTERM, handler)  # Ray's handler exits at once, before the run's end is stored
     watch = NodeWatch(folders)
     try:
         yield
@@ -147,36 +147,36 @@ def connected(cluster: Cluster, folders: Folders) -> Iterator[None]:
         ray.shutdown()
 
 
-def _knock(address: str) -> None:
-    """Raise ClusterError where nobody answers at HOST:PORT; Ray itself would try for over a minute."""
+def _check_address(address: str) -> None:
+    """Raise ClusterError if nothing answers at HOST:PORT; Ray itself would try for over a minute."""
     host, _, port = address.rpartition(":")
-    if not host or "/" in host or not port.isdigit():  # a name of Ray's, such as auto
+    if not host or "/" in host or not port.isdigit():  # one of Ray's own names, such as auto
         return
     try:
-        socket.create_connection((host.strip("[]"), int(port)), _KNOCK_S).close()
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_TIMEOUT_S).close()
     except (OSError, OverflowError) as error:
         raise ClusterError(
-            f"nobody answers at {address} ({getattr(error, 'strerror', None) or error}); ray start --head prints the "
-            "address of the cluster that it begins"
+            f"nothing answers at {address} ({getattr(error, 'strerror', None) or error}); use the address that "
+            "ray start --head prints"
         ) from error
 
 
 def check_resources(spec: RunSpec, cluster: Cluster) -> bool:
-    """Whether the workers take GPUs. Raises ClusterError where the cluster will never have room for them."""
+    """Whether the workers use GPUs. Raises ClusterError if the cluster can never have room for them."""
     found = ray.cluster_resources()
     gpus, cpus = int(found.get("GPU", 0)), int(found.get("CPU", 0))
     use_gpu = wants_gpu(spec)
     if use_gpu and not gpus:
-        raise ClusterError("the run wants a GPU, the cluster has none; choose device=auto or cpu")
+        raise ClusterError("the run needs a GPU, the cluster has none; choose device=auto or cpu")
     if use_gpu and gpus < cluster.num_workers:
         raise ClusterError(
-            f"{counted(cluster.num_workers, 'worker')} cannot share {counted(gpus, 'GPU')}: each needs its own; take "
+            f"{counted(cluster.num_workers, 'worker')} cannot share {counted(gpus, 'GPU')}: each needs its own; use "
             "fewer workers"
         )
     if cpus < cluster.num_workers:
         raise ClusterError(
             f"{counted(cluster.num_workers, 'worker')} cannot share {counted(cpus, 'processor core')}: each needs its "
-            "own; take fewer workers"
+            "own; use fewer workers"
         )
     return use_gpu
 

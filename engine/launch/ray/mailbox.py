@@ -1,4 +1,4 @@
-"""The driver's end of the line to a run's workers, and the thread in which their work is waited for."""
+"""The driver's mailbox for a run's workers, and the thread that waits for their work."""
 
 from __future__ import annotations
 
@@ -19,58 +19,58 @@ from engine.log import write_report
 from engine.training.loop import Ending
 
 _LISTEN_S = 0.1
-_GRACE_S = 30.0  # for the last events, once Ray says that all is over
+_GRACE_S = 30.0  # for the last events, once Ray reports the end
 
-# By the cluster's address and the job in it; kept, for an actor ends when nobody refers to it any more.
+# By cluster address and Ray job. Kept here because an actor ends with its last reference.
 _event_channels: dict[tuple[str, str], Any] = {}
-_making = threading.Lock()
+_creating = threading.Lock()
 
 
 def _event_channel() -> Any:
-    """The one of this driver, on the head's node."""
+    """This driver's event channel, on the head node."""
     context = ray.get_runtime_context()
     job = (str(context.gcs_address), str(context.get_job_id()))
-    with _making:
+    with _creating:
         if job not in _event_channels:
             head = NodeAffinitySchedulingStrategy(head_node(), soft=False)
-            made = ray.remote(EventChannel).options(num_cpus=0, max_concurrency=10_000, scheduling_strategy=head)
+            actor = ray.remote(EventChannel).options(num_cpus=0, max_concurrency=10_000, scheduling_strategy=head)
             _event_channels.clear()
-            _event_channels[job] = made.remote()
+            _event_channels[job] = actor.remote()
         return _event_channels[job]
 
 
-class Line:
-    """The driver's end of the line to one run's workers.
+class Mailbox:
+    """The driver's side of one run's event channel.
 
     Raises:
-        ClusterError: from any method, where the cluster's head is gone or takes nothing.
+        ClusterError: from any method, if the cluster's head is gone or rejects the call.
     """
 
     def __init__(self, run: int, newest: ResumePoint) -> None:
         self.channel = _event_channel()
-        self._run, self._asked = run, ControlRequest()
+        self._run, self._last_request = run, ControlRequest()
         try:
             ray.get(self.channel.open.remote(run, newest))
         except RayError as error:
             raise ClusterError(
-                f"the cluster's head takes no work from here ({type(error).__name__}); one begun without token "
-                "authentication wants RAY_AUTH_MODE=disabled here, too, or to be begun anew where ~/.ray/auth_token is"
+                f"the cluster's head rejects work from here ({type(error).__name__}); if it was started without token "
+                "authentication, set RAY_AUTH_MODE=disabled here too, or restart it with ~/.ray/auth_token in place"
             ) from error
 
     def take(self) -> list[Event | Ending]:
-        """What they have told; waits a moment for it."""
-        found: list[Event | Ending] = self._done(self.channel.take.remote(self._run, _LISTEN_S))
+        """Events that the workers have sent since the last call; waits up to 0.1 s for one."""
+        found: list[Event | Ending] = self._result(self.channel.take.remote(self._run, _LISTEN_S))
         return found
 
-    def ask(self, asked: ControlRequest) -> None:
-        if asked != self._asked:
-            self._done(self.channel.ask.remote(self._run, asked))
-            self._asked = asked
+    def send_request(self, request: ControlRequest) -> None:
+        if request != self._last_request:
+            self._result(self.channel.send_request.remote(self._run, request))
+            self._last_request = request
 
     def close(self) -> None:
-        self._done(self.channel.close.remote(self._run))
+        self._result(self.channel.close.remote(self._run))
 
-    def _done(self, call: Any) -> Any:
+    def _result(self, call: Any) -> Any:
         try:
             return ray.get(call)
         except RayError as error:
@@ -80,37 +80,37 @@ class Line:
             ) from error
 
 
-class Fit:
-    """The workers' work, waited for in a thread. `gave_up`: it returned False, being asked to stop before it began."""
+class WorkerThread:
+    """Waits for the workers' work. `stopped_early`: the work returned False, stopped before it had a worker."""
 
     def __init__(self, work: Callable[[], object]) -> None:
         self._error: BaseException | None = None
-        self.gave_up = False
+        self.stopped_early = False
 
-        def fit() -> None:
+        def wait_for_work() -> None:
             try:
-                self.gave_up = work() is False
+                self.stopped_early = work() is False
             except BaseException as error:
                 self._error = error
 
-        self._thread = threading.Thread(target=fit, name="ray", daemon=True)
+        self._thread = threading.Thread(target=wait_for_work, name="ray", daemon=True)
         self._thread.start()
 
     @property
-    def over(self) -> bool:
+    def is_done(self) -> bool:
         return not self._thread.is_alive()
 
     def wait(self) -> None:
         self._thread.join(_GRACE_S)
 
     def failure(self, log: Path) -> ClusterError:
-        """Why it failed, in a sentence; the whole of it goes to the file `log`."""
+        """Why it failed, in a sentence; the full report goes to the file `log`."""
         if isinstance(self._error, ClusterError):
             return self._error
         written = self._error is not None and write_report(log, self._error, "the workers of a run on Ray failed")
-        said = str(self._error or "the workers ended without a word").strip().splitlines()
+        lines = str(self._error or "the workers ended without a message").strip().splitlines()
         where = f"; the full report is in {log}" if written else ""
-        return ClusterError(f"the workers on Ray failed: {said[-1] if said else type(self._error).__name__}{where}")
+        return ClusterError(f"the workers on Ray failed: {lines[-1] if lines else type(self._error).__name__}{where}")
 
 
 def head_node() -> str:

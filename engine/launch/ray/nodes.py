@@ -1,6 +1,6 @@
-"""The cluster's nodes: how much each has, and their gauges, read where they are by a small process on each.
+"""The cluster's nodes: their resources, and their gauges, read by a small process on each node.
 
-What is read goes to a file in the home folder, from which every screen that looks at it draws it.
+Readings go to a file in the home folder, which every screen reads.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class NodeGauges:
 
 
 def largest_node(with_gpu: bool) -> tuple[float, int]:
-    """Cores, and bytes of host memory as Ray shares it out, of the node that has the most memory (or, with GPUs, the
-    most cores) of those that a run can be put on.
+    """Cores, and bytes of host memory that Ray allocates, of the node with the most memory (with GPUs: the most cores)
+    among those that can run a worker.
     """
     nodes = [node["Resources"] for node in _alive() if not with_gpu or node["Resources"].get("GPU", 0) > 0]
     found = [(node.get("CPU", 0.0), int(node.get("memory", 0))) for node in nodes if node.get("CPU", 0.0) >= 1]
@@ -46,7 +46,7 @@ def largest_node(with_gpu: bool) -> tuple[float, int]:
 
 
 def gpu_bytes() -> int:
-    """Memory of the cluster's smallest GPU, in bytes; 0 where none says how much."""
+    """Memory of the cluster's smallest GPU, in bytes; 0 if no GPU reports it."""
     with_gpus = [node for node in _alive() if node["Resources"].get("GPU", 0) > 0]
     found = []
     for node in with_gpus:
@@ -74,7 +74,7 @@ class NodeWatch:
         while not self._over.wait(_EVERY_S):
             try:
                 found = self._read()
-            except RayError as error:  # a node is being lost
+            except RayError as error:  # a node was just lost
                 _log.warning("the nodes' gauges were not read: %s", error)
                 continue
             if found and not self._over.is_set():
@@ -89,7 +89,7 @@ class NodeWatch:
         for one in ready:
             try:
                 found.append({"name": nodes[waiting[one]], "reading": plain(ray.get(one))})
-            except RayError:  # another one next time
+            except RayError:  # a new actor next time
                 del self._actors[waiting[one]]
         return found
 

@@ -1,4 +1,4 @@
-"""What a run asks of a node, by its forecast. Needs no Ray."""
+"""The resources that a run requests of a node, from its memory forecast. Needs no Ray."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from engine.memory.calibration import Calibration, unseen_gpu
 from engine.paths import Folders
 from engine.spec import RunSpec
 
-_PROCESS = 950 * 2**20  # bytes: Python, torch and Ray in a process that trains (measured: 0.9 GiB, shared pages in)
-_SPARE = 1.1  # of the forecast, which is that of the first process of its kind
+_PROCESS = 950 * 2**20  # bytes: Python, torch and Ray in a process that trains (measured: 0.9 GiB with shared pages)
+_SPARE = 1.1  # times the forecast, which has not been calibrated on the node
 _LEAST = 256 * 2**20  # bytes
-_UNKNOWN = 2 * 2**30  # bytes, where no forecast can be made
+_UNKNOWN = 2 * 2**30  # bytes, if no forecast is available
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a run asks of a node: processor cores, a share of one GPU (0 to 1) and bytes, of the GPU's memory where
-    there is a share of one, else of the host's.
+    """Processor cores, a share of one GPU (0 to 1) and bytes: of the GPU's memory if it has a share of one, else of
+    the host's.
     """
 
     cpus: float
@@ -32,14 +32,14 @@ class Request:
 
     @property
     def bound(self) -> int | None:
-        """Bytes that are left for the run beside its process, or beside the driver's context on a GPU; None: all."""
+        """Bytes left for the run after its process, or after the CUDA context on a GPU; None: all."""
         if not self.memory:
             return None
         beside = unseen_gpu().context_bytes if self.gpus else _PROCESS
         return max(self.memory - beside, _LEAST)
 
     def options(self) -> dict[str, Any]:
-        """As Ray's actors take them."""
+        """The request as options of a Ray actor."""
         found: dict[str, Any] = {"num_cpus": self.cpus}
         return {**found, "num_gpus": self.gpus} if self.gpus else {**found, "memory": self.memory}
 
@@ -47,13 +47,13 @@ class Request:
 def request_for(
     spec: RunSpec, gpu_bytes: int | None, most_bytes: int, cpus: float = 1, folders: Folders | None = None
 ) -> Request:
-    """The share of a GPU of `gpu_bytes` that the forecast for `spec` says, or host memory where that is None.
+    """The share of a GPU of `gpu_bytes` that `spec` is forecast to need, or host memory if `gpu_bytes` is None.
 
-    At most a whole GPU, or `most_bytes` of host memory: a run that needs more starts in smaller parts. Of a GPU that
-    does not tell its size (0), the whole. `folders` say where the images lie.
+    At most a whole GPU, or `most_bytes` of host memory: a run that needs more starts with micro-batches. A GPU of
+    unknown size (0) is requested whole. `folders` are where the images are.
 
     Raises:
-        ReslabError: the folder of images is not there.
+        ReslabError: the folder of images does not exist.
     """
     if gpu_bytes == 0:
         return Request(cpus, 1.0, 0)

@@ -1,6 +1,6 @@
-"""A run's task on a worker: where it goes on from, its events on their way to the driver, and what comes back.
+"""A run's task on a worker: resume, train, send events to the driver, receive pause and stop requests.
 
-Ray Train is not imported here: a process that trains alone has no need of it, and it takes 260 MiB.
+Ray Train is not imported here: a single worker does not need it, and it takes 260 MiB.
 """
 
 from __future__ import annotations
@@ -33,37 +33,37 @@ from engine.training.loop import Ending, train
 from engine.training.resume import FRESH, Resume
 
 _log = logging.getLogger("reslab")
-_TELL_EVERY_S = 0.05
+_SEND_EVERY_S = 0.05
 PATIENCE_S = 30.0
-_HEAR_EVERY_S = 0.2  # what is asked, where there is nothing to tell
+_POLL_EVERY_S = 0.2  # for requests, while there are no events to send
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What every worker is given."""
+    """What every worker gets."""
 
     run: int
     spec: RunSpec
     folders: Folders
     sync_batchnorm: bool
     autotune_choices: Mapping[str, SettingsTuned]
-    channel: Any = None  # the actor that events go to, once the driver has made it
+    channel: Any = None  # the actor that receives events, once the driver has created it
 
     def context(self, control: RunControl, group: Group, resume: Resume) -> RunContext:
-        """Of one of the run's processes. What was measured helps a process alone: a group has to compute alike."""
+        """The context of one worker. Only a single worker uses the autotune choices: a group must compute alike."""
         history = History(autotune_choices=self.autotune_choices)
         placement = choose_placement(self.spec)
         return RunContext(self.run, self.folders, Ledger(), control, placement, history, group, resume)
 
 
 def this_worker() -> Solo:
-    """The group of a run that one worker trains."""
+    """The group of a run with one worker."""
     return Solo(f"1 worker on {platform.node()}")
 
 
 @contextmanager
 def errors_reported(task: Task) -> Iterator[None]:
-    """What has a sentence ends the run. Anything else may be a worker that was lost: it is begun again."""
+    """A ReslabError ends the run. Anything else may mean a lost worker, so the run is retried."""
     try:
         yield
     except ReslabError as error:
@@ -71,7 +71,7 @@ def errors_reported(task: Task) -> Iterator[None]:
 
 
 def resume_point_of(task: Task) -> Resume:
-    """What the run resumes from, if it was begun already."""
+    """What the run resumes from, if it has started before."""
     return _resume(task, ray.get(task.channel.newest.remote(task.run)))
 
 
@@ -85,73 +85,73 @@ def _resume(task: Task, newest: ResumePoint) -> Resume:
 
 
 def train_task(task: Task, group: Group) -> None:
-    """Train it as rank zero of `group`; the ending is sent as the last of the events."""
-    ticket, newest = ray.get(task.channel.enter.remote(task.run))
+    """Train it as rank zero of `group`; the ending is sent as the last event."""
+    ticket, newest = ray.get(task.channel.register.remote(task.run))
     control = RunControl()
     with group.starting():
         context = task.context(control, group, _resume(task, newest))
     events = train(task.spec, context)
-    teller = EventSender(task, ticket, control)
+    sender = EventSender(task, ticket, control)
     try:
         while True:
             try:
-                teller.tell(next(events))
+                sender.send(next(events))
             except StopIteration as end:
-                teller.tell(end.value)
+                sender.send(end.value)
                 return
     finally:
         events.close()
-        teller.close()
+        sender.close()
 
 
 class EventSender:
-    """Sends events from a thread of its own, so that no step waits for the network, and hears what is asked.
+    """Sends events from its own thread, so that no step waits for the network, and receives requests.
 
-    What could not be sent is sent again; the run stops where that fails for half a minute.
+    Failed batches are sent again; if that fails for 30 s, the run stops.
     """
 
     def __init__(self, task: Task, ticket: int, control: RunControl) -> None:
         self._task, self._ticket, self._control = task, ticket, control
-        self._waiting: list[Event | Ending] = []
+        self._pending: list[Event | Ending] = []
         self._batch = 0
         self._lock, self._closed = threading.Lock(), threading.Event()
-        self._thread = threading.Thread(target=self._send, name="events", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="events", daemon=True)
         self._thread.start()
 
-    def tell(self, event: Event | Ending) -> None:
+    def send(self, event: Event | Ending) -> None:
         with self._lock:
-            self._waiting.append(event)
+            self._pending.append(event)
 
     def close(self) -> None:
         """Send what is left."""
         self._closed.set()
         self._thread.join()
 
-    def _send(self) -> None:
-        spoke = 0.0
-        while not self._closed.wait(_TELL_EVERY_S):
-            if self._waiting or time.monotonic() - spoke >= _HEAR_EVERY_S:
-                spoke = time.monotonic()
-                if not self._sent():
+    def _run(self) -> None:
+        sent_at = 0.0
+        while not self._closed.wait(_SEND_EVERY_S):
+            if self._pending or time.monotonic() - sent_at >= _POLL_EVERY_S:
+                sent_at = time.monotonic()
+                if not self._flush():
                     return
-        self._sent()
+        self._flush()
 
-    def _sent(self) -> bool:
-        """Send all that waits. False, and the run is asked to stop, where nobody takes it."""
+    def _flush(self) -> bool:
+        """Send all pending events. If the driver is gone, stop the run and return False."""
         with self._lock:
-            batch, self._waiting = self._waiting, []
+            batch, self._pending = self._pending, []
             self._batch += 1
         since = time.monotonic()
         while True:
             try:
-                call = self._task.channel.tell.remote(self._task.run, self._ticket, self._batch, batch)
-                asked: ControlRequest = ray.get(call, timeout=PATIENCE_S)
+                call = self._task.channel.send.remote(self._task.run, self._ticket, self._batch, batch)
+                request: ControlRequest = ray.get(call, timeout=PATIENCE_S)
             except RayError as error:
                 _log.warning("events of run %d were not sent: %s", self._task.run, error)
                 if time.monotonic() - since > PATIENCE_S:
                     self._control.stop("the driver of the run was lost")
                     return False
-                time.sleep(_HEAR_EVERY_S)
+                time.sleep(_POLL_EVERY_S)
             else:
-                asked.tell(self._control)
+                request.apply_to(self._control)
                 return True

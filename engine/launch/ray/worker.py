@@ -1,4 +1,4 @@
-"""One of several workers of a run on Ray: the first trains and tells, the others follow. Ray Train calls it in each."""
+"""One of several workers of a run on Ray: rank zero trains and sends events, the others follow. Called by Ray Train."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from engine.training.data_parallel import WorkerGroup, follow
 from engine.training.setup import set_up
 
 T = TypeVar("T")
-_HEAR_EVERY_S = 0.5
+_POLL_EVERY_S = 0.5
 
 
 def work(config: dict[str, Any]) -> None:
-    """Make the run with other workers, from its newest checkpoint on."""
+    """Train the run together with the other workers, from its newest checkpoint."""
     task: Task = config["task"]
     with errors_reported(task):
         group = _assemble(task)
@@ -38,10 +38,10 @@ def work(config: dict[str, Any]) -> None:
             train_task(task, group)
             return
         with suppress(LoadingStopped):
-            with _hearing(task) as control:
+            with _stop_listener(task) as control:
                 with group.starting():
                     context = task.context(control, group, resume_point_of(task))
-                setup = _drained(set_up(task.spec, context))
+                setup = _result(set_up(task.spec, context))
             follow(setup, group)
 
 
@@ -49,42 +49,42 @@ def _assemble(task: Task) -> WorkerGroup:
     context = ray.train.get_context()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     torch.set_num_threads(max(cores // context.get_local_world_size(), 1))
-    here: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(here, (ray.get_runtime_context().get_node_id(), versions()))
-    nodes = {node for node, _ in here}
-    for _, found in here:
-        if (problem := versions_differ(here[0][1], found)) is not None:
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, (ray.get_runtime_context().get_node_id(), versions()))
+    nodes = {node for node, _ in found}
+    for _, there in found:
+        if (problem := versions_differ(found[0][1], there)) is not None:
             raise ClusterError(problem)
     device = ray.train.torch.get_device()
     return WorkerGroup.assemble(len(nodes), task.sync_batchnorm, device if device.type == "cuda" else None)
 
 
 @contextmanager
-def _hearing(task: Task) -> Iterator[RunControl]:
-    """A control that hears of a stop while images are loaded; later the first worker hears for all."""
-    control, over = RunControl(), threading.Event()
+def _stop_listener(task: Task) -> Iterator[RunControl]:
+    """A control that receives a stop while images are loaded; after that, rank zero receives it for all."""
+    control, is_done = RunControl(), threading.Event()
 
     def listen() -> None:
-        while not over.wait(_HEAR_EVERY_S):
+        while not is_done.wait(_POLL_EVERY_S):
             with suppress(RayError):
-                asked: ControlRequest = ray.get(task.channel.asked.remote(task.run))
-                if asked.stop:
-                    control.stop(asked.reason)
+                request: ControlRequest = ray.get(task.channel.pending_request.remote(task.run))
+                if request.stop:
+                    control.stop(request.reason)
 
-    thread = threading.Thread(target=listen, name="asked", daemon=True)
+    thread = threading.Thread(target=listen, name="requests", daemon=True)
     thread.start()
     try:
         yield control
     finally:
-        over.set()
+        is_done.set()
         thread.join()
 
 
-def _drained(work: Generator[Any, None, T]) -> T:
-    """What a generator returns; what it yields, the first worker tells of."""
+def _result(work: Generator[Any, None, T]) -> T:
+    """What a generator returns. Its events are dropped: rank zero sends them."""
     while True:
         try:
             next(work)
         except StopIteration as end:
-            done: T = end.value
-            return done
+            result: T = end.value
+            return result

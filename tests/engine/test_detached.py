@@ -1,4 +1,4 @@
-"""Runs that another process carries: their events over a file and back, what followers ask, and how all of it ends."""
+"""Detached runs: their events through a file and back, what followers request, and how it all ends."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from engine.launch import follow as following
 from engine.launch.backend import Job
 from engine.launch.detached import Detached, DetachedProcess, Order
 from engine.launch.follow import follow
-from engine.launch.requests import ControlRequest, ask
+from engine.launch.requests import ControlRequest, send_request
 from engine.launch.stream import Stream, stream_path
 from engine.paths import Folders
 from engine.spec import RunSpec
 from engine.store.store import Store
 from tests import waiting
-from tests.fakes import Carried, evaluated, events_of, metrics, started, without_bytes
+from tests.fakes import DetachedRun, evaluated, events_of, metrics, started, without_bytes
 from tests.waiting import join
 
 SPEC = RunSpec("digits", "resnet20", epochs=3)
 
 
 @pytest.fixture
-def run(folders: Folders) -> Iterator[Carried]:
-    with closing(Carried(SPEC, folders)) as made:
+def run(folders: Folders) -> Iterator[DetachedRun]:
+    with closing(DetachedRun(SPEC, folders)) as made:
         yield made
 
 
 @contextmanager
 def followed(run: int, folders: Folders, control: RunControl) -> Iterator[list[Event]]:
-    """What a follower in another thread has seen so far."""
+    """The events that a follower in another thread has received so far."""
     seen: list[Event] = []
 
     def work() -> None:
@@ -58,26 +58,26 @@ def followed(run: int, folders: Folders, control: RunControl) -> Iterator[list[E
 
 
 def until(what: Callable[[], object]) -> None:
-    assert waiting.until(what, every_s=0.01), "it did not come to that"
+    assert waiting.until(what, every_s=0.01), "the condition was never met"
 
 
-def test_two_followers_see_all_of_it_whenever_they_come(run: Carried, folders: Folders) -> None:
-    told = events_of(SPEC, run.run)
-    run.tell(*told[:4])
+def test_two_followers_get_every_event_whenever_they_start(run: DetachedRun, folders: Folders) -> None:
+    sent = events_of(SPEC, run.run)
+    run.emit(*sent[:4])
     with followed(run.run, folders, RunControl()) as first:
         until(lambda: len(first) == 4)
-        run.tell(*told[4:7])
+        run.emit(*sent[4:7])
         with followed(run.run, folders, RunControl()) as second:
             until(lambda: len(first) == len(second) == 7)
-            run.tell(*told[7:])
+            run.emit(*sent[7:])
             run.stream.close()
-            until(lambda: len(first) == len(second) == len(told))
-    assert first == second == list(map(without_bytes, told))
+            until(lambda: len(first) == len(second) == len(sent))
+    assert first == second == list(map(without_bytes, sent))
     assert list(run.folder.iterdir()) == []
 
 
 def test_a_half_written_line_waits_for_its_other_half(
-    run: Carried, folders: Folders, monkeypatch: pytest.MonkeyPatch
+    run: DetachedRun, folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks: list[int] = []
     read = following.read_new
@@ -93,7 +93,7 @@ def test_a_half_written_line_waits_for_its_other_half(
         until(lambda: seen == [RunPaused(run.run, 3)])
 
 
-def test_what_a_follower_asks_reaches_the_run(run: Carried, folders: Folders) -> None:
+def test_a_followers_requests_reach_the_run(run: DetachedRun, folders: Folders) -> None:
     control = RunControl()
     with followed(run.run, folders, control):
         control.pause()
@@ -106,14 +106,14 @@ def test_what_a_follower_asks_reaches_the_run(run: Carried, folders: Folders) ->
         assert run.control.stop_reason == "the power goes"
 
 
-def test_who_leaves_asks_nothing(run: Carried, folders: Folders) -> None:
+def test_a_follower_that_leaves_requests_nothing(run: DetachedRun, folders: Folders) -> None:
     with followed(run.run, folders, control := RunControl()):
         control.leave()
-    assert [path.name for path in run.folder.iterdir()] == ["stream.jsonl"]  # and no asking beside it
+    assert [path.name for path in run.folder.iterdir()] == ["stream.jsonl"]  # and no request beside it
 
 
-def test_a_run_that_another_has_paused_goes_on_with_the_first_key(run: Carried, folders: Folders) -> None:
-    run.tell(*events_of(SPEC, run.run)[:4], RunPaused(run.run, 6))
+def test_a_run_paused_by_someone_else_resumes_with_the_first_request(run: DetachedRun, folders: Folders) -> None:
+    run.emit(*events_of(SPEC, run.run)[:4], RunPaused(run.run, 6))
     run.control.pause()
     with followed(run.run, folders, control := RunControl()) as seen:
         until(lambda: len(seen) == 5)
@@ -121,37 +121,37 @@ def test_a_run_that_another_has_paused_goes_on_with_the_first_key(run: Carried, 
         assert run.control.pause_requested
         control.resume()
         until(lambda: not run.control.pause_requested)
-        control.pause()  # at once, before the run has said that it goes on
+        control.pause()  # at once, before the run has reported that it resumed
         until(lambda: run.control.pause_requested)
-        run.tell(RunResumed(run.run, 6, 1.0))
+        run.emit(RunResumed(run.run, 6, 1.0))
         until(lambda: len(seen) == 6)
         assert control.pause_requested
-        run.tell(RunPaused(run.run, 6))
+        run.emit(RunPaused(run.run, 6))
         until(lambda: len(seen) == 7)
         assert control.pause_requested
 
 
-def test_who_began_it_hears_of_an_end_that_was_quicker(run: Carried, folders: Folders) -> None:
-    run.tell(*events_of(SPEC, run.run))
+def test_whoever_started_a_run_gets_an_end_that_came_first(run: DetachedRun, folders: Folders) -> None:
+    run.emit(*events_of(SPEC, run.run))
     run.stream.close()
-    (end,) = follow(run.run, folders, RunControl(), begun=True)
+    (end,) = follow(run.run, folders, RunControl(), just_started=True)
     assert isinstance(end, RunEnded)
     assert (end.status, end.final) == ("completed", metrics(0.775))
 
 
-def test_a_run_that_cannot_be_asked_says_so(run: Carried, folders: Folders) -> None:
+def test_a_request_that_cannot_be_written_is_an_error(run: DetachedRun, folders: Folders) -> None:
     control = RunControl()
-    told = follow(run.run, folders, control)
-    run.tell(RunPaused(run.run, 1))
-    next(told)
+    followed_events = follow(run.run, folders, control)
+    run.emit(RunPaused(run.run, 1))
+    next(followed_events)
     (run.folder / f"asked.{os.getpid()}.part").mkdir()
     control.stop()
-    with pytest.raises(StoreError, match="cannot be asked to pause or stop"):
-        next(told)
+    with pytest.raises(StoreError, match="cannot be paused or stopped"):
+        next(followed_events)
 
 
 @pytest.mark.slow
-def test_the_stream_of_a_process_that_was_killed_goes_when_the_run_does_on(folders: Folders) -> None:
+def test_the_stream_of_a_killed_process_is_deleted_when_the_run_resumes(folders: Folders) -> None:
     from engine.lab import Lab
     from tests.running import run_until
 
@@ -162,7 +162,7 @@ def test_the_stream_of_a_process_that_was_killed_goes_when_the_run_does_on(folde
     assert there == [False]
 
 
-def test_what_a_worker_elsewhere_has_written_meanwhile_is_left_alone(tmp_path: Path) -> None:
+def test_newer_checkpoints_of_a_worker_elsewhere_are_kept(tmp_path: Path) -> None:
     from engine.training.checkpoint import remove_other_checkpoints
 
     names = [f"step-{step:08d}.safetensors" for step in (10, 20, 30)] + [".step-00000040.safetensors.part"]
@@ -180,7 +180,7 @@ def started_in(folders: Folders, job: Job, control: RunControl | None = None) ->
 
 
 @pytest.mark.slow
-def test_whoever_leaves_before_the_run_has_begun_is_let_go(folders: Folders) -> None:
+def test_leaving_before_the_run_has_started_returns(folders: Folders) -> None:
     control = RunControl()
     threading.Timer(0.3, control.leave).start()
     assert list(started_in(folders, Job(SPEC.replace(epochs=1)), control)) == []
@@ -189,27 +189,27 @@ def test_whoever_leaves_before_the_run_has_begun_is_let_go(folders: Folders) -> 
         until(lambda: store.runs() and store.runs()[0].status == "completed")
 
 
-def test_nonsense_that_is_asked_is_no_harm(run: Carried) -> None:
+def test_invalid_requests_are_ignored(run: DetachedRun) -> None:
     for text in ("", "{", '{"pause": true, "fly": 1}', "[]"):
         (run.folder / "asked.json").write_text(text)
-        run.requests.hear()
+        run.requests.poll()
     assert not run.control.pause_requested
-    ask(run.folder, ControlRequest(pause=True))
+    send_request(run.folder, ControlRequest(pause=True))
     until(lambda: run.control.pause_requested)
 
 
-def test_a_run_whose_stream_cannot_be_written_goes_on(folders: Folders, tmp_path: Path) -> None:
+def test_a_run_whose_stream_cannot_be_written_continues(folders: Folders, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     stream = Stream(tmp_path / "file" / "1")
-    stream.tell(RunPaused(1, 3))
+    stream.write(RunPaused(1, 3))
     stream.close()
 
 
-def test_a_follower_hears_of_the_end_that_nobody_told(run: Carried, folders: Folders) -> None:
-    run.tell(*events_of(SPEC, run.run)[:4])
+def test_a_follower_gets_the_end_of_a_killed_run(run: DetachedRun, folders: Folders) -> None:
+    run.emit(*events_of(SPEC, run.run)[:4])
     with followed(run.run, folders, RunControl()) as seen:
         until(lambda: len(seen) == 4)
-        run.store.close()  # as if its process were killed: nothing carries it any more
+        run.store.close()  # as if its process had been killed
         until(lambda: len(seen) == 5)
     end = seen[-1]
     assert isinstance(end, RunEnded)
@@ -232,9 +232,9 @@ def test_what_cannot_be_followed_is_one_sentence(folders: Folders) -> None:
         next(follow(number, folders, RunControl()))
 
 
-def test_a_process_of_its_own_carries_a_run_through_the_loss_of_whoever_began_it(folders: Folders) -> None:
+def test_a_detached_run_survives_the_loss_of_its_parent(folders: Folders) -> None:
     spec = SPEC.replace(epochs=400)
-    number = next(DetachedProcess(Order(folders, (Job(spec),))).runs())  # nobody reads what it says any more
+    number = next(DetachedProcess(Order(folders, (Job(spec),))).runs())  # nobody reads its output any more
     control, seen = RunControl(), list[Event]()
     for event in follow(number, folders, control):
         seen.append(event)
@@ -254,7 +254,7 @@ def test_a_process_of_its_own_carries_a_run_through_the_loss_of_whoever_began_it
 
 
 @pytest.mark.slow
-def test_a_process_of_its_own_goes_on_with_a_run_and_hears_a_signal_as_any_other(folders: Folders) -> None:
+def test_a_detached_process_resumes_a_run_and_handles_signals(folders: Folders) -> None:
     control = RunControl()
     for event in started_in(folders, Job(SPEC.replace(epochs=400)), control):
         if isinstance(event, StepsCompleted):
@@ -274,7 +274,7 @@ def test_a_process_of_its_own_goes_on_with_a_run_and_hears_a_signal_as_any_other
 
 
 @pytest.mark.slow
-def test_what_keeps_a_run_from_being_begun_is_told_by_its_process(folders: Folders) -> None:
+def test_a_run_that_cannot_start_is_reported_by_its_process(folders: Folders) -> None:
     with pytest.raises(ReslabError, match=r"no weights file /nowhere\.pth"):
         next(started_in(folders, Job(SPEC.replace(weights="/nowhere.pth"))))
 
@@ -283,22 +283,22 @@ def test_what_keeps_a_run_from_being_begun_is_told_by_its_process(folders: Folde
     ("number", "says"),
     [
         (signal.SIGKILL, "was lost (exit code -9); "),
-        pytest.param(signal.SIGTERM, "was asked to stop; ", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, "was stopped; ", marks=pytest.mark.slow),
     ],
 )
-def test_a_process_that_ends_before_its_time_is_no_good_end(folders: Folders, number: int, says: str) -> None:
-    """Else the app would begin it again, and whoever waits for the queue take it for done."""
+def test_a_process_that_ends_early_is_an_error(folders: Folders, number: int, says: str) -> None:
+    """Else the app would start it again, and the queue would count as done."""
     process = DetachedProcess(Order(folders, (Job(SPEC.replace(epochs=1000)),)))
     runs = process.runs(least=0)
     assert next(runs) == 1
     process._process.send_signal(number)
     with pytest.raises(ReslabError, match=re.escape(says)) as caught:
         next(runs)
-    assert "what waited for its turn still does" in str(caught.value)
+    assert "runs that had not started are still waiting" in str(caught.value)
 
 
 @pytest.mark.slow
-def test_whoever_asks_it_to_stop_is_told_of_no_fault(folders: Folders) -> None:
+def test_a_requested_stop_is_not_an_error(folders: Folders) -> None:
     process = DetachedProcess(Order(folders, (Job(SPEC.replace(epochs=1000)),)))
     runs = process.runs()
     assert next(runs) == 1
@@ -306,7 +306,7 @@ def test_whoever_asks_it_to_stop_is_told_of_no_fault(folders: Folders) -> None:
     assert list(runs) == []
 
 
-def test_an_order_comes_through_as_it_was(folders: Folders) -> None:
+def test_an_order_survives_the_round_trip(folders: Folders) -> None:
     from engine.launch.ray import Cluster
 
     for order in (
