@@ -85,7 +85,7 @@ def _mistake(
 
 
 def load_test_images(
-    details: RunDetails, folders: Folders, control: Control, tell: Callable[[Progress], None], chosen: Sequence[int]
+    details: RunDetails, folders: Folders, control: Control, report: Callable[[Progress], None], chosen: Sequence[int]
 ) -> NDArray[np.uint8]:
     """The `chosen` ones of the run's test images (N, C, H, W) uint8, by their place in its predictions. Loads torch.
 
@@ -101,7 +101,7 @@ def load_test_images(
     loading = load_dataset(RunSpec.from_stored(details.record.spec), folders, control, rules)
     while True:
         try:
-            tell(next(loading))
+            report(next(loading))
         except StopIteration as end:
             data: ImageData = end.value
             break

@@ -149,14 +149,14 @@ def compare_groups(groups: Sequence[SeedGroup]) -> list[GroupVerdict]:
     tested = [_tested(a, b) for a, b in combinations(groups, 2)]
     corrected = iter(holm([found.p for found in tested if found.p is not None]))
     num_tests = sum(found.p is not None for found in tested)
-    told = []
+    verdicts = []
     for found, (a, b) in zip(tested, combinations(groups, 2), strict=True):
         if found.p is not None:
             found = replace(found, holm_p=next(corrected))
             found = replace(found, verdict=_sentence(found, a, b, num_tests))
         marks = "".join(f" {caveat[0].upper()}{caveat[1:]}." for caveat in (*a.caveats, *b.caveats))
-        told.append(replace(found, verdict=found.verdict + marks))
-    return told
+        verdicts.append(replace(found, verdict=found.verdict + marks))
+    return verdicts
 
 
 def _tested(a: SeedGroup, b: SeedGroup) -> GroupVerdict:

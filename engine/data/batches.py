@@ -79,25 +79,25 @@ class Preparation:
     def augment(self, images: Tensor, seed: int, epoch: int, step: int) -> Tensor:
         """uint8 to uint8, each image mirrored and shifted on its own; `step` counts within the epoch."""
         if self.flip or self.crop_padding:
-            draws = generator(seed, epoch, step)
+            rng = generator(seed, epoch, step)
             if self.crop_padding:
-                images = random_crop(images, self.crop_padding, draws)
+                images = random_crop(images, self.crop_padding, rng)
             if self.flip:
-                images = random_flip(images, draws)
+                images = random_flip(images, rng)
         return images
 
 
-def random_flip(images: Tensor, draws: torch.Generator) -> Tensor:
+def random_flip(images: Tensor, rng: torch.Generator) -> Tensor:
     """Mirror about half of the images left to right."""
-    chosen = torch.rand(len(images), generator=draws) < 0.5
+    chosen = torch.rand(len(images), generator=rng) < 0.5
     return torch.where(chosen.to(images.device).view(-1, 1, 1, 1), images.flip(-1), images)
 
 
-def random_crop(images: Tensor, padding: int, draws: torch.Generator) -> Tensor:
+def random_crop(images: Tensor, padding: int, rng: torch.Generator) -> Tensor:
     """Pad every side with `padding` zeros and cut the size out again at a place drawn for each image."""
     number, _, height, width = images.shape
     padded = F.pad(images, (padding,) * 4)
-    offsets = torch.randint(0, 2 * padding + 1, (2, number), generator=draws).to(images.device)
+    offsets = torch.randint(0, 2 * padding + 1, (2, number), generator=rng).to(images.device)
     rows = offsets[0, :, None] + torch.arange(height, device=images.device)
     columns = offsets[1, :, None] + torch.arange(width, device=images.device)
     which = torch.arange(number, device=images.device)

@@ -69,7 +69,7 @@ def decoded(
 
     Raises:
         DatasetError: the cache cannot be written, or somebody deletes what is decoded faster than it can be read.
-        LoadingStopped: `control` asked for a stop; nothing half-made is left.
+        LoadingStopped: `control` requested a stop; nothing half-made is left.
     """
     entry = cache / _key(paths, size, channels)
     with _cache_is_written(cache):
@@ -224,5 +224,5 @@ def keep_within_bound(cache: Path, newest: str) -> None:
 
 
 def _bound_gib() -> float:
-    asked = number_of(CACHE_GIB)
-    return DEFAULT_CACHE_GIB if asked is None else asked
+    bound = number_of(CACHE_GIB)
+    return DEFAULT_CACHE_GIB if bound is None else bound

@@ -116,7 +116,7 @@ def unpack(archive: Path, folder: Path, control: Control) -> Generator[Progress,
 
     Raises:
         DatasetError: it is damaged, too large, or holds a link or a path that leads outside.
-        LoadingStopped: `control` asked for a stop; nothing half-unpacked is left.
+        LoadingStopped: `control` requested a stop; nothing half-unpacked is left.
     """
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)

@@ -50,7 +50,7 @@ from engine.data.depth import (
     to_8_bits,
 )
 from engine.data.formats import EMPTY, FORMATS, UnusableImageError, open_image
-from engine.memory.headroom import container_room
+from engine.memory.headroom import container_headroom
 from engine.progress import LoadingStopped, Progress
 from engine.text import memory_size
 
@@ -158,7 +158,7 @@ def _prepared(image: Image.Image, shape: tuple[int, int] | None) -> Iterator[Non
         yield
         return
     with _alone:
-        if 2 * needed > (free := min(int(psutil.virtual_memory().available), container_room())):
+        if 2 * needed > (free := min(int(psutil.virtual_memory().available), container_headroom())):
             raise UnusableImageError(
                 f"{TOO_LITTLE_MEMORY}: {declared:,} pixels take {memory_size(needed)}, {memory_size(free)} are free"
             )
@@ -228,7 +228,7 @@ def measure_range(paths: Sequence[Path], control: Control) -> Generator[Progress
     """The range of all deep files among `paths`, which are decoded for it; of the others the beginning is read.
 
     Raises:
-        LoadingStopped: `control` asked for a stop.
+        LoadingStopped: `control` requested a stop.
     """
     found: list[Extreme] = []
     with ThreadPoolExecutor(max_workers=_num_threads()) as pool:
@@ -304,7 +304,7 @@ def decode_files(
     Without a `size` all must have that of the first.
 
     Raises:
-        LoadingStopped: `control` asked for a stop.
+        LoadingStopped: `control` requested a stop.
     """
 
     def work(path: Path) -> tuple[str, Pixels | str]:
@@ -318,7 +318,7 @@ def decode_files(
             return "", f"unreadable ({error.strerror})"
 
     facts: list[FileFacts] = []
-    told, shape = 0.0, None
+    reported_at, shape = 0.0, None
     with ThreadPoolExecutor(max_workers=_num_threads()) as pool:
         for start in range(0, len(paths), _AT_ONCE):
             for sha256, found in pool.map(work, paths[start : start + _AT_ONCE]):
@@ -331,8 +331,8 @@ def decode_files(
                 facts.append(FileFacts(sha256, found if isinstance(found, str) else None))
                 if not isinstance(found, str):
                     keep(found)
-                if (now := time.perf_counter()) - told >= _PROGRESS_EVERY_S:
-                    told = now
+                if (now := time.perf_counter()) - reported_at >= _PROGRESS_EVERY_S:
+                    reported_at = now
                     yield Progress("decode", len(facts), len(paths), "images")
     yield Progress("decode", len(facts), len(paths), "images")
     return facts

@@ -14,7 +14,7 @@ from engine.catalog.datasets import folder_path
 from engine.control import Control
 from engine.data.files import Source, load_files
 from engine.data.images import RawImages
-from engine.data.layout import ASK_FOR, ImageFile, Part
+from engine.data.layout import ASK_FOR, ImageFile, SplitRole
 from engine.data.sizing import DEFAULT_SIZE, choose_sizing
 from engine.errors import DatasetError
 from engine.paths import Folders
@@ -39,7 +39,7 @@ def _list(root: Path) -> tuple[tuple[str, ...], list[ImageFile]]:
     try:
         parts = _parts(root)
         names = tuple(sorted(p.name for p in parts[0].iterdir() if p.is_dir() and not p.name.startswith(".")))
-        sides: tuple[Part | None, ...] = ("train", "test") if len(parts) == 2 else (None,)
+        sides: tuple[SplitRole | None, ...] = ("train", "test") if len(parts) == 2 else (None,)
         files = [
             ImageFile(path, label, side)
             for side, part in zip(sides, parts, strict=True)

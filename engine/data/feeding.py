@@ -15,7 +15,7 @@ from torch import Tensor
 
 from engine.data.images import Split
 from engine.memory.freeing import empty_caches
-from engine.memory.out_of_memory import unless_memory_runs_out
+from engine.memory.out_of_memory import none_if_out_of_memory
 
 _AHEAD = 3  # batches read and waiting: enough to hide one slow read, little enough to hold
 
@@ -46,7 +46,7 @@ def feed(
 
 def _again(work: Callable[[], Batch]) -> Batch:
     """Do `work`; where memory runs out, empty the caches and do it once more. A generator that raised is at its end."""
-    done = unless_memory_runs_out(work)
+    done = none_if_out_of_memory(work)
     if done is not None:
         return done
     gc.collect()

@@ -14,7 +14,7 @@ from engine.control import Control
 from engine.data.cache import decoded
 from engine.data.duplicates import count_shared, empty_classes_notes, groups_of, shared_notes, two_classes_note
 from engine.data.images import RawImages, Split
-from engine.data.layout import ImageFile, Part
+from engine.data.layout import ImageFile, SplitRole
 from engine.data.manifest import UNUSABLE, FileRecord, left_out_by_kind, left_out_text
 from engine.data.splits import stratified_groups
 from engine.errors import DatasetError
@@ -22,7 +22,7 @@ from engine.progress import Progress
 from engine.text import some_of
 
 _Texts = NDArray[np.str_]
-_WORDS: dict[Part, str] = {"train": "training", "val": "validation", "test": "test"}
+_WORDS: dict[SplitRole, str] = {"train": "training", "val": "validation", "test": "test"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def load_files(
 
     Raises:
         DatasetError: nothing can be read, a class has too few usable images, or a part has none.
-        LoadingStopped: `control` asked for a stop.
+        LoadingStopped: `control` requested a stop.
     """
     paths = [file.path for file in source.files]
     found = yield from decoded(paths, source.name, source.size, source.channels, cache, control)

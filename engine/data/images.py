@@ -164,7 +164,7 @@ class Loader(Protocol):
 
     Raises:
         DatasetError: the images are missing or unusable; the text says where they were expected.
-        LoadingStopped: `control` asked for a stop.
+        LoadingStopped: `control` requested a stop.
     """
 
     def __call__(self, spec: RunSpec, folders: Folders, control: Control) -> Generator[Progress, None, RawImages]: ...

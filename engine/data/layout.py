@@ -17,17 +17,17 @@ from engine.data.listing import folders_in, holds_files, images_directly_in
 from engine.errors import DatasetError
 from engine.text import some_of
 
-Part = Literal["train", "val", "test"]
+SplitRole = Literal["train", "val", "test"]
 
 ASK_FOR = "expected one folder a class with images in it, or train/ and test/ folders of classes"
-_WORDS: dict[Part, str] = {"train": "training", "val": "validation", "test": "test"}
-_NAMES: dict[Part, tuple[str, ...]] = {
+_WORDS: dict[SplitRole, str] = {"train": "training", "val": "validation", "test": "test"}
+_NAMES: dict[SplitRole, tuple[str, ...]] = {
     "train": ("train", "training", "trainset", "trn"),
     "val": ("val", "valid", "validation", "validate", "dev", "valset"),
     "test": ("test", "testing", "tests", "testset", "tst", "holdout", "eval", "evaluation"),
 }
-_ROLES: dict[str, Part] = {name: part for part, names in _NAMES.items() for name in names}
-_UNSAID: tuple[Part, ...] = ("test", "val")  # what a part of any other name is: the first of these that is missing
+_ROLES: dict[str, SplitRole] = {name: part for part, names in _NAMES.items() for name in names}
+_UNSAID: tuple[SplitRole, ...] = ("test", "val")  # what a part of any other name is: the first of these that is missing
 _FILLERS = frozenset({"set", "data", "dataset", "image", "images", "imgs", "img", "split", "part", "folder"})
 
 
@@ -37,7 +37,7 @@ class ImageFile:
 
     path: Path
     label: int
-    part: Part | None = None
+    part: SplitRole | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class PartFolder:
     """A folder of classes. `part` is None where it is split by the spec's shares."""
 
     folder: Path
-    part: Part | None
+    part: SplitRole | None
     class_names: tuple[str, ...]
 
 
@@ -94,7 +94,7 @@ class _Child:
         return self.path.name
 
     @property
-    def role(self) -> Part | None:
+    def role(self) -> SplitRole | None:
         return part_by_name(self.name)
 
 
@@ -126,13 +126,13 @@ def find_layout(root: Path) -> Layout:
     return Layout(root, parts, train.class_names, tuple(empty), tuple(passed_over))
 
 
-def part_by_name(name: str) -> Part | None:
+def part_by_name(name: str) -> SplitRole | None:
     """The part that a folder's name means, whatever its case and filling: `Train`, `training_set`, `val2017`."""
     tokens = [token for token in _tokens(name) if token not in _FILLERS]
     return _ROLES.get(tokens[0]) if len(tokens) == 1 else None
 
 
-def _role_words(part: Part | None) -> str:
+def _role_words(part: SplitRole | None) -> str:
     return "split into training and test" if part is None else _WORDS[part]
 
 
@@ -158,13 +158,13 @@ def _child(path: Path) -> _Child:
     )
 
 
-def _part_folder(root: Path, child: _Child, part: Part | None, empty: list[str]) -> PartFolder:
+def _part_folder(root: Path, child: _Child, part: SplitRole | None, empty: list[str]) -> PartFolder:
     folder = _unwrapped(child.path)
     empty += [str(sub.relative_to(root)) for sub in folders_in(folder) if sub.name not in child.folders]
     return PartFolder(folder, part, tuple(sorted(child.folders)))
 
 
-def _parts_of(root: Path, children: Sequence[_Child]) -> list[tuple[_Child, Part | None]] | None:
+def _parts_of(root: Path, children: Sequence[_Child]) -> list[tuple[_Child, SplitRole | None]] | None:
     """The parts, the training part first; None where the sub-folders are classes."""
     trains = [child for child in children if child.role == "train" and child.folders]
     if not trains:
@@ -190,7 +190,7 @@ def _parts_of(root: Path, children: Sequence[_Child]) -> list[tuple[_Child, Part
     return _in_order(root, [(train, "train"), *_with_roles(root, named, kin)])
 
 
-def _with_roles(root: Path, named: Sequence[_Child], kin: Sequence[_Child]) -> list[tuple[_Child, Part]]:
+def _with_roles(root: Path, named: Sequence[_Child], kin: Sequence[_Child]) -> list[tuple[_Child, SplitRole]]:
     """The other parts: those known by name, and at most one whose part follows from those."""
     found = [(child, child.role) for child in named if child.role is not None]
     taken = {part for _, part in found}
@@ -200,8 +200,8 @@ def _with_roles(root: Path, named: Sequence[_Child], kin: Sequence[_Child]) -> l
     return [*found, *((child, free[0]) for child in kin)]
 
 
-def _in_order(root: Path, roles: Sequence[tuple[_Child, Part]]) -> list[tuple[_Child, Part | None]]:
-    ordered: list[tuple[_Child, Part | None]] = []
+def _in_order(root: Path, roles: Sequence[tuple[_Child, SplitRole]]) -> list[tuple[_Child, SplitRole | None]]:
+    ordered: list[tuple[_Child, SplitRole | None]] = []
     for part in _WORDS:
         same = [child for child, its in roles if its == part]
         if len(same) > 1:
@@ -212,7 +212,7 @@ def _in_order(root: Path, roles: Sequence[tuple[_Child, Part]]) -> list[tuple[_C
     return ordered
 
 
-def _loosely_named(children: Sequence[_Child]) -> list[tuple[_Child, Part]] | None:
+def _loosely_named(children: Sequence[_Child]) -> list[tuple[_Child, SplitRole]] | None:
     """Names such as seg_train and seg_test, where every sub-folder has one and all hold some class together."""
     roles = []
     for child in children:

@@ -72,7 +72,7 @@ def load_dataset(
 
     Raises:
         DatasetError: they are missing, unreadable or too few.
-        LoadingStopped: `control` asked for a stop.
+        LoadingStopped: `control` requested a stop.
     """
     with dataset_is_used(spec.dataset, folders):
         raw = yield from _loader(spec, rules)(spec, folders, control)

@@ -9,7 +9,7 @@ from pathlib import Path
 from engine.control import Control
 from engine.data.files import Source, load_files
 from engine.data.images import RawImages
-from engine.data.layout import ImageFile, Part
+from engine.data.layout import ImageFile, SplitRole
 from engine.errors import DatasetError, FetchError
 from engine.fetching import fetch
 from engine.locking import lock_of, wait_for_lock
@@ -19,7 +19,7 @@ from engine.spec import RunSpec
 
 DEFAULT_SIZE = 224
 _FOLDERS, _PART = ("images", "annotations"), ".part"
-_LISTS: tuple[tuple[Part, str], ...] = (("train", "trainval.txt"), ("test", "test.txt"))
+_LISTS: tuple[tuple[SplitRole, str], ...] = (("train", "trainval.txt"), ("test", "test.txt"))
 
 
 def load(spec: RunSpec, folders: Folders, control: Control) -> Generator[Progress, None, RawImages]:

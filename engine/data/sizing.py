@@ -16,7 +16,7 @@ from engine.control import Control
 from engine.data.decoding import read_header
 from engine.progress import LoadingStopped, Progress
 
-DEFAULT_SIZE = 224  # pixels: where the images differ in size, or are large, and none was asked for
+DEFAULT_SIZE = 224  # pixels: where the images differ in size, or are large, and none was requested for
 MAX_NATIVE = 512
 """Pixels of the shorter side up to which images that are all of one size stay as they are. Larger ones are photographs
 or scans: at 4032×3024 one batch of 128 takes 4.4 GiB before the first layer."""
@@ -28,7 +28,7 @@ _REMEMBERED = 16
 class Sizing:
     """`size` is the square to decode to (None: as the images are, `native`), `channels` 1 or 3.
 
-    `native` is (width, height) where all images are of one size; `is_default` says that nobody asked for `size`.
+    `native` is (width, height) where all images are of one size; `is_default` says that nobody requested for `size`.
     """
 
     size: int | None
@@ -45,7 +45,7 @@ class Sizing:
 
     @property
     def note(self) -> str | None:
-        """Why the images are resized, where nobody asked for it."""
+        """Why the images are resized, where nobody requested for it."""
         if not self.is_default or self.size is None:
             return None
         if self.native is None:
@@ -74,7 +74,7 @@ class _Headers:
 
 
 def choose_sizing(
-    paths: Sequence[Path], asked: int | None, control: Control, most: int | None = None
+    paths: Sequence[Path], requested: int | None, control: Control, most: int | None = None
 ) -> Generator[Progress, None, Sizing | None]:
     """Decide for the images `paths`; None where no header can be read.
 
@@ -82,18 +82,18 @@ def choose_sizing(
     files evenly from the whole list; then a rare image of another size may be missed.
 
     Raises:
-        LoadingStopped: `control` asked for a stop.
+        LoadingStopped: `control` requested a stop.
     """
     if most is not None and len(paths) > most:
         paths = [paths[number * len(paths) // most] for number in range(most)]
-    key = _state(paths), asked is None
+    key = _state(paths), requested is None
     headers = _known.get(key)
     if headers is None:
-        headers = yield from _read(paths, asked is None, control)
+        headers = yield from _read(paths, requested is None, control)
         _known[key] = headers
         while len(_known) > _REMEMBERED:
             _known.popitem(last=False)
-    return _decide(headers, asked) if headers.num_images else None
+    return _decide(headers, requested) if headers.num_images else None
 
 
 _known: OrderedDict[tuple[str, bool], _Headers] = OrderedDict()
@@ -113,11 +113,11 @@ def _read(paths: Sequence[Path], size_matters: bool, control: Control) -> Genera
     return headers
 
 
-def _decide(headers: _Headers, asked: int | None) -> Sizing:
+def _decide(headers: _Headers, requested: int | None) -> Sizing:
     native = next(iter(headers.sizes)) if len(headers.sizes) == 1 else None
     keeps = native is not None and _MIN_NATIVE <= min(native) <= MAX_NATIVE
-    size = asked or (None if keeps else DEFAULT_SIZE)
-    return Sizing(size, 3 if headers.has_colour else 1, native, asked is None)
+    size = requested or (None if keeps else DEFAULT_SIZE)
+    return Sizing(size, 3 if headers.has_colour else 1, native, requested is None)
 
 
 def _state(paths: Sequence[Path]) -> str:

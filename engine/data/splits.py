@@ -78,12 +78,12 @@ def stratified_groups(
     Raises:
         DatasetError: a class would be left with no image on one side.
     """
-    draws = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     _, first, group_of, sizes = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
     label_of = labels[first]  # a group that lies in two classes counts for that of its first image
     chosen = np.zeros(len(first), dtype=bool)
     for label in np.unique(label_of):
-        order = draws.permutation(np.flatnonzero(label_of == label))
+        order = rng.permutation(np.flatnonzero(label_of == label))
         chosen[_chosen_of(order, sizes, share)] = True
     in_test: NDArray[np.bool_] = chosen[group_of]
     empty = [label for label in np.unique(labels) if len(np.unique(in_test[labels == label])) < 2]

@@ -56,7 +56,7 @@ def survey(spec: RunSpec, folders: Folders | None, control: Control | None = Non
 
     Raises:
         DatasetError: there is no such folder, or it is no dataset.
-        LoadingStopped: `control` asked for a stop.
+        LoadingStopped: `control` requested a stop.
     """
     if (known := published(spec)) is not None:
         return known

@@ -9,7 +9,7 @@ from engine.errors import ModelError
 from engine.forecast.memory_plan import Plan, plan_run
 from engine.forecast.step_memory import Step, resident_bytes
 from engine.memory.calibration import Calibration, uncalibrated
-from engine.memory.headroom import images_fit, room_bytes
+from engine.memory.headroom import headroom_bytes, images_fit
 from engine.memory.ledger import Ledger
 from engine.paths import Folders
 from engine.shape import DataShape
@@ -29,7 +29,7 @@ def plan_from_spec(spec: RunSpec, folders: Folders, ledger: Ledger) -> Plan:
     placement = choose_placement(spec)
     calibration = _calibration(folders, device_name(placement.device)) or uncalibrated(placement.device)
     dataset_bytes = resident_bytes(num_images, shape)
-    if not images_fit(dataset_bytes, room_bytes(placement.device, ledger.num_bytes - ledger.idle_bytes)):
+    if not images_fit(dataset_bytes, headroom_bytes(placement.device, ledger.num_bytes - ledger.idle_bytes)):
         dataset_bytes = 0  # it will be streamed
     return plan_run(Step(spec, shape, placement, dataset_bytes, calibration), ledger)
 

@@ -9,7 +9,7 @@ from typing import Literal
 from engine.errors import ForecastError
 from engine.forecast.step_memory import Step, forecast
 from engine.forecast.timeline import Forecast
-from engine.memory.headroom import room_bytes
+from engine.memory.headroom import headroom_bytes
 from engine.memory.ledger import Ledger
 from engine.step.learner import LEAST_PART
 from engine.text import memory_size
@@ -63,9 +63,9 @@ def plan_run(step: Step, ledger: Ledger) -> Plan:
     Raises:
         ForecastError: no forecast could be made.
     """
-    room, idle = room_bytes(step.placement.device, ledger.num_bytes), ledger.idle_bytes
+    room, idle = headroom_bytes(step.placement.device, ledger.num_bytes), ledger.idle_bytes
     whole = forecast(step)
-    plan = _plan(step, whole, _RunChannel(room, idle))
+    plan = _plan(step, whole, _Headroom(room, idle))
     return replace(plan, largest_batch=largest_batch(lambda size: forecast(step.of_batch(size)), whole, room + idle))
 
 
@@ -73,19 +73,19 @@ def fit_run(step: Step, ledger: Ledger) -> Plan:
     """Unload what is in the way, and say how the run is to be started. Its dataset is in the ledger, live."""
 
     def room() -> int:
-        return room_bytes(step.placement.device, ledger.num_bytes) + step.dataset_bytes
+        return headroom_bytes(step.placement.device, ledger.num_bytes) + step.dataset_bytes
 
     try:
         whole = forecast(step)
         dropped = sum(item.num_bytes for item in ledger.make_room(lambda: whole.allocator_bytes <= room()))
-        return _plan(step, whole, _RunChannel(room(), dropped=dropped))
+        return _plan(step, whole, _Headroom(room(), dropped=dropped))
     except ForecastError:
         dropped = sum(item.num_bytes for item in ledger.drop_idle())
         return Plan("unknown", None, room(), dropped)
 
 
 @dataclass(frozen=True, slots=True)
-class _RunChannel:
+class _Headroom:
     """Bytes for a run: free, held by what is idle and could go, and of what has gone for it already."""
 
     free: int
@@ -93,7 +93,7 @@ class _RunChannel:
     dropped: int = 0
 
 
-def _plan(step: Step, whole: Forecast, room: _RunChannel) -> Plan:
+def _plan(step: Step, whole: Forecast, room: _Headroom) -> Plan:
     """`whole` is the forecast of the step in one part."""
     if whole.allocator_bytes <= room.free:
         return Plan("after freeing" if room.dropped else "fits", whole, room.free, room.dropped)

@@ -61,7 +61,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class _Question:
+class _ForecastKey:
     """All that the bytes of a step depend on, and nothing else: what the answers are kept by."""
 
     spec: RunSpec
@@ -80,7 +80,7 @@ def forecast(step: Step, micro_batch: int | None = None, recompute: bool = False
 
     Raises:
         ModelError: the network cannot take such images.
-        ForecastError: torch did not let itself be asked; the log has the rest.
+        ForecastError: torch did not let itself be key; the log has the rest.
     """
     spec, placement = step.spec, step.placement
     at_once = evaluation_batch(spec.batch_size, step.shape.height, step.shape.width)
@@ -88,7 +88,7 @@ def forecast(step: Step, micro_batch: int | None = None, recompute: bool = False
         at_once = min(at_once, EVALUATED_PER_PART * micro_batch)
     try:
         found = forecast_step(
-            _Question(
+            _ForecastKey(
                 spec=memory_key(spec), shape=step.shape, device_type=placement.device.type, dtype=placement.dtype,
                 memory_format=placement.memory_format, eval_batch=at_once, frozen=spec.freeze == "backbone",
                 recompute=recompute, micro_batch=micro_batch,
@@ -124,32 +124,32 @@ def resident_bytes(num_images: int, shape: DataShape) -> int:
 
 
 @lru_cache(maxsize=256)
-def forecast_step(asked: _Question) -> Forecast:
+def forecast_step(key: _ForecastKey) -> Forecast:
     """A batch of an evaluation, and a training step whose gradients are measured."""
-    spec, shape = asked.spec, asked.shape
+    spec, shape = key.spec, key.shape
     # Sizes are the same on every device, and here no device is needed.
-    placement = Placement(torch.device("cpu"), asked.dtype, asked.memory_format, "forecast")
+    placement = Placement(torch.device("cpu"), key.dtype, key.memory_format, "forecast")
     storages = _Storages()
     with FakeTensorMode(allow_non_fake_inputs=True), storages:
         channels = (0.5,) * shape.channels
-        options = BuildOptions(seeded=False, frozen=asked.frozen)
+        options = BuildOptions(seeded=False, frozen=key.frozen)
         learner = build_learner(spec, shape, (channels, channels), placement, options)
-        if asked.recompute:
-            recompute_activations(learner.model, draws=False)
+        if key.recompute:
+            recompute_activations(learner.model, uses_rng=False)
         storages.timeline.moment = "evaluation"
-        number = asked.eval_batch
+        number = key.eval_batch
         with torch.no_grad():
             forward(learner.model.eval(), learner.prepare(_images(number, shape)), _labels(number), placement)
         learner.model.train()
         # One step is as good as many: the optimizer's state is there before it, and gradients go with each step.
         storages.timeline.moment = "forward and backward"
         batch = _images(spec.batch_size, shape), _labels(spec.batch_size)
-        first = _of_two_parts(spec.batch_size, asked.micro_batch)
-        learner.compute_gradients((batch[0][:first], batch[1][:first]), 1, 0, asked.micro_batch)
+        first = _of_two_parts(spec.batch_size, key.micro_batch)
+        learner.compute_gradients((batch[0][:first], batch[1][:first]), 1, 0, key.micro_batch)
         storages.timeline.moment = "update"
         Gradients(0, learner.model).around(learner.optimizer.step, 1)
         held = storages.held_by(learner)
-    return storages.timeline.forecast(held, spec.batch_size, inside=asked.device_type == "cpu")
+    return storages.timeline.forecast(held, spec.batch_size, inside=key.device_type == "cpu")
 
 
 def _of_two_parts(batch_size: int, micro_batch: int | None) -> int:
@@ -201,7 +201,7 @@ class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _small(func: Any, args: Any, kwargs: Any) -> Any:
         """What a network works out while it is built, such as RegNet's widths, needs contents: that is done for real.
 
-        Where a first weight is asked for its value, as a rule for drawing it may do, any value is good enough.
+        Where a first weight is key for its value, as a rule for drawing it may do, any value is good enough.
         """
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         if any(isinstance(tensor, FakeTensor) for tensor in tensors):
@@ -228,11 +228,11 @@ class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]
         key, num_bytes = id(storage), storage.nbytes()  # torch keeps the Python object as long as the storage
         if key in self._numbers:
             return
-        number = self.timeline.bear(num_bytes)
+        number = self.timeline.allocate(num_bytes)
 
         def died(_: object) -> None:
             del self._numbers[key]
-            self.timeline.bury(number, num_bytes)
+            self.timeline.free(number, num_bytes)
 
         self._numbers[key] = number, weakref.ref(storage, died)
 

@@ -77,15 +77,15 @@ class Timeline:
     def __init__(self) -> None:
         self.moment = "building"
         self._marks: list[_Change | _Convolved] = []
-        self._num_born = 0
+        self._num_allocated = 0
 
-    def bear(self, num_bytes: int) -> int:
+    def allocate(self, num_bytes: int) -> int:
         """A storage is born; returns its number."""
-        self._num_born += 1
-        self._marks.append(_Change(self.moment, self._num_born, num_bytes))
-        return self._num_born
+        self._num_allocated += 1
+        self._marks.append(_Change(self.moment, self._num_allocated, num_bytes))
+        return self._num_allocated
 
-    def bury(self, number: int, num_bytes: int) -> None:
+    def free(self, number: int, num_bytes: int) -> None:
         self._marks.append(_Change(self.moment, number, -num_bytes))
 
     def convolve(self, call: Convolution, num_images: int) -> None:
@@ -117,18 +117,18 @@ class Timeline:
     def _highest(self, inside: bool) -> tuple[int, int]:
         """The place of the mark at which most lives once the network is built, and what is inside a convolution there.
 
-        A convolution is asked what it takes only where it could be the peak: asking takes time.
+        A convolution is candidates what it takes only where it could be the peak: asking takes time.
         """
         total, at, most, workspace = 0, 0, -1, 0
-        asked: list[tuple[int, int, int, _Convolved]] = []
+        candidates: list[tuple[int, int, int, _Convolved]] = []
         for place, mark in enumerate(self._marks):
             if isinstance(mark, _Change):
                 total += mark.num_bytes
                 if total > most and mark.moment != "building":
                     at, most = place, total
             elif inside:
-                asked.append((total + mark.call.bound(mark.num_images), total, place, mark))
-        for bound, before, place, convolved in sorted(asked, key=lambda item: -item[0]):
+                candidates.append((total + mark.call.bound(mark.num_images), total, place, mark))
+        for bound, before, place, convolved in sorted(candidates, key=lambda item: -item[0]):
             if bound <= most:
                 break
             taken = inner_peak(convolved.call, convolved.num_images)

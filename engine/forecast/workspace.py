@@ -27,7 +27,7 @@ CONVOLUTIONS = (torch.ops.aten.convolution.default, torch.ops.aten.convolution_b
 
 
 @dataclass(frozen=True, slots=True)
-class _Like:
+class _TensorSpec:
     """A tensor's sizes, type and layout; of a batch without its number of images."""
 
     sizes: tuple[int, ...]
@@ -52,7 +52,7 @@ class Convolution:
     """
 
     backward: bool
-    tensors: tuple[_Like | None, ...]
+    tensors: tuple[_TensorSpec | None, ...]
     batched: tuple[bool, ...]
     options: tuple[Any, ...]
 
@@ -72,27 +72,27 @@ class Convolution:
         """More than it will ever take in bytes, as far as was seen: each thread four times the weights, and the images
         and results laid out anew.
         """
-        sizes = [like.num_bytes * (num_images if split else 1) for like, split in self._present()]
-        weights = sum(like.num_bytes for like, split in self._present() if not split)
+        sizes = [spec.num_bytes * (num_images if split else 1) for spec, split in self._present()]
+        weights = sum(spec.num_bytes for spec, split in self._present() if not split)
         return 5 * sum(sizes) + 5 * torch.get_num_threads() * weights
 
-    def _present(self) -> list[tuple[_Like, bool]]:
-        return [(like, split) for like, split in zip(self.tensors, self.batched, strict=True) if like is not None]
+    def _present(self) -> list[tuple[_TensorSpec, bool]]:
+        return [(spec, split) for spec, split in zip(self.tensors, self.batched, strict=True) if spec is not None]
 
     def make(self, num_images: int) -> Callable[[], object]:
         """The call with so many images of zeros."""
         arguments = [
-            like.make(num_images if split else None) if like else None
-            for like, split in zip(self.tensors, self.batched, strict=True)
+            spec.make(num_images if split else None) if spec else None
+            for spec, split in zip(self.tensors, self.batched, strict=True)
         ]
         func = CONVOLUTIONS[self.backward]
         return lambda: func(*arguments, *self.options)
 
 
-def _like(tensor: Tensor, split: bool) -> _Like:
+def _like(tensor: Tensor, split: bool) -> _TensorSpec:
     channels_last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
     plain = tensor.is_contiguous()
-    return _Like(tuple(tensor.shape[split:]), tensor.dtype, channels_last and not plain)
+    return _TensorSpec(tuple(tensor.shape[split:]), tensor.dtype, channels_last and not plain)
 
 
 def inner_peak(call: Convolution, num_images: int) -> int:
@@ -123,13 +123,13 @@ def _warn_once() -> None:
 
 
 def _allocations(work: Callable[[], object]) -> list[int]:
-    with watched() as sizes:
+    with track_allocations() as sizes:
         work()
     return sizes
 
 
 @contextmanager
-def watched() -> Iterator[list[int]]:
+def track_allocations() -> Iterator[list[int]]:
     """Notes each allocation of this thread, by torch's older profiler: it starts in no time, and writes nothing."""
     from torch._C._autograd import _disable_profiler_legacy, _enable_profiler_legacy
     from torch._C._profiler import ProfilerConfig, ProfilerState, _ExperimentalConfig

@@ -218,7 +218,7 @@ def fetch_imagenet_weights(name: str, control: Control) -> Generator[Progress, N
 
     Raises:
         ModelError: they could not be downloaded; the text says where they are expected.
-        LoadingStopped: `control` asked for a stop.
+        LoadingStopped: `control` requested a stop.
     """
     url, path = _imagenet_file(name)
     try:

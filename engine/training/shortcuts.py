@@ -1,4 +1,4 @@
-"""Weights of somebody else's CIFAR network: which function they are of, before the first step."""
+"""Before the first step: which function the weights of a foreign CIFAR network belong to."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ _MOST_IMAGES, _MOST_PIXELS = 256, 256 * 32 * 32
 
 
 def settle_shortcuts(learner: Learner, data: ImageData) -> Learner:
-    """Let the network compute what its weights were trained for; untouched where nobody else's weights are in it.
+    """Make the network compute the function that its weights were trained for; unchanged if the weights are not
+    foreign.
 
-    The statistics are measured on training images, spread over all of them. A stated padding is taken whatever they
-    say of it, and that is said.
+    The statistics are measured on training images spread over the whole set. A padding stated in the spec is used
+    whatever they say, and the run reports the disagreement.
 
     Raises:
-        ModelError: the weights are of the network with shortcuts where this one has none, or the reverse; or neither
+        ModelError: the weights belong to a network with shortcuts and this one has none, or the reverse; or neither
             they nor the spec say how the shortcuts are padded.
     """
     if not learner.model.is_foreign:
@@ -53,7 +54,7 @@ def settle_shortcuts(learner: Learner, data: ImageData) -> Learner:
 
 
 def _some_images(learner: Learner, data: ImageData) -> Tensor:
-    """(N, C, H, W) on the device, normalised: fewer of large ones."""
+    """(N, C, H, W) on the device, normalised; fewer if they are large."""
     pixels = data.shape.height * data.shape.width
     number = min(len(data.train), _MOST_IMAGES, max(_MOST_PIXELS // pixels, 2))
     spread = torch.linspace(0, len(data.train) - 1, number).round().to(torch.int64)

@@ -87,7 +87,7 @@ def test_others_are_named_and_a_slowed_down_card_says_why() -> None:
 
 
 def test_a_card_cut_by_mig_says_so() -> None:
-    assert Gauges(lambda: FakeNvml(mig=True)).read().gpus[0].notes == ("MIG: the figures are of the whole card",)
+    assert Gauges(lambda: FakeNvml(mig=True)).read().gpus[0].notes == ("MIG: figures are for the whole card",)
 
 
 def test_where_the_driver_hides_the_processes_this_ones_share_is_unknown() -> None:

@@ -28,7 +28,7 @@ from engine.events import (
 )
 from engine.lab import Lab
 from engine.memory.freeing import free_memory
-from engine.memory.out_of_memory import asked_bytes, ran_out
+from engine.memory.out_of_memory import is_out_of_memory, requested_bytes
 from engine.paths import Folders
 from engine.shape import DataShape
 from engine.spec import RunSpec
@@ -483,5 +483,5 @@ def test_ten_runs_that_need_several_times_the_memory_finish_by_themselves(
     ],
 )
 def test_errors_are_told_apart(error: Exception, ran: bool, asked: int | None) -> None:
-    assert ran_out(error) is ran
-    assert asked_bytes(error) == asked
+    assert is_out_of_memory(error) is ran
+    assert requested_bytes(error) == asked
