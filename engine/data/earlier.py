@@ -1,8 +1,8 @@
-"""How folders were read before layouts were told apart, for runs that began so: they go on with the images that they
-have seen, and what they were tested on can be looked at. Nothing new is read in this way.
+"""The first rules for reading folders, for runs that began with them: so that they resume on the same images, and their
+test images can be shown. New runs never use them.
 
-Then `train/` beside `test/`, or else `val/`, were the only parts, files in sub-folders of a class were passed over, and
-images of one size stayed as they were, however large.
+By these rules `train/` with `test/`, or else `val/`, were the only parts, files in sub-folders of a class were ignored,
+and images of one size kept it, however large.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from engine.spec import RunSpec
 
 
 def load(spec: RunSpec, folders: Folders, control: Control) -> Generator[Progress, None, RawImages]:
-    """Read the folder that `spec.dataset` names as the first rules had it."""
+    """Read the folder of `spec.dataset` by the first rules."""
     root = folder_path(spec.dataset)
     names, files = _list(root)
     sizing = yield from choose_sizing([file.path for file in files], spec.image_size, control)

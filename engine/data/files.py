@@ -1,4 +1,6 @@
-"""From a list of image files to a dataset: decoded through the cache, split, no duplicate on both sides; a manifest."""
+"""From a list of image files to a dataset: decoded through the cache, split without shared duplicates, with a
+manifest.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +29,9 @@ _WORDS: dict[SplitRole, str] = {"train": "training", "val": "validation", "test"
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What is decoded, and how: `root` is what the manifest's names are relative to.
+    """What to decode, and how. Names in the manifest are relative to `root`.
 
-    `left_out` are files of it that are not opened, `notes` what is to be said of it, one sentence each.
+    `left_out` are files skipped without opening them, `notes` sentences about the dataset.
     """
 
     name: str
@@ -94,7 +96,7 @@ def _notes(source: Source, labels: NDArray[np.int64], hashes: _Texts, parts: _Te
 
 
 def _take(images: NDArray[np.uint8], labels: NDArray[np.int64], chosen: NDArray[np.int64]) -> Split:
-    """The images stay in their file, mapped: the run knows whether there is room for them in memory."""
+    """The images stay mapped in their file; the run decides whether they fit into memory."""
     return Split(torch.from_numpy(images), torch.from_numpy(labels[chosen]), torch.from_numpy(chosen))
 
 
@@ -102,7 +104,7 @@ def _choose_parts(
     source: Source, files: Sequence[ImageFile], labels: NDArray[np.int64], groups: NDArray[np.int64], share: float,
     seed: int,
 ) -> _Texts:  # fmt: skip
-    """(N,) the part of each usable file, as the dataset has it, or split by the share."""
+    """(N,) the part of each usable file, as the dataset assigns it, or split by `share`."""
     if any(file.part for file in source.files):
         parts = np.array([file.part for file in files], dtype=np.str_)
         for part in dict.fromkeys(file.part for file in source.files if file.part):
@@ -116,7 +118,7 @@ def _choose_parts(
 
 
 def _check_classes(labels: NDArray[np.int64], source: Source, least: int, what: str) -> None:
-    """Raises DatasetError, naming them, where classes have fewer than `least` images."""
+    """Raises DatasetError naming the classes with fewer than `least` images."""
     counts = np.bincount(labels, minlength=len(source.class_names))
     poor = [f"{name} ({n})" for name, n in zip(source.class_names, counts.tolist(), strict=True) if n < least]
     if poor:

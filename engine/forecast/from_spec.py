@@ -1,4 +1,4 @@
-"""The forecast of a run that was not started: what Set up shows and `reslab forecast` prints."""
+"""The forecast for a run that has not started: what Set up shows and `reslab forecast` prints."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from engine.store.store import Store
 
 
 def plan_from_spec(spec: RunSpec, folders: Folders, ledger: Ledger) -> Plan:
-    """How the run would be started now, calibrated by the earlier runs on its device.
+    """How the run would start now, calibrated by earlier runs on its device.
 
     Raises:
-        ReslabError: the network cannot take such images, the folder or the device is not there.
+        ReslabError: the network does not accept such images; the folder or the device is missing.
     """
     shape, num_images = expected_images(spec, folders)
     if problem := misfit(find_model(spec.model), shape):
@@ -35,11 +35,11 @@ def plan_from_spec(spec: RunSpec, folders: Folders, ledger: Ledger) -> Plan:
 
 
 def expected_images(spec: RunSpec, folders: Folders | None = None) -> tuple[DataShape, int]:
-    """Shape and number of a dataset's images, without decoding them: of what lies there, by the files' headers; as
-    published where there is nothing yet, or no `folders` to look in.
+    """Shape and number of a dataset's images, without decoding them: from the headers of the files present, or as
+    published if there are none or no `folders` are given.
 
     Raises:
-        DatasetError: there is no such folder, or it is no dataset.
+        DatasetError: the folder is missing, or is not a dataset.
     """
     found = survey_now(spec, folders)
     return found.shape, found.num_images

@@ -112,5 +112,5 @@ def test_an_image_in_two_classes_is_said(tmp_path: Path) -> None:
 
 def test_a_class_that_is_too_small_to_hold_out_from_is_named(tmp_path: Path) -> None:
     root = pictures(tmp_path / "images", {"train/a": 9, "train/b": 9, "train/rare": 1, "test/a": 2, "test/b": 2})
-    with pytest.raises(DatasetError, match=r"as the val set .rare has a single one"):
+    with pytest.raises(DatasetError, match=r"as the val set .rare has only one"):
         load(root, val_share=0.2)

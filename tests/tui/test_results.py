@@ -100,7 +100,7 @@ async def test_a_run_opens_to_all_its_tables(make_app: MakeApp) -> None:
             "balanced accuracy",
             "precision",
             "true╲predicted",
-            "mnist is not here",
+            "mnist is not on this machine",
             "accuracy",
             "no folder of image files",
             "epochs 2, otherwise defaults",
