@@ -201,10 +201,10 @@ def _orientation(image: Image.Image) -> int:
         return 1
     try:
         # Pillow's PNG method would decode the whole image to find a late chunk.
-        said = Image.Image.getexif(image).get(_ORIENTATION, 1)
+        orientation = Image.Image.getexif(image).get(_ORIENTATION, 1)
     except Exception:  # as in read_header: broken metadata does not make an image unusable
         return 1
-    return said if said in _TURNS else 1
+    return orientation if orientation in _TURNS else 1
 
 
 def _converted(picture: Image.Image, mode: str) -> Image.Image:

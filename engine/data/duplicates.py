@@ -83,7 +83,7 @@ def two_classes_note(groups: NDArray[np.int64], labels: NDArray[np.int64]) -> st
     """How many images occur in more than one class, as a sentence; None if none does."""
     pairs = np.unique(np.stack([groups, labels]), axis=1)[0]
     number = int((np.unique(pairs, return_counts=True)[1] > 1).sum())
-    return f"{number:,} {'image lies' if number == 1 else 'images lie'} in more than one class" if number else None
+    return f"{number:,} {'image is' if number == 1 else 'images are'} in more than one class" if number else None
 
 
 def empty_classes_notes(names: Sequence[str], parts: Mapping[str, NDArray[np.int64]]) -> tuple[str, ...]:

@@ -54,8 +54,8 @@ def load(spec: RunSpec, folders: Folders, control: Control) -> Generator[Progres
     try:
         parts = [source(data_dir, train=train, download=False) for train in (True, False)]
     except _DAMAGED as error:
-        said = str(error) or type(error).__name__
-        raise DatasetError(f"{spec.dataset} cannot be read in {expected} ({said}); delete that folder") from None
+        reason = str(error) or type(error).__name__
+        raise DatasetError(f"{spec.dataset} cannot be read in {expected} ({reason}); delete that folder") from None
     train, test = (_as_split(part) for part in parts)
     return RawImages(train, test, tuple(str(name).split(" - ")[0] for name in parts[0].classes))
 

@@ -122,9 +122,9 @@ def _on_host(value: Tensor) -> Tensor:
 
 
 def _checked_header(header: Any, path: Path) -> dict[str, Any]:
-    """Raises ValueError if it is no header, CheckpointError if a newer reslab wrote it."""
+    """Raises ValueError if it is not a header, CheckpointError if a newer reslab wrote it."""
     if not isinstance(header, dict):
-        raise ValueError("its header is no JSON object")
+        raise ValueError("its header is not a JSON object")
     check_format(header, FORMAT, f"the checkpoint {path}", CheckpointError)
     return header
 
@@ -148,14 +148,14 @@ def load_checkpoint(path: Path, sha256: str) -> Checkpoint:
     except OSError as error:
         raise CheckpointError(f"cannot read weights {path} ({error.strerror or error})") from None
     except (SafetensorError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{path} is no checkpoint of reslab ({error})") from None
+        raise CheckpointError(f"{path} is not a reslab checkpoint ({error})") from None
     model = {name.removeprefix(_MODEL): value for name, value in tensors.items() if name.startswith(_MODEL)}
     optimizer: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith(_OPTIMIZER):
             index, _, key = name.removeprefix(_OPTIMIZER).partition(".")
             if not index.isdecimal():
-                raise CheckpointError(f"{path} is no checkpoint of reslab (it has a tensor {name})")
+                raise CheckpointError(f"{path} is not a reslab checkpoint (it has a tensor {name})")
             optimizer.setdefault(int(index), {})[key] = value
     return Checkpoint(model, optimizer, header)
 

@@ -116,7 +116,7 @@ class WorkerGroup:
         problem = None if error is None else "" if isinstance(error, LoadingStopped) else str(error)
         found: list[str | None] = [None] * self.size
         dist.all_gather_object(found, problem, self.control_group)
-        problem = next((said for said in found if said is not None), None)
+        problem = next((reason for reason in found if reason is not None), None)
         if error is None and problem is not None:
             raise ClusterError(problem) if problem else LoadingStopped
 

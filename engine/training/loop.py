@@ -317,21 +317,21 @@ class _Loop:
         """Keep the last finite state: after a bad loss the state before its step, since the guard skipped that step and
         all later ones; otherwise the newest checkpoint.
         """
-        said, advice = self.not_finite, "try a lower learning rate, or a warm-up"
+        message, advice = self.not_finite, "try a lower learning rate, or a warm-up"
         if self.metrics.step == 0 and self.metrics.diverged_at is None:
             advice = "choose other weights, or weights=random" if self.setup.spec.weights != "random" else advice
-            return Ending("diverged", f"{said}, so nothing was trained; {advice}")
+            return Ending("diverged", f"{message}, so nothing was trained; {advice}")
         if self.bad_state is None:
             yield from self.save(last=True)
             kept = "the state before it is" if self.metrics.diverged_at is not None else "the weights are finite and"
-            return Ending("diverged", f"{said}; {kept} kept; {advice}")
+            return Ending("diverged", f"{message}; {kept} kept; {advice}")
         # The step before had a finite loss but gradients that were not finite: its weights are useless.
         yield from self.saver.pending_events(wait=True)
         if self.metrics.diverged_at is not None:
-            said = f"{said}, and the weights before it were not finite either"
+            message = f"{message}, and the weights before it were not finite either"
         if self.saver.saved_step is not None:
-            said = f"{said}; those of step {self.saver.saved_step:,} are kept"
-        return Ending("diverged", f"{said}; {advice}")
+            message = f"{message}; those of step {self.saver.saved_step:,} are kept"
+        return Ending("diverged", f"{message}; {advice}")
 
 
 @contextmanager

@@ -30,10 +30,10 @@ def normalized_for(spec: RunSpec, data: ImageData, resume: Resume) -> ImageData:
     header = own_header(expand(spec.weights))
     if header is None:
         return data
-    said: dict[str, Any] | None = header.get("normalization")
-    if said is not None:
+    recorded: dict[str, Any] | None = header.get("normalization")
+    if recorded is not None:
         channels = len(data.mean)
-        return replace(data, mean=_for(said["mean"], channels), std=_for(said["std"], channels))
+        return replace(data, mean=_for(recorded["mean"], channels), std=_for(recorded["std"], channels))
     if header["spec"].get("weights", "random") == "random":
         mean, std = moments_of(data.train)
         return replace(data, mean=mean, std=std)

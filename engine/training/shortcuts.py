@@ -34,13 +34,13 @@ def settle_shortcuts(learner: Learner, data: ImageData) -> Learner:
     measured = measure_shortcuts(learner.model, _some_images(learner, data))
     if measured.form is not None and (measured.form == PLAIN) == info.padded_shortcuts:
         raise ModelError(
-            f"the weights {spec.weights} are of a network {'without' if info.padded_shortcuts else 'with'} shortcuts: "
-            f"{_evidence(measured)}; choose {info.twin}, which has the same names"
+            f"the weights {spec.weights} are from a network {'without' if info.padded_shortcuts else 'with'} "
+            f"shortcuts: {_evidence(measured)}; choose {info.twin}, which has the same names"
         )
     if not info.padded_shortcuts:
-        said = f"weights of a network {'that may have' if measured.form is None else 'without'} shortcuts"
+        note = f"weights of a network {'that may have' if measured.form is None else 'without'} shortcuts"
     elif spec.shortcut_padding != "auto":
-        said = _of_stated(spec.shortcut_padding, measured)
+        note = _of_stated(spec.shortcut_padding, measured)
     elif measured.form is None:
         raise ModelError(
             f"the weights {spec.weights} do not show where their shortcuts put the zeros of new channels: "
@@ -48,8 +48,8 @@ def settle_shortcuts(learner: Learner, data: ImageData) -> Learner:
         )
     else:
         apply_form(learner.model, {"shortcut_padding": measured.form})
-        said = f"shortcuts padded {PADDINGS[measured.form]}"
-    learner.model.notes = (*learner.notes, f"{said}: {_evidence(measured)}")  # type: ignore[assignment]
+        note = f"shortcuts padded {PADDINGS[measured.form]}"
+    learner.model.notes = (*learner.notes, f"{note}: {_evidence(measured)}")  # type: ignore[assignment]
     return learner
 
 
@@ -65,7 +65,7 @@ def _some_images(learner: Learner, data: ImageData) -> Tensor:
 
 def _of_stated(padding: str, measured: Measured) -> str:
     if measured.form is None:
-        return "the weights do not tell whether that is right"
+        return "the weights do not show whether that is right"
     verb = "confirm that" if measured.form == padding else f"say {PADDINGS[measured.form]} instead"
     return f"the weights {verb}"
 
