@@ -11,7 +11,7 @@ from engine.forecast.step_memory import Step, forecast
 from engine.forecast.timeline import Forecast
 from engine.memory.headroom import headroom_bytes
 from engine.memory.ledger import Ledger
-from engine.step.learner import LEAST_PART
+from engine.step.learner import MIN_MICRO_BATCH
 from engine.text import memory_size
 
 Fit = Literal["fits", "after freeing", "micro-batches", "recomputing", "not", "unknown"]
@@ -77,7 +77,7 @@ def fit_run(step: Step, ledger: Ledger) -> Plan:
 
     try:
         whole = forecast(step)
-        dropped = sum(item.num_bytes for item in ledger.make_room(lambda: whole.allocator_bytes <= free()))
+        dropped = sum(item.num_bytes for item in ledger.evict_until(lambda: whole.allocator_bytes <= free()))
         return _plan(step, whole, _Headroom(free(), dropped=dropped))
     except ForecastError:
         dropped = sum(item.num_bytes for item in ledger.drop_idle())
@@ -107,8 +107,8 @@ def _plan(step: Step, whole: Forecast, headroom: _Headroom) -> Plan:
         if found.allocator_bytes <= free:
             return Plan("recomputing", found, free, headroom.dropped, recompute=True)
     micro_batch = spec.batch_size
-    while spec.on_oom != "fail" and micro_batch > LEAST_PART:
-        micro_batch = max(-(-micro_batch // 2), LEAST_PART)
+    while spec.on_oom != "fail" and micro_batch > MIN_MICRO_BATCH:
+        micro_batch = max(-(-micro_batch // 2), MIN_MICRO_BATCH)
         found = forecast(step, micro_batch, recompute)
         if found.allocator_bytes <= free:
             return Plan("micro-batches", found, free, headroom.dropped, micro_batch, recompute)
@@ -129,7 +129,7 @@ def largest_batch(of_batch: Callable[[int], Forecast], found: Forecast, headroom
         else:
             fixed = found.allocator_bytes - found.image_bytes * found.batch_size
             guess = min(max((headroom - fixed) // found.image_bytes, 0), _MOST)
-        if guess < LEAST_PART:
+        if guess < MIN_MICRO_BATCH:
             return 0
         if guess == found.batch_size:
             break

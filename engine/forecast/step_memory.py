@@ -33,7 +33,7 @@ from engine.shape import DataShape
 from engine.spec import RunSpec, affecting, settings_of
 from engine.step.forward import EVALUATED_PER_PART, evaluation_batch, forward
 from engine.step.gradients import Gradients
-from engine.step.learner import BuildOptions, Learner, build_learner, part_bounds
+from engine.step.learner import BuildOptions, Learner, build_learner, micro_batch_bounds
 from engine.step.recompute import recompute_activations
 
 _log = logging.getLogger("reslab")
@@ -156,7 +156,7 @@ def _of_two_parts(batch_size: int, micro_batch: int | None) -> int:
     """Images in the first two parts of a batch: later parts need the same memory as the second."""
     if micro_batch is None:
         return batch_size
-    *_, (_, stop) = islice(part_bounds(batch_size, micro_batch), 2)
+    *_, (_, stop) = islice(micro_batch_bounds(batch_size, micro_batch), 2)
     return stop
 
 

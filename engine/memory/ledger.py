@@ -111,7 +111,7 @@ class Ledger:
             taken = [self._entries.pop(key) for key in idle]
         return [(entry.holding, entry.value) for entry in taken]
 
-    def make_room(self, fits: Callable[[], bool]) -> tuple[Holding, ...]:
+    def evict_until(self, fits: Callable[[], bool]) -> tuple[Holding, ...]:
         """Drop idle values, least recently used first, until `fits` returns true or none is left."""
         dropped: list[Holding] = []
         while not fits():

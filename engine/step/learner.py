@@ -25,7 +25,7 @@ from engine.step.batchnorm import share_batchnorm
 from engine.step.guard import StepGuard
 from engine.step.optim import build_optimizer
 
-LEAST_PART = 2  # images: batch-norm cannot take one alone
+MIN_MICRO_BATCH = 2  # images: batch-norm cannot take one alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Learner:
         self._begin()
         parts = [
             self.one_part(pixels[start:stop], labels[start:stop], (stop - start) / len(labels))
-            for start, stop in part_bounds(len(labels), micro_batch)
+            for start, stop in micro_batch_bounds(len(labels), micro_batch)
         ]
         losses, rights = zip(*parts, strict=True)
         self.guard.done()
@@ -105,9 +105,9 @@ class Learner:
         self.guard.restore()
 
 
-def part_bounds(num_images: int, micro_batch: int) -> Iterator[tuple[int, int]]:
+def micro_batch_bounds(num_images: int, micro_batch: int) -> Iterator[tuple[int, int]]:
     """Parts as equal as possible, each of at most `micro_batch` images and at least two."""
-    num_parts = min(-(-num_images // max(micro_batch, LEAST_PART)), num_images // LEAST_PART)
+    num_parts = min(-(-num_images // max(micro_batch, MIN_MICRO_BATCH)), num_images // MIN_MICRO_BATCH)
     edges = [num_images * part // num_parts for part in range(num_parts + 1)]
     yield from pairwise(edges)
 

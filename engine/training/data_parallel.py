@@ -29,7 +29,7 @@ from engine.errors import ClusterError, MemoryShortageError, ReslabError
 from engine.memory.out_of_memory import is_out_of_memory
 from engine.progress import LoadingStopped
 from engine.step.batchnorm import SharedBatchNorm, shared_norms
-from engine.step.learner import LEAST_PART, Learner
+from engine.step.learner import MIN_MICRO_BATCH, Learner
 from engine.step.optim import set_learning_rate
 from engine.text import counted
 from engine.training.setup import Setup
@@ -90,7 +90,7 @@ class WorkerGroup:
 
     def part_of(self, num_images: int) -> tuple[int, int]:
         """Bounds of this process's part of a batch; (0, 0) if the batch is too small to give it one."""
-        num_parts = max(min(self.size, num_images // LEAST_PART), 1)
+        num_parts = max(min(self.size, num_images // MIN_MICRO_BATCH), 1)
         if self.rank >= num_parts:
             return 0, 0
         return num_images * self.rank // num_parts, num_images * (self.rank + 1) // num_parts
@@ -186,7 +186,7 @@ class DataParallelLearner(Learner):
         pixels = self.prepare.augment(pixels, self.spec.seed, epoch, number)
         start, stop = self.group.part_of(len(labels))
         share = (stop - start) / len(labels)
-        mine = slice(start, stop) if share else slice(0, LEAST_PART)
+        mine = slice(start, stop) if share else slice(0, MIN_MICRO_BATCH)
         for norm in self.norms:
             norm.counts = share > 0
         self._begin()

@@ -26,7 +26,7 @@ from engine.memory.headroom import free_bytes
 from engine.memory.ledger import Ledger
 from engine.memory.out_of_memory import is_out_of_memory, requested_bytes
 from engine.step.forward import EVALUATED_PER_PART, Outputs
-from engine.step.learner import LEAST_PART, Learner
+from engine.step.learner import MIN_MICRO_BATCH, Learner
 from engine.step.recompute import recompute_activations
 from engine.text import counted, memory_size
 from engine.training.cuda_graph import GraphedStep
@@ -175,9 +175,9 @@ class Recovery:
             self._recompute(step, freed)
             return
         now = min(self.micro_batch or batch_size, batch_size)
-        if self.learner.spec.on_oom == "fail" or now <= LEAST_PART:
+        if self.learner.spec.on_oom == "fail" or now <= MIN_MICRO_BATCH:
             raise MemoryShortageError(self._failure_text(now, requested))
-        self._shrink(max(-(-now // 2), LEAST_PART), step, freed)
+        self._shrink(max(-(-now // 2), MIN_MICRO_BATCH), step, freed)
 
     def _recompute(self, step: int, freed: int) -> None:
         recompute_activations(self.learner.model, self.learner.uses_rng)

@@ -330,7 +330,7 @@ def _load(spec: RunSpec, context: RunContext, device: torch.device) -> Generator
     def fits() -> bool:
         return images_fit(data.num_bytes, headroom_bytes(device, ledger.num_bytes))
 
-    ledger.make_room(fits)
+    ledger.evict_until(fits)
     for _ in range(2):
         if not fits():
             break
