@@ -125,7 +125,7 @@ def test_where_nvml_has_no_memory_figure_torchs_is_taken(monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "torch", fake_torch())
     gpu = Gauges(lambda: FakeNvml(silent=["nvmlDeviceGetMemoryInfo"])).read().gpus[0]
     assert (gpu.total_bytes, gpu.used_bytes) == (16 * GIB, 12 * GIB)
-    assert "torch's is shown" in gpu.notes[0]
+    assert "showing torch's" in gpu.notes[0]
 
 
 def test_a_torch_that_has_used_no_gpu_is_not_made_to_use_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,7 +119,7 @@ def test_a_relative_path_means_the_same_from_everywhere(
         ({"form": {"shortcut_padding": "left"}}, "does not know networks with shortcut_padding='left'; update"),
         ({"form": {"shortcut_padding": []}}, r"does not know networks with shortcut_padding=\[\]; update"),
         ({"form": {"activation": "gelu"}}, "does not know networks with activation='gelu'; update"),
-        ({"run": "\x1b[2J"}, "does not say which run"),
+        ({"run": "\x1b[2J"}, "does not say which reslab run"),
     ],
 )
 def test_a_header_that_says_more_than_is_known_is_refused(
