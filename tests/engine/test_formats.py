@@ -66,7 +66,7 @@ def test_a_checkpoint_from_before_a_field_was_there_has_its_default(part: str | 
 
 
 @pytest.mark.parametrize("values", [{}, {"step": 3}, {**POSITION.to_dict(), "epoch": 4}])
-def test_one_that_does_not_say_where_its_run_stood_is_refused(values: dict[str, Any]) -> None:
+def test_one_that_does_not_say_at_which_step_it_was_written_is_refused(values: dict[str, Any]) -> None:
     with pytest.raises(CheckpointError, match="does not say at which step it was written"):
         Position.from_dict(values)
 
