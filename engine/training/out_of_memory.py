@@ -182,7 +182,7 @@ class Recovery:
     def _recompute(self, step: int, freed: int) -> None:
         recompute_activations(self.learner.model, self.learner.uses_rng)
         self.recomputing = True
-        self._emit(step, "computing activations a second time instead of keeping them", freed)
+        self._emit(step, "recomputing activations instead of keeping them", freed)
 
     def _shrink(self, micro_batch: int, step: int, freed: int) -> None:
         self.micro_batch = micro_batch
