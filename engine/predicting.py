@@ -15,7 +15,7 @@ from engine.data.batches import Preparation
 from engine.data.resizing import Reading
 from engine.errors import CheckpointError, DatasetError, SpecError
 from engine.memory.ledger import Ledger
-from engine.memory.out_of_memory import unless_memory_runs_out
+from engine.memory.out_of_memory import none_if_out_of_memory
 from engine.models.building import build_model
 from engine.models.form import apply_form
 from engine.paths import Folders, expand
@@ -150,8 +150,8 @@ class Network:
                 yield ImageGuesses(str(file), tuple(Guess(self.names[index], value) for index, value in pairs))
 
     def _confidences(self, images: Sequence[Tensor]) -> Tensor:
-        """(N, classes), on the CPU; image by image if memory does not suffice for the batch."""
-        found = unless_memory_runs_out(lambda: self.forward(torch.stack(list(images)).to(self.device)))
+        """(N, classes), on the CPU; image by image where memory does not suffice for all."""
+        found = none_if_out_of_memory(lambda: self.forward(torch.stack(list(images)).to(self.device)))
         if found is None and len(images) > 1:
             return torch.cat([self._confidences([image]) for image in images])
         if found is None:

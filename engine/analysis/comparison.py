@@ -1,8 +1,8 @@
 """What the difference between two runs is worth, from the test images themselves.
 
-Two runs that saw the same test images are compared image by image: only the images that one gets right and the other
-does not carry any evidence. Several seeds of one spec are compared with a seed as the unit. Every sentence says no
-more than the figures do. Loads no torch; scipy is imported where it is needed (2 s).
+Two runs on the same test images are compared image by image: only the images that one gets right and the other does not
+carry evidence. Several seeds of one spec are compared with a seed as the unit. No sentence claims more than the figures
+show. Loads no torch; scipy is imported only when needed (2 s).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Verdict:
     """Two runs on the same `num_images` test images. Differences are B minus A, as fractions.
 
     `mcnemar_p` is the exact two-sided p of McNemar's test; `holm_p` the same after Holm's correction for all pairs
-    that were compared together. `verdict` is one plain sentence.
+    compared together. `verdict` is one plain sentence.
     """
 
     a: int
@@ -48,7 +48,9 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One run in a comparison: its accuracy with Wilson's 95 % interval; `caveat` says what was unlike its spec."""
+    """One run in a comparison: its accuracy with Wilson's 95 % interval; `caveat` says where it departed from its
+    spec.
+    """
 
     run: int
     name: str
@@ -64,7 +66,7 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Runs side by side. `verdicts` has one entry a pair; where there is none, `no_verdict` says why."""
+    """Runs side by side. `verdicts` has one entry per pair; if there are none, `no_verdict` says why."""
 
     sides: tuple[Side, ...]
     verdicts: tuple[Verdict, ...]
@@ -79,11 +81,11 @@ def compare(
 
     Args:
         runs: the details and the final predictions of each.
-        pairs: which of them are put to a test against each other, as positions; None is every pair. Fewer questions
-            asked beforehand cost less of Holm's correction; leaving pairs out after a look at them is cheating.
+        pairs: which pairs to test, as positions; None: every pair. Fewer pairs chosen beforehand cost less of Holm's
+            correction; leaving pairs out after seeing the results is cheating.
 
     Raises:
-        StoreError: fewer than two were given, or one of them was given twice.
+        StoreError: fewer than two runs, or one of them twice.
     """
     numbers = [details.record.run for details, _ in runs]
     if len(set(numbers)) < 2 or len(set(numbers)) < len(numbers):
@@ -116,7 +118,7 @@ def mcnemar_exact(only_a: int, only_b: int) -> float:
 
 def paired_interval(only_a: int, only_b: int, num_images: int) -> tuple[float, float]:
     """95 % interval of B's accuracy minus A's on the same images: Wald with the Laplace adjustment of Bonett and Price
-    (2012), which Fagerland, Lydersen and Laake (2014) recommend; it keeps a width where no image differs.
+    (2012), recommended by Fagerland, Lydersen and Laake (2014); it has a width even if no image differs.
     """
     total = num_images + 2
     a, b = (only_a + 1) / total, (only_b + 1) / total
@@ -133,7 +135,7 @@ def wilson_interval(num_right: int, num_images: int) -> tuple[float, float]:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """The same p values, corrected for their number (Holm 1979): the k-th smallest times (m - k + 1), never falling."""
+    """The p values corrected for their number (Holm 1979): the k-th smallest times (m - k + 1), never decreasing."""
     order = sorted(range(len(p_values)), key=lambda index: p_values[index])
     adjusted, highest = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(order):
@@ -143,7 +145,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _computed_in(details: RunDetails) -> str | None:
-    """The arithmetic that `dtype auto` came to, and its layout."""
+    """The dtype and layout that `dtype auto` resolved to."""
     if details.started is None:
         return None
     resolved = details.started.resolved
@@ -152,10 +154,10 @@ def _computed_in(details: RunDetails) -> str | None:
 
 
 def differing_settings(specs: Sequence[dict[str, Any]]) -> dict[str, tuple[Any, ...]]:
-    """The settings in which the specs are not all alike, each with its value in every one of them; those aside that do
-    not affect the result.
+    """The settings in which the specs differ, each with its value in every spec, without those that do not affect the
+    result.
 
-    One that a spec does not have is at its default: an earlier version, which did not know it, recorded it.
+    A setting missing from a spec counts as its default: an earlier version, which did not have it, recorded the spec.
     """
     known = settings_of(RunSpec)
     names = sorted({name for spec in specs for name in spec if name not in known or "result" in known[name].affects})
@@ -167,16 +169,16 @@ def differing_settings(specs: Sequence[dict[str, Any]]) -> dict[str, tuple[Any, 
 def _side(details: RunDetails, predictions: Predictions) -> Side:
     right, total = int(_right(predictions).sum()), len(predictions.labels)
     name = f"{details.record.model} #{details.record.run}"
-    said = [text for text in (_unfinished(details), details.caveat) if text]
-    return Side(details.record.run, name, total, right, wilson_interval(right, total), "; ".join(said) or None)
+    caveats = [text for text in (_unfinished(details), details.caveat) if text]
+    return Side(details.record.run, name, total, right, wilson_interval(right, total), "; ".join(caveats) or None)
 
 
 def _unfinished(details: RunDetails) -> str | None:
-    """How far a run is, or came, that has not completed: what is compared is its last evaluation."""
+    """How far an incomplete run got: the comparison uses its last evaluation."""
     status, epochs = details.record.status, details.record.spec.get("epochs", "?")
     if status == "completed":
         return None
-    words = {"running": "still running", "failed": "cut off"}.get(status, status)
+    words = {"running": "still running", "failed": "interrupted"}.get(status, status)
     return f"{words} after epoch {len(details.epochs)} of {epochs}"
 
 
@@ -186,7 +188,7 @@ def _right(predictions: Predictions) -> NDArray[np.bool_]:
 
 
 def _why_no_verdict(details: Sequence[RunDetails]) -> str | None:
-    """Why these runs cannot be compared image by image; None where they can."""
+    """Why these runs cannot be compared image by image; None if they can."""
     seen = {item.started.test_sha256 if item.started else None for item in details}
     if len(seen) == 1 and None not in seen:
         return None
@@ -196,7 +198,7 @@ def _why_no_verdict(details: Sequence[RunDetails]) -> str | None:
         return f"no verdict: the runs were tested on different datasets ({', '.join(names)})"
     if len(sizes) > 1:
         return "no verdict: the runs were tested on images of different sizes"
-    return "no verdict: the runs were tested on different images (another split, or files that have changed)"
+    return "no verdict: the runs were tested on different images (another split, or changed files)"
 
 
 def _test(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> tuple[int, int, float]:

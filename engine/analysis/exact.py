@@ -1,6 +1,6 @@
-"""Exact tails of the binomial distribution, in plain arithmetic: scipy takes a second to load, a listing must not.
+"""Exact tails of the binomial distribution, in plain arithmetic: scipy takes a second to load, too long for a listing.
 
-A test holds them against scipy.
+A test compares them with scipy.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 
 def binomial_tail(successes: int, trials: int, chance: float) -> float:
-    """P(X >= successes) of a binomial X with `trials` trials of this `chance`."""
+    """P(X >= successes) for a binomial X with `trials` trials of probability `chance`."""
     if successes <= 0 or chance >= 1:
         return 1.0
     if successes > trials or chance <= 0:
@@ -22,7 +22,7 @@ def binomial_tail(successes: int, trials: int, chance: float) -> float:
 
 
 def sign_test(wins: int, losses: int) -> float:
-    """One-sided exact p of `wins` against `losses` at even chances; with paired counts McNemar's test (1947)."""
+    """One-sided exact p of `wins` against `losses` at even chances; for paired counts this is McNemar's test (1947)."""
     return binomial_tail(wins, wins + losses, 0.5)
 
 

@@ -1,10 +1,8 @@
-"""Final figures, as scikit-learn defines them. A class of which a split has no image has no recall, and shifts no
-average.
+"""Final figures, as scikit-learn defines them. A class without images in a split has no recall and changes no average.
 
-The averages are scikit-learn's: macro precision and F1 over the classes that are there or were predicted (its default),
-macro recall over those that are there, which makes it the balanced accuracy. They are worked out here from the counts
-of the confusion matrix: to load scikit-learn for that would take a second and 150 MB of every run. A test holds them
-against scikit-learn's own, to the last bit.
+Macro precision and F1 are over the classes that occur or were predicted (scikit-learn's default), macro recall over
+those that occur, which makes it the balanced accuracy. They are computed here from the confusion matrix: loading
+scikit-learn would cost every run a second and 150 MB. A test compares them with scikit-learn's, to the last bit.
 """
 
 from __future__ import annotations
@@ -25,12 +23,12 @@ def compute_metrics(
     Args:
         labels: (N,) true classes, 0 to num_classes - 1.
         predictions: (N,) predicted classes.
-        num_classes: classes of the dataset, whether or not the images show them all.
-        loss: mean cross-entropy, handed through.
+        num_classes: classes of the dataset, whether or not all occur.
+        loss: mean cross-entropy, passed through.
 
     Returns:
-        The averages, the figures of each class, and the confusion matrix with the true class as row. A class that was
-        never predicted, though there were images of it, has precision 0.
+        The averages, the figures of each class, and the confusion matrix with the true class as row. A class that
+        occurs but was never predicted has precision 0.
     """
     pairs = np.bincount(labels.astype(np.int64) * num_classes + predictions, minlength=num_classes**2)
     matrix = pairs.reshape(num_classes, num_classes)
@@ -54,5 +52,5 @@ def compute_metrics(
 
 
 def _divided(counts: NDArray[np.int64], by: NDArray[np.int64]) -> NDArray[np.float64]:
-    """0 where there is nothing to divide by."""
+    """0 where the divisor is 0."""
     return np.divide(counts, by, out=np.zeros(len(counts)), where=by > 0)

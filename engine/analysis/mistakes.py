@@ -1,4 +1,4 @@
-"""Which test images a run got wrong, or two runs judge differently, and the images themselves."""
+"""Which test images a run misclassified, or two runs judge differently, and the images themselves."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """One test image: its place in the test set, true and predicted class, softmax of the latter.
+    """One test image: its position in the test set, true and predicted class, softmax of the predicted class.
 
-    `file` is its name in the dataset's folder, empty where the dataset has no files.
+    `file` is its name in the dataset's folder, empty if the dataset has no files.
     """
 
     index: int
@@ -35,8 +35,8 @@ class Mistake:
 
 
 def find_mistakes(predictions: Predictions, label: int | None = None, predicted: int | None = None) -> list[Mistake]:
-    """The images that were got wrong, the most confident first; `label` and `predicted` pick one cell of the confusion
-    matrix, which may also be one of its diagonal.
+    """The misclassified images, most confident first; `label` and `predicted` select one cell of the confusion matrix,
+    which may be on its diagonal.
     """
     labels, guesses, confidences = _arrays(predictions)
     chosen = guesses != labels if label is None or predicted is None else (labels == label) & (guesses == predicted)
@@ -44,12 +44,12 @@ def find_mistakes(predictions: Predictions, label: int | None = None, predicted:
 
 
 def with_files(mistakes: Sequence[Mistake], files: Sequence[str]) -> list[Mistake]:
-    """The same with their files, of which `files` has one a test image, or none at all."""
+    """The mistakes with their files; `files` has one per test image, or none."""
     return [replace(item, file=files[item.index]) for item in mistakes] if files else list(mistakes)
 
 
 def find_differences(a: Predictions, b: Predictions) -> list[tuple[Mistake, Mistake]]:
-    """The images on which exactly one of two runs is right, each with what both say, the surest mistake first."""
+    """Images that exactly one of two runs gets right, with both predictions, most confident mistake first."""
     one, other = _arrays(a), _arrays(b)
     chosen = np.flatnonzero((one[0] == one[1]) != (other[0] == other[1]))
     pairs = zip(
@@ -85,9 +85,9 @@ def _mistake(
 
 
 def load_test_images(
-    details: RunDetails, folders: Folders, control: Control, tell: Callable[[Progress], None], chosen: Sequence[int]
+    details: RunDetails, folders: Folders, control: Control, report: Callable[[Progress], None], chosen: Sequence[int]
 ) -> NDArray[np.uint8]:
-    """The `chosen` ones of the run's test images (N, C, H, W) uint8, by their place in its predictions. Loads torch.
+    """The run's test images (N, C, H, W) uint8 at positions `chosen` of its predictions. Loads torch.
 
     Raises:
         DatasetError: they are no longer available, or are not those that the run was tested on.
@@ -101,14 +101,14 @@ def load_test_images(
     loading = load_dataset(RunSpec.from_stored(details.record.spec), folders, control, rules)
     while True:
         try:
-            tell(next(loading))
+            report(next(loading))
         except StopIteration as end:
             data: ImageData = end.value
             break
     if details.started is None or data.test_sha256 != details.started.test_sha256:
         raise DatasetError(
-            f"the test images of run {details.record.run} have changed since, or are read in another way now (upright, "
-            "opaque, 16 bits as 8); train it again to see them"
+            f"the test images of run {details.record.run} have changed, or are now read differently (upright, opaque, "
+            "16 bits as 8); train it again to see them"
         )
     images: NDArray[np.uint8] = data.test.take(torch.tensor(chosen, dtype=torch.int64)).images.numpy()
     return images

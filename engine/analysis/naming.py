@@ -1,4 +1,4 @@
-"""What a run's test images and classes are called: the network knows numbers, people know names and files.
+"""Names of a run's test images and classes: the network knows numbers, people know names and files.
 
 Loads no torch.
 """
@@ -20,10 +20,10 @@ _log = logging.getLogger("reslab")
 
 @dataclass(frozen=True, slots=True)
 class NamedPrediction:
-    """One test image, by its `index` in the test set, and what was predicted for it.
+    """One test image, by its `index` in the test set, and its prediction.
 
-    `file` is relative to the dataset's folder, None where the dataset has no files. `true` and `predicted` are names of
-    classes, beside them their numbers in the run's list of classes, which is sorted as text: "10" comes before "2".
+    `file` is relative to the dataset's folder, None if the dataset has no files. `true` and `predicted` are class
+    names; the class indexes are positions in the run's list of classes, which is sorted as text: "10" comes before "2".
     `confidence` is the softmax of the predicted class.
     """
 
@@ -37,7 +37,7 @@ class NamedPrediction:
 
 
 def named(predictions: Predictions, class_names: Sequence[str], folder: Path) -> Iterator[NamedPrediction]:
-    """The predictions of the run with these classes, in the test set's order; `folder` is the run's."""
+    """The predictions of a run with these classes, in the test set's order; `folder` is the run's."""
     files = test_files(folder, class_names, predictions.labels)
     columns = (predictions.labels, predictions.predictions, predictions.confidences)
     for index, (true, predicted, confidence) in enumerate(zip(*columns, strict=True)):
@@ -53,14 +53,14 @@ def named(predictions: Predictions, class_names: Sequence[str], folder: Path) ->
 
 
 def class_name(class_names: Sequence[str], number: int) -> str:
-    """The name of a class; its number where the run's list of classes is not so long."""
+    """The name of a class; its number if the run's list of classes is shorter."""
     return class_names[number] if number < len(class_names) else str(number)
 
 
 def test_files(folder: Path, class_names: Sequence[str], labels: Sequence[int]) -> list[str]:
-    """The files of a run's test images, one a label, from the manifest in the run's `folder`.
+    """The files of a run's test images, one per label, from the manifest in the run's `folder`.
 
-    None at all where the dataset has no files, or the manifest is not the one of these images.
+    Empty if the dataset has no files, or the manifest does not belong to these images.
     """
     try:
         records = read_test_files(folder / MANIFEST_NAME)

@@ -1,6 +1,6 @@
-"""What a completed run's figures hide: it learnt nothing, or one class alone. Sentences made of stored values.
+"""What a completed run's figures hide: it learned nothing, or only one class. Sentences from stored values.
 
-Each claim is an exact one-sided test on the test images themselves; a share that is only described has a bound, named
+Each claim rests on an exact one-sided test on the test images; a share that is only described has a threshold, named
 here. Loads neither torch, numpy nor scipy.
 """
 
@@ -13,17 +13,17 @@ from engine.records import Change, EvaluationRecord, RunDetails
 from engine.text import percent
 
 _ALPHA = 0.05
-_NEARLY_ALL = 0.9  # of the test images in one predicted class: said where its share of the images does not explain it
+_NEARLY_ALL = 0.9  # of the test images predicted as one class: reported if its share of the images does not explain it
 Confusion = Sequence[Sequence[int]]
 
 
 def remarks_on(details: RunDetails) -> tuple[str, ...]:
-    """What a completed run's figures hide, in sentences; the names in them are not yet safe to print."""
+    """What a completed run's figures hide, in sentences; names in them are not yet safe to print."""
     return closing_remarks(details) if details.record.status == "completed" else ()
 
 
 def closing_remarks(details: RunDetails) -> tuple[str, ...]:
-    """The same of a run that is about to be completed."""
+    """The same for a run that is about to complete."""
     final = details.evaluation("final")
     if final is None or not details.class_names:
         return ()
@@ -33,20 +33,20 @@ def closing_remarks(details: RunDetails) -> tuple[str, ...]:
 def remarks(
     final: EvaluationRecord, untrained: EvaluationRecord | None, change: Change | None, class_names: Sequence[str]
 ) -> tuple[str, ...]:
-    """Sentences about a completed run's last evaluation on the test set; none where there is nothing to say."""
+    """Sentences about a completed run's last evaluation on the test set, if any."""
     num_images = sum(map(sum, final.confusion))
     if num_images == 0:
         return ()
-    said = (
+    sentences = (
         _one_class(final.confusion, class_names, num_images),
         _most_frequent(final.confusion, class_names, num_images),
         _as_before(final, untrained, change),
     )
-    return tuple(sentence for sentence in said if sentence is not None)
+    return tuple(sentence for sentence in sentences if sentence is not None)
 
 
 def _one_class(confusion: Confusion, class_names: Sequence[str], num_images: int) -> str | None:
-    """Nearly all predictions are one class, and more than its share of the images explains (exact binomial test)."""
+    """Nearly all predictions are one class, more than its share of the images explains (exact binomial test)."""
     predicted = [sum(row[column] for row in confusion) for column in range(len(confusion))]
     most = max(range(len(confusion)), key=predicted.__getitem__)
     share = sum(confusion[most]) / num_images
@@ -58,9 +58,9 @@ def _one_class(confusion: Confusion, class_names: Sequence[str], num_images: int
 
 
 def _most_frequent(confusion: Confusion, class_names: Sequence[str], num_images: int) -> str | None:
-    """No more images are right than if all were said to be the most frequent class (McNemar, exact, one-sided).
+    """No more images are right than by always predicting the most frequent class (McNemar, exact, one-sided).
 
-    Both get some images right that the other does not: the run those of other classes, the rule those of its own.
+    Each gets some images right that the other does not: the run those of other classes, the rule those of its own.
     """
     support = [sum(row) for row in confusion]
     most = max(range(len(support)), key=support.__getitem__)

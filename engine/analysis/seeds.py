@@ -1,4 +1,4 @@
-"""Several seeds of one spec: their spread, and the comparison of two such groups with a seed as the unit."""
+"""Several seeds of one spec: their spread, and the comparison of groups with a seed as the unit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from engine.records import RunDetails, RunSummary
 from engine.spec import RunSpec, unknown_settings
 from engine.text import counted
 
-ENOUGH_SEEDS = 3  # under this a standard deviation says next to nothing
+ENOUGH_SEEDS = 3  # with fewer, a standard deviation means little
 _MOST_NAMED = 3  # settings in a group's name
 _NONE: Mapping[int, str | None] = MappingProxyType({})
 Images = tuple[str, str]
@@ -34,8 +34,8 @@ class _Key(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SeedGroup:
-    """Finished runs that differ in their seed alone. `std` (with n - 1) is None for a single run; `caveats` are what
-    sets single runs' training apart from what their spec says.
+    """Completed runs that differ only in their seed. `std` (with n - 1) is None for a single run; `caveats` say where
+    single runs departed from their spec.
     """
 
     name: str
@@ -59,8 +59,8 @@ class SeedGroup:
 
 @dataclass(frozen=True, slots=True)
 class GroupVerdict:
-    """Two groups of seeds. `test` is "paired t" where both have the same seeds, else "Welch t"; None: too few seeds.
-    `holm_p` is `p` after Holm's correction for all pairs that were compared together.
+    """Two groups of seeds. `test` is "paired t" if both have the same seeds, else "Welch t"; None: too few seeds.
+    `holm_p` is `p` after Holm's correction for all pairs compared together.
     """
 
     a: str
@@ -78,11 +78,10 @@ def group_by_seed(
     caveats: Mapping[int, str | None] = _NONE,
     images: Mapping[int, Images] = _NO_IMAGES,
 ) -> list[SeedGroup]:
-    """Completed runs on the same images, grouped by all that is not their seed, in the order in which the groups first
-    occur.
+    """Completed runs on the same images, grouped by everything but their seed, in order of first occurrence.
 
-    Of two runs with the same seed the first one given counts. `caveats` and `images` are by the runs' numbers. Groups
-    of one network on one dataset are named by the settings in which they differ, too, or by their images.
+    Of two runs with the same seed the first counts. `caveats` and `images` are by run number. Groups of one network on
+    one dataset are also named by the settings in which they differ, or by their images.
     """
     groups: dict[_Key, dict[int, RunSummary]] = {}
     for record in records:
@@ -96,24 +95,24 @@ def group_by_seed(
 
 
 def images_of(details: RunDetails) -> Images:
-    """The hashes of what a run was tested and trained on; empty texts where an earlier version did not record them."""
+    """The hashes of a run's test and training images; empty if an earlier version did not record them."""
     started = details.started
     return (started.test_sha256, started.train_sha256) if started else UNKNOWN
 
 
 def _key(spec: RunSpec, unknown: Mapping[str, Any], images: Images, groups: Iterable[_Key]) -> _Key:
-    """Where the images are known it does not matter in which folder they lay, only which they were. `unknown` settings
-    may affect the result.
+    """If the images are known, it matters which they were, not in which folder. `unknown` settings may affect the
+    result.
     """
     settings = spec.seed_group(with_folder=not images[0]) + (json.dumps(unknown, sort_keys=True) if unknown else "")
     key = _Key(settings, *images)
     if key.train_sha256:
         return key
-    return next((other for other in groups if other[:2] == key[:2]), key)  # an earlier run: by its test images
+    return next((other for other in groups if other[:2] == key[:2]), key)  # an early run: identified by its test images
 
 
 def _distinct(names: Sequence[str], hashes: Sequence[str]) -> list[str]:
-    """The same spec on different images, as of a folder that has changed, is told apart by the images."""
+    """Distinguishes groups of one spec by their images, if a folder has changed."""
     return [
         f"{name}, images {short}" if names.count(name) > 1 else name for name, short in zip(names, hashes, strict=True)
     ]
@@ -136,35 +135,35 @@ def _group(name: str, ordered: Sequence[RunSummary], caveats: Mapping[int, str |
         runs=tuple(record.run for record in ordered),
         seeds=tuple(record.spec["seed"] for record in ordered),
         accuracies=tuple(record.final.accuracy for record in ordered if record.final),
-        caveats=tuple(f"run {record.run} was {said}" for record in ordered if (said := caveats.get(record.run))),
+        caveats=tuple(f"run {record.run} was {caveat}" for record in ordered if (caveat := caveats.get(record.run))),
     )
 
 
 def compare_groups(groups: Sequence[SeedGroup]) -> list[GroupVerdict]:
-    """Every pair of groups: the second one's mean accuracy against the first one's, by a t test paired by seed, or
-    Welch's (1947) where the seeds differ; the p values corrected for the number of pairs that could be tested.
+    """For every pair of groups: the second's mean accuracy minus the first's, by a t test paired by seed, or Welch's
+    (1947) if the seeds differ; p values are corrected for the number of pairs that could be tested.
 
     All runs must have been tested on the same images.
     """
     tested = [_tested(a, b) for a, b in combinations(groups, 2)]
     corrected = iter(holm([found.p for found in tested if found.p is not None]))
     num_tests = sum(found.p is not None for found in tested)
-    told = []
+    verdicts = []
     for found, (a, b) in zip(tested, combinations(groups, 2), strict=True):
         if found.p is not None:
             found = replace(found, holm_p=next(corrected))
             found = replace(found, verdict=_sentence(found, a, b, num_tests))
         marks = "".join(f" {caveat[0].upper()}{caveat[1:]}." for caveat in (*a.caveats, *b.caveats))
-        told.append(replace(found, verdict=found.verdict + marks))
-    return told
+        verdicts.append(replace(found, verdict=found.verdict + marks))
+    return verdicts
 
 
 def _tested(a: SeedGroup, b: SeedGroup) -> GroupVerdict:
-    """Without its sentence, unless there are too few seeds for more than that."""
+    """Without its sentence, unless there are too few seeds for a test."""
     difference = b.mean - a.mean
     fewest = min(len(a.seeds), len(b.seeds))
     if fewest < ENOUGH_SEEDS:
-        few = f"{counted(fewest, 'seed')} of one of them: too few to tell a network from its luck"
+        few = f"{counted(fewest, 'seed')} of one of them: too few to separate a network from chance"
         words = f"{few}; train at least {ENOUGH_SEEDS} of each."
         return GroupVerdict(a.name, b.name, difference, None, None, None, None, words)
     from scipy import stats

@@ -17,7 +17,7 @@ from engine.text import counted, memory_size, percent, safe_text
 if TYPE_CHECKING:
     from engine.analysis.seeds import SeedGroup
 
-# What is shown, in the report's order; "match" was its word for accuracy.
+# In the report's order; its word for accuracy was "match".
 METRIC_NAMES: tuple[tuple[str, str], ...] = (
     ("accuracy", "accuracy"),
     ("balanced_accuracy", "balanced accuracy"),
@@ -28,13 +28,13 @@ METRIC_NAMES: tuple[tuple[str, str], ...] = (
 
 
 def metric_rows(*columns: Metrics | None) -> list[tuple[str, ...]]:
-    """One row a metric: its name, then each of the columns; the loss last."""
+    """One row per metric: its name, then each column; the loss last."""
     rows = [(title, *(_figure(column, name) for column in columns)) for name, title in METRIC_NAMES]
     return [*rows, ("loss", *map(_loss, columns))]
 
 
 def result_table(details: RunDetails) -> list[tuple[str, ...]]:
-    """The final table: untrained and trained on the test set, and beside them the last validation, if there was one."""
+    """The final table: untrained and trained on the test set, and the last validation if there was one."""
     record = details.record
     val = [item for item in details.evaluations if item.split == "val"]
     part = details.memory.micro_batch
@@ -48,9 +48,9 @@ def result_table(details: RunDetails) -> list[tuple[str, ...]]:
 def comparison_rows(
     records: Sequence[RunSummary], same_images: bool, micro_batches: Sequence[int | None] = ()
 ) -> list[tuple[str, ...]]:
-    """Metrics as rows, runs as columns. Where all were tested on the `same_images` the best value is marked, and for
-    two runs the second's difference stands beside them, in points; between other runs neither would mean anything.
-    Where any was trained in parts of batches, `micro_batches` has their sizes.
+    """Metrics as rows, runs as columns. If all runs were tested on the `same_images`, the best value is marked, and for
+    two runs there is the difference of the second, in points; otherwise neither would mean anything. If any run was
+    trained in parts of batches, `micro_batches` has the sizes.
     """
     two = same_images and len(records) == 2
     rows = [("", *(f"{record.model} #{record.run}" for record in records), *(("difference",) if two else ()))]
@@ -67,7 +67,7 @@ def comparison_rows(
 
 
 def group_rows(groups: Sequence[SeedGroup]) -> list[tuple[str, ...]]:
-    """Accuracy over several seeds of one spec: mean, standard deviation (n - 1), the least and the greatest."""
+    """Accuracy over several seeds of one spec: mean, standard deviation (n - 1), minimum and maximum."""
     rows: list[tuple[str, ...]] = [("seeds of one spec", "runs", "seeds", "mean", "std", "range")]
     for group in groups:
         runs, seeds = (", ".join(map(str, numbers)) for numbers in (group.runs, group.seeds))
@@ -81,7 +81,7 @@ def _marked(
     best_of: Literal[False] | Callable[[list[float]], float],
     text_of: Callable[[float], str],
 ) -> list[str]:
-    """The values as text, the best one with a star; none where all are alike."""
+    """The values as text, the best with a star; none if all are equal."""
     known = [value for value in values if value is not None]
     best = best_of(known) if best_of and len(set(known)) > 1 else None
     return ["–" if value is None else text_of(value) + (" *" if value == best else "  ") for value in values]
@@ -104,7 +104,7 @@ def differing_rows(differing: Mapping[str, Sequence[Any]]) -> list[tuple[str, ..
 
 
 def class_rows(names: Sequence[str], per_class: Sequence[ClassMetrics]) -> list[tuple[str, str, str, str, str]]:
-    """One row a class: its name, precision, recall, F1, number of images."""
+    """One row per class: its name, precision, recall, F1, number of images."""
     return [
         (safe_text(name, 40), *_class_figures(item), f"{item.support:,}")
         for name, item in zip(names, per_class, strict=True)
@@ -118,13 +118,13 @@ def _class_figures(item: ClassMetrics) -> tuple[str, str, str]:
 
 
 def data_lines(notes: Sequence[str], left_out: Mapping[str, int]) -> list[str]:
-    """What a person should know of a run's weights and images, a sentence each; left out files come last."""
+    """Notes on a run's weights and images, one sentence each; files left out come last."""
     text = left_out_text(left_out)
     return [*notes, *([text] if text else [])]
 
 
 def facts(details: RunDetails, folder: Path) -> list[tuple[str, str]]:
-    """What a run was, beyond its figures, as (name, text); the texts are not yet safe to print."""
+    """A run beyond its figures, as (name, text); the texts are not yet safe to print."""
     record = details.record
     rows = [("error", record.error)] if record.error else []
     if details.started:
@@ -144,7 +144,7 @@ def facts(details: RunDetails, folder: Path) -> list[tuple[str, str]]:
         rows += [("note", line) for line in data_lines(started.notes, kinds)]
     rows.append(("settings", describe_settings(record.spec)))
     if unknown := unknown_settings(record.spec):
-        rows.append(("unknown", f"{unknown_text(unknown)}: settings that this reslab does not have"))
+        rows.append(("unknown", f"{unknown_text(unknown)}: settings unknown to this version of reslab"))
     speed = f", {record.train_images_per_s:,.0f} images/s" if record.train_images_per_s else ""
     rows.append(("time", f"{duration(record.elapsed_s)}{speed}"))
     rows += _memory_rows(details.memory)
@@ -160,18 +160,18 @@ def facts(details: RunDetails, folder: Path) -> list[tuple[str, str]]:
 
 
 def _pixel_range(started: RunStarted) -> list[tuple[str, str]]:
-    """How images of more than 8 bits became 8; nothing where there were none, or the run is older than such ranges."""
+    """How images of more than 8 bits became 8; empty if there were none, or the run did not record it."""
     integers, floats = started.pixel_range
-    said = [
+    ranges = [
         f"{kind} from 0 to {high:,.10g}"
         for kind, high in (("integers", integers), ("floats", floats))
         if high is not None
     ]
-    return [("pixels", f"{' and '.join(said)} read as 0 to 255")] if said else []
+    return [("pixels", f"{' and '.join(ranges)} read as 0 to 255")] if ranges else []
 
 
 def _memory_rows(memory: MemoryRecord) -> list[tuple[str, str]]:
-    """Like beside like: torch's allocator, then the driver's context; how the process grew stands for itself."""
+    """Forecast and measurement of torch's allocator, then of the driver's context; process growth on its own."""
     rows = []
     if memory.forecast is not None:
         tensors = memory.forecast.peak_bytes - memory.forecast.context_bytes
@@ -190,19 +190,19 @@ def _forecast_and_measured(forecast: int, measured: int | None) -> str:
 
 
 def _arithmetic(resolved: Resolved) -> str:
-    """Type, layout and threads, and what they gain where that was measured."""
+    """Type, layout and threads, and their measured gain if any."""
     dtype, threads = resolved.dtype, resolved.num_threads
     tuned = SettingsTuned(0, "", dtype, resolved.memory_format, threads, resolved.gain)
     return (dtype if resolved.gain == 1 else choice_text(tuned)) + fewer_threads(threads, resolved.threads_reason)
 
 
 def fewer_threads(num_threads: int, reason: str) -> str:
-    """What follows the arithmetic where there were fewer threads than cores, and why."""
+    """A clause for fewer threads than cores, and why; empty otherwise."""
     return f", {num_threads} thread{'' if num_threads == 1 else 's'} because {reason}" if reason else ""
 
 
 def choice_text(tuned: SettingsTuned) -> str:
-    """What was measured to be quickest on a processor, in words."""
+    """The fastest measured settings on a processor, in words."""
     threads = counted(tuned.num_threads, "thread")
     if tuned.gain == 1:
         return f"plain {tuned.dtype} on {threads} is fastest"
@@ -211,36 +211,36 @@ def choice_text(tuned: SettingsTuned) -> str:
 
 
 def checked_text(event: TuningChecked) -> str | None:
-    """Why the next run measures again; None where it does not."""
+    """Why the next run measures again; None if it does not."""
     if event.holds or event.first_images_per_s is None:
         return None
     return (
-        f"{event.images_per_s:,.0f} images/s, where the first run with these settings made "
+        f"{event.images_per_s:,.0f} images/s, but the first run with these settings reached "
         f"{event.first_images_per_s:,.0f}: the next run measures them again"
     )
 
 
 def busy_text(tuned: SettingsTuned) -> str:
-    """What others did meanwhile, as a clause to append; empty where that was next to nothing."""
+    """The load from other processes, as a clause to append; empty if it was negligible."""
     if tuned.busy_cores is None or tuned.busy_cores < 0.1:
         return ""
-    return f", while others kept {tuned.busy_cores:.1f} of the cores busy"
+    return f", while other processes used {tuned.busy_cores:.1f} cores"
 
 
 def continued_text(event: RunContinued) -> str:
-    """How a run goes on, and what may round otherwise than before."""
+    """How a run resumes, and what may round differently than before."""
     at = f"resumed from step {event.step:,}" if event.step else "restarted, no usable checkpoint"
     return f"{at}; changed since: {', '.join(event.differs)}" if event.differs else at
 
 
 def setting_rows(spec: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Every setting as the form shows it, in the form's words."""
+    """Every setting with the form's label and text."""
     described = settings_of(RunSpec)
     return [(item.label, item.show(spec.get(name, item.default))) for name, item in described.items()]
 
 
 def describe_settings(spec: Mapping[str, Any]) -> str:
-    """The settings that are not the defaults: "seed 1, epochs 20, otherwise defaults"."""
+    """The settings that differ from the defaults: "seed 1, epochs 20, otherwise defaults"."""
     described = settings_of(RunSpec)
     changed = [
         f"{item.label} {item.show(spec[name])}"
@@ -251,12 +251,12 @@ def describe_settings(spec: Mapping[str, Any]) -> str:
 
 
 def unknown_text(settings: Mapping[str, Any]) -> str:
-    """Stored settings that this version does not have: "mixup 0.2, width 3"."""
+    """Stored settings unknown to this version: "mixup 0.2, width 3"."""
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings.items())
 
 
 def duration(seconds: float | None) -> str:
-    """A length of time as a person says it: 8.3 s, 4:05, 2:10:09."""
+    """A duration for display: 8.3 s, 4:05, 2:10:09."""
     if seconds is None:
         return "–"
     if seconds < 60:
@@ -271,6 +271,6 @@ def _figure(metrics: Metrics | None, name: str) -> str:
 
 
 def _loss(metrics: Metrics | None) -> str:
-    """The record has none where it was not finite."""
+    """A loss that was not finite is stored as none."""
     known = metrics is not None and metrics.loss is not None and math.isfinite(metrics.loss)
     return f"{metrics.loss:.4f}" if metrics and known else "–"

@@ -1,7 +1,7 @@
 """The table of datasets: what the menus show before torch is loaded.
 
-A row names the function that loads the dataset; nothing here imports it. Adding a dataset is one row and, where no
-present source reads it, one file beside this one.
+A row names the function that loads the dataset; nothing here imports it. A new dataset is one row and, if no existing
+source can read it, one loader in `engine.data`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ FOLDER_PREFIX = "folder:"
 class DatasetInfo:
     """One row of the menu.
 
-    `shape` is the native shape, None where only reading the images can tell; `loader` is "module:function", a
-    function as `engine.data.images.Loader` describes. `num_train` and `num_test` are images of the published split.
-    `is_of_files`: its images are files, rather than arrays that are read whole.
+    `shape` is the native shape, None if only the images can tell; `loader` is "module:function", a function as in
+    `engine.data.images.Loader`. `num_train` and `num_test` are images of the published split. `is_of_files`: its images
+    are files rather than arrays that are read as a whole.
     """
 
     name: str
@@ -68,7 +68,7 @@ FOLDER = DatasetInfo("folder:PATH", "your own images, one folder a class", "engi
 
 
 def find_dataset(name: str) -> DatasetInfo:
-    """The row for `name`, a name of the table or `folder:PATH`.
+    """The row for `name`, a name from the table or `folder:PATH`.
 
     Raises:
         SpecError: there is no such dataset.
@@ -84,7 +84,7 @@ def find_dataset(name: str) -> DatasetInfo:
 
 
 def absolute_dataset(name: str) -> str:
-    """`name` with the path of a folder written out from the root, so that it means the same from everywhere."""
+    """`name` with an absolute folder path, so that it means the same from any directory."""
     if not name.removeprefix(FOLDER_PREFIX).strip() or not name.startswith(FOLDER_PREFIX):
         return name
     path = folder_path(name)
@@ -92,5 +92,5 @@ def absolute_dataset(name: str) -> str:
 
 
 def folder_path(name: str) -> Path:
-    """The folder that a `folder:PATH` name means, with `~` expanded."""
+    """The folder of a `folder:PATH` name, with `~` expanded."""
     return expand(name.removeprefix(FOLDER_PREFIX)).absolute()

@@ -1,7 +1,7 @@
-"""The table of architectures, and what fitting one to a dataset changes, worked out by arithmetic.
+"""The table of architectures, and what fitting one to a dataset changes, computed arithmetically.
 
-Loads no torch, so that the menus can say "conv1 3→1 channels · fc 1000→10 classes · 11,175,370 parameters" before
-torch is there. A test holds every figure here against the built network.
+Loads no torch, so the menus can show "conv1 3→1 channels · fc 1000→10 classes · 11,175,370 parameters" before torch is
+loaded. A test checks every figure against the built network.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from engine.catalog import torchvision_table
 from engine.errors import unknown_name
 from engine.shape import DataShape
 
-NATIVE_CHANNELS = 3  # of every row
-SMALL_IMAGE = 64  # pixels: under this the 7×7/2 stem and its max-pool throw most of the image away
+NATIVE_CHANNELS = 3  # in every row
+SMALL_IMAGE = 64  # pixels: below this the 7×7/2 stem and its max-pool discard most of the image
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +21,12 @@ class ModelInfo:
     """One row of the menu.
 
     `num_parameters` counts trainable values of the native form: 3 channels, `num_classes` classes. `first` and `last`
-    name the layers that are fitted; `stem_width` is the number of channels after the first, `stem_kernel` the side of
-    its filters, `features` the width of the input of the last, which has a bias or not. `builder` is
-    "module:function", a `Builder`; `pretrained` says whether torchvision has ImageNet weights for it; `own_stem` that
-    its first layers are part of the architecture, `resnet` that it is built of a norm layer that may be chosen and has
-    ResNet's names. `twin` is the same network without, or with, its shortcuts; `padded_shortcuts` says that these have
-    no parameters and put zeros in place of new channels (type A of He et al. 2015). An image must have a side of at
-    least `min_size` pixels, and of a multiple of `multiple`.
+    name the layers to fit; `stem_width` is the number of channels after the first, `stem_kernel` the side of its
+    filters, `features` the input width of the last, `last_bias` whether that has a bias. `builder` is
+    "module:function", a `Builder`; `pretrained`: torchvision has ImageNet weights; `own_stem`: the first layers are
+    part of the architecture; `resnet`: the norm layer can be chosen, and the names are ResNet's. `twin` is the same
+    network without, or with, its shortcuts; `padded_shortcuts`: they have no parameters and pad new channels with zeros
+    (type A of He et al. 2015). The side of an image must be at least `min_size` pixels and a multiple of `multiple`.
     """
 
     name: str
@@ -52,7 +51,7 @@ class ModelInfo:
 
     @property
     def in_padded_pair(self) -> bool:
-        """Whether it or its twin has padded shortcuts: the twins take the same settings, so that they can be paired."""
+        """Whether it or its twin has padded shortcuts: twins accept the same settings, so that they can be paired."""
         return self.padded_shortcuts or (self.twin is not None and find_model(self.twin).padded_shortcuts)
 
 
@@ -152,24 +151,24 @@ def find_model(name: str) -> ModelInfo:
 
 
 def misfit(info: ModelInfo, shape: DataShape) -> str | None:
-    """Why `info` cannot take images of `shape`, in a sentence; None where it can."""
+    """Why `info` does not accept images of `shape`, in a sentence; None if it does."""
     sides = {shape.height, shape.width}
     if info.multiple > 1 and (len(sides) > 1 or shape.height % info.multiple):
         near = max(round(shape.height / info.multiple), 1) * info.multiple
         return (
-            f"{info.name} takes square images whose side is a multiple of {info.multiple} pixels; these have "
+            f"{info.name} needs square images whose side is a multiple of {info.multiple} pixels; these are "
             f"{shape.height}×{shape.width}: set image size to {near}, or choose another architecture"
         )
     if min(sides) < info.min_size:
         return (
-            f"{info.name} takes images of at least {info.min_size} pixels; these have {shape.height}×{shape.width}: "
+            f"{info.name} needs images of at least {info.min_size} pixels; these are {shape.height}×{shape.width}: "
             f"set image size to {info.min_size} or more, or choose another architecture"
         )
     return None
 
 
 def choose_stem(info: ModelInfo, stem: str, shape: DataShape) -> str:
-    """Resolve `auto`: `small` for images under 64 pixels, else `imagenet`. Other families keep their own, `own`."""
+    """Resolve `auto`: `small` for images under 64 pixels, else `imagenet`. Other families have `own`."""
     if info.own_stem:
         return "own"
     if stem != "auto":
@@ -178,7 +177,7 @@ def choose_stem(info: ModelInfo, stem: str, shape: DataShape) -> str:
 
 
 def count_parameters(info: ModelInfo, shape: DataShape, stem: str) -> int:
-    """Trainable values of `info` once fitted to `shape` with a resolved `stem` (`imagenet`, `small` or `own`)."""
+    """Trainable values of `info` fitted to `shape` with a resolved `stem` (`imagenet`, `small` or `own`)."""
     kernel = 3 if stem == "small" else info.stem_kernel
     first = info.stem_width * (shape.channels * kernel**2 - NATIVE_CHANNELS * info.stem_kernel**2)
     last = (info.features + info.last_bias) * (shape.num_classes - info.num_classes)
@@ -186,14 +185,14 @@ def count_parameters(info: ModelInfo, shape: DataShape, stem: str) -> int:
 
 
 def _positions(info: ModelInfo, shape: DataShape) -> int:
-    """What a ViT's table of positions has more or less than at its native 224 pixels: one row a patch."""
+    """Difference in size of a ViT's position table from its native 224 pixels: one row per patch."""
     if not info.name.startswith("vit_"):
         return 0
     return info.stem_width * ((shape.height // info.multiple) ** 2 - (224 // info.multiple) ** 2)
 
 
 def describe_changes(info: ModelInfo, shape: DataShape, stem: str) -> tuple[str, ...]:
-    """What fitting changes, in words: ("conv1 3→1 channels", "fc 1000→10 classes")."""
+    """The changes that fitting makes, in words: ("conv1 3→1 channels", "fc 1000→10 classes")."""
     changes = []
     if stem == "small":
         changes.append("conv1 7×7/2→3×3/1, no max-pool")

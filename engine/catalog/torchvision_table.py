@@ -1,15 +1,15 @@
-"""torchvision's other classification networks, as `reslab models --all` lists them. Loads no torch.
+"""torchvision's other classification networks, as listed by `reslab models --all`. Loads no torch.
 
-The figures are those of torchvision 0.29; a test builds every network and holds them against it.
+The figures are those of torchvision 0.29; a test checks them against every built network.
 """
 
 from __future__ import annotations
 
 import re
 
-# Name, trainable values, first convolution with its width and kernel, last layer with its inputs, least size in pixels.
-# The least sizes are those of torchvision's own table of weights (`min_size`), where training at less was not seen to
-# work: EfficientNetV2 and Swin are given there with 33 and 224, and step at 1 and 4.
+# Name, trainable values, first convolution, its width and kernel, last layer with its inputs, minimum side in pixels.
+# Minimum sizes are those of torchvision's table of weights (`min_size`), unless training below was found to work:
+# EfficientNetV2 and Swin are listed there with 33 and 224, and train at 1 and 4.
 Row = tuple[str, int, str, int, int, str, int, int]
 ROWS: tuple[Row, ...] = (
     ("alexnet", 61_100_840, "features.0", 64, 11, "classifier.6", 4096, 63),
@@ -84,7 +84,7 @@ ROWS: tuple[Row, ...] = (
     ("vit_l_32", 306_535_400, "conv_proj", 1024, 32, "heads.head", 1024, 1),
 )
 
-# What an image's side must be a multiple of: the patches of a ViT; MaxViT's windows of 7 × 7 after five halvings.
+# The side of an image must be a multiple of this: a ViT's patches; MaxViT's windows of 7 × 7 after five halvings.
 MULTIPLES = {"vit_b_16": 16, "vit_b_32": 32, "vit_l_16": 16, "vit_l_32": 32, "vit_h_14": 14, "maxvit_t": 224}
 
 NO_LAST_BIAS = frozenset({"maxvit_t"})
@@ -117,6 +117,6 @@ def title(name: str) -> str:
 
 
 def depth(name: str) -> int | None:
-    """The number of layers where the family is named by it."""
+    """The number of layers, if it is part of the family's name."""
     found = re.match(r"(?:densenet|vgg)(\d+)", name)
     return int(found[1]) if found else None

@@ -1,1 +1,1 @@
-"""Datasets: from files to uint8 tensors, once. `registry` is the torch-free table; the rest loads torch."""
+"""Datasets: from files to uint8 tensors, once. The torch-free table is `engine.catalog.datasets`."""

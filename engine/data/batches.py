@@ -1,7 +1,7 @@
-"""Batches as index selections on the training device: order, normalisation and augmentation without the CPU's help.
+"""Batches as index selections on the training device: order, normalisation and augmentation without the CPU.
 
-The order of an epoch comes from (seed, epoch), the augmentation of a step from (seed, epoch, step), and from nothing
-else, so a resumed or distributed step sees the same pixels. Both are drawn on the CPU: the same on every device.
+The order of an epoch depends only on (seed, epoch), the augmentation of a step only on (seed, epoch, step), so a
+resumed or distributed step sees the same pixels. Random numbers come from the CPU and are the same on every device.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from torch import Tensor
 
 
 def step_seed(*entropy: int) -> int:
-    """A seed from all of `entropy` together: numpy's SeedSequence mixes them."""
+    """A seed from all of `entropy`, mixed by numpy's SeedSequence."""
     return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]) & (2**63 - 1)
 
 
 def generator(*entropy: int) -> torch.Generator:
-    """A CPU generator seeded by all of `entropy` together."""
+    """A CPU generator seeded with all of `entropy`."""
     return torch.Generator().manual_seed(step_seed(*entropy))
 
 
@@ -30,7 +30,7 @@ def epoch_order(num_images: int, seed: int, epoch: int) -> Tensor:
 
 
 def batch_bounds(num_images: int, batch_size: int) -> list[tuple[int, int]]:
-    """Where each batch starts and ends. A last batch of one joins the one before: batch-norm cannot take it."""
+    """Bounds of each batch. A last batch of one image joins the one before: batch-norm cannot take it."""
     starts = list(range(0, num_images, batch_size))
     if len(starts) > 1 and num_images - starts[-1] == 1:
         starts.pop()
@@ -39,9 +39,9 @@ def batch_bounds(num_images: int, batch_size: int) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """Turns uint8 images into what the network takes; `flip` and `crop_padding` (pixels) are for training alone.
+    """Turns uint8 images into the network's input; `flip` and `crop_padding` (pixels) apply to training only.
 
-    `scale` and `shift` do what `mean` and `std` say of pixels from 0 to 1.
+    `scale` and `shift` express `mean` and `std` (for pixels from 0 to 1) in terms of uint8 pixels.
     """
 
     mean: tuple[float, ...]
@@ -77,27 +77,27 @@ class Preparation:
         return torch.addcmul(self.shift, pixels, self.scale, out=pixels)
 
     def augment(self, images: Tensor, seed: int, epoch: int, step: int) -> Tensor:
-        """uint8 to uint8, each image mirrored and shifted on its own; `step` counts within the epoch."""
+        """uint8 to uint8; each image is flipped and shifted independently; `step` counts within the epoch."""
         if self.flip or self.crop_padding:
-            draws = generator(seed, epoch, step)
+            rng = generator(seed, epoch, step)
             if self.crop_padding:
-                images = random_crop(images, self.crop_padding, draws)
+                images = random_crop(images, self.crop_padding, rng)
             if self.flip:
-                images = random_flip(images, draws)
+                images = random_flip(images, rng)
         return images
 
 
-def random_flip(images: Tensor, draws: torch.Generator) -> Tensor:
+def random_flip(images: Tensor, rng: torch.Generator) -> Tensor:
     """Mirror about half of the images left to right."""
-    chosen = torch.rand(len(images), generator=draws) < 0.5
+    chosen = torch.rand(len(images), generator=rng) < 0.5
     return torch.where(chosen.to(images.device).view(-1, 1, 1, 1), images.flip(-1), images)
 
 
-def random_crop(images: Tensor, padding: int, draws: torch.Generator) -> Tensor:
-    """Pad every side with `padding` zeros and cut the size out again at a place drawn for each image."""
+def random_crop(images: Tensor, padding: int, rng: torch.Generator) -> Tensor:
+    """Pad every side with `padding` zeros and crop to the original size at a random offset per image."""
     number, _, height, width = images.shape
     padded = F.pad(images, (padding,) * 4)
-    offsets = torch.randint(0, 2 * padding + 1, (2, number), generator=draws).to(images.device)
+    offsets = torch.randint(0, 2 * padding + 1, (2, number), generator=rng).to(images.device)
     rows = offsets[0, :, None] + torch.arange(height, device=images.device)
     columns = offsets[1, :, None] + torch.arange(width, device=images.device)
     which = torch.arange(number, device=images.device)

@@ -1,10 +1,10 @@
-"""Decoded images on disk: decoding happens once, the second start reads one file.
+"""Decoded images on disk: decode once; a second start reads one file.
 
-An entry is a folder with `images.u8` (the usable images, one after another) and `index.json` (which files, their
-hashes, what was wrong with the others, the SHA-256 of `images.u8`, and one of all that); every use checks both. An
-entry belongs to its files' names, sizes and times of change, and to the rule by which files become pixels: change one,
-and it is decoded anew. So it is where a file was left out because memory was short. The least recently used entries go
-when all together are larger than the bound.
+An entry is a folder with `images.u8` (the usable images, one after another) and `index.json` (files, hashes, problems
+of unusable files, the SHA-256 of `images.u8`, and a hash of the index itself); every use checks both. The key covers
+the files' names, sizes and modification times and the decoding rule; if one changes, the files are decoded again. So
+they are if a file was skipped for lack of memory. The least recently used entries are deleted once the total exceeds
+the limit.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class CacheEntry:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """`images` (N, C, H, W) uint8, the usable files alone, mapped from disk; `facts` of every file, in order; and by
-    which range those of more than 8 bits became pixels.
+    """`images` (N, C, H, W) uint8, only the usable files, mapped from disk; `facts` of every file, in order; and the
+    range by which images of more than 8 bits became pixels.
     """
 
     images: NDArray[np.uint8]
@@ -58,18 +58,18 @@ class Decoded:
 
     @property
     def is_lasting(self) -> bool:
-        """Whether no file was left out for a reason that may have gone."""
+        """Whether no file was skipped for a temporary reason."""
         return not any((fact.problem or "").startswith(TOO_LITTLE_MEMORY) for fact in self.facts)
 
 
 def decoded(
     paths: Sequence[Path], source: str, size: int | None, channels: int, cache: Path, control: Control
 ) -> Generator[Progress, None, Decoded]:
-    """The images of `paths`, from the cache, or decoded now and kept there.
+    """The images of `paths`, from the cache, or decoded now and cached.
 
     Raises:
-        DatasetError: the cache cannot be written, or somebody deletes what is decoded faster than it can be read.
-        LoadingStopped: `control` asked for a stop; nothing half-made is left.
+        DatasetError: the cache cannot be written, or another process deletes the entry before it is read.
+        LoadingStopped: `control` requested a stop; no partial entry is left.
     """
     entry = cache / _key(paths, size, channels)
     with _cache_is_written(cache):
@@ -85,7 +85,7 @@ def decoded(
             keep_within_bound(cache, entry.name)
             found = yield from _read(entry, control)
     if found is None:
-        raise DatasetError(f"the images decoded to {entry} are not there any more; start again")
+        raise DatasetError(f"the images decoded to {entry} have been deleted; start again")
     return found
 
 
@@ -96,7 +96,7 @@ def _cache_is_written(cache: Path) -> Iterator[None]:
     except OSError as error:
         raise DatasetError(
             f"cannot keep decoded images in {cache} ({error.strerror or error}); free some space there, or choose "
-            f"another folder with RESLAB_CACHE ({CACHE_GIB.name} bounds what is kept)"
+            f"another folder with RESLAB_CACHE ({CACHE_GIB.name} limits its size)"
         ) from error
 
 
@@ -145,7 +145,7 @@ def _write(
 
 
 def _read(entry: Path, control: Control) -> Generator[Progress, None, Decoded | None]:
-    """Map an entry; None where it is damaged."""
+    """Map an entry; None if it is damaged."""
     try:
         index = _read_index(entry / "index.json")
         total = (entry / "images.u8").stat().st_size
@@ -164,7 +164,7 @@ def _read(entry: Path, control: Control) -> Generator[Progress, None, Decoded | 
         images = np.memmap(entry / "images.u8", np.uint8, "c", shape=shape) if total else np.empty(shape, np.uint8)
         facts = tuple(map(FileFacts, index["hashes"], index["problems"]))
         return Decoded(images, facts, PixelRange(*index["pixel_range"]))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):  # JSON, but not an index
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):  # valid JSON, but not an index
         return None
 
 
@@ -173,7 +173,7 @@ def _seal(index: dict[str, Any]) -> str:
 
 
 def _read_index(path: Path) -> dict[str, Any]:
-    """Raises ValueError where a bit of it is not as it was written, OSError, KeyError."""
+    """Raises ValueError if it was modified, OSError, KeyError."""
     index: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if index.pop("seal") != _seal(index):
         raise ValueError("the index was changed")
@@ -181,7 +181,7 @@ def _read_index(path: Path) -> dict[str, Any]:
 
 
 def entries(cache: Path) -> list[CacheEntry]:
-    """Every entry, the most recently used first."""
+    """Every entry, most recently used first."""
     found = []
     for index_file in cache.glob("*/index.json"):
         try:
@@ -196,7 +196,7 @@ def entries(cache: Path) -> list[CacheEntry]:
 
 
 def delete_entry(cache: Path, name: str) -> bool:
-    """Delete one entry; False where there is none of this name."""
+    """Delete one entry; False if there is none of this name."""
     if name not in {entry.name for entry in entries(cache)}:
         return False
     shutil.rmtree(cache / name)
@@ -204,13 +204,13 @@ def delete_entry(cache: Path, name: str) -> bool:
 
 
 def keep_within_bound(cache: Path, newest: str) -> None:
-    """Delete the least recently used entries, never `newest`, until all fit into RESLAB_CACHE_GIB (20 by default).
+    """Delete the least recently used entries, never `newest`, until all fit into RESLAB_CACHE_GIB (default 20).
 
     Raises:
-        SpecError: that is no number.
+        SpecError: the variable is not a number.
     """
     bound = _bound_gib() * 2**30
-    for part in cache.glob(".*.part"):  # of a process that was killed at it
+    for part in cache.glob(".*.part"):  # left by a killed process
         with lock_of(cache / part.stem.removeprefix(".")).open("a") as lock:
             if try_to_lock(lock):
                 shutil.rmtree(part, ignore_errors=True)
@@ -224,5 +224,5 @@ def keep_within_bound(cache: Path, newest: str) -> None:
 
 
 def _bound_gib() -> float:
-    asked = number_of(CACHE_GIB)
-    return DEFAULT_CACHE_GIB if asked is None else asked
+    bound = number_of(CACHE_GIB)
+    return DEFAULT_CACHE_GIB if bound is None else bound

@@ -1,7 +1,7 @@
-"""Cats vs dogs, the report's second dataset, from whichever copy a person has: Microsoft's, packed or not, or Kaggle's.
+"""Cats vs dogs, the report's second dataset, from any copy: Microsoft's archive, packed or unpacked, or Kaggle's.
 
-A file is usable if it decodes to RGB; the rest is counted and named in the manifest. Exact duplicates stay on one side
-of the 70/30 split, which is the report's (17,500 to 7,500 of 25,000).
+A file is usable if it decodes to RGB; the others are counted and named in the manifest. Exact duplicates stay on one
+side of the 70/30 split, which is the report's (17,500 to 7,500 of 25,000).
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ SHA256 = "b7974bd00a84a99921f36ee4403f089853777b5ae8d151c76a86e64900334af9"
 CLASSES = ("cat", "dog")
 TEST_SHARE = 0.3
 DEFAULT_SIZE = 224
-MAX_MEMBERS = 30_000  # the archive has 25,000 images and a handful of others
+MAX_MEMBERS = 30_000  # the archive has 25,000 images and a few other files
 MAX_BYTES = 4 * 2**30
-MAX_RATIO = 100  # of unpacked to packed bytes; photographs do not shrink
+MAX_RATIO = 100  # of unpacked to packed bytes; photographs hardly compress
 _KAGGLE_NAME = re.compile(r"^(cat|dog)\.\d+\.", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A copy of the photographs: those to decode, and the files of it that are left out unopened."""
+    """A copy of the photographs: the files to decode, and those skipped without opening them."""
 
     root: Path
     files: list[ImageFile]
@@ -51,8 +51,8 @@ class Found:
 
 
 def load(spec: RunSpec, folders: Folders, control: Control) -> Generator[Progress, None, RawImages]:
-    """Read the photographs under `folders.data`, downloading and unpacking the archive first where nothing is there."""
-    from engine.data.files import Source, load_files  # torch, which to look at a folder does not need
+    """Read the photographs under `folders.data`; download and unpack the archive first if there are none."""
+    from engine.data.files import Source, load_files  # loads torch, which listing a folder does not need
 
     data_dir = folders.data
     found = find_files(data_dir)
@@ -67,8 +67,8 @@ def load(spec: RunSpec, folders: Folders, control: Control) -> Generator[Progres
 
 
 def find_files(data_dir: Path) -> Found | None:
-    """The first layout that is there: PetImages/{Cat,Dog}, or Kaggle's flat train/cat.0.jpg. Raises DatasetError where
-    a folder of it cannot be read.
+    """The first layout found: PetImages/{Cat,Dog}, or Kaggle's flat train/cat.0.jpg. Raises DatasetError if a folder
+    cannot be read.
     """
     for root in (data_dir / "PetImages", data_dir / "cats-dogs" / "PetImages"):
         if all((root / name).is_dir() for name in ("Cat", "Dog")):
@@ -101,9 +101,9 @@ def _get_archive(data_dir: Path, control: Control) -> Generator[Progress, None, 
         lock = lock_of(folder).open("a")
     except (FetchError, OSError) as error:
         raise DatasetError(
-            f"cats-dogs is not here and {error}; expected {data_dir / 'PetImages'}, {data_dir / 'train'} with "
-            f"cat.0.jpg and so on, or {archive}: connect to the network, put one of them there, or name their folder "
-            "with --data-dir"
+            f"cats-dogs is not on this machine and {error}; expected {data_dir / 'PetImages'}, "
+            f"{data_dir / 'train'} with cat.0.jpg and so on, or {archive}: connect to the network, put one of "
+            "them there, or set their folder with --data-dir"
         ) from None
     with lock:
         yield from wait_for_lock(lock, "unpack", control)
@@ -112,11 +112,11 @@ def _get_archive(data_dir: Path, control: Control) -> Generator[Progress, None, 
 
 
 def unpack(archive: Path, folder: Path, control: Control) -> Generator[Progress, None, None]:
-    """Unpack the images of a zip archive into `folder`, whole or not at all.
+    """Unpack the images of a zip archive into `folder`, all or nothing.
 
     Raises:
         DatasetError: it is damaged, too large, or holds a link or a path that leads outside.
-        LoadingStopped: `control` asked for a stop; nothing half-unpacked is left.
+        LoadingStopped: `control` requested a stop; no partial folder is left.
     """
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)

@@ -1,19 +1,18 @@
-"""From the bytes of an image file to uint8 pixels, with Pillow, several at a time. The only place that does so.
+"""From the bytes of an image file to uint8 pixels, with Pillow, several files at a time. The only place that decodes.
 
-Content decides, not the file's ending (`formats`). What cannot be read is left out with a reason, never repaired. Every
-file goes through the same steps, in this order, in training, in `predict` and wherever a picture is shown:
+The content decides, not the file's extension (`formats`). Unreadable files are skipped with a reason, never repaired.
+Every file goes through the same steps, in this order, in training, in `predict` and wherever a picture is shown:
 
-1. its header is read, and files that are too large are left out;
-2. more than 8 bits a sample become 8 by the dataset's range (`depth`);
-3. transparency of any kind is laid over mid-grey (128, 128, 128), so that the colour below it, which nobody sees,
-   decides nothing. Grey, for a white drawing would vanish on white and a black one on black, and normalised it is
-   near zero;
-4. it is turned upright, by the eight orientations of EXIF;
-5. it becomes grey or RGB, and where a size is given its centre is cut out and resized (bilinear).
+1. read its header, and skip files that are too large;
+2. reduce more than 8 bits a sample to 8 by the dataset's range (`depth`);
+3. composite any transparency over mid-grey (128, 128, 128), so that the invisible colour below it has no effect. Grey,
+   because a white drawing would vanish on white and a black one on black; normalised, it is near zero;
+4. turn it upright, by the eight orientations of EXIF;
+5. convert it to grey or RGB and, if a size is given, crop the centre and resize it (bilinear).
 
-How large. Up to 64 million pixels several files are decoded at once. Up to 256 million one at a time, where twice the
-memory that it takes is free. A JPEG may have 1,024 million: where a size is given it is decoded at 1/2, 1/4 or 1/8, as
-long as that is no smaller than asked for, and what counts is what is left.
+Size limits. Up to 64 million pixels, several files are decoded at once. Up to 256 million, one at a time, if twice the
+memory needed is free. A JPEG may have 1,024 million: if a size is given, it is decoded at 1/2, 1/4 or 1/8, as long as
+that is not smaller than requested, and the reduced size counts.
 """
 
 from __future__ import annotations
@@ -50,21 +49,21 @@ from engine.data.depth import (
     to_8_bits,
 )
 from engine.data.formats import EMPTY, FORMATS, UnusableImageError, open_image
-from engine.memory.headroom import container_room
+from engine.memory.headroom import container_headroom
 from engine.progress import LoadingStopped, Progress
 from engine.text import memory_size
 
 MAX_BYTES = 2**30  # of one file
-MAX_PIXELS = 64_000_000  # decoded beside others
-MAX_LARGE_PIXELS = 256_000_000  # decoded alone: above it a bomb, or a scan that nobody trains on
+MAX_PIXELS = 64_000_000  # decoded in parallel
+MAX_LARGE_PIXELS = 256_000_000  # decoded alone; anything above is a bomb or an unusable scan
 BACKGROUND = (128, 128, 128)
 TOO_LITTLE_MEMORY = "too little memory"
 RULE: Final = (2, FORMATS, BACKGROUND, BIT_DEPTHS, OVERSHOOT, SHARE_ABOVE, MAX_BYTES, MAX_LARGE_PIXELS)
-"""All that decides what a file's pixels are, for the keys of what is kept. The number grows with every other change."""
+"""Everything that determines a file's pixels, for cache keys. Increment the number with any other change."""
 
-_LARGE_BYTES = 64 * 2**20  # a file that is read while no other large one is
+_LARGE_BYTES = 64 * 2**20  # a file that is read alone
 _PROGRESS_EVERY_S = 0.1
-_AT_ONCE = 64  # files handed to the threads in one go, so that a stop is heard soon
+_AT_ONCE = 64  # files per batch of work, so that a stop takes effect soon
 _GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 _NEVER_DEEP = (b"\xff\xd8", b"GIF8", b"RIFF", b"BM")
 _TURNS = {
@@ -77,12 +76,12 @@ _alone = threading.RLock()
 
 Pixels = NDArray[np.uint8]
 Size = int | tuple[int, int] | None
-"""Pixels of a square's side, height and width, or None: as the file has it."""
+"""Side of a square, (height, width), or None: the file's own size. In pixels."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileFacts:
-    """One file: the SHA-256 of its bytes, and why it is not usable (None where it is)."""
+    """One file: the SHA-256 of its bytes, and why it is unusable (None if it is usable)."""
 
     sha256: str
     problem: str | None
@@ -90,28 +89,28 @@ class FileFacts:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a file says of itself undecoded: upright width and height in pixels, and whether it has colour."""
+    """From a file's header: upright width and height in pixels, and whether it has colour."""
 
     size: tuple[int, int]
     colour: bool
 
 
 def read_header(source: Path | bytes) -> Header | None:
-    """The header of one file; None where it is no image that we read."""
+    """The header of one file; None if it is not a supported image."""
     try:
         with _quietly(), open_image(source) as image:
             width, height = image.size
             colour = image.mode not in _GREY and not is_grey_with_alpha(image)
             return Header((height, width) if _orientation(image) >= 5 else (width, height), colour)
-    except Exception:  # Pillow raises almost anything on a broken file; decoding will say what is wrong with it
+    except Exception:  # Pillow raises almost anything on a broken file; decoding reports the problem
         return None
 
 
 def decode(data: bytes, size: Size, channels: int, pixel_range: PixelRange = PixelRange()) -> Pixels | str:  # noqa: B008
-    """Decode one file's bytes to (C, H, W) uint8, or say in a few words why not.
+    """Decode one file's bytes to (C, H, W) uint8, or return the reason why not in a few words.
 
-    With `size` the largest centred part of that shape is cut out and resized to it. A file that is cut short is not
-    usable: Pillow is not allowed to fill in what is missing. `pixel_range` is that of the dataset, or of the run.
+    With `size`, the largest centred part of that shape is cropped and resized. A truncated file is unusable: Pillow may
+    not fill in missing data. `pixel_range` is that of the dataset, or of the run.
     """
     if not data:
         return EMPTY
@@ -139,10 +138,10 @@ def _quietly() -> Iterator[None]:
 
 @contextmanager
 def _prepared(image: Image.Image, shape: tuple[int, int] | None) -> Iterator[None]:
-    """Choose the scale at which a JPEG is decoded; a large image keeps the others waiting while it is decoded.
+    """Choose the scale at which a JPEG is decoded; block other large images while a large one is decoded.
 
     Raises:
-        UnusableImageError: it is too large, or there is too little memory for it now.
+        UnusableImageError: it is too large, or there is too little memory now.
     """
     declared = image.width * image.height
     if shape is not None and image.format in ("JPEG", "MPO"):
@@ -151,14 +150,14 @@ def _prepared(image: Image.Image, shape: tuple[int, int] | None) -> Iterator[Non
     most = MAX_PIXELS if shape is None else MAX_LARGE_PIXELS
     if decoded > most:
         raise UnusableImageError(f"larger than {most:,} pixels")
-    # 4 bytes a pixel, twice while it is turned or converted; a progressive JPEG is held whole whatever its scale; both
-    # halves of 16-bit colour, and what is made of them.
+    # 4 bytes a pixel, twice while it is turned or converted; a progressive JPEG is held at full size; 16-bit colour
+    # needs both halves and the result.
     needed = (20 if is_deep(image) else 8) * decoded + (6 * declared if image.info.get("progressive") else 0)
     if needed <= 8 * MAX_PIXELS:
         yield
         return
     with _alone:
-        if 2 * needed > (free := min(int(psutil.virtual_memory().available), container_room())):
+        if 2 * needed > (free := min(int(psutil.virtual_memory().available), container_headroom())):
             raise UnusableImageError(
                 f"{TOO_LITTLE_MEMORY}: {declared:,} pixels take {memory_size(needed)}, {memory_size(free)} are free"
             )
@@ -177,7 +176,7 @@ def _upright_picture(image: Image.Image, data: bytes, pixel_range: PixelRange) -
 
 
 def _scale_key(image: Image.Image) -> None:
-    """Pillow widens grey of 2 and 4 bits to 8, but not the transparent one of its values."""
+    """Pillow widens grey of 2 and 4 bits to 8, but not the transparent value."""
     key, name = image.info.get("transparency"), getattr(image, "tile", [None])[0]
     step = {"L;2": 85, "L;4": 17}.get(name.args if name is not None else "")
     if step is not None and isinstance(key, int):
@@ -185,7 +184,7 @@ def _scale_key(image: Image.Image) -> None:
 
 
 def _opaque(picture: Image.Image, has_alpha: bool) -> Image.Image:
-    """Laid over `BACKGROUND`. A TGA of 32 bits may say that the last 8 mean nothing."""
+    """Composited over `BACKGROUND`. A 32-bit TGA may declare its last 8 bits unused."""
     if not picture.has_transparency_data:
         return picture
     if not has_alpha:
@@ -197,19 +196,19 @@ def _opaque(picture: Image.Image, has_alpha: bool) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """1 to 8 as in EXIF; 1 where nothing readable is said, and for TIFF, which Pillow turns by itself."""
+    """1 to 8 as in EXIF; 1 if unreadable or missing, and for TIFF, which Pillow turns itself."""
     if image.format == "TIFF":
         return 1
     try:
-        # Of a PNG, Pillow's own would decode the whole image to look for a late chunk.
-        said = Image.Image.getexif(image).get(_ORIENTATION, 1)
-    except Exception:  # as in read_header: broken metadata do not make an image unusable
+        # Pillow's PNG method would decode the whole image to find a late chunk.
+        orientation = Image.Image.getexif(image).get(_ORIENTATION, 1)
+    except Exception:  # as in read_header: broken metadata does not make an image unusable
         return 1
-    return said if said in _TURNS else 1
+    return orientation if orientation in _TURNS else 1
 
 
 def _converted(picture: Image.Image, mode: str) -> Image.Image:
-    return picture if picture.mode == mode else picture.convert(mode)  # no copy of a large one
+    return picture if picture.mode == mode else picture.convert(mode)  # avoids copying
 
 
 def _fit(picture: Image.Image, height: int, width: int) -> Image.Image:
@@ -225,10 +224,10 @@ def _fit(picture: Image.Image, height: int, width: int) -> Image.Image:
 
 
 def measure_range(paths: Sequence[Path], control: Control) -> Generator[Progress, None, PixelRange]:
-    """The range of all deep files among `paths`, which are decoded for it; of the others the beginning is read.
+    """The range of all deep files among `paths`, which this decodes; of other files it reads only the start.
 
     Raises:
-        LoadingStopped: `control` asked for a stop.
+        LoadingStopped: `control` requested a stop.
     """
     found: list[Extreme] = []
     with ThreadPoolExecutor(max_workers=_num_threads()) as pool:
@@ -246,7 +245,7 @@ def measure_range(paths: Sequence[Path], control: Control) -> Generator[Progress
 
 
 def _measured(path: Path) -> Extreme | None:
-    """None where a file has no part in the choice: of 8 bits, with a range of its own, or not usable."""
+    """None if a file does not affect the range: 8 bits, a range of its own, or unusable."""
     try:
         with path.open("rb") as file:
             if file.read(4).startswith(_NEVER_DEEP):
@@ -264,7 +263,7 @@ def _measured(path: Path) -> Extreme | None:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Raises UnusableImageError, OSError; a large file keeps the other large ones waiting."""
+    """Raises UnusableImageError, OSError; a large file blocks other large files."""
     num_bytes = path.stat().st_size
     if num_bytes > MAX_BYTES:
         raise UnusableImageError(f"larger than {MAX_BYTES // 2**20:,} MiB")
@@ -273,14 +272,14 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def read_bytes(path: Path) -> bytes:
-    """All of one file.
+    """The whole file.
 
     Raises:
-        UnusableImageError: it is not there, no regular file, unreadable or too large.
+        UnusableImageError: it is missing, not a regular file, unreadable or too large.
     """
     try:
-        if path.exists() and not path.is_file():  # a pipe would never end
-            raise UnusableImageError("no regular file")
+        if path.exists() and not path.is_file():  # reading a pipe would never end
+            raise UnusableImageError("not a regular file")
         with _reading(path):
             return path.read_bytes()
     except OSError as error:
@@ -299,12 +298,12 @@ def decode_files(
     keep: Callable[[Pixels], None],
     pixel_range: PixelRange = PixelRange(),  # noqa: B008
 ) -> Generator[Progress, None, list[FileFacts]]:
-    """Decode every file, several threads at work, and hand each usable one's pixels to `keep`, in order.
+    """Decode every file in several threads, and pass each usable one's pixels to `keep`, in order.
 
-    Without a `size` all must have that of the first.
+    Without a `size`, all must have the size of the first.
 
     Raises:
-        LoadingStopped: `control` asked for a stop.
+        LoadingStopped: `control` requested a stop.
     """
 
     def work(path: Path) -> tuple[str, Pixels | str]:
@@ -318,7 +317,7 @@ def decode_files(
             return "", f"unreadable ({error.strerror})"
 
     facts: list[FileFacts] = []
-    told, shape = 0.0, None
+    reported_at, shape = 0.0, None
     with ThreadPoolExecutor(max_workers=_num_threads()) as pool:
         for start in range(0, len(paths), _AT_ONCE):
             for sha256, found in pool.map(work, paths[start : start + _AT_ONCE]):
@@ -327,16 +326,16 @@ def decode_files(
                     raise LoadingStopped
                 if not isinstance(found, str):
                     shape = shape or found.shape
-                    found = found if found.shape == shape else _of_another_size(found, shape)
+                    found = found if found.shape == shape else _size_mismatch(found, shape)
                 facts.append(FileFacts(sha256, found if isinstance(found, str) else None))
                 if not isinstance(found, str):
                     keep(found)
-                if (now := time.perf_counter()) - told >= _PROGRESS_EVERY_S:
-                    told = now
+                if (now := time.perf_counter()) - reported_at >= _PROGRESS_EVERY_S:
+                    reported_at = now
                     yield Progress("decode", len(facts), len(paths), "images")
     yield Progress("decode", len(facts), len(paths), "images")
     return facts
 
 
-def _of_another_size(found: Pixels, shape: tuple[int, ...]) -> str:
+def _size_mismatch(found: Pixels, shape: tuple[int, ...]) -> str:
     return f"{found.shape[2]}×{found.shape[1]} pixels, the others have {shape[2]}×{shape[1]}; choose an image size"

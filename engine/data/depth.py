@@ -1,22 +1,22 @@
-"""From images of more than 8 bits a sample ("deep": X-ray, microscope, depth) to 8 bits, by one rule for a dataset.
+"""From images of more than 8 bits a sample ("deep": X-ray, microscope, depth) to 8 bits, by one rule per dataset.
 
-    8 bits = round(255 · (value - low) / (high - low)), cut off at 0 and 255
+    8 bits = round(255 · (value - low) / (high - low)), clipped to 0 and 255
 
-`low` and `high` are the range that a file itself declares, where it does: a TIFF's SMinSampleValue with its
+`low` and `high` are the range that a file itself declares, if it does: a TIFF's SMinSampleValue with its
 SMaxSampleValue, or its 12 bits a sample; PGM and JPEG 2000 always (Pillow spreads theirs over 16 bits). For all others
-`low` is 0 and `high` one number for the whole dataset, training and test part together (`PixelRange`):
+`low` is 0 and `high` is one number for the whole dataset, training and test part together (`PixelRange`):
 
 - integers: the smallest of 8, 10, 12, 14, 16, 20, 24 and 31 bits that holds the largest value of all these files, and
-  at least the significant bits that a PNG names (sBIT); where one holds more than its sBIT, all 16, for then the
-  samples were spread as the PNG specification says (section 11.3.2.7);
-- floats: 1 where all of these files lie in 0 to 1, else 255. A tenth of overshoot, as resampling makes, is cut off.
+  at least the significant bits that a PNG declares (sBIT); if a file exceeds its sBIT, all 16, because then the samples
+  were spread as the PNG specification says (section 11.3.2.7);
+- floats: 1 if all of these files lie in 0 to 1, else 255. Up to a tenth of overshoot, as from resampling, is clipped.
 
-It is recorded with the run, and a file that is looked at later is read by it, never by bits of its own. Files of 8 bits
-stay as they are, also beside deep ones. Left out, with the reason: negative values without a declared range, NaN and
-infinity, floats above 255, and a file of which more than 1 % lies above 110 % of `high`, so of another scale.
+The range is recorded with the run; files read later use it, never their own bits. Files of 8 bits stay unchanged, also
+beside deep ones. Skipped, with the reason: negative values without a declared range, NaN and infinity, floats above
+255, and a file with more than 1 % of its values above 110 % of `high`, which must be on another scale.
 
-Colour of 16 bits in PNG and TIFF is read at full depth, alpha too. Of 16 bits in SGI, CMYK and premultiplied TIFF
-Pillow gives the upper 8 alone, which is right for samples that use all 16. Fully transparent pixels count for nothing.
+16-bit colour in PNG and TIFF is read at full depth, alpha too. Of 16 bits in SGI, CMYK and premultiplied TIFF, Pillow
+returns only the upper 8, which is right for samples that use all 16. Fully transparent pixels do not count.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ OVERSHOOT = 1.1
 SHARE_ABOVE = 0.01
 _FULL_16 = 65535
 _MOST_FLOAT = 255.0
-_ROWS = 512  # scaled at once: bounds the copy in floats
+_ROWS = 512  # scaled at once, to limit the float copy
 _SMIN, _SMAX, _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 340, 341, 258, 262, 339  # TIFF tags
 _INTEGER_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 
@@ -48,7 +48,7 @@ Kind = Literal["integers", "floats"]
 
 @dataclass(frozen=True, slots=True)
 class PixelRange:
-    """What becomes 255 in a dataset's deep files that declare no range; None: it has no such file of that kind."""
+    """The value that becomes 255 in deep files without a declared range; None: no such files of that kind."""
 
     integers: int | None = None
     floats: float | None = None
@@ -59,7 +59,7 @@ class PixelRange:
 
 @dataclass(frozen=True, slots=True)
 class Extreme:
-    """The largest value of one deep file that declares no range, and the significant bits that its sBIT names, or 0."""
+    """The largest value of a deep file without a declared range, and the significant bits from its sBIT, or 0."""
 
     kind: Kind
     greatest: float
@@ -68,9 +68,9 @@ class Extreme:
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """A deep image: `values` (H, W, C), C 1 or 3, and `alpha` (H, W) uint8 where it has one.
+    """A deep image: `values` (H, W, C), C 1 or 3, and `alpha` (H, W) uint8 if it has one.
 
-    `declared` is the range that the file names; `bits` as in `Extreme`. Where `inverted` 0 is white.
+    `declared` is the range that the file declares; `bits` as in `Extreme`. If `inverted`, 0 is white.
     """
 
     values: NDArray[Any]
@@ -90,7 +90,7 @@ class Samples:
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Whether an image that was opened, and not yet loaded, has more than 8 bits a sample to be read."""
+    """Whether an image that is opened, but not loaded, has more than 8 bits a sample that can be read."""
     return (
         image.mode == "F"
         or image.mode in _INTEGER_MODES
@@ -100,18 +100,18 @@ def is_deep(image: Image.Image) -> bool:
 
 
 def is_grey_with_alpha(image: Image.Image) -> bool:
-    """Whether Pillow calls it RGBA although it has no colour: a PNG of 16-bit grey and alpha."""
+    """Whether Pillow reports RGBA although there is no colour: a PNG of 16-bit grey and alpha."""
     return _colour_rawmode(image) == "LA;16B"
 
 
 def _is_signed_byte(image: Image.Image) -> bool:
-    """A TIFF of signed bytes, which Pillow takes for unsigned ones."""
+    """A TIFF of signed bytes, which Pillow reads as unsigned."""
     tags = getattr(image, "tag_v2", None)
     return tags is not None and image.mode == "L" and tuple(tags.get(_SAMPLE_FORMAT, ())) == (2,)
 
 
 def _colour_rawmode(image: Image.Image) -> str | None:
-    """Pillow's name for the layout of 16-bit samples that it would cut to 8 bits, where both bytes can be read."""
+    """Pillow's name for a layout of 16-bit samples that it would cut to 8 bits, if both bytes can be read."""
     tiles = getattr(image, "tile", None)
     if image.format not in ("PNG", "TIFF") or not tiles:
         return None
@@ -121,7 +121,7 @@ def _colour_rawmode(image: Image.Image) -> str | None:
 
 
 def read_samples(image: Image.Image, data: bytes) -> Samples:
-    """The samples of a deep image that was opened from `data` and not yet loaded, at their full depth.
+    """The samples of a deep image opened from `data` and not yet loaded, at full depth.
 
     Raises:
         UnusableImageError: they are not finite, or negative without a declared range.
@@ -144,7 +144,7 @@ def read_samples(image: Image.Image, data: bytes) -> Samples:
 
 
 def _both_bytes(image: Image.Image, data: bytes, rawmode: str) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
-    """Pillow has no 16-bit colour, but decodes the upper bytes, and under another layout's name the lower ones."""
+    """Pillow has no 16-bit colour, but decodes the upper bytes and, under another layout's name, the lower ones."""
     if rawmode == "LA;16B":
         _rename(image, "RGBA")
         four = np.asarray(image)
@@ -167,7 +167,7 @@ def _rename(image: Any, rawmode: str) -> None:
 
 
 def _keyed(values: NDArray[Any], alpha: NDArray[np.uint8] | None, key: object) -> NDArray[np.uint8] | None:
-    """The opacity where a PNG names one value or colour as transparent."""
+    """The opacity, if a PNG declares one value or colour as transparent."""
     if alpha is not None or not isinstance(key, int | tuple):
         return alpha
     return np.where((values == np.asarray(key)).all(axis=2), 0, 255).astype(np.uint8)
@@ -187,13 +187,13 @@ def _declared(image: Image.Image) -> tuple[float, float] | None:
 
 
 def _zero_is_white(image: Image.Image) -> bool:
-    """Pillow turns such TIFFs round where they have 8 bits, and not where they have more."""
+    """Pillow inverts such TIFFs if they have 8 bits, but not if they have more."""
     tags = getattr(image, "tag_v2", None)
     return tags is not None and tags.get(_PHOTOMETRIC) == 0
 
 
 def _significant_bits(image: Image.Image, data: bytes) -> int:
-    """What a PNG's sBIT says of its samples, the most of them; Pillow passes over it."""
+    """The largest value of a PNG's sBIT chunk, which Pillow ignores."""
     place = 8
     while image.format == "PNG" and place + 8 <= len(data):
         length, name = struct.unpack_from(">I4s", data, place)
@@ -206,7 +206,7 @@ def _significant_bits(image: Image.Image, data: bytes) -> int:
 
 
 def extreme_of(samples: Samples) -> Extreme | None:
-    """What a file adds to the choice of a dataset's range; None where it declares its own."""
+    """What a file contributes to the choice of a dataset's range; None if it declares its own."""
     if samples.declared is not None:
         return None
     visible = samples.visible
@@ -214,7 +214,7 @@ def extreme_of(samples: Samples) -> Extreme | None:
 
 
 def choose_range(found: Iterable[Extreme]) -> PixelRange:
-    """The range of a dataset from the extremes of its deep files."""
+    """A dataset's range, from the extremes of its deep files."""
     extremes = list(found)
     integers = [item for item in extremes if item.kind == "integers"]
     floats = [item.greatest for item in extremes if item.kind == "floats" and item.greatest <= _MOST_FLOAT]
@@ -235,7 +235,7 @@ def to_8_bits(samples: Samples, pixel_range: PixelRange) -> Image.Image:
     """The image in 8 bits: L, LA, RGB or RGBA.
 
     Raises:
-        UnusableImageError: it declares no range and there is none for it, or it is of another scale.
+        UnusableImageError: there is no range for it, or it is on another scale.
     """
     low, high = samples.declared or (0.0, _checked_high(samples, pixel_range))
     values = samples.values
@@ -258,10 +258,10 @@ def _checked_high(samples: Samples, pixel_range: PixelRange) -> float:
         raise UnusableImageError(f"floats up to {greatest}; expected 0 to 1, 0 to 255 or a declared range")
     if high is None:
         raise UnusableImageError(
-            f"{samples.kind} up to {greatest}, and no range for more than 8 bits was recorded: the run saw 8-bit "
-            "images alone, or is older than such ranges; save the file with 8 bits, or train again"
+            f"{samples.kind} up to {greatest}, and no range for more than 8 bits was recorded: the run saw only "
+            "8-bit images, or predates such ranges; save the file with 8 bits, or train again"
         )
     above = int((visible > OVERSHOOT * high).sum())
     if above > SHARE_ABOVE * max(visible.size, 1):
-        raise UnusableImageError(f"values up to {greatest}, another scale than that of the others, 0 to {high:,.6g}")
+        raise UnusableImageError(f"values up to {greatest}, not the scale of the others, 0 to {high:,.6g}")
     return high

@@ -1,4 +1,4 @@
-"""scikit-learn's own 8×8 digits: 1,797 images that come with the library, so the first run needs no download."""
+"""scikit-learn's 8×8 digits: 1,797 images that come with the library, so the first run needs no download."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _GREATEST = 16  # the pixels are counts from 0 to 16 (Alpaydin and Kaynak 1998)
 
 
 def load(spec: RunSpec, folders: Folders, control: Control) -> Generator[Progress, None, RawImages]:
-    """The digits, split 80/20 the same way whatever the seeds: 1,437 to train on and 360 to test."""
+    """The digits, with one fixed 80/20 split whatever the seeds: 1,437 to train on and 360 to test."""
     yield Progress("read", 0, 1797, "images")
     from sklearn.datasets import load_digits
 

@@ -1,4 +1,4 @@
-"""Exact duplicates: which images are the same to the last byte, and how many of them two parts share."""
+"""Exact duplicates: which images are identical to the last byte, and how many of them two parts share."""
 
 from __future__ import annotations
 
@@ -15,19 +15,18 @@ _CHUNK = 4096
 _ORDER = ("train", "val", "test")
 
 Keys = NDArray[np.str_] | NDArray[np.int64]
-"""(N,) one an image; equal where the images are the same."""
+"""(N,) one per image; equal for identical images."""
 
 
 def groups_of(keys: Sequence[bytes] | Keys) -> NDArray[np.int64]:
-    """(N,) number of the group of each image; the same where the keys are."""
+    """(N,) group number of each image; equal for equal keys."""
     return np.unique(np.asarray(keys), return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
 def pixel_groups(splits: Sequence[Split]) -> list[NDArray[np.int64]]:
-    """As `groups_of`, for images that are no files, over all `splits` together.
+    """As `groups_of`, for images without files, over all `splits` together.
 
-    A weighted sum of each image's bytes finds those that may be the same, and only these are compared (0.1 s for
-    MNIST's 70,000).
+    A weighted sum of each image's bytes finds candidates, and only these are compared (0.1 s for MNIST's 70,000).
     """
     sums = np.concatenate([_sums(split) for split in splits])
     _, groups, counts = np.unique(sums, return_inverse=True, return_counts=True)
@@ -62,9 +61,9 @@ def _rows(splits: Sequence[Split], chosen: NDArray[np.intp]) -> Iterator[NDArray
 
 
 def count_shared(parts: Mapping[str, Keys]) -> dict[str, int]:
-    """For two parts each, how many images of the later one are in the earlier one too: {"train and test": 12}.
+    """For each pair of parts, how many images of the later one also occur in the earlier one: {"train and test": 12}.
 
-    Pairs that share none are left out.
+    Pairs that share none are omitted.
     """
     found = {}
     for one, other in combinations([name for name in _ORDER if name in parts], 2):
@@ -74,21 +73,21 @@ def count_shared(parts: Mapping[str, Keys]) -> dict[str, int]:
 
 
 def shared_notes(shared: Mapping[str, int]) -> tuple[str, ...]:
-    """A sentence for each pair of parts that share images."""
+    """One sentence for each pair of parts that share images."""
     return tuple(
         f"{number:,} {'image is' if number == 1 else 'images are'} in both {pair}" for pair, number in shared.items()
     )
 
 
 def two_classes_note(groups: NDArray[np.int64], labels: NDArray[np.int64]) -> str | None:
-    """How many images lie in more than one class, as a sentence; None where none does."""
+    """How many images occur in more than one class, as a sentence; None if none does."""
     pairs = np.unique(np.stack([groups, labels]), axis=1)[0]
     number = int((np.unique(pairs, return_counts=True)[1] > 1).sum())
-    return f"{number:,} {'image lies' if number == 1 else 'images lie'} in more than one class" if number else None
+    return f"{number:,} {'image is' if number == 1 else 'images are'} in more than one class" if number else None
 
 
 def empty_classes_notes(names: Sequence[str], parts: Mapping[str, NDArray[np.int64]]) -> tuple[str, ...]:
-    """Which classes the validation and the test part have no image of: there is nothing to say about those."""
+    """Classes without an image in the validation or the test part: they have no figures."""
     words = {"val": "validation", "test": "test"}
     found = []
     for part, word in words.items():

@@ -1,8 +1,8 @@
-"""How folders were read before layouts were told apart, for runs that began so: they go on with the images that they
-have seen, and what they were tested on can be looked at. Nothing new is read in this way.
+"""The first rules for reading folders, for runs that began with them: so that they resume on the same images, and their
+test images can be shown. New runs never use them.
 
-Then `train/` beside `test/`, or else `val/`, were the only parts, files in sub-folders of a class were passed over, and
-images of one size stayed as they were, however large.
+By these rules `train/` with `test/`, or else `val/`, were the only parts, files in sub-folders of a class were ignored,
+and images of one size kept it, however large.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from engine.catalog.datasets import folder_path
 from engine.control import Control
 from engine.data.files import Source, load_files
 from engine.data.images import RawImages
-from engine.data.layout import ASK_FOR, ImageFile, Part
+from engine.data.layout import ASK_FOR, ImageFile, SplitRole
 from engine.data.sizing import DEFAULT_SIZE, choose_sizing
 from engine.errors import DatasetError
 from engine.paths import Folders
@@ -23,7 +23,7 @@ from engine.spec import RunSpec
 
 
 def load(spec: RunSpec, folders: Folders, control: Control) -> Generator[Progress, None, RawImages]:
-    """Read the folder that `spec.dataset` names as the first rules had it."""
+    """Read the folder of `spec.dataset` by the first rules."""
     root = folder_path(spec.dataset)
     names, files = _list(root)
     sizing = yield from choose_sizing([file.path for file in files], spec.image_size, control)
@@ -39,7 +39,7 @@ def _list(root: Path) -> tuple[tuple[str, ...], list[ImageFile]]:
     try:
         parts = _parts(root)
         names = tuple(sorted(p.name for p in parts[0].iterdir() if p.is_dir() and not p.name.startswith(".")))
-        sides: tuple[Part | None, ...] = ("train", "test") if len(parts) == 2 else (None,)
+        sides: tuple[SplitRole | None, ...] = ("train", "test") if len(parts) == 2 else (None,)
         files = [
             ImageFile(path, label, side)
             for side, part in zip(sides, parts, strict=True)

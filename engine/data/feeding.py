@@ -1,6 +1,6 @@
-"""Batches on their way to the network: picked out on the device, or read ahead by a thread where they do not fit there.
+"""Feed batches to the network: indexed on the device, or read ahead by a thread if the images do not fit there.
 
-Either way a batch is the same pixels in the same order, so a run does not depend on where its images lie.
+Either way a batch has the same pixels in the same order, so a run does not depend on where its images are.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from torch import Tensor
 
 from engine.data.images import Split
 from engine.memory.freeing import empty_caches
-from engine.memory.out_of_memory import unless_memory_runs_out
+from engine.memory.out_of_memory import none_if_out_of_memory
 
-_AHEAD = 3  # batches read and waiting: enough to hide one slow read, little enough to hold
+_AHEAD = 3  # batches to prefetch: enough to hide one slow read, few enough to keep
 
 Batch = tuple[Tensor, Tensor]
 
@@ -28,8 +28,8 @@ def feed(
     """Images (n, C, H, W) uint8 and labels (n,) of each batch, on `device`.
 
     Args:
-        order: (N,) int64 on the CPU, positions in the split; None takes them as they lie.
-        bounds: where each batch starts and ends in `order`.
+        order: (N,) int64 on the CPU, positions in the split; None: in stored order.
+        bounds: start and end of each batch in `order`.
     """
     if not split.is_on(device):
         yield from _read_ahead(split, order, bounds, device)
@@ -40,13 +40,13 @@ def feed(
         order = order.to(device)
         for start, stop in bounds:
             chosen = order[start:stop]
-            # index_select copies each image whole, brackets go pixel by pixel.
-            yield _again(lambda chosen=chosen: (split.images.index_select(0, chosen), split.labels[chosen]))  # type: ignore[misc]
+            # index_select copies whole images, indexing with brackets copies pixel by pixel.
+            yield _retry(lambda chosen=chosen: (split.images.index_select(0, chosen), split.labels[chosen]))  # type: ignore[misc]
 
 
-def _again(work: Callable[[], Batch]) -> Batch:
-    """Do `work`; where memory runs out, empty the caches and do it once more. A generator that raised is at its end."""
-    done = unless_memory_runs_out(work)
+def _retry(work: Callable[[], Batch]) -> Batch:
+    """Run `work`; if memory runs out, empty the caches and retry once. A generator that raised cannot resume."""
+    done = none_if_out_of_memory(work)
     if done is not None:
         return done
     gc.collect()
@@ -74,12 +74,12 @@ def _read_ahead(
             for start, stop in bounds:
                 chosen = torch.arange(start, stop) if order is None else order[start:stop]
                 batch = split.take(chosen)
-                if device.type == "cuda":  # page-locked memory is copied while the GPU computes
+                if device.type == "cuda":  # page-locked memory copies while the GPU computes
                     batch = Split(batch.images.pin_memory(), batch.labels.pin_memory())
                 if not offer((batch.images, batch.labels)):
                     return
             offer(None)
-        except Exception as error:  # a file that went away: raised again where the batch is wanted
+        except Exception as error:  # such as a deleted file: raised again in the consumer
             offer(error)
 
     reader = threading.Thread(target=read, name="images", daemon=True)
@@ -89,7 +89,7 @@ def _read_ahead(
             if isinstance(item, Exception):
                 raise item
             images, labels = item
-            yield _again(lambda i=images, n=labels: (i.to(device, non_blocking=True), n.to(device, non_blocking=True)))  # type: ignore[misc]
+            yield _retry(lambda i=images, n=labels: (i.to(device, non_blocking=True), n.to(device, non_blocking=True)))  # type: ignore[misc]
     finally:
         closed.set()
         reader.join()

@@ -1,4 +1,6 @@
-"""From a list of image files to a dataset: decoded through the cache, split, no duplicate on both sides; a manifest."""
+"""From a list of image files to a dataset: decoded through the cache, split without shared duplicates, with a
+manifest.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from engine.control import Control
 from engine.data.cache import decoded
 from engine.data.duplicates import count_shared, empty_classes_notes, groups_of, shared_notes, two_classes_note
 from engine.data.images import RawImages, Split
-from engine.data.layout import ImageFile, Part
+from engine.data.layout import ImageFile, SplitRole
 from engine.data.manifest import UNUSABLE, FileRecord, left_out_by_kind, left_out_text
 from engine.data.splits import stratified_groups
 from engine.errors import DatasetError
@@ -22,14 +24,14 @@ from engine.progress import Progress
 from engine.text import some_of
 
 _Texts = NDArray[np.str_]
-_WORDS: dict[Part, str] = {"train": "training", "val": "validation", "test": "test"}
+_WORDS: dict[SplitRole, str] = {"train": "training", "val": "validation", "test": "test"}
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What is decoded, and how: `root` is what the manifest's names are relative to.
+    """What to decode, and how. Names in the manifest are relative to `root`.
 
-    `left_out` are files of it that are not opened, `notes` what is to be said of it, one sentence each.
+    `left_out` are files skipped without opening them, `notes` sentences about the dataset.
     """
 
     name: str
@@ -49,7 +51,7 @@ def load_files(
 
     Raises:
         DatasetError: nothing can be read, a class has too few usable images, or a part has none.
-        LoadingStopped: `control` asked for a stop.
+        LoadingStopped: `control` requested a stop.
     """
     paths = [file.path for file in source.files]
     found = yield from decoded(paths, source.name, source.size, source.channels, cache, control)
@@ -94,7 +96,7 @@ def _notes(source: Source, labels: NDArray[np.int64], hashes: _Texts, parts: _Te
 
 
 def _take(images: NDArray[np.uint8], labels: NDArray[np.int64], chosen: NDArray[np.int64]) -> Split:
-    """The images stay in their file, mapped: the run knows whether there is room for them in memory."""
+    """The images stay mapped in their file; the run decides whether they fit into memory."""
     return Split(torch.from_numpy(images), torch.from_numpy(labels[chosen]), torch.from_numpy(chosen))
 
 
@@ -102,7 +104,7 @@ def _choose_parts(
     source: Source, files: Sequence[ImageFile], labels: NDArray[np.int64], groups: NDArray[np.int64], share: float,
     seed: int,
 ) -> _Texts:  # fmt: skip
-    """(N,) the part of each usable file, as the dataset has it, or split by the share."""
+    """(N,) the part of each usable file, as the dataset assigns it, or split by `share`."""
     if any(file.part for file in source.files):
         parts = np.array([file.part for file in files], dtype=np.str_)
         for part in dict.fromkeys(file.part for file in source.files if file.part):
@@ -116,7 +118,7 @@ def _choose_parts(
 
 
 def _check_classes(labels: NDArray[np.int64], source: Source, least: int, what: str) -> None:
-    """Raises DatasetError, naming them, where classes have fewer than `least` images."""
+    """Raises DatasetError naming the classes with fewer than `least` images."""
     counts = np.bincount(labels, minlength=len(source.class_names))
     poor = [f"{name} ({n})" for name, n in zip(source.class_names, counts.tolist(), strict=True) if n < least]
     if poor:

@@ -1,4 +1,4 @@
-"""A person's own images: one folder a class, or folders of classes for training, validation and test."""
+"""A user's own images: one folder per class, or folders of classes for training, validation and test."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """A folder's layout and its files: those to decode, and those that are left out unopened."""
+    """A folder's layout and its files: those to decode, and those skipped without opening them."""
 
     layout: Layout
     files: list[ImageFile]
@@ -32,8 +32,8 @@ class Folder:
 
 
 def load(spec: RunSpec, folders: Folders, control: Control) -> Generator[Progress, None, RawImages]:
-    """Read the folder that `spec.dataset` names; files that do not decode are left out and counted."""
-    from engine.data.files import Source, load_files  # torch, which to look at a folder does not need
+    """Read the folder of `spec.dataset`; files that do not decode are skipped and counted."""
+    from engine.data.files import Source, load_files  # loads torch, which listing a folder does not need
 
     folder = read_folder(spec)
     layout, paths = folder.layout, [file.path for file in folder.files]
@@ -55,12 +55,12 @@ def load(spec: RunSpec, folders: Folders, control: Control) -> Generator[Progres
 
 
 def check(spec: RunSpec) -> None:
-    """Raise DatasetError at once where the folder cannot be a dataset, before a run is recorded."""
+    """Raise DatasetError at once if the folder cannot be a dataset, before a run is recorded."""
     _check_val(spec, find_layout(folder_path(spec.dataset)))
 
 
 def read_folder(spec: RunSpec) -> Folder:
-    """Every file of the folder that `spec.dataset` names, unopened. Raises DatasetError, as `find_layout`."""
+    """Every file of the folder of `spec.dataset`, unopened. Raises DatasetError, as `find_layout`."""
     layout = find_layout(folder_path(spec.dataset))
     _check_val(spec, layout)
     files, left_out = [], list(_outside(layout))
@@ -76,7 +76,7 @@ def read_folder(spec: RunSpec) -> Folder:
 
 
 def _check_val(spec: RunSpec, layout: Layout) -> None:
-    """One validation set is enough, and to leave out either of them in silence would be wrong."""
+    """Only one validation set makes sense; do not drop either of two silently."""
     if spec.val_share > 0 and layout.has_val:
         name = next(part.folder.name for part in layout.parts if part.part == "val")
         raise DatasetError(
@@ -86,7 +86,7 @@ def _check_val(spec: RunSpec, layout: Layout) -> None:
 
 
 def _outside(layout: Layout) -> Iterator[FileRecord]:
-    """Images beside the class folders belong to no class."""
+    """Images next to the class folders belong to no class."""
     for folder in dict.fromkeys((layout.root, *(part.folder for part in layout.parts))):
         for path in images_directly_in(folder):
             yield unused(_name(path, layout.root), "", OUTSIDE)

@@ -1,14 +1,15 @@
-"""Which files are images: an explicit list of formats that Pillow decodes by itself, and words for those left out.
+"""Which files are images: an explicit list of formats that Pillow decodes itself, and the reasons for other files.
 
-Content decides, never the file's ending. Read are raster formats (`FORMATS`), the first frame of each. Not read are:
+The content decides, never the file's extension. Supported are raster formats (`FORMATS`), the first frame of each. Not
+supported are:
 
-- what is drawn and not stored as pixels (EPS, PDF, SVG, WMF, EMF): Pillow would start Ghostscript, another program, for
-  the first and needs Windows for the last two;
-- what Pillow only recognises (MPEG, HDF5, GRIB, BUFR), and HEIC, which it does not know;
-- containers of numbers whose scale Pillow ignores (FITS, SPIDER, McIdas, IM): their pixels would be wrong unnoticed;
-- pixels written as source text (XBM, XPM), so that code that lies beside images is not taken for one.
+- vector formats (EPS, PDF, SVG, WMF, EMF): Pillow would start another program, Ghostscript, for the first and needs
+  Windows for the last two;
+- formats that Pillow only recognises (MPEG, HDF5, GRIB, BUFR), and HEIC, which it does not know;
+- containers of numbers whose scale Pillow ignores (FITS, SPIDER, McIdas, IM): their pixels would be silently wrong;
+- pixels written as source text (XBM, XPM), so that code next to images is not taken for one.
 
-AVIF, JPEG 2000 and WebP need a Pillow that was built with their libraries; where it was not, the reason says so.
+AVIF, JPEG 2000 and WebP need a Pillow built with their libraries; without them, the reason says so.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ FORMATS: Final = (
     "JPEG", "PNG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "AVIF", "JPEG2000", "ICO", "ICNS", "PCX", "DCX", "QOI", "SGI",
     "SUN", "DDS", "PSD", "BLP", "FLI", "DIB", "TGA",
 )  # fmt: skip
-"""Pillow's names, the most common first: it tries them in this order. TGA has no signature, so it comes last."""
+"""Pillow's names, in the order in which it tries them: common ones first, TGA last, as it has no signature."""
 
-MAX_DECLARED_PIXELS = 2**30  # of a file's header: above it no file is read, not even a JPEG at an eighth of its size
-Image.MAX_IMAGE_PIXELS = MAX_DECLARED_PIXELS // 2  # Pillow refuses twice this; `decode` has tighter bounds of its own
+MAX_DECLARED_PIXELS = 2**30  # in a file's header: larger files are never read, not even a JPEG at an eighth of its size
+Image.MAX_IMAGE_PIXELS = MAX_DECLARED_PIXELS // 2  # Pillow refuses twice this; `decode` has tighter limits
 
 NO_IMAGE = "no image"
 EMPTY = "empty"
@@ -41,14 +42,14 @@ _OTHERS = ((b"SIMPLE  =", "FITS"), (b"\x89HDF\r\n\x1a\n", "HDF5"), (b"GRIB", "GR
 
 
 class UnusableImageError(Exception):
-    """A file that is left out; the text says why, in a few words."""
+    """A file that is skipped; the text says why, in a few words."""
 
 
 def open_image(source: bytes | Path) -> Image.Image:
-    """Open an image, its header read and its pixels not.
+    """Open an image: read its header, not its pixels.
 
     Raises:
-        UnusableImageError: it is none of the formats that are read, or this Pillow lacks the library for it.
+        UnusableImageError: its format is not supported, or this Pillow lacks the library for it.
         Exception: whatever Pillow raises on a broken header.
     """
     try:
@@ -71,7 +72,7 @@ def _beginning(source: bytes | Path) -> bytes:
 
 
 def why_not_read(beginning: bytes) -> str:
-    """Why a file that begins like this is no image that is read, in a few words."""
+    """Why a file that begins like this is not a supported image, in a few words."""
     if not beginning:
         return EMPTY
     for signature, name in _DRAWINGS:
@@ -99,5 +100,5 @@ def _lacks(name: str, library: str) -> str:
 
 
 def is_another_kind(problem: str) -> bool:
-    """Whether a file with this problem is no image at all, rather than one that is damaged, too large or unclear."""
+    """Whether a file with this problem is no image at all, rather than damaged, too large or unclear."""
     return problem in (NO_IMAGE, EMPTY) or problem.endswith(_NOT_READ)

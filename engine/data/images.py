@@ -1,4 +1,4 @@
-"""The values that datasets are made of: uint8 images in memory, and progress on the way there."""
+"""The values that make up a dataset: uint8 images, and the interface of the loaders."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from engine.spec import RunSpec
 
 _CHUNK = 1024
 FIRST_RULES, NEWEST_RULES = 1, 2
-"""How a dataset is laid out, sized and split; a run records by which rules, and goes on by them.
+"""Rules for the layout, sizes and splits of a dataset; a run records its rules and keeps them when resumed.
 
-1: `train/` and `test/` or `val/` alone, large images of one size as they are, validation split image by image.
-2: layouts as `engine.data.layout` has them, large images resized, exact duplicates on one side of every split.
+1: only `train/` and `test/` or `val/`; large images of one size keep it; validation split image by image.
+2: layouts as in `engine.data.layout`; large images are resized; exact duplicates on one side of every split.
 """
 
 Resampler = Literal["tensor", "pillow"]
-"""What brings a dataset's images to the size of the network: see `engine.data.resizing`."""
+"""What resizes a dataset's images for the network: see `engine.data.resizing`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
     """Images (M, C, H, W) uint8 and labels (N,) int64.
 
-    `rows` (N,) int64 names the images that are this split's where they lie among others, most likely in a file that
-    is mapped into memory; None: they are its own, M is N.
+    `rows` (N,) int64 are the positions of this split's images if `images` holds others too, usually mapped from a file;
+    None: all M = N images are its own.
     """
 
     images: Tensor
@@ -49,11 +49,11 @@ class Split:
 
     @property
     def num_bytes(self) -> int:
-        """Of the split's own images and labels, wherever they lie."""
+        """Size of the split's own images and labels, wherever they are."""
         return len(self) * self.images[:1].nbytes + self.labels.nbytes
 
     def is_on(self, device: torch.device) -> bool:
-        """Whether a batch can be picked out on `device` itself."""
+        """Whether batches can be indexed on `device` itself."""
         return self.rows is None and self.images.device == device
 
     def take(self, indices: Tensor) -> Split:
@@ -62,18 +62,18 @@ class Split:
         return Split(self.images.index_select(0, rows), self.labels[indices])
 
     def part(self, indices: Tensor) -> Split:
-        """As `take`, but mapped images stay where they are."""
+        """As `take`, but mapped images are not copied."""
         if self.rows is None:
             return self.take(indices)
         return Split(self.images, self.labels[indices], self.rows[indices])
 
     def to(self, device: torch.device) -> Split:
-        """All of it in the memory of `device`."""
+        """The whole split in the memory of `device`."""
         if self.rows is None:
             return Split(self.images.to(device), self.labels.to(device))
         images = torch.empty((len(self), *self.images.shape[1:]), dtype=torch.uint8, device=device)
         for start, chunk in zip(range(0, len(self), _CHUNK), self.chunks(_CHUNK), strict=True):
-            images[start : start + _CHUNK] = chunk  # never all of it in the host's memory as well
+            images[start : start + _CHUNK] = chunk  # avoids a full copy in host memory
         return Split(images, self.labels.to(device))
 
     def chunks(self, size: int) -> Iterator[Tensor]:
@@ -93,11 +93,11 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class RawImages:
-    """What a loader returns: the two parts as they lie on disk, perhaps already at the size asked for.
+    """What a loader returns: the parts as stored on disk, possibly already resized.
 
-    `manifest` names every file, in the order of the files; the usable ones of a part in the order of its images. `val`
-    is there where the dataset has a validation part of its own. `notes` and `shared` are as in `ImageData`.
-    `train_keys` (N,) are equal where training images are the same; None: compare their pixels.
+    `manifest` lists every file, in file order; the usable files of a part are in the order of its images. `val` is set
+    if the dataset has its own validation part. `notes` and `shared` are as in `ImageData`. `train_keys` (N,) are equal
+    for identical training images; None: compare their pixels.
     """
 
     train: Split
@@ -116,9 +116,9 @@ class RawImages:
 class ImageData:
     """A dataset ready to train on. `mean` and `std` per channel, of the training part, for pixels from 0 to 1.
 
-    `train_sha256` is of the images for training and validation and of their labels, in their order; of their files,
-    where they are files. `notes` are sentences about the dataset that a person should read; `shared` counts the images
-    that two parts have in common ({"train and test": 12}); `rules` says by which it was read.
+    `train_sha256` covers the images for training and validation and their labels, in order; for files, the files'
+    hashes. `notes` are sentences about the dataset for the user; `shared` counts images that two parts have in common
+    ({"train and test": 12}); `rules` are those it was read by.
     """
 
     train: Split
@@ -151,7 +151,7 @@ class ImageData:
 
     @property
     def resident_bytes(self) -> int:
-        """What of it is in memory, rather than mapped."""
+        """Bytes in memory rather than mapped."""
         return sum(split.num_bytes if split.rows is None else split.labels.nbytes for split in self._splits)
 
     @property
@@ -164,7 +164,7 @@ class Loader(Protocol):
 
     Raises:
         DatasetError: the images are missing or unusable; the text says where they were expected.
-        LoadingStopped: `control` asked for a stop.
+        LoadingStopped: `control` requested a stop.
     """
 
     def __call__(self, spec: RunSpec, folders: Folders, control: Control) -> Generator[Progress, None, RawImages]: ...

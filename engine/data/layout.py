@@ -1,7 +1,7 @@
-"""How a person's folder is laid out: which sub-folders are parts (training, validation, test) and which are classes.
+"""How a user's folder is laid out: which sub-folders are parts (training, validation, test) and which are classes.
 
-Parts are known by their names, as Roboflow (train, valid, test), ImageNet (train, val) and Kaggle (training_set,
-test_set) write them, and by what they hold: a part holds class folders, a class holds images. What could be either is
+Parts are recognised by their names, as Roboflow (train, valid, test), ImageNet (train, val) and Kaggle (training_set,
+test_set) write them, and by their contents: a part holds class folders, a class holds images. Anything ambiguous is
 refused with a sentence, never guessed. No image is opened here. Loads no torch.
 """
 
@@ -17,43 +17,43 @@ from engine.data.listing import folders_in, holds_files, images_directly_in
 from engine.errors import DatasetError
 from engine.text import some_of
 
-Part = Literal["train", "val", "test"]
+SplitRole = Literal["train", "val", "test"]
 
 ASK_FOR = "expected one folder a class with images in it, or train/ and test/ folders of classes"
-_WORDS: dict[Part, str] = {"train": "training", "val": "validation", "test": "test"}
-_NAMES: dict[Part, tuple[str, ...]] = {
+_WORDS: dict[SplitRole, str] = {"train": "training", "val": "validation", "test": "test"}
+_NAMES: dict[SplitRole, tuple[str, ...]] = {
     "train": ("train", "training", "trainset", "trn"),
     "val": ("val", "valid", "validation", "validate", "dev", "valset"),
     "test": ("test", "testing", "tests", "testset", "tst", "holdout", "eval", "evaluation"),
 }
-_ROLES: dict[str, Part] = {name: part for part, names in _NAMES.items() for name in names}
-_UNSAID: tuple[Part, ...] = ("test", "val")  # what a part of any other name is: the first of these that is missing
+_ROLES: dict[str, SplitRole] = {name: part for part, names in _NAMES.items() for name in names}
+_UNSAID: tuple[SplitRole, ...] = ("test", "val")  # a part with any other name is the first of these that is missing
 _FILLERS = frozenset({"set", "data", "dataset", "image", "images", "imgs", "img", "split", "part", "folder"})
 
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """One file and its class; `part` where the dataset says to which part it belongs."""
+    """One file and its class; `part` if the dataset assigns it to one."""
 
     path: Path
     label: int
-    part: Part | None = None
+    part: SplitRole | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class PartFolder:
-    """A folder of classes. `part` is None where it is split by the spec's shares."""
+    """A folder of classes. `part` is None if it is split by the spec's shares."""
 
     folder: Path
-    part: Part | None
+    part: SplitRole | None
     class_names: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What a folder is made of. `parts` has the training part first; `class_names` are that part's.
+    """The structure of a folder. `parts` has the training part first; `class_names` are that part's.
 
-    `empty` are sub-folders without a file, which are no classes; `passed_over` hold files, but are neither part nor
+    `empty` are sub-folders without files, which are not classes; `passed_over` hold files, but are neither part nor
     class.
     """
 
@@ -69,21 +69,21 @@ class Layout:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What became of the sub-folders, one sentence each; nothing where each is simply a class."""
+        """How the sub-folders were interpreted, one sentence each; nothing if each is simply a class."""
         found = []
         named = [part for part in self.parts if part.folder != self.root]
         if named:
             found.append(", ".join(f"{p.folder.name} → {_role_words(p.part)}" for p in named))
         if self.passed_over:
-            found.append(f"not used, for they share no class with the training part: {some_of(self.passed_over)}")
+            found.append(f"not used, no class in common with the training part: {some_of(self.passed_over)}")
         if self.empty:
-            found.append(f"empty folders are no classes: {some_of(self.empty)}")
+            found.append(f"empty folders, not used as classes: {some_of(self.empty)}")
         return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
 class _Child:
-    """A sub-folder that holds files: the names of its own sub-folders that do, and whether images lie beside them."""
+    """A sub-folder that holds files: which of its own sub-folders do, and whether there are images next to them."""
 
     path: Path
     folders: frozenset[str]
@@ -94,15 +94,15 @@ class _Child:
         return self.path.name
 
     @property
-    def role(self) -> Part | None:
+    def role(self) -> SplitRole | None:
         return part_by_name(self.name)
 
 
 def find_layout(root: Path) -> Layout:
-    """Say which of the sub-folders of `root` are parts, and which are classes.
+    """Determine which sub-folders of `root` are parts and which are classes.
 
     Raises:
-        DatasetError: there is no such folder, it cannot be read, or its sub-folders cannot be told apart.
+        DatasetError: the folder is missing or unreadable, or its sub-folders are ambiguous.
     """
     if not root.is_dir():
         raise DatasetError(f"no folder {root}; {ASK_FOR}")
@@ -126,13 +126,15 @@ def find_layout(root: Path) -> Layout:
     return Layout(root, parts, train.class_names, tuple(empty), tuple(passed_over))
 
 
-def part_by_name(name: str) -> Part | None:
-    """The part that a folder's name means, whatever its case and filling: `Train`, `training_set`, `val2017`."""
+def part_by_name(name: str) -> SplitRole | None:
+    """The part that a folder's name stands for, in any case and with filler words: `Train`, `training_set`,
+    `val2017`.
+    """
     tokens = [token for token in _tokens(name) if token not in _FILLERS]
     return _ROLES.get(tokens[0]) if len(tokens) == 1 else None
 
 
-def _role_words(part: Part | None) -> str:
+def _role_words(part: SplitRole | None) -> str:
     return "split into training and test" if part is None else _WORDS[part]
 
 
@@ -158,14 +160,14 @@ def _child(path: Path) -> _Child:
     )
 
 
-def _part_folder(root: Path, child: _Child, part: Part | None, empty: list[str]) -> PartFolder:
+def _part_folder(root: Path, child: _Child, part: SplitRole | None, empty: list[str]) -> PartFolder:
     folder = _unwrapped(child.path)
     empty += [str(sub.relative_to(root)) for sub in folders_in(folder) if sub.name not in child.folders]
     return PartFolder(folder, part, tuple(sorted(child.folders)))
 
 
-def _parts_of(root: Path, children: Sequence[_Child]) -> list[tuple[_Child, Part | None]] | None:
-    """The parts, the training part first; None where the sub-folders are classes."""
+def _parts_of(root: Path, children: Sequence[_Child]) -> list[tuple[_Child, SplitRole | None]] | None:
+    """The parts, training part first; None if the sub-folders are classes."""
     trains = [child for child in children if child.role == "train" and child.folders]
     if not trains:
         if (loose := _loosely_named(children)) is not None:
@@ -186,12 +188,12 @@ def _parts_of(root: Path, children: Sequence[_Child]) -> list[tuple[_Child, Part
                 f"{root}: train/ holds folders, but {others[0].name} shares none of them, so it is not clear whether "
                 f"these are two parts or two classes; give both the same class folders, or choose {train.path} alone"
             )
-        return None  # classes, one of which is called train and has sub-folders
+        return None  # classes; one of them is called train and has sub-folders
     return _in_order(root, [(train, "train"), *_with_roles(root, named, kin)])
 
 
-def _with_roles(root: Path, named: Sequence[_Child], kin: Sequence[_Child]) -> list[tuple[_Child, Part]]:
-    """The other parts: those known by name, and at most one whose part follows from those."""
+def _with_roles(root: Path, named: Sequence[_Child], kin: Sequence[_Child]) -> list[tuple[_Child, SplitRole]]:
+    """The other parts: those recognised by name, and at most one inferred from them."""
     found = [(child, child.role) for child in named if child.role is not None]
     taken = {part for _, part in found}
     free = [part for part in _UNSAID if part not in taken]
@@ -200,8 +202,8 @@ def _with_roles(root: Path, named: Sequence[_Child], kin: Sequence[_Child]) -> l
     return [*found, *((child, free[0]) for child in kin)]
 
 
-def _in_order(root: Path, roles: Sequence[tuple[_Child, Part]]) -> list[tuple[_Child, Part | None]]:
-    ordered: list[tuple[_Child, Part | None]] = []
+def _in_order(root: Path, roles: Sequence[tuple[_Child, SplitRole]]) -> list[tuple[_Child, SplitRole | None]]:
+    ordered: list[tuple[_Child, SplitRole | None]] = []
     for part in _WORDS:
         same = [child for child, its in roles if its == part]
         if len(same) > 1:
@@ -212,8 +214,8 @@ def _in_order(root: Path, roles: Sequence[tuple[_Child, Part]]) -> list[tuple[_C
     return ordered
 
 
-def _loosely_named(children: Sequence[_Child]) -> list[tuple[_Child, Part]] | None:
-    """Names such as seg_train and seg_test, where every sub-folder has one and all hold some class together."""
+def _loosely_named(children: Sequence[_Child]) -> list[tuple[_Child, SplitRole]] | None:
+    """Names such as seg_train and seg_test, if every sub-folder has one and all share some class."""
     roles = []
     for child in children:
         found = {_ROLES[token] for token in _tokens(child.name) if token in _ROLES}
@@ -225,12 +227,12 @@ def _loosely_named(children: Sequence[_Child]) -> list[tuple[_Child, Part]] | No
 
 
 def _refuse_parts_without_classes(root: Path, children: Sequence[_Child]) -> None:
-    """Where all sub-folders have the names of parts and none can be the training part, they are hardly classes."""
+    """Sub-folders that all have names of parts are hardly classes, even if none can be the training part."""
     if len(children) < 2 or any(child.role is None for child in children):
         return
     names = " and ".join(child.name for child in children)
     if any(child.role == "train" for child in children):
-        raise DatasetError(f"{root}: {names} hold images directly, so their classes are not known; {ASK_FOR}")
+        raise DatasetError(f"{root}: {names} hold images directly, so their classes are unknown; {ASK_FOR}")
     raise DatasetError(f"{root} has {names}, but no training part; {ASK_FOR}")
 
 
@@ -238,7 +240,7 @@ def _refuse_loose_images(others: Sequence[_Child]) -> None:
     for child in others:
         if child.role is not None and not child.folders and child.has_images:
             raise DatasetError(
-                f"{child.path} holds images directly, so their classes are not known; sort them into class folders, or "
+                f"{child.path} holds images directly, so their classes are unknown; sort them into class folders, or "
                 f"choose the folder {child.path.parent / 'train'} alone"
             )
 
@@ -257,7 +259,7 @@ def _check_number(folder: Path, names: Sequence[str], empty: Sequence[str]) -> N
 
 
 def _check_known(train: PartFolder, part: PartFolder) -> None:
-    """A class that was never trained on cannot be right."""
+    """A class without training images can never be predicted."""
     if unknown := sorted(set(part.class_names) - set(train.class_names)):
         raise DatasetError(
             f"{train.folder} has no image of {some_of(unknown)}, which {part.folder} has; add training images, or move "

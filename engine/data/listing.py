@@ -1,7 +1,7 @@
-"""The files of a folder that may be images, at any depth, and what is passed over without being opened.
+"""The files of a folder that may be images, at any depth, and those skipped without opening them.
 
-Hidden folders, `__MACOSX` and `.ipynb_checkpoints` are not entered. Files that systems leave behind are not opened but
-counted, so that whoever counts the files of a folder finds every one of them again. Loads no torch.
+Hidden folders, `__MACOSX` and `.ipynb_checkpoints` are not entered. System files are not opened but counted, so that
+the counts add up to all files of a folder. Loads no torch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SYSTEM_FILE = "system file"
 BROKEN_LINK = "broken link"
 OUTSIDE = "outside the class folders"
 _SYSTEM_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})
-_NEW_ENDINGS = frozenset({".webp", ".avif", ".jp2", ".heic", ".jxl"})  # which `mimetypes` does not know everywhere
+_NEW_ENDINGS = frozenset({".webp", ".avif", ".jp2", ".heic", ".jxl"})  # not known to `mimetypes` everywhere
 _SYSTEM_FOLDERS = frozenset({"__macosx", "__pycache__", "$recycle.bin", "system volume information", "lost+found"})
 
 
@@ -31,8 +31,8 @@ class Listed:
 
 
 def list_files(folder: Path) -> Iterator[Listed]:
-    """Every file below `folder`: its own by name, then those of each sub-folder. Links are followed, each folder is
-    entered once, so a circle of links comes to an end.
+    """Every file below `folder`: its own by name, then those of each sub-folder. Links are followed; each folder is
+    entered once, so cycles of links end.
 
     Raises:
         DatasetError: a folder cannot be read.
@@ -61,7 +61,7 @@ def _below(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Listed]:
 
 
 def _listed(path: Path, entry: os.DirEntry[str]) -> Listed | None:
-    """None for what is no file, such as a socket or a device."""
+    """None for anything else, such as a socket or a device."""
     if entry.name.startswith(".") or entry.name.lower() in _SYSTEM_FILES:
         return Listed(path, SYSTEM_FILE)
     try:
@@ -73,7 +73,7 @@ def _listed(path: Path, entry: os.DirEntry[str]) -> Listed | None:
 
 
 def entries_of(folder: Path) -> list[os.DirEntry[str]]:
-    """What a folder holds, by name. Raises DatasetError where it cannot be read."""
+    """The contents of a folder, by name. Raises DatasetError if it cannot be read."""
     try:
         with os.scandir(folder) as found:
             return sorted(found, key=lambda entry: entry.name)
@@ -93,27 +93,27 @@ def is_directory(entry: os.DirEntry[str]) -> bool:
 
 
 def is_hidden_folder(name: str) -> bool:
-    """Whether a folder is a system's or a tool's own, and nobody's class."""
+    """Whether a folder belongs to the system or a tool, and is no class."""
     return name.startswith(".") or name.lower() in _SYSTEM_FOLDERS
 
 
 def folders_in(folder: Path) -> list[Path]:
-    """The sub-folders that a person made, by name. Raises DatasetError where `folder` cannot be read."""
+    """The user's sub-folders, by name. Raises DatasetError if `folder` cannot be read."""
     return [folder / e.name for e in entries_of(folder) if is_directory(e) and not is_hidden_folder(e.name)]
 
 
 def holds_files(folder: Path) -> bool:
-    """Whether there is any file below `folder` that is not a system's own."""
+    """Whether there is any file below `folder` that is not a system file."""
     return any(listed.problem is None for listed in list_files(folder))
 
 
 def named_as_image(name: str) -> bool:
-    """Whether the ending says that a file is an image. To train on one its content decides, not its name."""
+    """Whether the extension is that of an image. For training the content decides, not the name."""
     kind = mimetypes.guess_type(name, strict=False)[0]
     return os.path.splitext(name)[1].lower() in _NEW_ENDINGS or (kind is not None and kind.startswith("image/"))
 
 
 def images_directly_in(folder: Path) -> list[Path]:
-    """The files beside the sub-folders of `folder` that by their names are images."""
+    """Files next to the sub-folders of `folder` that have names of images."""
     found = [entry for entry in entries_of(folder) if not is_directory(entry) and not entry.name.startswith(".")]
     return [folder / entry.name for entry in found if named_as_image(entry.name)]

@@ -1,6 +1,6 @@
-"""From a spec to an `ImageData`: the source's images, resized, split for validation, measured.
+"""From a spec to an `ImageData`: load, resize, hold out for validation, measure.
 
-Every dataset passes through here, so that size, validation share and normalisation mean the same for all of them.
+Every dataset passes through here, so size, validation share and normalisation mean the same for all of them.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from engine.text import counted
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # torchvision's documentation of its pretrained weights
 IMAGENET_STD = (0.229, 0.224, 0.225)
-_CHUNK = 4096  # images resized at once: bounds the float copy
+_CHUNK = 4096  # images resized at once, to limit the float copy
 
 
 def check_dataset(spec: RunSpec) -> None:
-    """Raise DatasetError for what is plainly wrong before anything is recorded: a folder that is not there."""
+    """Raise DatasetError for obvious mistakes before anything is recorded: a missing folder."""
     if find_dataset(spec.dataset) is FOLDER:
         from engine.data.folder import check
 
@@ -44,9 +44,9 @@ def check_dataset(spec: RunSpec) -> None:
 
 
 def data_key(spec: RunSpec) -> tuple[object, ...]:
-    """Two specs with the same key load the same images, as a person's folder is now."""
+    """Two specs with the same key load the same images, as long as the user's folder does not change."""
     chosen = {name: getattr(spec, name) for name in affecting("images")}
-    chosen["weights"] = spec.weights != "random"  # trained ones want the images normalised as ImageNet's
+    chosen["weights"] = spec.weights != "random"  # trained weights need ImageNet's normalisation
     files = _files_now(folder_path(spec.dataset)) if find_dataset(spec.dataset) is FOLDER else ""
     return (*chosen.values(), files)
 
@@ -57,7 +57,7 @@ def _files_now(root: Path) -> str:
     for folder, _, names in sorted(os.walk(root)):
         for name in sorted(names):
             path = os.path.join(folder, name)
-            with suppress(OSError):  # gone meanwhile; to load it will say so
+            with suppress(OSError):  # deleted meanwhile; loading will report it
                 found = os.stat(path)
                 digest.update(f"{path}\0{found.st_size}\0{found.st_mtime_ns}\0".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
@@ -68,11 +68,11 @@ def load_dataset(
 ) -> Generator[Progress, None, ImageData]:
     """Yield progress and return the images, on the CPU; decoded files stay mapped (`Split.rows`).
 
-    `rules` are those by which an earlier run read them, as it recorded.
+    `rules` are those recorded by an earlier run.
 
     Raises:
         DatasetError: they are missing, unreadable or too few.
-        LoadingStopped: `control` asked for a stop.
+        LoadingStopped: `control` requested a stop.
     """
     with dataset_is_used(spec.dataset, folders):
         raw = yield from _loader(spec, rules)(spec, folders, control)
@@ -82,7 +82,7 @@ def load_dataset(
         train = yield from _resized(train, spec.image_size, control)
         val = val and (yield from _resized(val, spec.image_size, control))
         test = yield from _resized(test, spec.image_size, control)
-    if spec.val_share > 0:  # a folder that has a validation part of its own was refused
+    if spec.val_share > 0:  # a folder with its own validation part was refused
         rest, held_out = _held_out(raw, spec, rules)
         train, val = train.part(torch.from_numpy(rest)), train.part(torch.from_numpy(held_out))
         manifest = _with_val(manifest, set(held_out.tolist()))
@@ -107,7 +107,7 @@ def _loader(spec: RunSpec, rules: int) -> Loader:
 
 
 def _with_shared(raw: RawImages) -> RawImages:
-    """Images that are no files are compared by their pixels."""
+    """Images without files are compared by their pixels."""
     if raw.train_keys is not None:
         return raw
     train, test = pixel_groups([raw.train, raw.test])
@@ -116,7 +116,7 @@ def _with_shared(raw: RawImages) -> RawImages:
 
 
 def _held_out(raw: RawImages, spec: RunSpec, rules: int) -> tuple[Indices, Indices]:
-    """Positions of the training images that stay, and of those for validation."""
+    """Positions of the remaining training images, and of those for validation."""
     labels = raw.train.labels.numpy()
     if rules == FIRST_RULES:
         return stratified(labels, spec.val_share, spec.split_seed, "val", raw.class_names)
@@ -125,7 +125,7 @@ def _held_out(raw: RawImages, spec: RunSpec, rules: int) -> tuple[Indices, Indic
 
 
 def _sha256_of_files(manifest: tuple[FileRecord, ...]) -> str:
-    """Over the files' own hashes and classes: the pixels of gigabytes need not be read for it."""
+    """Hash of the files' hashes and classes, without reading gigabytes of pixels."""
     digest = hashlib.sha256()
     for record in manifest:
         if record.split in ("train", "val"):
@@ -143,7 +143,7 @@ def _with_val(manifest: tuple[FileRecord, ...], held_out: set[int]) -> tuple[Fil
 
 
 def imagenet_moments(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """What pretrained weights were fed: the three published values, or their mean for any other number of channels."""
+    """Normalisation of pretrained weights: the three published values, or their mean for other numbers of channels."""
     if channels == len(IMAGENET_MEAN):
         return IMAGENET_MEAN, IMAGENET_STD
     return (sum(IMAGENET_MEAN) / 3,) * channels, (sum(IMAGENET_STD) / 3,) * channels
@@ -173,5 +173,5 @@ def moments_of(split: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
         mean = float((share * values).sum())
         variance = float((share * (values - mean) ** 2).sum())
         means.append(mean)
-        stds.append(max(variance**0.5, 1e-3))  # a constant channel is left at zero rather than blown up
+        stds.append(max(variance**0.5, 1e-3))  # a constant channel stays at zero rather than being blown up
     return tuple(means), tuple(stds)

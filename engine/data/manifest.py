@@ -1,4 +1,4 @@
-"""Which file was what in a run: its hash, class and split, and what was wrong with those left out. A CSV file.
+"""The files of a run: hash, class and split of each, and the problem of those left out. A CSV file.
 
 Loads no torch, so that the app can show the list.
 """
@@ -38,18 +38,18 @@ def unused(file: str, class_name: str, problem: str) -> FileRecord:
 
 
 def left_out_by_kind(records: Iterable[FileRecord]) -> dict[str, int]:
-    """How many files were left out for which kind of reason, the most frequent first: {"no image": 2, "damaged": 1}."""
+    """How many files were left out, by kind of reason, most frequent first: {"no image": 2, "damaged": 1}."""
     kinds = Counter(kind_of(record.problem or "") for record in records if record.split == UNUSABLE)
     return dict(sorted(kinds.items(), key=lambda item: (-item[1], item[0])))
 
 
 def kind_of(problem: str) -> str:
-    """A reason without what is particular to the file: "damaged" of "damaged (image file is truncated)"."""
+    """A reason without its details: "damaged" for "damaged (image file is truncated)"."""
     return problem.split(" (")[0]
 
 
 def left_out_text(kinds: Mapping[str, int]) -> str:
-    """One line: "3 files left out: 2 no image, 1 damaged"; empty where none was."""
+    """One line: "3 files left out: 2 no image, 1 damaged"; empty if there are none."""
     total = sum(kinds.values())
     if not total:
         return ""
@@ -57,7 +57,7 @@ def left_out_text(kinds: Mapping[str, int]) -> str:
 
 
 def write_manifest(path: Path, records: Sequence[FileRecord]) -> None:
-    """Write one line a file, the unusable ones first; names are made harmless, for people print such files."""
+    """Write one line per file, unusable ones first; names are made safe to print."""
     ordered = sorted(records, key=lambda record: record.split != UNUSABLE)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,11 +68,11 @@ def write_manifest(path: Path, records: Sequence[FileRecord]) -> None:
             writer.writerows(["" if value is None else safe_text(value) for value in astuple(item)] for item in ordered)
         os.replace(part, path)
     except OSError as error:
-        raise DatasetError(f"cannot write {path} ({error.strerror}); choose a home that is writable") from None
+        raise DatasetError(f"cannot write {path} ({error.strerror}); choose a writable home folder") from None
 
 
 def read_unusable(path: Path) -> list[FileRecord] | None:
-    """The files that were left out; None where there is no manifest, as of a dataset that is no folder of files.
+    """The files that were left out; None without a manifest, as for a dataset without files.
 
     Raises:
         DatasetError: it cannot be read.
@@ -84,7 +84,7 @@ def read_unusable(path: Path) -> list[FileRecord] | None:
 
 
 def read_test_files(path: Path) -> list[FileRecord]:
-    """The files of the test images, in the images' order; none where there is no manifest.
+    """The files of the test images, in the images' order; none without a manifest.
 
     Raises:
         DatasetError: it cannot be read.
@@ -107,5 +107,5 @@ def _read(path: Path) -> Iterator[FileRecord]:
 def _explained(path: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, TypeError, IndexError, RuntimeError, csv.Error) as error:  # RuntimeError: it has no line at all
+    except (OSError, TypeError, IndexError, RuntimeError, csv.Error) as error:  # RuntimeError: an empty file
         raise DatasetError(f"cannot read {path} ({error})") from None

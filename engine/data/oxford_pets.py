@@ -1,4 +1,4 @@
-"""Oxford-IIIT Pets as cats against dogs: the small sibling of cats-dogs, with its published split."""
+"""Oxford-IIIT Pets as cats vs dogs: a smaller relative of cats-dogs, with its published split."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from engine.control import Control
 from engine.data.files import Source, load_files
 from engine.data.images import RawImages
-from engine.data.layout import ImageFile, Part
+from engine.data.layout import ImageFile, SplitRole
 from engine.errors import DatasetError, FetchError
 from engine.fetching import fetch
 from engine.locking import lock_of, wait_for_lock
@@ -19,11 +19,11 @@ from engine.spec import RunSpec
 
 DEFAULT_SIZE = 224
 _FOLDERS, _PART = ("images", "annotations"), ".part"
-_LISTS: tuple[tuple[Part, str], ...] = (("train", "trainval.txt"), ("test", "test.txt"))
+_LISTS: tuple[tuple[SplitRole, str], ...] = (("train", "trainval.txt"), ("test", "test.txt"))
 
 
 def load(spec: RunSpec, folders: Folders, control: Control) -> Generator[Progress, None, RawImages]:
-    """Read torchvision's copy under `folders.data`, downloading it first where it is not there."""
+    """Read torchvision's copy under `folders.data`; download it first if it is missing."""
     root = folders.data / "oxford-iiit-pet"
     if not _is_there(root):
         try:
@@ -34,8 +34,8 @@ def load(spec: RunSpec, folders: Folders, control: Control) -> Generator[Progres
                     yield from _download(root, control)
         except (FetchError, OSError) as error:
             raise DatasetError(
-                f"oxford-pets is not here and {error}; expected {root / 'images'} and {root / 'annotations'}: connect "
-                "to the network, or put them there, or name their folder with --data-dir"
+                f"oxford-pets is not on this machine and {error}; expected {root / 'images'} and "
+                f"{root / 'annotations'}: connect to the network, put them there, or set their folder with --data-dir"
             ) from None
     source = Source("oxford-pets", root, list_files(root), ("cat", "dog"), spec.image_size or DEFAULT_SIZE, channels=3)
     return (yield from load_files(source, 0.5, spec.split_seed, folders.cache, control))
@@ -67,7 +67,7 @@ def _download(root: Path, control: Control) -> Generator[Progress, None, None]:
         yield from fetch([url], archive, md5, control)
         yield Progress("unpack", 0, 0, "files")
         extract_archive(archive, root / _PART)
-    for name in _FOLDERS:  # whole, so that nobody finds half of them
+    for name in _FOLDERS:  # moved as a whole, so that no process finds half of them
         shutil.rmtree(root / name, ignore_errors=True)
         (root / _PART / name).replace(root / name)
     (root / _PART).rmdir()

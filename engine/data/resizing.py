@@ -1,12 +1,11 @@
-"""From a dataset's images to the size of the network: one way for each kind of source, for training and for later.
+"""From a dataset's images to the input size of the network: one way per kind of source, in training and later.
 
 - Datasets that are arrays in memory (digits, MNIST, CIFAR) are resized as tensors (`resize`, "tensor").
-- Datasets of files are decoded at the size, by Pillow (`engine.data.decoding`, "pillow"); JPEGs may be read at a
-  half, a quarter or an eighth of their own where that is still no smaller.
+- Datasets of files are decoded at the final size by Pillow (`engine.data.decoding`, "pillow"); JPEGs may be read at a
+  half, a quarter or an eighth of their size if that is not smaller than the final size.
 
-The two differ by a few grey levels, enough to change an answer. So a run records which was its own, and a file that
-is looked at later passes through the same (`Reading`): a PNG of a test image gives the pixels that the run was tested
-on, to the bit.
+The two differ by a few grey levels, enough to change a prediction. So a run records which one it used, and files read
+later go through the same one (`Reading`): a PNG of a test image gives the exact pixels that the run was tested on.
 """
 
 from __future__ import annotations
@@ -24,9 +23,7 @@ from engine.data.formats import UnusableImageError
 from engine.data.images import Resampler
 from engine.events import RunStarted
 
-_MOST_TENSOR_PIXELS = (
-    2**20
-)  # a photograph for a network of 28×28: as floats it would take a gigabyte, so Pillow fits it
+_MOST_TENSOR_PIXELS = 2**20  # above it Pillow resizes: as floats a large photograph would take a gigabyte
 
 
 def resize(images: Tensor, size: int) -> Tensor:
@@ -43,7 +40,7 @@ def resize(images: Tensor, size: int) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How the files that a run looks at become what its network takes, as its dataset did. Sizes in pixels."""
+    """How a run turns files into network input, the same way as its dataset did. Sizes in pixels."""
 
     channels: int
     height: int
@@ -53,8 +50,8 @@ class Reading:
 
     @classmethod
     def of(cls, started: RunStarted, is_of_files: bool) -> Reading:
-        """As the run read its images. Where a run was recorded before its way was, that follows from its dataset,
-        and there is no range: files of more than 8 bits a sample are refused, unless they declare one.
+        """As the run read its images. If a run did not record this, it follows from its dataset, and there is no range:
+        files of more than 8 bits a sample are refused, unless they declare one.
         """
         channels, height, width = started.image_shape
         recorded = started.resampler or ("pillow" if is_of_files else "tensor")
@@ -62,21 +59,23 @@ class Reading:
         return cls(channels, height, width, resampler, PixelRange(*started.pixel_range))
 
     def read_file(self, path: Path) -> Tensor | str:
-        """One file as (C, H, W) uint8, or why it is not usable, in a few words."""
+        """One file as (C, H, W) uint8, or why it is unusable, in a few words."""
         try:
             return self.read(read_bytes(path))
         except UnusableImageError as error:
             return str(error)
 
     def picture(self, path: Path, side: int) -> Pixels | str:
-        """One file in colour, (3, side, side), to be shown: brightness, background and upright as for the network."""
+        """One file in colour, (3, side, side), for display: with the network's brightness, background and
+        orientation.
+        """
         try:
             return decode(read_bytes(path), side, 3, self.pixel_range)
         except UnusableImageError as error:
             return str(error)
 
     def read(self, data: bytes) -> Tensor | str:
-        """One file's bytes as (C, H, W) uint8, or why they are not usable."""
+        """One file's bytes as (C, H, W) uint8, or why they are unusable."""
         natively = self.resampler == "tensor" and self.height == self.width and _is_small(data)
         found = decode(data, None if natively else (self.height, self.width), self.channels, self.pixel_range)
         if isinstance(found, str):

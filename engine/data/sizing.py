@@ -1,6 +1,6 @@
-"""At which size and with how many channels a folder's images are read, decided by their headers alone.
+"""Choose the size and number of channels for a folder's images, from their headers only.
 
-The loader, the forecast and Set up all decide here, so that what is promised is what is loaded. Loads no torch.
+The loader, the forecast and Set up all decide here, so what is announced is what is loaded. Loads no torch.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from engine.control import Control
 from engine.data.decoding import read_header
 from engine.progress import LoadingStopped, Progress
 
-DEFAULT_SIZE = 224  # pixels: where the images differ in size, or are large, and none was asked for
+DEFAULT_SIZE = 224  # pixels: if the images differ in size or are large, and none is requested
 MAX_NATIVE = 512
-"""Pixels of the shorter side up to which images that are all of one size stay as they are. Larger ones are photographs
-or scans: at 4032×3024 one batch of 128 takes 4.4 GiB before the first layer."""
+"""Pixels of the shorter side up to which images of one size keep it. Larger ones are photographs or scans: at 4032×3024
+one batch of 128 takes 4.4 GiB before the first layer."""
 _MIN_NATIVE = 4
 _REMEMBERED = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Sizing:
-    """`size` is the square to decode to (None: as the images are, `native`), `channels` 1 or 3.
+    """`size` is the square to decode to (None: the images' own size, `native`), `channels` 1 or 3.
 
-    `native` is (width, height) where all images are of one size; `is_default` says that nobody asked for `size`.
+    `native` is (width, height) if all images have one size; `is_default`: `size` was not requested.
     """
 
     size: int | None
@@ -45,7 +45,7 @@ class Sizing:
 
     @property
     def note(self) -> str | None:
-        """Why the images are resized, where nobody asked for it."""
+        """Why the images are resized, if no size was requested."""
         if not self.is_default or self.size is None:
             return None
         if self.native is None:
@@ -59,7 +59,7 @@ class Sizing:
 
 @dataclass(slots=True)
 class _Headers:
-    """What was seen so far: up to two different sizes, and whether there is colour."""
+    """What has been read so far: up to two different sizes, and whether there is colour."""
 
     sizes: set[tuple[int, int]]
     has_colour: bool = False
@@ -74,30 +74,30 @@ class _Headers:
 
 
 def choose_sizing(
-    paths: Sequence[Path], asked: int | None, control: Control, most: int | None = None
+    paths: Sequence[Path], requested: int | None, control: Control, most: int | None = None
 ) -> Generator[Progress, None, Sizing | None]:
-    """Decide for the images `paths`; None where no header can be read.
+    """Decide for the images `paths`; None if no header can be read.
 
-    Reads as many headers as it takes: photographs of many sizes are decided after a few. `most` bounds that, taking
-    files evenly from the whole list; then a rare image of another size may be missed.
+    Reads only as many headers as needed: photographs of many sizes are decided after a few. `most` limits that, with
+    files spread evenly over the list; a rare image of another size may then be missed.
 
     Raises:
-        LoadingStopped: `control` asked for a stop.
+        LoadingStopped: `control` requested a stop.
     """
     if most is not None and len(paths) > most:
         paths = [paths[number * len(paths) // most] for number in range(most)]
-    key = _state(paths), asked is None
+    key = _state(paths), requested is None
     headers = _known.get(key)
     if headers is None:
-        headers = yield from _read(paths, asked is None, control)
+        headers = yield from _read(paths, requested is None, control)
         _known[key] = headers
         while len(_known) > _REMEMBERED:
             _known.popitem(last=False)
-    return _decide(headers, asked) if headers.num_images else None
+    return _decide(headers, requested) if headers.num_images else None
 
 
 _known: OrderedDict[tuple[str, bool], _Headers] = OrderedDict()
-"""What the headers of files said that have not changed since, by their names, sizes and times of change."""
+"""Headers already read, by the files' names, sizes and modification times."""
 
 
 def _read(paths: Sequence[Path], size_matters: bool, control: Control) -> Generator[Progress, None, _Headers]:
@@ -113,17 +113,17 @@ def _read(paths: Sequence[Path], size_matters: bool, control: Control) -> Genera
     return headers
 
 
-def _decide(headers: _Headers, asked: int | None) -> Sizing:
+def _decide(headers: _Headers, requested: int | None) -> Sizing:
     native = next(iter(headers.sizes)) if len(headers.sizes) == 1 else None
     keeps = native is not None and _MIN_NATIVE <= min(native) <= MAX_NATIVE
-    size = asked or (None if keeps else DEFAULT_SIZE)
-    return Sizing(size, 3 if headers.has_colour else 1, native, asked is None)
+    size = requested or (None if keeps else DEFAULT_SIZE)
+    return Sizing(size, 3 if headers.has_colour else 1, native, requested is None)
 
 
 def _state(paths: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     for path in paths:
-        with suppress(OSError):  # gone meanwhile; to decode it will say so
+        with suppress(OSError):  # deleted meanwhile; decoding will report it
             status = path.stat()
             digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()

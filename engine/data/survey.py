@@ -1,7 +1,7 @@
-"""What lies there of a dataset, without decoding an image: how many, of what shape, in which parts.
+"""Survey a dataset without decoding an image: how many images, of what shape, in which parts.
 
-Files are listed and headers read by the functions that the loader uses, so a forecast speaks of what will be loaded.
-Loads no torch.
+Files are listed and headers read by the loader's own functions, so a forecast describes what will be loaded. Loads no
+torch.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from engine.spec import RunSpec
 from engine.text import counted
 
 MOST_HEADERS = 20_000
-"""Headers read at most, evenly from all files: 2 s. Only where all of so many are alike are more of them left."""
+"""Headers to read at most, spread evenly over all files: 2 s. Reached only if all of them have one size."""
 
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """Shape and numbers of a dataset's images. `notes` are sentences on what was found, as the run will say them.
+    """Shape and numbers of a dataset's images. `notes` are sentences on what was found, as the run will report them.
 
-    `is_exact` says whether the numbers are published ones; those of files may turn out lower, where some do not decode.
+    `is_exact`: the numbers are published ones; those of files may turn out lower if some do not decode.
     """
 
     shape: DataShape
@@ -52,11 +52,11 @@ class Survey:
 
 
 def survey(spec: RunSpec, folders: Folders | None, control: Control | None = None) -> Generator[Progress, None, Survey]:
-    """Look at what `spec` would load; without `folders`, of a dataset that is no folder, at what was published.
+    """Survey what `spec` would load; without `folders`, a dataset that is no folder is reported as published.
 
     Raises:
-        DatasetError: there is no such folder, or it is no dataset.
-        LoadingStopped: `control` asked for a stop.
+        DatasetError: the folder is missing, or is not a dataset.
+        LoadingStopped: `control` requested a stop.
     """
     if (known := published(spec)) is not None:
         return known
@@ -66,7 +66,7 @@ def survey(spec: RunSpec, folders: Folders | None, control: Control | None = Non
 
 
 def published(spec: RunSpec) -> Survey | None:
-    """The numbers of a dataset that is the same wherever it lies; None where one has to look."""
+    """The numbers of a dataset that is the same everywhere; None if the files must be listed."""
     info = find_dataset(spec.dataset)
     shape = info.spec_shape(spec.image_size)
     if spec.dataset == "cats-dogs" or shape is None or info.num_train is None or info.num_test is None:
@@ -75,7 +75,7 @@ def published(spec: RunSpec) -> Survey | None:
 
 
 def _cats_dogs(spec: RunSpec, folders: Folders | None) -> Survey:
-    """The photographs that lie there, in whichever copy; those of the archive where there is none."""
+    """The photographs present, in any copy; those of the archive if there are none."""
     from engine.data.cats_dogs import TEST_SHARE, find_files
 
     info = find_dataset(spec.dataset)
@@ -88,12 +88,12 @@ def _cats_dogs(spec: RunSpec, folders: Folders | None) -> Survey:
         counts = _split(found.files, TEST_SHARE)
         note = f"{counted(len(found.files), 'file')} in {found.root}"
         return Survey(shape, *_with_val(spec, counts["train"]), counts["test"], (note,), is_exact=False)
-    notes = (f"not in {folders.data} yet: the published archive would be downloaded",) if folders is not None else ()
+    notes = (f"not in {folders.data} yet: the published archive will be downloaded",) if folders is not None else ()
     return Survey(shape, *_with_val(spec, num_train), num_test, notes)
 
 
 def survey_now(spec: RunSpec, folders: Folders | None) -> Survey:
-    """As `survey`, its progress unseen."""
+    """As `survey`, without progress."""
     looking = survey(spec, folders)
     while True:
         try:
@@ -120,7 +120,7 @@ def _folder(spec: RunSpec, control: Control) -> Generator[Progress, None, Survey
 
 
 def _split(files: Iterable[ImageFile], test_share: float) -> Counter[str]:
-    """How many files go into each part, those without one by the share, as `stratified_groups` rounds it."""
+    """How many files go into each part; files without one by the share, rounded as in `stratified_groups`."""
     counts: Counter[str] = Counter()
     for (part, _), number in Counter((file.part, file.label) for file in files).items():
         if part is not None:

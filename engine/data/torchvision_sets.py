@@ -1,7 +1,7 @@
-"""The datasets that torchvision knows: MNIST, Fashion-MNIST, CIFAR-10 and CIFAR-100.
+"""The datasets from torchvision: MNIST, Fashion-MNIST, CIFAR-10 and CIFAR-100.
 
-torchvision says where the files are and reads them; the download itself is ours, because torchvision's own draws a
-progress bar over the screen and cannot be stopped.
+torchvision knows the files and reads them; the download is ours, because torchvision's own prints a progress bar over
+the screen and cannot be stopped.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from engine.paths import Folders
 from engine.progress import Progress
 from engine.spec import RunSpec
 
-_DAMAGED = (RuntimeError, ValueError, OSError, EOFError, AssertionError, KeyError, TypeError)  # what torchvision says
+_DAMAGED = (RuntimeError, ValueError, OSError, EOFError, AssertionError, KeyError, TypeError)  # on damaged files
 
 
 def load(spec: RunSpec, folders: Folders, control: Control) -> Generator[Progress, None, RawImages]:
-    """Read the dataset under `folders.data`, downloading it first where it is not there."""
+    """Read the dataset under `folders.data`; download it first if it is missing."""
     from torchvision import datasets
 
     sources = {
@@ -47,15 +47,15 @@ def load(spec: RunSpec, folders: Folders, control: Control) -> Generator[Progres
                     yield from (_fetch_idx if idx_format else _fetch_archive)(source, data_dir, control)
         except (FetchError, OSError) as error:
             raise DatasetError(
-                f"{spec.dataset} is not here and {error}; expected its files in {expected}: "
-                "connect to the network, or put them there, or name their folder with --data-dir"
+                f"{spec.dataset} is not on this machine and {error}; expected its files in {expected}: "
+                "connect to the network, put them there, or set their folder with --data-dir"
             ) from None
     yield Progress("read", 0, 0, "images")
     try:
         parts = [source(data_dir, train=train, download=False) for train in (True, False)]
     except _DAMAGED as error:
-        said = str(error) or type(error).__name__
-        raise DatasetError(f"{spec.dataset} cannot be read in {expected} ({said}); delete that folder") from None
+        reason = str(error) or type(error).__name__
+        raise DatasetError(f"{spec.dataset} cannot be read in {expected} ({reason}); delete that folder") from None
     train, test = (_as_split(part) for part in parts)
     return RawImages(train, test, tuple(str(name).split(" - ")[0] for name in parts[0].classes))
 
@@ -64,10 +64,10 @@ def _is_there(source: Any, data_dir: Path) -> bool:
     try:
         for train in (True, False):
             source(data_dir, train=train, download=False)
-    except RuntimeError:  # torchvision's own word for "not found or corrupted"
+    except RuntimeError:  # torchvision: "not found or corrupted"
         return False
     except _DAMAGED:
-        return True  # there but damaged: reading it again will say so
+        return True  # present but damaged: reading it reports that
     return True
 
 

@@ -1,4 +1,4 @@
-"""How long a run will take here, from the runs that this machine has made. Loads no torch."""
+"""Estimate how long a run will take, from earlier runs on this machine. Loads no torch."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from engine.spec import RunSpec, affecting, settings_of
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Seconds for the whole run, loading and evaluation included, and the run that tells."""
+    """Seconds for the whole run, loading and evaluation included, and the run that the estimate is based on."""
 
     seconds: float
     run: int
 
 
 def estimate_run(spec: RunSpec, records: Iterable[RunSummary]) -> Estimate | None:
-    """Scale the newest completed run of the same dataset and network by its epochs; else one whose images have the
-    same shape, by its images. None where there is none.
+    """Scale the newest completed run of the same dataset and network by its epochs; otherwise the newest with images of
+    the same shape, by its images. None if there is neither.
     """
     step, pace = affecting("step"), affecting("step", "epoch")
     near: Estimate | None = None
@@ -35,7 +35,7 @@ def estimate_run(spec: RunSpec, records: Iterable[RunSummary]) -> Estimate | Non
 
 
 def _are_alike(spec: RunSpec, record: RunSummary, names: Iterable[str]) -> bool:
-    """A setting that the record does not have is at its default."""
+    """A setting missing from the record counts as its default."""
     known = settings_of(RunSpec)
     return all(record.spec.get(name, known[name].default) == getattr(spec, name) for name in names)
 
@@ -53,6 +53,6 @@ def _by_images(spec: RunSpec, record: RunSummary) -> Estimate | None:
         return None
     if (shape.height, shape.width) != (other.height, other.width):
         return None
-    # An evaluated image costs about a third of a trained one: the forward pass alone.
+    # Evaluating an image costs about a third of training on it: the forward pass alone.
     images = spec.epochs * ours.num_train + (spec.epochs + 1) * ours.num_test / 3
     return Estimate(images / record.train_images_per_s, record.run)

@@ -1,4 +1,4 @@
-"""The forecast of a run that was not started: what Set up shows and `reslab forecast` prints."""
+"""The forecast for a run that has not started: what Set up shows and `reslab forecast` prints."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from engine.errors import ModelError
 from engine.forecast.memory_plan import Plan, plan_run
 from engine.forecast.step_memory import Step, resident_bytes
 from engine.memory.calibration import Calibration, uncalibrated
-from engine.memory.headroom import images_fit, room_bytes
+from engine.memory.headroom import headroom_bytes, images_fit
 from engine.memory.ledger import Ledger
 from engine.paths import Folders
 from engine.shape import DataShape
@@ -18,10 +18,10 @@ from engine.store.store import Store
 
 
 def plan_from_spec(spec: RunSpec, folders: Folders, ledger: Ledger) -> Plan:
-    """How the run would be started now, calibrated by the earlier runs on its device.
+    """How the run would start now, calibrated by earlier runs on its device.
 
     Raises:
-        ReslabError: the network cannot take such images, the folder or the device is not there.
+        ReslabError: the network does not accept such images; the folder or the device is missing.
     """
     shape, num_images = expected_images(spec, folders)
     if problem := misfit(find_model(spec.model), shape):
@@ -29,17 +29,17 @@ def plan_from_spec(spec: RunSpec, folders: Folders, ledger: Ledger) -> Plan:
     placement = choose_placement(spec)
     calibration = _calibration(folders, device_name(placement.device)) or uncalibrated(placement.device)
     dataset_bytes = resident_bytes(num_images, shape)
-    if not images_fit(dataset_bytes, room_bytes(placement.device, ledger.num_bytes - ledger.idle_bytes)):
+    if not images_fit(dataset_bytes, headroom_bytes(placement.device, ledger.num_bytes - ledger.idle_bytes)):
         dataset_bytes = 0  # it will be streamed
     return plan_run(Step(spec, shape, placement, dataset_bytes, calibration), ledger)
 
 
 def expected_images(spec: RunSpec, folders: Folders | None = None) -> tuple[DataShape, int]:
-    """Shape and number of a dataset's images, without decoding them: of what lies there, by the files' headers; as
-    published where there is nothing yet, or no `folders` to look in.
+    """Shape and number of a dataset's images, without decoding them: from the headers of the files present, or as
+    published if there are none or no `folders` are given.
 
     Raises:
-        DatasetError: there is no such folder, or it is no dataset.
+        DatasetError: the folder is missing, or is not a dataset.
     """
     found = survey_now(spec, folders)
     return found.shape, found.num_images

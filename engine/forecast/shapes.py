@@ -1,7 +1,7 @@
-"""What the costliest operations of a step return, as empty tensors, said here instead of worked out.
+"""Results of a step's costliest operations as empty tensors, stated here instead of derived.
 
-Tensors without contents go through a decomposition in Python for these, which takes two thirds of the time of a
-forecast (ResNet-50: 2.7 s of 4.5 s, 2 cores). What they return is written in torch's `native_functions.yaml`.
+For tensors without contents torch runs these operations through a decomposition in Python, two thirds of the time of a
+forecast (ResNet-50: 2.7 s of 4.5 s, 2 cores). Their results are specified in torch's `native_functions.yaml`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 _aten = torch.ops.aten
 
-# Under inference mode these arrive whole, and are made of the operations that matter here.
+# In inference mode these arrive undecomposed; they consist of the operations that matter here.
 COMPOSITES = (_aten.conv2d.default, _aten.batch_norm.default, _aten._batch_norm_impl_index.default)
 
 
@@ -43,11 +43,11 @@ def _norms(tensors: list[Tensor], *arguments: Any, **more: Any) -> list[Tensor]:
 
 
 def _nothing(*arguments: Any, **more: Any) -> None:
-    """The update writes into what is there."""
+    """The update writes in place."""
 
 
 def _itself(tensor: Tensor, *arguments: Any, **more: Any) -> Tensor:
-    """Filled with whatever."""
+    """Filled in place."""
     return tensor
 
 

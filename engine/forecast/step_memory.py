@@ -1,9 +1,9 @@
-"""How much memory a run will take, before it takes any: its own step, made with tensors that have no contents.
+"""How much memory a run will need, before it uses any: its own step, run on tensors without contents.
 
-A mode of torch's hands out tensors with sizes and no memory (`FakeTensorMode`); another, here, notes when each storage
-is born and when it dies. The peak of their sum is the peak of the run, but for what happens inside an operation. On a
-processor the convolutions' workspaces are measured (`engine.forecast.workspace`); on a GPU they, and the driver's
-context, are calibrated by earlier runs.
+One mode of torch's creates tensors with sizes but no memory (`FakeTensorMode`); another one, defined here, records when
+each storage is allocated and freed. The peak of their sum is the peak of the run, except for memory inside operations.
+On a processor the workspaces of convolutions are measured (`engine.forecast.workspace`); on a GPU they and the driver's
+context are calibrated by earlier runs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from engine.shape import DataShape
 from engine.spec import RunSpec, affecting, settings_of
 from engine.step.forward import EVALUATED_PER_PART, evaluation_batch, forward
 from engine.step.gradients import Gradients
-from engine.step.learner import BuildOptions, Learner, build_learner, part_bounds
+from engine.step.learner import BuildOptions, Learner, build_learner, micro_batch_bounds
 from engine.step.recompute import recompute_activations
 
 _log = logging.getLogger("reslab")
@@ -46,8 +46,8 @@ _READS = (torch.ops.aten._local_scalar_dense.default,)
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A training step whose memory is to be forecast: `spec` on images of `shape`, with a dataset of so many bytes
-    resident on the device, and what earlier runs there have taught.
+    """A training step to forecast: `spec` on images of `shape`, `dataset_bytes` resident on the device, and the
+    calibration from earlier runs.
     """
 
     spec: RunSpec
@@ -61,8 +61,8 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class _Question:
-    """All that the bytes of a step depend on, and nothing else: what the answers are kept by."""
+class _ForecastKey:
+    """Everything that the memory of a step depends on, and nothing else: the cache key of forecasts."""
 
     spec: RunSpec
     shape: DataShape
@@ -76,11 +76,11 @@ class _Question:
 
 
 def forecast(step: Step, micro_batch: int | None = None, recompute: bool = False) -> Forecast:
-    """The forecast of a step, in parts of `micro_batch` images where it is given.
+    """The forecast of a step, in parts of `micro_batch` images if given.
 
     Raises:
-        ModelError: the network cannot take such images.
-        ForecastError: torch did not let itself be asked; the log has the rest.
+        ModelError: the network does not accept such images.
+        ForecastError: torch could not run the step this way; details are in the log.
     """
     spec, placement = step.spec, step.placement
     at_once = evaluation_batch(spec.batch_size, step.shape.height, step.shape.width)
@@ -88,7 +88,7 @@ def forecast(step: Step, micro_batch: int | None = None, recompute: bool = False
         at_once = min(at_once, EVALUATED_PER_PART * micro_batch)
     try:
         found = forecast_step(
-            _Question(
+            _ForecastKey(
                 spec=memory_key(spec), shape=step.shape, device_type=placement.device.type, dtype=placement.dtype,
                 memory_format=placement.memory_format, eval_batch=at_once, frozen=spec.freeze == "backbone",
                 recompute=recompute, micro_batch=micro_batch,
@@ -96,7 +96,7 @@ def forecast(step: Step, micro_batch: int | None = None, recompute: bool = False
         )  # fmt: skip
     except ReslabError:
         raise
-    except Exception as error:  # the forecast stands on what torch does not promise
+    except Exception as error:  # the forecast depends on private parts of torch
         _log.warning("no memory forecast for %s", spec.model, exc_info=True)
         raise ForecastError(
             f"no memory forecast for {spec.model}: {type(error).__name__}, details in reslab.log"
@@ -110,8 +110,8 @@ def forecast(step: Step, micro_batch: int | None = None, recompute: bool = False
 
 
 def memory_key(spec: RunSpec) -> RunSpec:
-    """`spec` with only what affects the memory of a step. Frozen layers are stated beside it, for trained weights would
-    have to be there.
+    """`spec` with only what affects the memory of a step. Frozen layers are part of the key instead: here they would
+    require trained weights.
     """
     named = affecting("memory")
     changes = {name: item.default for name, item in settings_of(RunSpec).items() if name not in named}
@@ -119,44 +119,44 @@ def memory_key(spec: RunSpec) -> RunSpec:
 
 
 def resident_bytes(num_images: int, shape: DataShape) -> int:
-    """What a dataset of uint8 images and int64 labels takes on the device."""
+    """Size of a dataset on the device, with uint8 images and int64 labels."""
     return num_images * (shape.channels * shape.height * shape.width + 8)
 
 
 @lru_cache(maxsize=256)
-def forecast_step(asked: _Question) -> Forecast:
-    """A batch of an evaluation, and a training step whose gradients are measured."""
-    spec, shape = asked.spec, asked.shape
-    # Sizes are the same on every device, and here no device is needed.
-    placement = Placement(torch.device("cpu"), asked.dtype, asked.memory_format, "forecast")
+def forecast_step(key: _ForecastKey) -> Forecast:
+    """One evaluation batch, and one training step whose gradients are measured."""
+    spec, shape = key.spec, key.shape
+    # Sizes are the same on every device, and none is needed here.
+    placement = Placement(torch.device("cpu"), key.dtype, key.memory_format, "forecast")
     storages = _Storages()
     with FakeTensorMode(allow_non_fake_inputs=True), storages:
         channels = (0.5,) * shape.channels
-        options = BuildOptions(seeded=False, frozen=asked.frozen)
+        options = BuildOptions(seeded=False, frozen=key.frozen)
         learner = build_learner(spec, shape, (channels, channels), placement, options)
-        if asked.recompute:
-            recompute_activations(learner.model, draws=False)
+        if key.recompute:
+            recompute_activations(learner.model, uses_rng=False)
         storages.timeline.moment = "evaluation"
-        number = asked.eval_batch
+        number = key.eval_batch
         with torch.no_grad():
             forward(learner.model.eval(), learner.prepare(_images(number, shape)), _labels(number), placement)
         learner.model.train()
-        # One step is as good as many: the optimizer's state is there before it, and gradients go with each step.
+        # One step is enough: the optimizer's state exists before it, and gradients are freed with each step.
         storages.timeline.moment = "forward and backward"
         batch = _images(spec.batch_size, shape), _labels(spec.batch_size)
-        first = _of_two_parts(spec.batch_size, asked.micro_batch)
-        learner.compute_gradients((batch[0][:first], batch[1][:first]), 1, 0, asked.micro_batch)
+        first = _of_two_parts(spec.batch_size, key.micro_batch)
+        learner.compute_gradients((batch[0][:first], batch[1][:first]), 1, 0, key.micro_batch)
         storages.timeline.moment = "update"
         Gradients(0, learner.model).around(learner.optimizer.step, 1)
         held = storages.held_by(learner)
-    return storages.timeline.forecast(held, spec.batch_size, inside=asked.device_type == "cpu")
+    return storages.timeline.forecast(held, spec.batch_size, inside=key.device_type == "cpu")
 
 
 def _of_two_parts(batch_size: int, micro_batch: int | None) -> int:
-    """Images in the first two parts of a batch: every later part takes what the second does."""
+    """Images in the first two parts of a batch: later parts need the same memory as the second."""
     if micro_batch is None:
         return batch_size
-    *_, (_, stop) = islice(part_bounds(batch_size, micro_batch), 2)
+    *_, (_, stop) = islice(micro_batch_bounds(batch_size, micro_batch), 2)
     return stop
 
 
@@ -169,17 +169,17 @@ def _labels(number: int) -> Tensor:
 
 
 class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes every storage, with its bytes, and every convolution."""
+    """Records every storage, with its bytes, and every convolution."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.timeline = Timeline()
         self._emptied = WeakTensorKeyDictionary()
-        self._numbers: dict[int, tuple[int, weakref.ref[Any]]] = {}  # of the live ones, by id
+        self._numbers: dict[int, tuple[int, weakref.ref[Any]]] = {}  # live storages, by id
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Nothing is compiled here; torch's wrapper against it would go round every operation."""
+        """Nothing is compiled here; torch's guard against it would wrap every operation."""
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -199,9 +199,10 @@ class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @staticmethod
     def _small(func: Any, args: Any, kwargs: Any) -> Any:
-        """What a network works out while it is built, such as RegNet's widths, needs contents: that is done for real.
+        """Values that a network computes while it is built, such as RegNet's widths, need contents: compute them for
+        real.
 
-        Where a first weight is asked for its value, as a rule for drawing it may do, any value is good enough.
+        If an initialisation rule reads a weight's value, any value will do.
         """
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         if any(isinstance(tensor, FakeTensor) for tensor in tensors):
@@ -212,9 +213,9 @@ class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return None
 
     def _without_contents(self, tensor: Tensor) -> Tensor:
-        """In place of one that was made for real while the network was built. torch would convert it as well, and load
-        its compiler for that. It is an ordinary tensor even where an evaluation is the first to ask for it: views of
-        one made in inference mode cannot be taken here.
+        """An empty stand-in for a tensor that was made for real while the network was built. torch would convert it
+        too, but load its compiler for that. It is an ordinary tensor even if an evaluation needs it first: views of one
+        made in inference mode are not allowed here.
         """
         if isinstance(tensor, FakeTensor):
             return tensor
@@ -225,19 +226,19 @@ class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return empty
 
     def _add(self, storage: torch.UntypedStorage) -> None:
-        key, num_bytes = id(storage), storage.nbytes()  # torch keeps the Python object as long as the storage
+        key, num_bytes = id(storage), storage.nbytes()  # the Python object lives as long as the storage
         if key in self._numbers:
             return
-        number = self.timeline.bear(num_bytes)
+        number = self.timeline.allocate(num_bytes)
 
-        def died(_: object) -> None:
+        def freed(_: object) -> None:
             del self._numbers[key]
-            self.timeline.bury(number, num_bytes)
+            self.timeline.free(number, num_bytes)
 
-        self._numbers[key] = number, weakref.ref(storage, died)
+        self._numbers[key] = number, weakref.ref(storage, freed)
 
     def held_by(self, learner: Learner) -> Held:
-        """What is what; to be called while the learner and its gradients are still there."""
+        """Classify the storages; call it while the learner and its gradients are alive."""
         model = learner.model
         state = [value for values in learner.optimizer.state.values() for value in values.values()]
         return Held(

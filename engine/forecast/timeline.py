@@ -1,4 +1,4 @@
-"""The storages of one step in the order of their births and deaths, and the peak of their sum: the forecast."""
+"""The storages of one step, in the order of allocation and release, and the peak of their sum: the forecast."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ BYTES_FIELDS = (
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """Bytes at the moment of the peak, by what holds them; `peak_bytes` is their sum.
+    """Bytes at the peak, by what holds them; `peak_bytes` is their sum.
 
-    `parameters_bytes` counts the weights and the batch-norm statistics with their copy. `image_bytes` is what each
-    image of a batch adds. `context_bytes` lies outside torch's allocator. `during` says what the peak is reached in.
+    `parameters_bytes` counts weights, batch-norm statistics and their copy. `image_bytes` is what each image of a batch
+    adds. `context_bytes` lies outside torch's allocator. `during` names the phase of the peak.
     """
 
     parameters_bytes: int
@@ -46,7 +46,7 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """The numbers of the storages that hold what."""
+    """The storages that hold parameters, gradients and optimizer state, by number."""
 
     parameters: frozenset[int]
     gradients: frozenset[int]
@@ -55,7 +55,7 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class _Change:
-    """A storage was born (`num_bytes` above 0) or died, at this moment of the run."""
+    """A storage was allocated (`num_bytes` above 0) or freed, in this phase of the run."""
 
     moment: str
     number: int
@@ -64,7 +64,7 @@ class _Change:
 
 @dataclass(frozen=True, slots=True)
 class _Convolved:
-    """A convolution was made; its results are born right after."""
+    """A convolution ran; its results are allocated right after."""
 
     moment: str
     call: Convolution
@@ -72,27 +72,27 @@ class _Convolved:
 
 
 class Timeline:
-    """Grows by births, deaths and convolutions; `moment` says what the run is at."""
+    """Records allocations, releases and convolutions; `moment` is the current phase of the run."""
 
     def __init__(self) -> None:
         self.moment = "building"
         self._marks: list[_Change | _Convolved] = []
-        self._num_born = 0
+        self._num_allocated = 0
 
-    def bear(self, num_bytes: int) -> int:
-        """A storage is born; returns its number."""
-        self._num_born += 1
-        self._marks.append(_Change(self.moment, self._num_born, num_bytes))
-        return self._num_born
+    def allocate(self, num_bytes: int) -> int:
+        """Record a new storage; returns its number."""
+        self._num_allocated += 1
+        self._marks.append(_Change(self.moment, self._num_allocated, num_bytes))
+        return self._num_allocated
 
-    def bury(self, number: int, num_bytes: int) -> None:
+    def free(self, number: int, num_bytes: int) -> None:
         self._marks.append(_Change(self.moment, number, -num_bytes))
 
     def convolve(self, call: Convolution, num_images: int) -> None:
         self._marks.append(_Convolved(self.moment, call, num_images))
 
     def forecast(self, held: Held, batch_size: int, inside: bool) -> Forecast:
-        """What lived at the peak, by what it is; `inside` counts what convolutions hold while they are made."""
+        """What was allocated at the peak, by kind; `inside` counts the workspaces of convolutions."""
         at, workspace = self._highest(inside)
         live = self._live_at(at)
         parameters, gradients, optimizer = (
@@ -115,20 +115,20 @@ class Timeline:
         )
 
     def _highest(self, inside: bool) -> tuple[int, int]:
-        """The place of the mark at which most lives once the network is built, and what is inside a convolution there.
+        """The mark with the highest total once the network is built, and a convolution's workspace there.
 
-        A convolution is asked what it takes only where it could be the peak: asking takes time.
+        A convolution is measured only if it could be the peak: measuring takes time.
         """
         total, at, most, workspace = 0, 0, -1, 0
-        asked: list[tuple[int, int, int, _Convolved]] = []
+        candidates: list[tuple[int, int, int, _Convolved]] = []
         for place, mark in enumerate(self._marks):
             if isinstance(mark, _Change):
                 total += mark.num_bytes
                 if total > most and mark.moment != "building":
                     at, most = place, total
             elif inside:
-                asked.append((total + mark.call.bound(mark.num_images), total, place, mark))
-        for bound, before, place, convolved in sorted(asked, key=lambda item: -item[0]):
+                candidates.append((total + mark.call.bound(mark.num_images), total, place, mark))
+        for bound, before, place, convolved in sorted(candidates, key=lambda item: -item[0]):
             if bound <= most:
                 break
             taken = inner_peak(convolved.call, convolved.num_images)
@@ -137,7 +137,7 @@ class Timeline:
         return at, workspace
 
     def _live_at(self, place: int) -> dict[int, int]:
-        """Bytes of each storage that lives right after the mark at `place`, by number."""
+        """Bytes of each storage that is allocated right after the mark at `place`, by number."""
         live: dict[int, int] = {}
         for mark in self._marks[: place + 1]:
             if isinstance(mark, _Change):

@@ -1,4 +1,4 @@
-"""torch's own memory figures, where torch is loaded and has used a GPU. Loads no torch, and makes it use none."""
+"""torch's own memory figures, if torch is loaded and has used a GPU. Neither loads torch nor initialises CUDA."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class AllocatorReading:
-    """What torch's allocator says, in bytes: given out to tensors, reserved from the driver, its largest free block.
+    """Figures of torch's allocator, in bytes: allocated to tensors, reserved from the driver, its largest free block.
 
-    It differs from the driver's figure: the driver counts what is reserved, and its own context besides.
+    They differ from the driver's figure, which counts all reserved memory and its own context.
     """
 
     allocated_bytes: int
@@ -21,19 +21,19 @@ class AllocatorReading:
 
 
 def device_memory(index: int) -> tuple[int, int] | None:
-    """Total and used bytes by torch, where it has used this GPU already."""
+    """Total and used bytes according to torch, if it has used this GPU already."""
     cuda = _cuda()
     if cuda is None:
         return None
     try:
         free, total = cuda.mem_get_info(index)
-    except Exception:  # whatever the driver raises now
+    except Exception:  # any driver error
         return None
     return int(total), int(total - free)
 
 
 def read_allocator(index: int) -> AllocatorReading | None:
-    """torch's own figures of one GPU; None where torch is not loaded or has not used it."""
+    """torch's own figures for one GPU; None if torch is not loaded or has not used it."""
     cuda = _cuda()
     if cuda is None:
         return None
@@ -66,7 +66,7 @@ def read_mps() -> AllocatorReading | None:
 
 
 def _cuda() -> Any | None:
-    """torch.cuda, if torch is loaded and has used a GPU; asking must not be what makes it use one."""
+    """torch.cuda, if torch is loaded and has used a GPU; a query must not initialise it."""
     torch = sys.modules.get("torch")
     cuda = getattr(torch, "cuda", None)
     return cuda if cuda is not None and cuda.is_initialized() else None

@@ -1,4 +1,4 @@
-"""What earlier runs on a device taught the forecast: how much lies outside torch's allocator, and inside operations."""
+"""What earlier runs on a device add to a forecast: memory outside torch's allocator, and inside operations."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-_CUDA_CONTEXT = 450 * 2**20  # bytes before any run has told: 0.3 to 0.6 GiB, by card and driver
-# cuBLAS keeps a workspace for each thread that multiplies matrices: one goes forward, one backward. Sizes as in torch's
-# notes on CUDA; a first run on an H200 held 68 MiB more than the forecast without them.
+_CUDA_CONTEXT = 450 * 2**20  # bytes until a run has measured it: 0.3 to 0.6 GiB, depending on card and driver
+# cuBLAS keeps a workspace per thread that multiplies matrices: one forward, one backward. Sizes from torch's notes on
+# CUDA; a first run on an H200 held 68 MiB more than the forecast without them.
 _CUBLAS_WORKSPACES, _SINCE_HOPPER, _BEFORE = 2, 32 * 2**20, 8 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Bytes to add to a forecast. `num_runs` measured runs stand behind it; 0 is a guess.
+    """Bytes to add to a forecast, from `num_runs` measured runs; 0 runs: an estimate.
 
-    `context_bytes`: of the driver, outside the allocator. `workspace_bytes`: the median of what the allocator held at
-    its peak above the forecast, of earlier runs on this device; below 0 where the forecast was too high.
+    `context_bytes`: held by the driver, outside the allocator. `workspace_bytes`: the median excess of the allocator's
+    peak over the forecast, from earlier runs on this device; negative if the forecasts were too high.
     """
 
     context_bytes: int = 0
@@ -28,7 +28,7 @@ class Calibration:
 
 
 def uncalibrated(device: torch.device) -> Calibration:
-    """What is assumed of a device that no run was measured on."""
+    """The default for a device without a measured run."""
     if device.type != "cuda":
         return Calibration()
     import torch
@@ -38,5 +38,5 @@ def uncalibrated(device: torch.device) -> Calibration:
 
 
 def unseen_gpu() -> Calibration:
-    """What is assumed of a GPU in another machine, of which nothing is known: the more that it may take."""
+    """The default for an unknown GPU in another machine: the larger workspaces."""
     return Calibration(_CUDA_CONTEXT, _CUBLAS_WORKSPACES * _SINCE_HOPPER)

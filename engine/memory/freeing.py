@@ -1,4 +1,4 @@
-"""Frees memory, measures what came free, and names what would not go and who holds it."""
+"""Free memory, measure how much was freed, and name what stays alive and what holds it."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from typing import Any
 from engine.memory.gauges import Gauges, process_bytes
 from engine.memory.ledger import Holding, Ledger
 
-_CHAIN = 3  # how far back a holder is followed
+_CHAIN = 3  # how many referrers to follow
 
 
 @dataclass(frozen=True, slots=True)
 class Freed:
-    """What was let go, and what came free by measurement, in bytes (never below 0).
+    """What was dropped, and how much memory that freed by measurement, in bytes (never below 0).
 
-    `host_bytes` is the fall of this process's resident memory, `allocator_bytes` of what torch's allocator had reserved
-    on the GPUs, `driver_bytes` of what NVML says that this process holds there; None where there is nothing to measure.
-    `kept` says what is still alive although it was let go, and which object holds it.
+    `host_bytes` is the fall of this process's resident memory, `allocator_bytes` that of the memory reserved by torch's
+    allocator on the GPUs, `driver_bytes` that of this process's memory according to NVML; None if there is nothing to
+    measure. `kept` names what is still alive although it was dropped, and which object holds it.
     """
 
     dropped: tuple[Holding, ...]
@@ -35,7 +35,7 @@ class Freed:
 
 
 def free_memory(ledger: Ledger, numbers: frozenset[int] | None = None, gauges: Gauges | None = None) -> Freed:
-    """Let go of all that no live run needs, or of the holdings of these `numbers`; hand spare memory back."""
+    """Drop everything that no live run needs, or the holdings with these `numbers`; return spare memory."""
     host, allocator, driver = process_bytes(), _reserved_bytes(), _driver_bytes(gauges)
     taken = ledger.take_idle(numbers=numbers)
     dropped = tuple(holding for holding, _ in taken)
@@ -59,7 +59,7 @@ def _fall(before: int | None, after: int | None) -> int | None:
 
 
 def _tensors(value: Any) -> Iterator[Any]:
-    """The tensors of what the ledger holds: a network's, or a dataset's."""
+    """The tensors of a value in the ledger: a network's, or a dataset's."""
     if hasattr(value, "parameters"):
         yield from value.parameters()
         yield from value.buffers()
@@ -71,18 +71,18 @@ def _tensors(value: Any) -> Iterator[Any]:
 
 
 def _still_alive(watched: list[tuple[Holding, weakref.ref[Any]]]) -> list[str]:
-    """One sentence a holding of which a tensor lives on."""
+    """One sentence per holding with a tensor that is still alive."""
     sentences: dict[int, str] = {}
     for holding, reference in watched:
         if holding.number not in sentences and (tensor := reference()) is not None:
             name = f"{holding.label} #{holding.run}"
-            sentences[holding.number] = f"{name} would not go: held by {_holder(tensor)}"
+            sentences[holding.number] = f"{name} was not freed: held by {_holder(tensor)}"
             del tensor
     return list(sentences.values())
 
 
 def _holder(thing: Any) -> str:
-    """Who refers to `thing`, from the nearest outwards, in words."""
+    """What refers to `thing`, from the nearest outwards, in words."""
     words: list[str] = []
     chain = [thing]
     found: list[Any] = []
@@ -103,7 +103,7 @@ def _holder(thing: Any) -> str:
 
 
 def _is_own_frame(item: Any) -> bool:
-    """The frames of this very search refer to the thing as well; they are no answer."""
+    """This search's own frames refer to the thing as well; skip them."""
     return isinstance(item, FrameType) and item.f_code.co_filename == __file__
 
 
@@ -117,7 +117,7 @@ def _describe(holder: Any) -> str:
 
 
 def _reserved_bytes() -> int | None:
-    """Bytes that torch has reserved on all GPUs; None where torch is not loaded or never used one."""
+    """Bytes that torch has reserved on all GPUs; None if torch is not loaded or has used none."""
     torch = sys.modules.get("torch")
     if torch is None or not hasattr(torch, "cuda") or not torch.cuda.is_initialized():
         return None
@@ -125,7 +125,7 @@ def _reserved_bytes() -> int | None:
 
 
 def _driver_bytes(gauges: Gauges | None) -> int | None:
-    """Bytes that this process holds on all GPUs, by NVML."""
+    """Bytes that this process holds on all GPUs, according to NVML."""
     if gauges is None or _reserved_bytes() is None:
         return None
     own = [gpu.process_bytes for gpu in gauges.read().gpus]
@@ -133,17 +133,17 @@ def _driver_bytes(gauges: Gauges | None) -> int | None:
 
 
 def clear_workspaces() -> None:
-    """Let go of what cuBLAS keeps for each stream that it was used on: 32 MiB on Hopper, 8 MiB before (torch's notes
-    on CUDA). Only while nothing that was recorded lives, for it would go on using them.
+    """Release the workspaces that cuBLAS keeps per stream: 32 MiB on Hopper, 8 MiB before (torch's notes on CUDA). Only
+    while no captured graph lives: it would go on using them.
     """
     if _reserved_bytes() is not None:
-        sys.modules["torch"]._C._cuda_clearCublasWorkspaces()  # the call that those notes name
+        sys.modules["torch"]._C._cuda_clearCublasWorkspaces()  # the call named in those notes
 
 
 def empty_caches() -> None:
-    """Hand the allocators' spare memory back to the driver and to the operating system."""
+    """Return the allocators' spare memory to the driver and to the operating system."""
     if _reserved_bytes() is not None:
         sys.modules["torch"].cuda.empty_cache()
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # another C library
-            ctypes.CDLL(None).malloc_trim(0)  # glibc keeps freed heap pages until told otherwise
+            ctypes.CDLL(None).malloc_trim(0)  # glibc keeps freed heap pages otherwise

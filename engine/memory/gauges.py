@@ -1,7 +1,7 @@
 """Memory gauges: every NVIDIA GPU through NVML, and the host's memory. Loads no torch.
 
-NVML sits behind a seam: `Gauges` takes any object with the functions of the module `pynvml` that are used here, so a
-fake can stand in. What the hardware will not tell is None; nothing here raises because a driver is missing or lost.
+`Gauges` takes any object with the functions of the module `pynvml` used here, so a fake can replace it. A figure that
+the hardware does not report is None; nothing here raises because a driver is missing or lost.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from engine.memory.allocator import AllocatorReading, device_memory, read_alloca
 
 @dataclass(frozen=True, slots=True)
 class GpuReading:
-    """One GPU now. Bytes, °C, watts and per cent; None is what NVML does not say here.
+    """One GPU now, in bytes, °C, watts and per cent; None if NVML does not report it.
 
-    `others` are the other processes that hold memory, by name, the greatest first. `throttled` says in words why the
-    clock is held down. `notes` say what is not as usual on this card. `allocator` is there once torch has used it.
+    `others` are other processes that hold memory, by name, largest first. `throttled` says in words why the clock is
+    reduced. `notes` say what is unusual about this card. `allocator` is set once torch has used it.
     """
 
     index: int
@@ -50,7 +50,7 @@ class GpuReading:
 
 @dataclass(frozen=True, slots=True)
 class HostReading:
-    """The machine's memory now, in bytes, and the share of this process in it; `load_percent` of all cores."""
+    """The machine's memory now, in bytes, and this process's share of it; `load_percent` over all cores."""
 
     total_bytes: int
     available_bytes: int
@@ -68,7 +68,7 @@ class HostReading:
 
 @dataclass(frozen=True, slots=True)
 class MemoryReading:
-    """Everything at one moment. `no_gpu` says why `gpus` is empty; `mps` is Apple's GPU, in the host's memory."""
+    """All gauges at one moment. `no_gpu` says why `gpus` is empty; `mps` is Apple's GPU, in the host's memory."""
 
     gpus: tuple[GpuReading, ...]
     host: HostReading
@@ -76,14 +76,14 @@ class MemoryReading:
     mps: AllocatorReading | None = None
 
 
-# NVML's nvmlClocksEventReason…, those that slow a card down; idle and settings of one's own are not among them.
+# NVML's nvmlClocksEventReason…: those that slow a card down, without idling and user settings.
 _THROTTLING = (
     (0x4, "power cap"), (0x8, "hardware slowdown"), (0x20, "too hot"), (0x40, "too hot"), (0x80, "power brake"),
 )  # fmt: skip
 
 
 class Gauges:
-    """Reads all gauges. Opening and every reading may fail at any time, and then say so in `no_gpu`."""
+    """Reads all gauges. Opening and reading may fail at any time; `no_gpu` then says why."""
 
     def __init__(self, open_nvml: Callable[[], Any] | None = None) -> None:
         self._nvml: Any = None
@@ -99,7 +99,7 @@ class Gauges:
         return MemoryReading(self._read_gpus(), read_host(), self.no_gpu, read_mps())
 
     def driver_version(self) -> str | None:
-        return self._ask("nvmlSystemGetDriverVersion") if self._nvml else None
+        return self._query("nvmlSystemGetDriverVersion") if self._nvml else None
 
     def _read_gpus(self) -> tuple[GpuReading, ...]:
         if self._nvml is None:
@@ -107,7 +107,7 @@ class Gauges:
         try:
             count = self._nvml.nvmlDeviceGetCount()
             readings = tuple(self._read_gpu(index) for index in range(count))
-        except Exception as error:  # the driver can be lost in the middle of a session
+        except Exception as error:  # the driver can be lost during a session
             self.no_gpu = f"NVML no longer answers ({_reason(error)})"
             return ()
         self.no_gpu = None if readings else "no NVIDIA GPU"
@@ -119,19 +119,19 @@ class Gauges:
         total, used = self._memory(handle)
         if total is None and (from_torch := device_memory(index)) is not None:
             total, used = from_torch
-            notes.append("NVML has no memory figure here: torch's is shown")
+            notes.append("no memory figure from NVML: showing torch's")
         if self._mig(handle):
-            notes.append("MIG: the figures are of the whole card")
+            notes.append("MIG: figures are for the whole card")
         own, others = self._processes(handle)
-        utilisation = self._ask("nvmlDeviceGetUtilizationRates", handle)
-        power = self._ask("nvmlDeviceGetPowerUsage", handle)  # milliwatts
+        utilisation = self._query("nvmlDeviceGetUtilizationRates", handle)
+        power = self._query("nvmlDeviceGetPowerUsage", handle)  # milliwatts
         return GpuReading(
             index=index,
-            name=str(self._ask("nvmlDeviceGetName", handle) or "GPU"),
+            name=str(self._query("nvmlDeviceGetName", handle) or "GPU"),
             total_bytes=total,
             used_bytes=used,
             process_bytes=own,
-            temperature_c=self._ask("nvmlDeviceGetTemperature", handle, 0),  # 0 is NVML_TEMPERATURE_GPU
+            temperature_c=self._query("nvmlDeviceGetTemperature", handle, 0),  # 0 is NVML_TEMPERATURE_GPU
             power_w=None if power is None else power / 1000,
             utilisation_percent=None if utilisation is None else int(utilisation.gpu),
             others=others,
@@ -141,16 +141,16 @@ class Gauges:
         )
 
     def _memory(self, handle: Any) -> tuple[int | None, int | None]:
-        memory = self._ask("nvmlDeviceGetMemoryInfo", handle)
+        memory = self._query("nvmlDeviceGetMemoryInfo", handle)
         return (None, None) if memory is None else (int(memory.total), int(memory.used))
 
     def _mig(self, handle: Any) -> bool:
-        mode = self._ask("nvmlDeviceGetMigMode", handle)  # now, and after the next reset
+        mode = self._query("nvmlDeviceGetMigMode", handle)  # the current mode, and that after a reset
         return mode is not None and bool(mode[0])
 
     def _processes(self, handle: Any) -> tuple[int | None, tuple[tuple[str, int], ...]]:
-        """This process's bytes, None where they are not told (Windows and WSL2), and the others' by name."""
-        processes = self._ask("nvmlDeviceGetComputeRunningProcesses", handle)
+        """This process's bytes, None if not reported (Windows and WSL2), and the other processes' by name."""
+        processes = self._query("nvmlDeviceGetComputeRunningProcesses", handle)
         if processes is None:
             return None, ()
         own: int | None = 0
@@ -163,21 +163,21 @@ class Gauges:
         return own, tuple(sorted(others, key=lambda item: -item[1]))
 
     def _throttled(self, handle: Any) -> str | None:
-        reasons = self._ask("nvmlDeviceGetCurrentClocksEventReasons", handle)
+        reasons = self._query("nvmlDeviceGetCurrentClocksEventReasons", handle)
         if reasons is None:
-            reasons = self._ask("nvmlDeviceGetCurrentClocksThrottleReasons", handle)  # its older name
+            reasons = self._query("nvmlDeviceGetCurrentClocksThrottleReasons", handle)  # its older name
         words = [word for bit, word in _THROTTLING if reasons is not None and reasons & bit]
         return ", ".join(words) or None
 
-    def _ask(self, function: str, *arguments: Any) -> Any | None:
+    def _query(self, function: str, *arguments: Any) -> Any | None:
         try:
             return getattr(self._nvml, function)(*arguments)
-        except Exception:  # NVMLError_NotSupported and its kin: not available on this card
+        except Exception:  # such as NVMLError_NotSupported: not available on this card
             return None
 
 
 def process_name(pid: int) -> str:
-    """What another process is called; its number where it is gone or hidden."""
+    """The name of another process; its number if it is gone or hidden."""
     try:
         return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").strip() or f"process {pid}"
     except OSError:

@@ -1,4 +1,4 @@
-"""How much memory a run may still take on its device: what is free there, and within the bound that a person set."""
+"""How much memory a run may still use on its device: free memory there, within the user's limit."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ if TYPE_CHECKING:
 
 
 def memory_bound() -> int | None:
-    """Bytes that reslab may hold on the training device altogether (RESLAB_MEMORY_GIB); None where none is set.
+    """Bytes that reslab may hold on the training device in total (RESLAB_MEMORY_GIB); None without a limit.
 
     Raises:
-        SpecError: the variable is no number above 0.
+        SpecError: the variable is not a number above 0.
     """
     bound = number_of(MEMORY_GIB)
     return None if bound is None else int(bound * 2**30)
 
 
-SHARE_FOR_IMAGES = 0.5  # of the room; the network, its gradients and activations need the rest
+SHARE_FOR_IMAGES = 0.5  # of the headroom; the network, its gradients and activations need the rest
 
 
-def images_fit(num_bytes: int, room: int) -> bool:
-    """Whether a dataset of this size is kept on the device, rather than streamed to it."""
-    return num_bytes <= room * SHARE_FOR_IMAGES
+def images_fit(num_bytes: int, headroom: int) -> bool:
+    """Whether to keep a dataset of this size on the device rather than stream it."""
+    return num_bytes <= headroom * SHARE_FOR_IMAGES
 
 
-def room_bytes(device: torch.device, held_bytes: int) -> int:
-    """Bytes that can be had on `device` now; `held_bytes` is what reslab holds there already.
+def headroom_bytes(device: torch.device, held_bytes: int) -> int:
+    """Bytes available on `device` now; `held_bytes` is what reslab holds there already.
 
-    On a GPU that is the driver's free memory and what torch's allocator has reserved and not given out; else the
+    On a GPU that is the driver's free memory plus what torch's allocator has reserved and not allocated; otherwise the
     host's available memory.
     """
     free = free_bytes(device)
@@ -41,7 +41,7 @@ def room_bytes(device: torch.device, held_bytes: int) -> int:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Bytes that nobody holds on `device`."""
+    """Bytes on `device` that no process holds."""
     if device.type == "cuda":
         import torch
 
@@ -49,37 +49,37 @@ def free_bytes(device: torch.device) -> int:
         return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     import psutil
 
-    return min(int(psutil.virtual_memory().available), container_room())
+    return min(int(psutil.virtual_memory().available), container_headroom())
 
 
 GROUPS, OWN_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
-def container_room() -> int:
-    """What the control groups of this process leave (version 2), its own and all above it; a lot where there are none.
+def container_headroom() -> int:
+    """Memory left by the control groups of this process (version 2), its own and all above it; very large without any.
 
-    Files that the system keeps in memory count for a group, but it lets them go where memory is asked for.
+    Page cache counts for a group, but the system drops it when memory is needed.
     """
     try:
         own = next(line for line in OWN_GROUP.read_text().splitlines() if line.startswith("0::"))
     except (OSError, StopIteration):
         own = "0::/"
     inside = Path(own.removeprefix("0::").strip("/"))
-    return min(_group_room(GROUPS / part) for part in (inside, *inside.parents))
+    return min(_group_headroom(GROUPS / part) for part in (inside, *inside.parents))
 
 
-def _group_room(group: Path) -> int:
+def _group_headroom(group: Path) -> int:
     try:
         most = int((group / "memory.max").read_text())
         used = int((group / "memory.current").read_text())
         kept = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
         return max(most - used + int(kept.get("inactive_file", 0)), 0)
-    except (OSError, ValueError):  # "max" is no number: no limit
+    except (OSError, ValueError):  # "max": no limit
         return 2**62
 
 
 def bound_gpu(device: torch.device) -> None:
-    """Let torch's allocator on a GPU keep to the bound that a person set, if there is one."""
+    """Make torch's allocator on a GPU keep to the user's limit, if there is one."""
     bound = memory_bound()
     if device.type == "cuda" and bound is not None:
         import torch

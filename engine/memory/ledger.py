@@ -1,6 +1,6 @@
 """Who holds what: the datasets and models that this process keeps in memory, by run. Loads no torch.
 
-Whatever outlives a run is held here and nowhere else, so that dropping it here really frees it.
+Whatever outlives a run is held here and nowhere else, so dropping it here really frees it.
 """
 
 from __future__ import annotations
@@ -12,21 +12,20 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 Kind = Literal["dataset", "model"]
-Part = Literal["parameters", "gradients", "optimizer", "dataset", "caches"]
+HoldingPart = Literal["parameters", "gradients", "optimizer", "dataset", "caches"]
 
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """One thing in memory, `parts` by what they are, in bytes.
+    """One value in memory; `parts` are its bytes by kind.
 
-    `number` names it as long as it is held. `run` is the run that needs or last needed it; `live` says whether it still
-    does.
+    `number` identifies it as long as it is held. `run` is the run that needs or last needed it; `live`: it still does.
     """
 
     kind: Kind
     label: str
     run: int
-    parts: tuple[tuple[Part, int], ...]
+    parts: tuple[tuple[HoldingPart, int], ...]
     live: bool
     number: int = 0
 
@@ -42,7 +41,7 @@ class _Entry:
 
 
 class Ledger:
-    """Holds the values themselves beside their description, the least recently used first. Any thread may ask."""
+    """Holds the values and their descriptions, least recently used first. Thread-safe."""
 
     def __init__(self) -> None:
         self._entries: dict[Hashable, _Entry] = {}
@@ -50,14 +49,14 @@ class Ledger:
         self._num_held = 0
 
     def hold(self, key: Hashable, value: Any, holding: Holding) -> None:
-        """Keep `value` under `key`, in place of what was there."""
+        """Keep `value` under `key`, replacing any earlier value."""
         with self._lock:
             self._num_held += 1
             self._entries.pop(key, None)
             self._entries[key] = _Entry(replace(holding, number=self._num_held), value)
 
     def get(self, key: Hashable) -> Any | None:
-        """The value, which now is the most recently used one; None where it is not held."""
+        """The value, now the most recently used; None if it is not held."""
         with self._lock:
             entry = self._entries.pop(key, None)
             if entry is None:
@@ -66,7 +65,7 @@ class Ledger:
             return entry.value
 
     def idle(self, key: Hashable) -> Any | None:
-        """As `get`, but None as well where a live run needs it."""
+        """As `get`, but None if a live run needs it."""
         with self._lock:
             entry = self._entries.get(key)
         return None if entry is None or entry.holding.live else self.get(key)
@@ -80,16 +79,16 @@ class Ledger:
         return sum(holding.num_bytes for holding in self.holdings() if not holding.live)
 
     def holdings(self) -> tuple[Holding, ...]:
-        """Everything held, the latest used first."""
+        """Everything held, most recently used first."""
         with self._lock:
             return tuple(entry.holding for entry in reversed(self._entries.values()))
 
     def bytes_of_others(self, run: int) -> int:
-        """What is held for other runs than this one."""
+        """Bytes held for other runs."""
         return sum(holding.num_bytes for holding in self.holdings() if holding.run != run)
 
     def finish(self, run: int) -> None:
-        """What `run` held is needed no longer, but stays until it is in the way; of its model only the parameters."""
+        """Mark what `run` held as idle: kept until the memory is needed. Of its model only the parameters stay."""
         with self._lock:
             for entry in self._entries.values():
                 held = entry.holding
@@ -98,11 +97,11 @@ class Ledger:
                     entry.holding = replace(held, parts=parts, live=False)
 
     def drop_idle(self) -> tuple[Holding, ...]:
-        """Let go of all that no live run needs; returns what went."""
+        """Drop everything that no live run needs; returns what was dropped."""
         return tuple(holding for holding, _ in self.take_idle())
 
     def take_idle(self, numbers: frozenset[int] | None = None) -> list[tuple[Holding, Any]]:
-        """As `drop_idle`, or of these `numbers` alone, and hands the values over: the caller's to keep or to drop."""
+        """As `drop_idle`, or only these `numbers`, but returns the values too: the caller's to keep or drop."""
         with self._lock:
             idle = [
                 key
@@ -112,8 +111,8 @@ class Ledger:
             taken = [self._entries.pop(key) for key in idle]
         return [(entry.holding, entry.value) for entry in taken]
 
-    def make_room(self, fits: Callable[[], bool]) -> tuple[Holding, ...]:
-        """Let go of idle things, the least recently used first, until `fits` says so or none is left."""
+    def evict_until(self, fits: Callable[[], bool]) -> tuple[Holding, ...]:
+        """Drop idle values, least recently used first, until `fits` returns true or none is left."""
         dropped: list[Holding] = []
         while not fits():
             with self._lock:
@@ -121,5 +120,5 @@ class Ledger:
                 if oldest is None:
                     break
                 dropped.append(self._entries.pop(oldest).holding)
-            gc.collect()  # a network may refer to itself, and lives until this
+            gc.collect()  # a network may refer to itself and live until then
         return tuple(dropped)

@@ -1,4 +1,4 @@
-"""The gauges of a cluster's nodes, as the process that carries its runs has left them in the home folder."""
+"""The gauges of a cluster's nodes, from the file that the driver process writes to the home folder."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def nodes_path(home: Path) -> Path:
 
 
 def read_nodes(home: Path) -> tuple[NodeReading, ...]:
-    """All of them but this machine, whose own gauges say more; none where nobody has written them for ten seconds, or
-    they cannot be read.
+    """All nodes except this machine, whose own gauges say more; none if the file is older than ten seconds or
+    unreadable.
     """
-    file, here = nodes_path(home), platform.node()
+    file, this_machine = nodes_path(home), platform.node()
     try:
         if time.time() - file.stat().st_mtime > _FRESH_S:
             return ()
@@ -41,14 +41,14 @@ def read_nodes(home: Path) -> tuple[NodeReading, ...]:
                 HostReading(**node["reading"]["host"]),
             )
             for node in json.loads(file.read_text(encoding="utf-8"))
-            if node["name"] != here
+            if node["name"] != this_machine
         )
     except (OSError, ValueError, TypeError, KeyError):
         return ()
 
 
 def _gpu(values: dict[str, object]) -> GpuReading:
-    """Without torch's figures, which only the process that trains has."""
+    """Without torch's figures, which only the training process has."""
     known = {item.name: values[item.name] for item in fields(GpuReading) if item.name in values}
     others = tuple((str(name), int(held)) for name, held in values.get("others", ()))  # type: ignore[attr-defined]
     notes = tuple(map(str, values.get("notes", ())))  # type: ignore[call-overload]

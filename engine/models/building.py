@@ -1,4 +1,4 @@
-"""Builds the network that a spec asks for: architecture, normalisation, weights, fitted to the dataset's shape."""
+"""Build a spec's network: architecture, normalisation, weights, fitted to the dataset's shape."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from engine.text import safe_text
 
 
 class Builder(Protocol):
-    """Builds a row of the table in its native form, with three channels; `norm_layer` None is the family's own."""
+    """Builds a row of the table in its native form, with three channels; `norm_layer` None: the family's own."""
 
     def __call__(
         self, info: ModelInfo, norm_layer: Callable[[int], nn.Module] | None, shape: DataShape, pretrained: bool
@@ -39,19 +39,19 @@ _GROUPS = 32  # Wu and He 2018, "Group Normalization", the default
 
 
 def build_model(spec: RunSpec, shape: DataShape, seeded: bool = True, load_weights: bool = True) -> nn.Module:
-    """Return the network on the CPU, in training mode; the same seed gives the same first weights.
+    """Return the network on the CPU, in training mode; the same seed gives the same initial weights.
 
-    torch's global random state is left as it was. ImageNet's weights are fetched before, by `fetch_imagenet_weights`.
-    Not `load_weights`, the spec's weights are left out, for others will be put in.
+    torch's global random state is left unchanged. `fetch_imagenet_weights` must have fetched ImageNet weights before.
+    Without `load_weights` the spec's weights are not loaded, because others will be.
 
     Raises:
-        ModelError: the network cannot take such images, or the weights are missing, unreadable or fit another one.
+        ModelError: the network does not accept such images, or the weights are missing, unreadable or do not fit.
     """
     info = find_model(spec.model)
     if problem := misfit(info, shape):
         raise ModelError(problem)
     with torch.random.fork_rng(devices=[], enabled=seeded):
-        if seeded:  # else another thread may be drawing from the same global state
+        if seeded:  # otherwise another thread may be using the same global state
             torch.manual_seed(spec.seed)
         module, function = info.builder.split(":")
         pretrained = spec.weights != "random"
@@ -73,13 +73,13 @@ def build_model(spec: RunSpec, shape: DataShape, seeded: bool = True, load_weigh
 
 
 def new_layers(network: nn.Module) -> list[nn.Parameter]:
-    """The parameters of the layers that fitting has made anew: the last one, and the first where it was changed."""
+    """The parameters of newly made layers: the last one, and the first if it was changed."""
     names: tuple[str, ...] = network.new_names  # type: ignore[assignment]
     return [values for name in names for values in network.get_submodule(name).parameters()]
 
 
 def freeze_backbone(network: nn.Module) -> None:
-    """Let only the new layers learn; the other layers' normalisation keeps its statistics in training, too."""
+    """Train only the new layers; the other layers' normalisation keeps its statistics, in training too."""
     learning = {id(values) for values in new_layers(network)}
     for values in network.parameters():
         values.requires_grad_(id(values) in learning)
@@ -92,7 +92,7 @@ def freeze_backbone(network: nn.Module) -> None:
 def build_resnet(
     info: ModelInfo, norm_layer: Callable[[int], nn.Module] | None, shape: DataShape, pretrained: bool
 ) -> nn.Module:
-    """torchvision's ResNets, ResNeXts and Wide ResNets: a row's name is that of its builder."""
+    """torchvision's ResNets, ResNeXts and Wide ResNets: a row has the name of its builder."""
     from torchvision import models
 
     network: nn.Module = getattr(models, info.name)(weights=None, norm_layer=norm_layer)
@@ -102,15 +102,15 @@ def build_resnet(
 def build_torchvision(
     info: ModelInfo, norm_layer: Callable[[int], nn.Module] | None, shape: DataShape, pretrained: bool
 ) -> nn.Module:
-    """torchvision's other families, without the second outputs of GoogLeNet and Inception.
+    """torchvision's other families, without the auxiliary outputs of GoogLeNet and Inception.
 
-    Vision transformers are built for the size of the images; MaxViT likewise.
+    Vision transformers and MaxViT are built for the size of the images.
     """
     from torchvision import models
 
     options: dict[str, Any] = {}
     if info.name in ("googlenet", "inception_v3"):
-        # Their ImageNet weights saw pixels scaled otherwise; torchvision's layer for that needs three channels.
+        # Their ImageNet weights expect pixels scaled differently; torchvision's layer for that needs three channels.
         options = {"aux_logits": False, "init_weights": True, "transform_input": pretrained and shape.channels == 3}
     elif info.name.startswith("vit_"):
         options = {"image_size": shape.height}
@@ -121,12 +121,12 @@ def build_torchvision(
 
 
 def group_norm(num_channels: int) -> nn.GroupNorm:
-    """32 groups (Wu and He 2018, the default); where that leaves under four channels each, groups of four."""
+    """32 groups (Wu and He 2018, the default), or groups of four channels if they would have fewer."""
     return nn.GroupNorm(min(_GROUPS, num_channels // 4), num_channels)
 
 
 def _load_weights(network: nn.Module, spec: RunSpec, stem: str, shape: DataShape) -> None:
-    """Put trained weights into `network`, strictly: those of a run, or somebody's in the network's native form."""
+    """Load trained weights into `network`, strictly: a run's, or others in the network's native form."""
     path = _imagenet_file(spec.model)[1] if spec.weights == "imagenet" else expand(spec.weights)
     weights = read_weights(path, sum(values.nbytes for values in network.state_dict().values()))
     if weights.header is not None:
@@ -141,17 +141,17 @@ def _load_weights(network: nn.Module, spec: RunSpec, stem: str, shape: DataShape
 
 
 def _group_norm_refusal(spec: RunSpec, state: dict[str, Tensor]) -> str:
-    """Group-norms of 16 and of 32 groups have the same names and shapes, so only a run's own header can say it."""
+    """Group-norms of 16 and of 32 groups have the same names and shapes; only a run's own header tells them apart."""
     if any(name.endswith("running_mean") for name in state):
         return "weights trained with batch-norm do not fit norm=group; choose norm=batch or weights=random"
     return (
-        f"the weights {spec.weights} do not say how many groups their group-norm has; expected with norm=group: the "
-        "weights file of a run of reslab, or weights=random"
+        f"the weights {spec.weights} do not say how many groups their group-norm has; with norm=group, expected the "
+        "weights file of a reslab run, or weights=random"
     )
 
 
 def _padding_notes(network: nn.Module, info: ModelInfo, spec: RunSpec) -> tuple[str, ...]:
-    """Where the shortcuts' zeros go, if a person or the weights of a run said so."""
+    """Where the shortcuts' zeros go, if the user or a run's weights say so."""
     stated, padding = spec.shortcut_padding != "auto", form_of(network).get("shortcut_padding")
     if padding is None:
         return (f"{info.name} has no shortcuts, so shortcut padding changes nothing",) if stated else ()
@@ -163,9 +163,9 @@ def _padding_notes(network: nn.Module, info: ModelInfo, spec: RunSpec) -> tuple[
 def _load_own(
     network: nn.Module, spec: RunSpec, stem: str, shape: DataShape, weights: Weights, header: dict[str, Any]
 ) -> None:
-    """Weights of a run of reslab, whose network was fitted to its dataset: `network` is fitted to that one first."""
+    """Weights of a reslab run: first fit `network` to that run's dataset, as its own network was."""
     theirs, info = header["spec"], find_model(spec.model)
-    run = f"the weights {spec.weights} are of run {header.get('run', '?')}"
+    run = f"the weights {spec.weights} are from run {header.get('run', '?')}"
     if (name := safe_text(theirs["model"], 40)) != spec.model:
         raise ModelError(f"{run}, which trained {name}; expected {spec.model}: choose its network, or other weights")
     if (norm := safe_text(theirs.get("norm", "batch"), 40)) != spec.norm:
@@ -191,14 +191,14 @@ def _load_own(
 
 
 def _scaled_its_input(info: ModelInfo, theirs: dict[str, Any], weights: Weights) -> bool:
-    """Of GoogLeNet and Inception, in checkpoints from before their headers said so."""
+    """For GoogLeNet and Inception, in old checkpoints whose headers do not say."""
     first = weights.state.get(f"{info.first}.weight")
     has_three_channels = first is not None and first.dim() == 4 and first.shape[1] == 3
     return theirs.get("weights", "random") != "random" and has_three_channels
 
 
 def _load_native(network: nn.Module, spec: RunSpec, state: dict[str, Tensor]) -> None:
-    # DenseNet's published files still say norm.1 where torchvision's modules say norm1.
+    # DenseNet's published files have norm.1 for torchvision's norm1.
     state = {
         re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", name): value
         for name, value in state.items()
@@ -214,11 +214,11 @@ def _load_native(network: nn.Module, spec: RunSpec, state: dict[str, Tensor]) ->
 
 
 def fetch_imagenet_weights(name: str, control: Control) -> Generator[Progress, None, None]:
-    """Download torchvision's weights of `name` into torch's own cache, unless they are there.
+    """Download torchvision's weights for `name` into torch's cache, unless they are there.
 
     Raises:
         ModelError: they could not be downloaded; the text says where they are expected.
-        LoadingStopped: `control` asked for a stop.
+        LoadingStopped: `control` requested a stop.
     """
     url, path = _imagenet_file(name)
     try:
@@ -226,7 +226,7 @@ def fetch_imagenet_weights(name: str, control: Control) -> Generator[Progress, N
         yield from fetch([url], path, path.stem.rpartition("-")[2], control, "sha256")
     except (FetchError, OSError) as error:
         raise ModelError(
-            f"torchvision's ImageNet weights of {name} are not in {path.parent} and {error}; "
+            f"torchvision's ImageNet weights for {name} are not in {path.parent} and {error}; "
             f"put {path.name} there, or choose weights=random"
         ) from None
 
@@ -239,8 +239,8 @@ def _imagenet_file(name: str) -> tuple[str, Path]:
 
 
 def check_weights(spec: RunSpec) -> None:
-    """Raise ModelError at once where a weights file is not there, before a run is recorded."""
+    """Raise ModelError at once if a weights file is missing, before a run is recorded."""
     if spec.weights == "imagenet" and not find_model(spec.model).pretrained:
-        raise ModelError(f"there are no ImageNet weights of {spec.model}; expected random or the path of a state dict")
+        raise ModelError(f"there are no ImageNet weights for {spec.model}; expected random or the path of a state dict")
     if spec.weights not in ("random", "imagenet") and not expand(spec.weights).is_file():
         raise ModelError(f"no weights file {spec.weights}; expected random, imagenet or the path of a state dict")

@@ -1,9 +1,9 @@
 """The CIFAR family of He et al. 2015 (section 4.2): depth 6n + 2, n blocks in each of three stages, and plain twins.
 
 A 3×3 convolution of 16 channels; stages of 16, 32 and 64 channels at 32, 16 and 8 pixels; global average; one linear
-layer. Shortcuts are the paper's option A: identity, zeros for the new channels, every second pixel; no parameter, so a
-plain network has exactly its twin's. The paper does not say where the zeros go: here, after the channels that are there
-("end"); in networks of others, half of them before those ("both-sides").
+layer. Shortcuts are the paper's option A: identity, zeros for the new channels, every second pixel. They have no
+parameters, so a plain network has exactly its twin's. The paper does not say where the zeros go: here, after the
+existing channels ("end"); other implementations put half of them before ("both-sides").
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from engine.catalog.models import ModelInfo
 from engine.shape import DataShape
 
 _WIDTHS = (16, 32, 64)
-PADDINGS = {"end": "at the end", "both-sides": "on both sides"}  # of the channels that are there, in words
+PADDINGS = {"end": "at the end", "both-sides": "on both sides"}  # of the existing channels, in words
 
 
 class Block(nn.Module):
@@ -46,7 +46,7 @@ class Block(nn.Module):
 
 
 class CifarNet(nn.Module):
-    """In torchvision's naming (`conv1`, `bn1`, `layer1` …, `fc`), so that it is fitted like any other ResNet."""
+    """With torchvision's names (`conv1`, `bn1`, `layer1` …, `fc`), so that it can be fitted like any other ResNet."""
 
     def __init__(self, depth: int, num_classes: int, norm: Callable[[int], nn.Module], shortcut: bool) -> None:
         super().__init__()

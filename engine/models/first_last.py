@@ -1,7 +1,7 @@
-"""The fit to a dataset, in one place: the first convolution to its channels, the last layer to its classes.
+"""Fit a network to a dataset: the first convolution to its channels, the last layer to its classes.
 
-Weights that were trained on ImageNet keep what they know: a one-channel stem gets the sum of the RGB filters, so that
-a grey image and its RGB copy give the same activations; other counts of channels get their mean, scaled alike.
+ImageNet weights keep what they learned: a one-channel stem gets the sum of the RGB filters, so a grey image and its RGB
+copy give the same activations; other numbers of channels get their mean, scaled the same way.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from engine.shape import DataShape
 def fit_first_last(
     network: nn.Module, info: ModelInfo, shape: DataShape, stem: str, keep_weights: bool
 ) -> tuple[str, ...]:
-    """Change `network` in place to take and give `shape`; returns the names of the layers that are new.
+    """Change `network` in place to accept and return `shape`; returns the names of the new layers.
 
     Args:
-        network: in its native form, or fitted to somebody's weights already.
-        info: names its first and its last layer.
+        network: in its native form, or already fitted to existing weights.
+        info: names its first and last layer.
         shape: of the images to come.
         stem: `imagenet` keeps ResNet's 7×7/2 convolution and max-pool; `small` is a 3×3/1 convolution without pool;
-            `own` keeps whatever the family has.
-        keep_weights: a changed first convolution starts from the filters that were there (their centre 3×3, their
-            channels adapted) instead of random ones. A changed last layer always starts from random ones.
+            `own` keeps the family's stem.
+        keep_weights: a changed first convolution starts from the existing filters (their centre 3×3, their channels
+            adapted) instead of random ones. A changed last layer always starts from random weights.
     """
     new = [info.last]
     old = network.get_submodule(info.first)
@@ -48,7 +48,7 @@ def _replace(network: nn.Module, name: str, layer: nn.Module) -> None:
 
 
 def _fitted_conv(old: nn.Conv2d, channels: int, kernel: int, keep_weights: bool) -> nn.Conv2d:
-    """`old` for another number of channels; with a smaller kernel it moves by single pixels and keeps the size."""
+    """`old` for another number of channels; a smaller kernel has stride 1 and keeps the image size."""
     same = kernel == old.kernel_size[0]
     stride, padding = (old.stride, old.padding) if same else (1, kernel // 2)
     new = nn.Conv2d(channels, old.out_channels, kernel, stride, padding, bias=old.bias is not None)  # type: ignore[arg-type]
@@ -59,7 +59,7 @@ def _fitted_conv(old: nn.Conv2d, channels: int, kernel: int, keep_weights: bool)
             new.weight.copy_(adapt_channels(centre, channels) if channels != old.in_channels else centre)
         elif old.bias is None:
             nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")  # as torchvision's own
-        else:  # each of these families has a rule of its own; all keep about the spread that was there
+        else:  # these families have different rules; keep about the same spread
             nn.init.normal_(new.weight).mul_(old.weight.std())
         if old.bias is not None and new.bias is not None:
             new.bias.copy_(old.bias)
@@ -71,7 +71,7 @@ def _num_classes(last: nn.Module) -> int:
 
 
 def _fitted_last(old: nn.Module, num_classes: int) -> nn.Module:
-    """A random layer in place of `old`: linear, or SqueezeNet's convolution."""
+    """A random replacement for `old`: linear, or SqueezeNet's convolution."""
     if isinstance(old, nn.Conv2d):
         return nn.Conv2d(old.in_channels, num_classes, old.kernel_size, bias=old.bias is not None)  # type: ignore[arg-type]
     assert isinstance(old, nn.Linear)
@@ -79,6 +79,6 @@ def _fitted_last(old: nn.Module, num_classes: int) -> nn.Module:
 
 
 def adapt_channels(weight: Tensor, channels: int) -> Tensor:
-    """Filters (out, in, kh, kw) for another number of input channels; their response to equal channels stays."""
+    """Filters (out, in, kh, kw) for another number of input channels, with the same response to equal channels."""
     total = weight.sum(dim=1, keepdim=True)
     return total.expand(-1, channels, -1, -1) / channels

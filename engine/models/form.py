@@ -1,8 +1,8 @@
-"""What weights alone do not say of the function that they belong to.
+"""What weights alone do not say about their function.
 
-Two networks may have the same names and shapes and compute different things: the shortcuts of the CIFAR ResNets have no
-parameters, so where they put their zeros is nowhere in the weights; GoogLeNet and Inception may scale their input anew.
-Every checkpoint says it in its header, as `form`.
+Two networks may have the same names and shapes and compute different functions: the shortcuts of the CIFAR ResNets have
+no parameters, so the weights do not show where their zeros go; GoogLeNet and Inception may rescale their input. Every
+checkpoint states it in its header, as `form`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _KNOWN = {"shortcut_padding": tuple(PADDINGS), "transform_input": (True, False)}
 
 
 def form_of(network: nn.Module) -> dict[str, Any]:
-    """As JSON; empty where names and shapes say it all."""
+    """As JSON; empty if names and shapes determine the function."""
     form: dict[str, Any] = {}
     for module in network.modules():
         if isinstance(module, Block) and module.shortcut:
@@ -31,15 +31,15 @@ def form_of(network: nn.Module) -> dict[str, Any]:
 
 
 def apply_form(network: nn.Module, form: Mapping[str, Any]) -> None:
-    """Let `network` compute what the weights were trained for; what `form` does not say stays as it is.
+    """Make `network` compute what its weights were trained for; anything that `form` leaves out stays unchanged.
 
     Raises:
-        ModelError: it says something that this version does not know.
+        ModelError: it has a value that this version does not know.
     """
     for name, value in form.items():
         if value not in _KNOWN.get(name, ()):
-            said = safe_text(f"{name}={value!r}", 60)
-            raise ModelError(f"this reslab does not know networks with {said}; update reslab")
+            shown = safe_text(f"{name}={value!r}", 60)
+            raise ModelError(f"this reslab does not know networks with {shown}; update reslab")
     for module in network.modules():
         if isinstance(module, Block) and "shortcut_padding" in form:
             module.padding = form["shortcut_padding"]

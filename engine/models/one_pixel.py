@@ -1,8 +1,8 @@
-"""A convolution whose result is one pixel is a matrix product, and is computed as one on a processor.
+"""A convolution with an output of one pixel is a matrix product, and is computed as one on a processor.
 
-Small images leave the later layers of a network nothing but single pixels: of ResNet-18's 20 convolutions 15 come to
-that at 8×8. The libraries still go through all taps of the kernel, most of which only ever meet the padding, and the
-gradients of those, which are zero. The product takes the taps that meet the image; nothing else differs than rounding.
+Small images leave the later layers only single pixels: 15 of ResNet-18's 20 convolutions at 8×8. The libraries still
+compute all taps of the kernel, most of which only meet padding, and their gradients, which are zero. The product uses
+only the taps that meet the image; it differs by nothing but rounding.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 class OnePixelConv2d(nn.Conv2d):
-    """`nn.Conv2d`, the same parameters and the same function."""
+    """`nn.Conv2d` with the same parameters and the same function."""
 
     def forward(self, images: Tensor) -> Tensor:
         used = self.used_kernel(images)
@@ -25,12 +25,14 @@ class OnePixelConv2d(nn.Conv2d):
 
     @property
     def _sides(self) -> tuple[int, int]:
-        """The padding; `fold_one_pixel` leaves words such as "same" alone."""
+        """The padding; `fold_one_pixel` skips strings such as "same"."""
         assert not isinstance(self.padding, str)
         return (self.padding[0], self.padding[1])
 
     def used_kernel(self, images: Tensor) -> tuple[int, int] | None:
-        """Height and width of the part of `images` (N, C, H, W) that the kernel meets, if all comes to one pixel."""
+        """Height and width of the part of `images` (N, C, H, W) that the kernel meets; None unless the output is one
+        pixel.
+        """
         if images.device.type != "cpu" or images.dim() != 4:
             return None
         found = []
@@ -45,7 +47,7 @@ class OnePixelConv2d(nn.Conv2d):
 
 
 def fold_one_pixel(network: nn.Module) -> None:
-    """Let every convolution of `network` that can come to a single pixel look out for it."""
+    """Replace every convolution of `network` that may have an output of one pixel."""
     for module in network.modules():
         if type(module) is nn.Conv2d and _is_plain(module):
             module.__class__ = OnePixelConv2d

@@ -1,7 +1,7 @@
-"""The residual networks without their shortcuts: same layers, same first weights, same order, nothing added back.
+"""The residual networks without their shortcuts: same layers, same initial weights, same order, nothing added back.
 
-He et al. 2015 (section 4.1) compare just these. torchvision's own blocks are used, so that whatever else a block does
-stays equal; only the addition and the projections that feed it are gone.
+He et al. 2015 (section 4.1) compare exactly these. The blocks are torchvision's own, so everything else stays equal;
+only the addition and the projections that feed it are removed.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ def build(
 ) -> nn.Module:
     """ResNet-18, 34 or 50 (He et al. 2015, table 1) without shortcuts, in torchvision's form.
 
-    The projections are drawn and thrown away, so that under one seed every other weight is the residual twin's.
+    The projections are initialised and discarded, so that with the same seed every other weight equals the residual
+    twin's.
     """
     block, layers = _DEPTHS[info.name]
     network: nn.Module = ResNet(block, layers, norm_layer=norm_layer)

@@ -1,10 +1,10 @@
-"""How the shortcuts of somebody else's CIFAR ResNet are padded, found out by its batch-norms.
+"""Find out from its batch-norms how the shortcuts of a foreign CIFAR ResNet are padded.
 
-Each batch-norm holds the mean and variance that its input had in training. Through the right function, images such as
-those bring the same about again; through another one they do not. So the network looks at some training images in each
-form, and a form is believed where nearly all layers speak for it: by a sign test over the layers in which two forms
-differ, and by the sum of their deviations. It must fit by itself, too: where the images are of another kind than those
-that the network was trained on, or its training was short, no form fits, and the least bad one may be any of them.
+Each batch-norm holds the mean and variance of its input in training. Through the right function similar images
+reproduce them; through another one they do not. So some training images pass through the network in each form, and a
+form is accepted if nearly all layers agree: by a sign test over the layers in which two forms differ, and by the sum of
+their deviations. It must also fit in absolute terms: if the images are unlike those of the training, or the training
+was short, no form fits, and the best of them may be any.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ _FORMS = (PLAIN, *PADDINGS)
 _ALPHA = 0.01
 _CLEARLY = 0.8  # of the other form's deviation, at most
 # Of a batch-norm, at most, on average. Measured with nine networks trained on digits for 1, 3 or 8 epochs, on images of
-# five kinds: up to 0.38 after 3 and 8 epochs on their own images, 0.46 and more in all 9 of 135 clear wrong answers,
-# which were of 1 epoch. On images of another kind even the right form mostly lies above, so there it has to be stated.
+# five kinds: up to 0.38 after 3 and 8 epochs on their own images; 0.46 and more in all 9 of 135 clear wrong answers,
+# each after 1 epoch. On images of another kind even the right form is mostly above it, so it must be stated there.
 _CLOSE = 0.4
-_LEAST = 1e-6  # by which deviations differ where they do
+_LEAST = 1e-6  # smallest difference between deviations that counts
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """`form` is "none" (no shortcuts), "end" or "both-sides"; None where no form is clearly right. `agreeing` of
-    `layers` batch-norms, of those in which it and the next best form differ, speak for it.
+    """`form` is "none" (no shortcuts), "end" or "both-sides"; None if no form is clearly right. Of the `layers`
+    batch-norms in which it differs from the next best form, `agreeing` support it.
     """
 
     form: str | None
@@ -43,8 +43,8 @@ def measure_shortcuts(network: nn.Module, images: Tensor) -> Measured:
     """Which form the statistics of a CIFAR network with batch-norm belong to.
 
     Args:
-        network: with somebody's weights, on the device of the images; it is left as it was, in training mode.
-        images: (N, C, H, W) float32, normalised, of those to train on; some hundred will do.
+        network: with foreign weights, on the device of the images; it is left unchanged, in training mode.
+        images: (N, C, H, W) float32, normalised, from the training set; some hundred are enough.
     """
     deviations = {form: _deviations(network, images, form) for form in _FORMS}
     order = sorted(_FORMS, key=lambda form: sum(deviations[form]))
@@ -64,17 +64,17 @@ def _votes(ours: list[float], theirs: list[float]) -> tuple[int, int]:
 
 
 def _chance(agreeing: int, layers: int) -> float:
-    """Of so many or more heads in so many tosses of a coin."""
+    """Probability of at least `agreeing` heads in `layers` coin tosses."""
     return sum(comb(layers, heads) for heads in range(agreeing, layers + 1)) / float(2**layers)
 
 
 def _deviations(network: nn.Module, images: Tensor, form: str) -> list[float]:
-    """Of every batch-norm's input from its statistics, averaged over the channels, in the order of the layers."""
+    """Deviation of every batch-norm's input from its statistics, averaged over channels, in layer order."""
     blocks = [module for module in network.modules() if isinstance(module, Block)]
     before = [(block.shortcut, block.padding) for block in blocks]
     found: list[float] = []
 
-    def look(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def measure(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         assert isinstance(norm, nn.BatchNorm2d)
         assert norm.running_mean is not None
         assert norm.running_var is not None
@@ -85,7 +85,7 @@ def _deviations(network: nn.Module, images: Tensor, form: str) -> list[float]:
         found.append(float((shift + scale).mean()))
 
     hooks = [
-        module.register_forward_pre_hook(look) for module in network.modules() if isinstance(module, nn.BatchNorm2d)
+        module.register_forward_pre_hook(measure) for module in network.modules() if isinstance(module, nn.BatchNorm2d)
     ]
     try:
         for block in blocks:

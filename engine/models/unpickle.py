@@ -1,6 +1,6 @@
-"""`python -m engine.models.unpickle FROM.pth TO.safetensors`: reads somebody's pickle where it can harm nothing.
+"""`python -m engine.models.unpickle FROM.pth TO.safetensors`: reads an untrusted pickle in a process of its own.
 
-Bounds on memory and processor time are set before the file is opened. Exits with 0, or says in one line why not.
+Limits on memory and processor time are set before the file is opened. Exits with 0, or says in one line why not.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-_BESIDE = 2**30  # bytes beyond three times the file: the pickle's own, and its copy
+_BESIDE = 2**30  # bytes beyond three times the file size, for the pickle and its copy
 _CPU_S = 120
 
 
 def main(source: Path, target: Path) -> str | None:
-    """Returns what is wrong, None where it was written."""
+    """Returns what is wrong; None if it was written."""
     from safetensors.torch import save_file
 
     _bound(3 * source.stat().st_size + _BESIDE)
@@ -29,9 +29,9 @@ def main(source: Path, target: Path) -> str | None:
         return "it takes more memory than its size explains"
     except pickle.UnpicklingError as error:
         return _refusal(str(error))
-    except KeyError:  # a byte that is no instruction of a pickle
-        return "it is no file that torch.save wrote"
-    except Exception as error:  # the reader raises many kinds on a damaged file
+    except KeyError:  # a byte that is not a pickle opcode
+        return "it was not written by torch.save"
+    except Exception as error:  # a damaged file raises many kinds of errors
         return (str(error).strip() or type(error).__name__).splitlines()[0]
     if not isinstance(state, dict) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
@@ -41,15 +41,15 @@ def main(source: Path, target: Path) -> str | None:
     return None
 
 
-def _refusal(said: str) -> str:
-    """Why the weights-only reader refused a pickle. Its own text advises to read the file with all the code in it."""
-    named = re.search(r"GLOBAL (\S{1,80})", said)
+def _refusal(message: str) -> str:
+    """Why the weights-only reader refused a pickle. Its own message suggests loading the file with all its code."""
+    named = re.search(r"GLOBAL (\S{1,80})", message)
     what = f"code or objects of Python ({named[1]})" if named else "something that torch's weights-only reader refuses"
-    return f"it holds {what} instead of tensors alone; nothing of it was run"
+    return f"it holds {what} instead of only tensors; none of it was executed"
 
 
 def _bound(num_bytes: int) -> None:
-    """Beyond what torch itself has mapped by now."""
+    """Limit memory beyond what torch has mapped already."""
     resource.setrlimit(resource.RLIMIT_CPU, (_CPU_S, _CPU_S))
     statm = Path("/proc/self/statm")
     if statm.exists():

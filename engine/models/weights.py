@@ -1,8 +1,8 @@
-"""Weights files of others, read without trusting them: no code of theirs runs here, and nothing of theirs is too large.
+"""Weights files of others, read without trusting them: none of their code runs here, and their size is limited.
 
-A safetensors file is data: its header is bounded and checked before anything is read. A .pth is a pickle: a process of
-its own, with bounds on memory and time, reads it with torch's weights-only reader and writes what it found as
-safetensors, which then goes the same way. There is no other reader to fall back to.
+A safetensors file is data: its header is bounded and checked before anything is read. A .pth is a pickle: a separate
+process with limits on memory and time reads it with torch's weights-only reader and writes safetensors, which are then
+read the same way. There is no other reader to fall back to.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ from engine.format_number import check_format
 from engine.text import counted, memory_size
 
 _MOST_HEADER = 16 * 2**20  # bytes: a header of a thousand tensors is under 0.2 MiB
-_MOST_TIMES = 4  # a file may be so many times as large as the network's weights: float64 takes two
-_MOST_SECONDS = 300  # for reading a pickle: the largest of torchvision's takes 10 s with torch's import
+_MOST_TIMES = 4  # file size relative to the network's weights: float64 needs two
+_MOST_SECONDS = 300  # for reading a pickle: torchvision's largest takes 10 s including torch's import
 _WANTED = "expected a state dict as .safetensors or .pth"
-NEWEST_FORMAT = 1  # of the header that a run of reslab writes into a file
-_OWN, _MODEL = "reslab", "model."  # the key of a checkpoint's header, and what its weights' names begin with
+NEWEST_FORMAT = 1  # of the header in a run's weights file
+_OWN, _MODEL = "reslab", "model."  # key of a checkpoint's header, prefix of its weights' names
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A state dict, and what the file says of itself where a run of reslab wrote it: its header, as in a checkpoint."""
+    """A state dict, and the header of the checkpoint if a reslab run wrote the file."""
 
     state: dict[str, Tensor]
     header: dict[str, Any] | None = None
 
 
 def read_weights(path: Path, num_bytes: int) -> Weights:
-    """Read the weights of a network whose own ones are `num_bytes` large; of reslab's checkpoints the weights alone.
+    """Read the weights for a network of `num_bytes`; from reslab's checkpoints only the weights.
 
     Raises:
-        ModelError: there is no such file, it is far too large, it is damaged, or it holds anything but tensors of
-            numbers that are finite in float32.
+        ModelError: the file is missing, far too large or damaged, or holds anything but tensors of numbers that are
+            finite in float32.
     """
     if not path.is_file():
         raise ModelError(f"no weights file {path}; {_WANTED}")
@@ -67,9 +67,9 @@ def read_weights(path: Path, num_bytes: int) -> Weights:
 
 
 def check_fit(state: dict[str, Tensor], network: nn.Module) -> str | None:
-    """What of names, shapes and kinds of numbers does not fit `network`, in words; None where all does.
+    """What in names, shapes and kinds of numbers does not fit `network`, in words; None if everything fits.
 
-    Files from before torch 0.4.1 have no counts of batch-norm's batches; torch sets those to 0.
+    Files from before torch 0.4.1 lack batch-norm's batch counts; torch sets those to 0.
     """
     wanted = network.state_dict()
     lacking = {name for name in wanted.keys() - state.keys() if not name.endswith("num_batches_tracked")}
@@ -96,13 +96,13 @@ def _read_safetensors(path: Path, named: Path | None = None) -> Weights:
         return Weights(state, own)
     except ModelError as error:
         raise ModelError(f"cannot read the weights {named} ({error}); {_WANTED}") from None
-    except Exception as error:  # the reader raises many kinds on a damaged file
+    except Exception as error:  # a damaged file raises many kinds of errors
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ModelError(f"cannot read the weights {named} ({reason}); {_WANTED}") from None
 
 
 def own_header(path: Path) -> dict[str, Any] | None:
-    """What a run of reslab wrote into its weights file beside the tensors; None where the file is no run's.
+    """The header that a reslab run wrote into its weights file; None for other files.
 
     Raises:
         ModelError: it is damaged.
@@ -118,7 +118,7 @@ def own_header(path: Path) -> dict[str, Any] | None:
 
 
 def _own(header: dict[str, Any]) -> dict[str, Any] | None:
-    """What a run of reslab wrote into the file beside its tensors; None where none did."""
+    """The header that a reslab run wrote beside the tensors; None if there is none."""
     metadata = header.get("__metadata__")
     if not isinstance(metadata, dict) or _OWN not in metadata:
         return None
@@ -126,26 +126,26 @@ def _own(header: dict[str, Any]) -> dict[str, Any] | None:
         own = json.loads(metadata[_OWN])
         is_whole = isinstance(own["spec"]["model"], str) and isinstance(own.get("form", {}), dict)
         is_whole = is_whole and isinstance(own.get("run", 0), int) and _is_normalization(own.get("normalization"))
-    except Exception:  # whatever somebody wrote there
+    except Exception:  # arbitrary content
         is_whole = False
     if not is_whole:
-        raise ModelError("its header does not say which run of reslab it is of")
+        raise ModelError("its header does not say which reslab run it is from")
     check_format(own, NEWEST_FORMAT, "it", ModelError)
     return dict(own)
 
 
-def _is_normalization(said: Any) -> bool:
-    """Nothing, or a positive number of finite values, the spreads above 0."""
-    if said is None:
+def _is_normalization(values: Any) -> bool:
+    """None, or as many finite means as positive finite deviations, at least one."""
+    if values is None:
         return True
-    mean, std = said["mean"], said["std"]
+    mean, std = values["mean"], values["std"]
     if not all(type(value) in (int, float) and math.isfinite(value) for value in (*mean, *std)):
         return False
     return bool(mean) and len(mean) == len(std) and min(std) > 0
 
 
 def _read_header(path: Path) -> dict[str, Any]:
-    """Raises ModelError where the header is too long, no JSON object, or speaks of more than the file holds."""
+    """Raises ModelError if the header is too long, not a JSON object, or refers beyond the file."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -154,20 +154,20 @@ def _read_header(path: Path) -> dict[str, Any]:
         try:
             header = json.loads(file.read(length))
         except (ValueError, RecursionError):
-            raise ModelError("its header is no JSON") from None
+            raise ModelError("its header is not JSON") from None
     if not isinstance(header, dict):
-        raise ModelError("its header is no JSON object")
+        raise ModelError("its header is not a JSON object")
     for name, entry in header.items():
         if name == "__metadata__":
             continue
         offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
         if not (isinstance(offsets, list) and all(type(at) is int and 0 <= at <= size - 8 - length for at in offsets)):
-            raise ModelError("a tensor of it lies outside the file")
+            raise ModelError("one of its tensors lies outside the file")
     return header
 
 
 def _unpickled(path: Path, target: Path) -> Path:
-    # -P: the folder that one happens to stand in may hold a torch.py of somebody else.
+    # -P: the current folder may hold a foreign torch.py.
     command = (sys.executable, "-P", "-m", "engine.models.unpickle", str(path.absolute()), str(target))
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     try:
@@ -178,7 +178,7 @@ def _unpickled(path: Path, target: Path) -> Path:
     except subprocess.TimeoutExpired:
         raise ModelError(f"cannot read the weights {path}: it took more than {_MOST_SECONDS} s; {_WANTED}") from None
     if done.returncode != 0:
-        said = done.stderr.strip().splitlines()
-        reason = said[-1] if said else f"its reader ended with code {done.returncode}"
+        lines = done.stderr.strip().splitlines()
+        reason = lines[-1] if lines else f"its reader ended with code {done.returncode}"
         raise ModelError(f"cannot read the weights {path} ({reason}); {_WANTED}")
     return target

@@ -1,9 +1,9 @@
-"""Batch-norm over the parts of all processes, on processors as well as on GPUs (torch's own knows GPUs alone).
+"""Batch-norm over the parts of all processes, on processors as well as GPUs (torch's own supports only GPUs).
 
-Forward exchanges count, mean and sum of squared deviations of each channel once, and combines them as Chan, Golub and
-LeVeque do (Updating formulae and a pairwise algorithm for computing sample variances, 1979): no difference of two large
+Forward exchanges each channel's count, mean and sum of squared deviations once and combines them as in Chan, Golub and
+LeVeque (Updating formulae and a pairwise algorithm for computing sample variances, 1979), without subtracting two large
 sums. Backward exchanges the two sums that the gradient of the images needs. So the processes together compute what one
-would of the whole batch, up to the order of its sums.
+process would for the whole batch, up to the order of summation.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class SharedBatchNorm(nn.BatchNorm2d):
-    """As torch's BatchNorm1d, 2d or 3d, for images (N, C) or (N, C, …); its weights go by the same names.
+    """Replaces torch's BatchNorm1d, 2d or 3d, for images (N, C) or (N, C, …), with the same parameter names.
 
-    Where `counts` is false, this process's images are normalised with all others' statistics and add nothing to them.
+    If `counts` is false, this process's images are normalised with the other processes' statistics and contribute
+    nothing.
     """
 
     counts = True
 
     @classmethod
     def like(cls, norm: _BatchNorm) -> SharedBatchNorm:
-        """One with the very parameters and statistics of `norm`."""
+        """One that shares the parameters and statistics of `norm`."""
         own = cls(
             norm.num_features,
             norm.eps,
@@ -56,7 +57,7 @@ class SharedBatchNorm(nn.BatchNorm2d):
         return normalised
 
     def _statistics(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """How many values a channel has in all parts, (1,), their mean and their biased variance, (C,)."""
+        """Values per channel over all parts, (1,), and their mean and biased variance, (C,)."""
         wide = images if images.dtype is torch.float64 else images.float()
         over = _all_but_channels(images)
         variance, mean = torch.var_mean(wide, dim=over, correction=0)
@@ -72,7 +73,7 @@ class SharedBatchNorm(nn.BatchNorm2d):
 
     @torch.no_grad()
     def _remember(self, count: Tensor, mean: Tensor, variance: Tensor) -> None:
-        """Move the running statistics towards these, with the unbiased variance, as torch does."""
+        """Update the running statistics, with the unbiased variance as in torch."""
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
         self.num_batches_tracked.add_(1)
@@ -105,7 +106,7 @@ class _Normalise(torch.autograd.Function):
         total = own.clone()
         dist.all_reduce(total)
         factor = (scale if weight is None else scale * weight).view(shape)
-        if ctx.counts:  # mean and variance hang on these images
+        if ctx.counts:  # mean and variance depend on these images
             along, turning = (part.view(shape) for part in total / count)
             wide = (wide - along).sub_(unit.mul_(turning))
         learned = (None, None) if weight is None else (own[1], own[0])
@@ -117,7 +118,7 @@ def _all_but_channels(images: Tensor) -> tuple[int, ...]:
 
 
 def share_batchnorm(model: nn.Module) -> nn.Module:
-    """Put a SharedBatchNorm in the place of every batch-norm of `model` that is not frozen; returns the model."""
+    """Replace every batch-norm of `model` that is not frozen by a SharedBatchNorm; returns the model."""
     if isinstance(model, _BatchNorm) and model.training:
         return SharedBatchNorm.like(model)
     for name, child in model.named_children():

@@ -1,7 +1,7 @@
-"""How strongly each stage of a network learns: its gradient's norm, and how far a step moves its weights.
+"""How strongly each stage of a network learns: its gradient norm, and how far a step moves its weights.
 
-Where shortcuts are missing, the early stages of a deep network show it here. A few steps a second are measured; after
-each one the next is put off until it has cost under a two-hundredth of the training time.
+Without shortcuts, the early stages of a deep network show their problem here. A few steps a second are measured; after
+each measurement the next one waits until the cost is under a two-hundredth of the training time.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.events import GradientsMeasured
-from engine.memory.out_of_memory import unless_memory_runs_out
+from engine.memory.out_of_memory import none_if_out_of_memory
 
 _EVERY_S = 0.3
 _MOST_STAGES = 10
@@ -22,7 +22,7 @@ _SHARE = 0.005  # of the training time
 
 
 class Gradients:
-    """Measures the update of a step; what was measured stays on the device until `read`."""
+    """Measures the update of a step; the result stays on the device until `read`."""
 
     def __init__(self, run: int, model: nn.Module) -> None:
         self._run = run
@@ -35,13 +35,13 @@ class Gradients:
         return time.perf_counter() >= self._next_at
 
     def around(self, update: Callable[[], object], step: int) -> None:
-        """Do `update`, which is step number `step` (from 1), and measure it where a copy of the weights fits."""
+        """Run `update`, which is step number `step` (from 1), and measure it if a copy of the weights fits."""
         began = time.perf_counter()
-        kept = unless_memory_runs_out(self._before)
+        kept = none_if_out_of_memory(self._before)
         update_began = time.perf_counter()
         update()
         update_s = time.perf_counter() - update_began
-        measured = kept and unless_memory_runs_out(lambda: self._after(*kept))
+        measured = kept and none_if_out_of_memory(lambda: self._after(*kept))
         if measured is not None:
             self._waiting = (step, measured)
         cost_s = time.perf_counter() - began - update_s
@@ -62,7 +62,7 @@ class Gradients:
         return torch.stack([torch.stack(norms), torch.stack(ratios)])
 
     def read(self) -> GradientsMeasured | None:
-        """The last measurement, once. Waits for the device."""
+        """The last measurement, returned once. Waits for the device."""
         if self._waiting is None:
             return None
         (step, values), self._waiting = self._waiting, None
@@ -73,9 +73,9 @@ class Gradients:
 def stages_of(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     """The trainable parameters by stage, in order.
 
-    A ResNet's are the stem (whatever comes before layer1), layer1 …, fc. Other networks are cut where their modules
-    are, at the first level that leaves no module with more than half of the parameter tensors, and neighbours are
-    put together until at most ten are left.
+    A ResNet's stages are the stem (everything before layer1), layer1 …, fc. Other networks are split by module, at the
+    first level where no module has more than half of the parameter tensors; neighbours are then merged until at most
+    ten are left.
     """
     named = [(name, values) for name, values in model.named_parameters() if values.requires_grad]
     stages: dict[str, list[nn.Parameter]] = {}

@@ -1,9 +1,9 @@
-"""Keeps the state from before the first step whose loss is not finite, without asking the device about it.
+"""Keeps the state from before the first step whose loss is not finite, without synchronising with the device.
 
-By the time that a loss has been read back, the steps after it have long been queued, and a NaN in the forward pass
-has already gone into the batch-norm statistics. So the device itself leaves the update out: a flag that, once set,
-stays set, is handed to the fused optimizer as its `found_inf`, and the statistics are put back from a copy. Both cost
-a few small operations a step and no synchronisation.
+By the time a loss is read back, the next steps have long been queued, and a NaN in the forward pass is already in the
+batch-norm statistics. So the device itself skips the update: a flag that stays set is passed to the fused optimizer as
+its `found_inf`, and the statistics are restored from a copy. Both cost a few small operations a step and no
+synchronisation.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 
 def what_is_not_finite(model: nn.Module, optimizer: torch.optim.Optimizer) -> str | None:
-    """Which of weights, running statistics and optimizer state holds a number that is not finite; None where none does.
+    """Which of weights, running statistics and optimizer state has a value that is not finite; None if all are finite.
 
     Waits for the device.
     """
@@ -27,7 +27,7 @@ def what_is_not_finite(model: nn.Module, optimizer: torch.optim.Optimizer) -> st
 
 
 def _all_finite(tensors: Iterable[Tensor]) -> bool:
-    """By the greatest absolute value of each: a sum of squares overflows at a weight of 1e19."""
+    """Checks the largest absolute value of each: a sum of squares overflows at a weight of 1e19."""
     floats = [tensor.detach() for tensor in tensors if tensor.is_floating_point() and tensor.numel()]
     if not floats:
         return True
@@ -36,10 +36,10 @@ def _all_finite(tensors: Iterable[Tensor]) -> bool:
 
 
 class StepGuard:
-    """Wraps each step: `before_forward`, then `after_loss`, then the optimizer's step, which may be left out.
+    """Wraps each step: `before_forward`, then `after_loss`, then the optimizer's step, which may be skipped.
 
-    The model's float buffers become views of one tensor, so that a copy of all of them is one operation; build the
-    guard after the model is on its device.
+    The model's float buffers become views of one tensor, so that one operation copies all of them; build the guard once
+    the model is on its device.
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
@@ -57,7 +57,7 @@ class StepGuard:
 
     @property
     def copies(self) -> list[Tensor]:
-        """The kept copies of the statistics, the flag among them."""
+        """The copies of the statistics, and the flag."""
         return [*self._kept, self.flag]
 
     def done(self) -> None:
@@ -65,7 +65,7 @@ class StepGuard:
         self._within = False
 
     def restore(self) -> None:
-        """Put the statistics back as `before_forward` found them, if a step broke off after it."""
+        """Restore the statistics as of `before_forward`, if the step was aborted after it."""
         if not self._within:
             return
         self._within = False
@@ -73,14 +73,14 @@ class StepGuard:
             live.copy_(kept)
 
     def after_loss(self, loss: Tensor) -> None:
-        """Set the flag where `loss` is not finite, and where it is set put the statistics back."""
+        """Set the flag if `loss` is not finite; if the flag is set, restore the statistics."""
         self.flag.copy_(torch.maximum(self.flag, (~torch.isfinite(loss)).float()))
         for kept, live in zip(self._kept, self._live, strict=True):
             torch.where(self.flag > 0, kept, live, out=live)
 
 
 def _flatten(model: nn.Module, floating: bool) -> Tensor | None:
-    """Lay all floating (or all integer) buffers of `model` end to end in one tensor, and make them views of it."""
+    """Put all floating (or all integer) buffers of `model` into one tensor, and make them views of it."""
     buffers = [
         (module, name, buffer)
         for module in model.modules()
@@ -92,7 +92,7 @@ def _flatten(model: nn.Module, floating: bool) -> Tensor | None:
     flat = torch.cat([buffer.flatten() for _, _, buffer in buffers])
     parts = torch.split(flat, [buffer.numel() for _, _, buffer in buffers])
     for (module, name, buffer), part in zip(buffers, parts, strict=True):
-        # .data: a view with a version counter of its own, else each layer's update would look to autograd like a
-        # change of what another layer had saved for its backward pass.
+        # .data: a view with its own version counter. Otherwise autograd would take each layer's update for a change
+        # of what another layer saved for its backward pass.
         module._buffers[name] = (part if part.shape == buffer.shape else part.view(buffer.shape)).data
     return flat

@@ -13,15 +13,15 @@ from engine.models.building import new_layers
 from engine.spec import RunSpec
 
 _ONE_CYCLE_START = 1 / 25  # Smith and Topin 2018, as torch's OneCycleLR: the rate starts at a 25th of the highest
-_ONE_CYCLE_END = 1 / 250_000  # and ends at that divided by 10,000
+_ONE_CYCLE_END = 1 / 250_000  # and ends at a 10,000th of that
 _ONE_CYCLE_RISE = 0.3  # share of the run
 
 
 def build_optimizer(spec: RunSpec, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer in its fused form, which also knows how to leave a step out on the device (`StepGuard`).
+    """The optimizer in its fused form, which can skip a step on the device (`StepGuard`).
 
-    Norm layers' gains and biases, and the last layer's bias, are decayed like all else: it is what the plain
-    `torch.optim` call of a script does.
+    Weight decay also applies to norm layers' gains and biases and to the last layer's bias, as in a plain `torch.optim`
+    call.
     """
     new = [values for values in new_layers(model) if values.requires_grad]
     known = {id(values) for values in new}
@@ -42,9 +42,9 @@ def build_optimizer(spec: RunSpec, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def _allocate_state(spec: RunSpec, optimizer: torch.optim.Optimizer) -> None:
-    """Make the state now, as the first step would: after this an update allocates nothing, so it cannot fail half-way.
+    """Allocate the state now, as the first step would: later updates allocate nothing, so they cannot fail half-way.
 
-    Zeros give the same first step: SGD's buffer becomes momentum · 0 + gradient, which is what it starts from.
+    Zeros give the same first step: SGD's buffer becomes momentum · 0 + gradient, which is its usual initial value.
     """
     for group in optimizer.param_groups:
         for values in group["params"]:
@@ -58,15 +58,15 @@ def _allocate_state(spec: RunSpec, optimizer: torch.optim.Optimizer) -> None:
 
 
 def learning_rate(spec: RunSpec, step: int, num_steps: int, steps_per_epoch: int) -> float:
-    """The rate of step `step` (from 0) of `num_steps`.
+    """The learning rate of step `step` (from 0) of `num_steps`.
 
-    Constant and cosine rise linearly over the warm-up, then stay, or fall to zero along half a cosine (Loshchilov and
+    Constant and cosine rise linearly during the warm-up, then stay, or fall to zero along half a cosine (Loshchilov and
     Hutter 2016, without restarts). One-cycle rises and falls along half cosines, as torch's OneCycleLR does.
     """
     highest = spec.learning_rate
     warmup = spec.warmup_epochs * steps_per_epoch
     if spec.schedule == "one-cycle":
-        # OneCycleLR's own bounds: the last step stands at the very end of the fall.
+        # OneCycleLR's own bounds: the last step is the end of the fall.
         top = (warmup or _ONE_CYCLE_RISE * num_steps) - 1
         if step <= top:
             return _between(highest * _ONE_CYCLE_START, highest, step / max(top, 1e-9))
@@ -86,7 +86,7 @@ def _between(start: float, end: float, share: float) -> float:
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Give every group its share of `rate`.
 
-    A recorded step reads it from the GPU, as float32; so there it is a float32 in every step.
+    A captured step reads it from the GPU as float32, so every step on a GPU rounds it to float32.
     """
     for group in optimizer.param_groups:
         value = rate * group["share"]

@@ -1,7 +1,7 @@
-"""Activation checkpointing: what a segment computes is thrown away, and computed again when the backward pass wants it.
+"""Activation checkpointing: discard a segment's activations, and recompute them when the backward pass needs them.
 
-Nothing but time changes: random numbers are drawn the same (`preserve_rng_state`), and the second pass works on copies
-of the batch-norm statistics, which would otherwise move twice. Chen et al. 2016, "Training Deep Nets with Sublinear
+Only time changes: random numbers are the same (`preserve_rng_state`), and the second pass updates copies of the
+batch-norm statistics, which would otherwise be updated twice. Chen et al. 2016, "Training Deep Nets with Sublinear
 Memory Cost".
 """
 
@@ -18,15 +18,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 
-def recompute_activations(model: nn.Module, draws: bool) -> None:
-    """From now on keep only what goes into each segment. `draws`: whether dropout and its kin are in it."""
+def recompute_activations(model: nn.Module, uses_rng: bool) -> None:
+    """From now on keep only each segment's input. `uses_rng`: the network has dropout or the like."""
     for sequence in sequences_of(model):
         segments = segments_of(sequence)
-        sequence.forward = partial(_forward, sequence, segments, draws)  # type: ignore[method-assign]
+        sequence.forward = partial(_forward, sequence, segments, uses_rng)  # type: ignore[method-assign]
 
 
 def sequences_of(model: nn.Module) -> list[nn.Sequential]:
-    """A ResNet's stages; of other networks the sequence with most modules in it."""
+    """A ResNet's stages; in other networks the sequence with the most modules."""
     stages = [child for name, child in model.named_children() if name.startswith("layer")]
     if stages:
         return [stage for stage in stages if isinstance(stage, nn.Sequential)]
@@ -35,9 +35,9 @@ def sequences_of(model: nn.Module) -> list[nn.Sequential]:
 
 
 def segments_of(sequence: nn.Sequential) -> list[list[nn.Module]]:
-    """The children, each block on its own, and what is no block (norms, rectifiers, pools) with the layer before it.
+    """The children: each block on its own, other modules (norms, rectifiers, pools) with the layer before them.
 
-    A rectifier may overwrite what it is given, which must not be what a segment is computed again from.
+    A rectifier may overwrite its input, so it must not begin a segment: the input is needed for recomputation.
     """
     segments: list[list[nn.Module]] = []
     for child in sequence:
@@ -49,10 +49,10 @@ def segments_of(sequence: nn.Sequential) -> list[list[nn.Module]]:
     return segments
 
 
-def _forward(sequence: nn.Sequential, segments: list[list[nn.Module]], draws: bool, x: Tensor) -> Tensor:
+def _forward(sequence: nn.Sequential, segments: list[list[nn.Module]], uses_rng: bool, x: Tensor) -> Tensor:
     for segment in segments:
         again = sequence.training and torch.is_grad_enabled()
-        x = _checkpointed(segment, draws, x) if again else _run(segment, x)
+        x = _checkpointed(segment, uses_rng, x) if again else _run(segment, x)
     return x
 
 
@@ -62,17 +62,17 @@ def _run(segment: list[nn.Module], x: Tensor) -> Tensor:
     return x
 
 
-def _checkpointed(segment: list[nn.Module], draws: bool, x: Tensor) -> Tensor:
+def _checkpointed(segment: list[nn.Module], uses_rng: bool, x: Tensor) -> Tensor:
     def contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
         return nullcontext(), _scratch_statistics(segment)
 
-    out: Tensor = checkpoint(_run, segment, x, use_reentrant=False, preserve_rng_state=draws, context_fn=contexts)
+    out: Tensor = checkpoint(_run, segment, x, use_reentrant=False, preserve_rng_state=uses_rng, context_fn=contexts)
     return out
 
 
 @contextmanager
 def _scratch_statistics(segment: list[nn.Module]) -> Iterator[None]:
-    """Let batch-norm layers move copies of their statistics, and put the real ones back."""
+    """Let batch-norm layers update copies of their statistics, then restore the real ones."""
     norms = [module for part in segment for module in part.modules() if isinstance(module, _BatchNorm)]
     kept = [dict(norm._buffers) for norm in norms]
     try:

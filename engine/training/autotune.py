@@ -1,12 +1,12 @@
-"""Arithmetic, layout and threads for `--dtype auto` on a processor: chosen by measurement, and kept for later runs.
+"""Choose arithmetic, layout and threads for `--dtype auto` on a processor by measurement, and keep the choice.
 
 bfloat16 and channels-last help one network and hurt the next (ResNet-18: 1.8 times the speed of plain float32 at 64×64,
-0.6 times at 8×8, on one processor with bfloat16), so nothing is taken on trust. Each candidate makes a few of the run's
-own steps, in turns with the plain form, and is taken where every turn agrees that it is clearly quicker: what a busy
-moment decides, the next moment denies. All of it takes no more than 5 % of what the run is expected to take, or 3 s.
-The choice is recorded for this network, shape and machine together with the load that others put on the processor, so
-that later runs are computed alike; it is measured again once the machine is quieter, or where a later run is much
-quicker or slower than the first one was. GPUs are not measured.
+0.6 times at 8×8, on one processor with bfloat16), so everything is measured. Each candidate runs a few of the run's own
+steps, alternating with the plain form. It wins only if every pair agrees that it is clearly faster; a busy moment
+cannot decide. All of it takes at most 5 % of the expected run time, or 3 s if that is more. The choice is recorded for
+this network, shape and machine together with the load from other processes, so that later runs compute the same way. It
+is measured again once the machine is quieter, or after a run that is much faster or slower than the first. GPUs are not
+measured.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ from engine.shape import DataShape
 from engine.spec import RunSpec, affecting, settings_of
 from engine.step.learner import Learner, build_learner
 
-QUIET_CORES = 0.25  # that others may use while it is measured
-CLEARLY = 1.1  # times as fast as the plain form, by the median of the pairs
-_PAIRS = 5  # that must all agree; a form that is no quicker passes once in 32 times, and fails the median then
-_LEAST_S, _SHARE = 3.0, 0.05  # of the run's time, for all of the measuring
+QUIET_CORES = 0.25  # busy with other processes: up to this the machine counts as quiet
+MIN_SPEEDUP = 1.1  # over the plain candidate, median of the pairs
+_PAIRS = 5  # all must agree: a candidate that is no faster passes once in 32 times, and then fails the median
+_LEAST_S, _SHARE = 3.0, 0.05  # of the run's time, for all measurements
 _LONGEST_BLOCK_S = 0.2
 _TRIAL_PIXELS = 128 * 64 * 64  # of a trial's batch: 10 images of 224×224, the whole batch of 128 up to 64×64
-LEAST_CHECK_S = 3.0  # of training, before a run's speed says anything
-_OUTSIDE = 1.5  # times as fast or as slow as the first run
-_STATED = ("model", "stem", "norm", "optimizer", "batch_size", "device", "dtype")  # in every key, or what is measured
+LEAST_CHECK_S = 3.0  # of training: a shorter run's speed means nothing
+_OUTSIDE = 1.5  # times faster or slower than the first run
+_STATED = ("model", "stem", "norm", "optimizer", "batch_size", "device", "dtype")  # in every key, or measured
 _log = logging.getLogger("reslab")
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class Candidate:
     """One way to compute: a placement and a number of threads."""
 
     placement: Placement
@@ -54,18 +54,19 @@ class Form:
 
 
 class _TimeIsUpError(Exception):
-    """The next block would take longer than there is time."""
+    """The next block would exceed the time budget."""
 
 
 def is_tunable(spec: RunSpec, placement: Placement) -> bool:
-    """Whether there is anything to choose: `auto` on a processor, and nobody asked to leave it."""
-    asked = spec.dtype == "auto" and not spec.deterministic and is_on(TUNE)
-    return asked and placement.device.type == "cpu"
+    """Whether there is a choice to make: `auto` on a processor, neither deterministic nor switched off."""
+    wanted = spec.dtype == "auto" and not spec.deterministic and is_on(TUNE)
+    return wanted and placement.device.type == "cpu"
 
 
 def autotune_key(spec: RunSpec, shape: DataShape) -> str:
-    """What a choice holds for: processor, threads that may be had, version of torch, network, images and batch; and
-    what else affects a step, where it is not at its default: a new setting leaves the older choices as they are.
+    """What a choice is valid for: processor, available threads, torch version, network, images and batch. Other
+    settings that affect a step count only if they differ from their defaults, so that a new setting keeps older choices
+    valid.
     """
     stem = choose_stem(find_model(spec.model), spec.stem, shape)
     images = (shape.channels, shape.height, shape.width, shape.num_classes, spec.batch_size)
@@ -80,7 +81,7 @@ def autotune_key(spec: RunSpec, shape: DataShape) -> str:
 def known_choice(
     autotune_choices: Mapping[str, SettingsTuned], spec: RunSpec, shape: DataShape, busy_cores: float | None
 ) -> SettingsTuned | None:
-    """What earlier runs measured, unless it is to be measured again: others use `busy_cores` now."""
+    """What earlier runs measured; None if it is to be measured again. Other processes use `busy_cores` now."""
     tuned = autotune_choices.get(autotune_key(spec, shape))
     if tuned is None or tuned.due:
         return None
@@ -90,8 +91,8 @@ def known_choice(
 
 @dataclass(frozen=True, slots=True)
 class TrialImages:
-    """What the images are like, mean and std per channel for pixels from 0 to 1, and how many the run trains on over
-    all epochs: that says how long the measuring may take.
+    """Shape of the images, mean and std per channel for pixels from 0 to 1, and the number of images that the run
+    trains on over all epochs, which sets the time budget.
     """
 
     shape: DataShape
@@ -103,22 +104,23 @@ class TrialImages:
 def tune(
     run: int, spec: RunSpec, images: TrialImages, placement: Placement, control: Control
 ) -> Generator[Progress, None, SettingsTuned | None]:
-    """Measure the ways to compute `spec` on this processor, and return the best; None where there is no time for it.
+    """Measure the candidates for `spec` on this processor and return the fastest; None if there is no time.
 
     Raises:
-        LoadingStopped: `control` asked for a stop.
+        LoadingStopped: `control` requested a stop.
     """
     trial = Trial(spec.replace(weights="random", freeze="none", backbone_rate=1.0), images, control)
     all_threads, others = torch.get_num_threads(), OthersMeter()
-    best, gain = Form(placement, all_threads), 1.0
+    best, gain = Candidate(placement, all_threads), 1.0
     with keep_threads():
         trial.begin(best)
-        fewer = [Form(placement, count) for count in sorted({all_threads // 2, all_threads // 4} - {0}, reverse=True)]
+        counts = sorted({all_threads // 2, all_threads // 4} - {0}, reverse=True)
+        fewer = [Candidate(placement, count) for count in counts]
         placements = _other_placements(placement)
         trial.total = _PAIRS * (len(fewer) + len(placements))
-        found, times = yield from trial.quickest(best, fewer)
+        found, times = yield from trial.fastest(best, fewer)
         best, gain = found, times
-        found, times = yield from trial.quickest(best, [replace(best, placement=other) for other in placements])
+        found, times = yield from trial.fastest(best, [replace(best, placement=other) for other in placements])
         best, gain = found, gain * times
     if trial.num_pairs == 0:
         return None
@@ -130,7 +132,7 @@ def tune(
 
 
 def apply_choice(tuned: SettingsTuned, placement: Placement) -> Placement:
-    """Set this thread's number of threads, and return the placement that was chosen."""
+    """Set this thread's number of threads and return the chosen placement."""
     torch.set_num_threads(tuned.num_threads)
     return replace(
         placement, dtype=getattr(torch, tuned.dtype), memory_format=getattr(torch, tuned.memory_format),
@@ -139,7 +141,7 @@ def apply_choice(tuned: SettingsTuned, placement: Placement) -> Placement:
 
 
 def check_choice(run: int, tuned: SettingsTuned, images: int, seconds: float) -> TuningChecked | None:
-    """What a run's own speed says of the settings that were chosen for it; None where it trained too short to say."""
+    """Compare a run's speed with that of the first run with these settings; None if it trained too briefly."""
     if seconds < LEAST_CHECK_S:
         return None
     speed, before = images / seconds, tuned.images_per_s
@@ -149,7 +151,7 @@ def check_choice(run: int, tuned: SettingsTuned, images: int, seconds: float) ->
 
 @contextmanager
 def keep_threads() -> Iterator[None]:
-    """Put this thread's number of threads back afterwards."""
+    """Restore this thread's number of threads afterwards."""
     before = torch.get_num_threads()
     try:
         yield
@@ -169,8 +171,8 @@ def _name(value: torch.dtype | torch.memory_format) -> str:
 
 
 class Trial:
-    """Makes a run's own steps on random pixels. `num_pairs` were measured of `total`; `out_of_time` says that some were
-    not, for want of time.
+    """Runs a run's own steps on random pixels. `num_pairs` of `total` are measured; `out_of_time`: some were skipped
+    for lack of time.
     """
 
     def __init__(self, spec: RunSpec, images: TrialImages, control: Control) -> None:
@@ -179,22 +181,22 @@ class Trial:
         shape = images.shape
         self._began = perf_counter()
         self._budget_s, self._step_s = _LEAST_S, 0.0
-        self._learners: dict[Form, Learner] = {}
+        self._learners: dict[Candidate, Learner] = {}
         number = min(spec.batch_size, max(_TRIAL_PIXELS // (shape.height * shape.width), 2))
-        draws = torch.Generator().manual_seed(0)
+        rng = torch.Generator().manual_seed(0)
         size = (number, shape.channels, shape.height, shape.width)
         self._batch = (
-            torch.randint(256, size, generator=draws, dtype=torch.uint8),
-            torch.randint(shape.num_classes, (number,), generator=draws),
+            torch.randint(256, size, generator=rng, dtype=torch.uint8),
+            torch.randint(shape.num_classes, (number,), generator=rng),
         )
 
-    def begin(self, plain: Form) -> None:
-        """Find out how long a step takes, and with that how long the run will, and the measuring may."""
+    def begin(self, plain: Candidate) -> None:
+        """Time one step, and derive the time budget from it."""
         self._step_s = self.time_steps(plain, self.learner_for(plain), 1)
         self._budget_s = max(_LEAST_S, _SHARE * self._step_s * self._images.number / len(self._batch[1]))
 
-    def quickest(self, plain: Form, others: list[Form]) -> Generator[Progress, None, tuple[Form, float]]:
-        """The quickest of `plain` and `others`, and how many times as fast as `plain` it is."""
+    def fastest(self, plain: Candidate, others: list[Candidate]) -> Generator[Progress, None, tuple[Candidate, float]]:
+        """The fastest of `plain` and `others`, and its speed relative to `plain`."""
         best, best_gain = plain, 1.0
         for other in others:
             try:
@@ -204,17 +206,17 @@ class Trial:
             except _TimeIsUpError:
                 self.out_of_time = True
                 break
-            except Exception:  # no kernel for it, or no memory: it is not taken
+            except Exception:  # no kernel or no memory: skip it
                 _log.info("%s cannot be tried", other, exc_info=True)
                 continue
             finally:
-                self._learners = {form: self._learners[form] for form in (plain, best) if form in self._learners}
-            if gain >= CLEARLY and gain > best_gain:
+                self._learners = {key: self._learners[key] for key in (plain, best) if key in self._learners}
+            if gain >= MIN_SPEEDUP and gain > best_gain:
                 best, best_gain = other, gain
         return best, best_gain
 
-    def _gain(self, plain: Form, other: Form) -> Generator[Progress, None, float]:
-        """How many times as fast as `plain` the other is, by the median of the pairs; 1 where one of them disagrees."""
+    def _gain(self, plain: Candidate, other: Candidate) -> Generator[Progress, None, float]:
+        """Speed relative to `plain`, the median of the pairs; 1 if any pair disagrees."""
         gains: list[float] = []
         done = self.num_pairs
         left_s = self._budget_s - (perf_counter() - self._began)
@@ -226,28 +228,28 @@ class Trial:
             yield Progress("measure", self.num_pairs, self.total, "comparisons")
             self._check_time(2 * num_steps)
             seconds = {}
-            for form, learner in pair if len(gains) % 2 == 0 else reversed(pair):
-                seconds[form] = self.time_steps(form, learner, num_steps)
+            for candidate, learner in pair if len(gains) % 2 == 0 else reversed(pair):
+                seconds[candidate] = self.time_steps(candidate, learner, num_steps)
             gains.append(seconds[plain] / seconds[other])
             self.num_pairs += 1
-        self.num_pairs = done + _PAIRS  # those that need not be made any more count as made
+        self.num_pairs = done + _PAIRS  # skipped pairs count as measured
         return median(gains) if min(gains) > 1 else 1.0
 
     def _check_time(self, num_steps: int) -> None:
         if perf_counter() - self._began + num_steps * self._step_s > self._budget_s:
             raise _TimeIsUpError
 
-    def learner_for(self, form: Form) -> Learner:
-        if form not in self._learners:
+    def learner_for(self, candidate: Candidate) -> Learner:
+        if candidate not in self._learners:
             images = self._images
-            learner = build_learner(self._spec, images.shape, (images.mean, images.std), form.placement)
-            self.time_steps(form, learner, 1)  # the first step chooses algorithms and lays weights out
-            self._learners[form] = learner
-        return self._learners[form]
+            learner = build_learner(self._spec, images.shape, (images.mean, images.std), candidate.placement)
+            self.time_steps(candidate, learner, 1)  # the first step selects algorithms and lays out weights
+            self._learners[candidate] = learner
+        return self._learners[candidate]
 
-    def time_steps(self, form: Form, learner: Learner, num_steps: int) -> float:
-        """Of one step, the mean of so many."""
-        torch.set_num_threads(form.num_threads)
+    def time_steps(self, candidate: Candidate, learner: Learner, num_steps: int) -> float:
+        """Seconds per step, the mean of `num_steps`."""
+        torch.set_num_threads(candidate.num_threads)
         began = perf_counter()
         for _ in range(num_steps):
             if self._control.stop_requested:

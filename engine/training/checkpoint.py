@@ -1,9 +1,9 @@
 """Weights, optimizer state and position on disk: a safetensors file, written whole or not at all, with a SHA-256.
 
-No pickle. The name of a file carries its step, so a new one never overwrites the one that the record still names:
-the caller removes old files after it has recorded the new one. The file is laid out as safetensors' format has it
-(https://huggingface.co/docs/safetensors: length, JSON header, the tensors' bytes), straight from the tensors' memory
-and hashed on the way: the library's own writer copies all of it first, and keeps every other thread waiting.
+No pickle. A file's name carries its step, so a new file never overwrites the one that the database still names; the
+caller removes old files after it has recorded the new one. The layout is safetensors' own
+(https://huggingface.co/docs/safetensors: length, JSON header, the tensors' bytes), written straight from the tensors'
+memory and hashed on the way: the library's own writer first copies everything and blocks all other threads.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
     torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
-_ALIGNED = 8  # bytes: where the format wants the tensors to begin
+_ALIGNED = 8  # bytes: alignment of the tensors in the format
 _META = "reslab"
 FORMAT = NEWEST_FORMAT  # of the header
 _log = logging.getLogger("reslab")
@@ -48,7 +48,7 @@ class SavedFile:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What a file held, on the CPU. `optimizer` is a state dict's "state": by parameter index, then by name."""
+    """Contents of a file, on the CPU. `optimizer` is a state dict's "state": by parameter index, then by name."""
 
     model: dict[str, Tensor]
     optimizer: dict[int, dict[str, Tensor]]
@@ -56,7 +56,7 @@ class Checkpoint:
 
 
 def snapshot(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """A copy of weights, statistics and optimizer state in host memory, by the names that a file gives them."""
+    """Copy weights, statistics and optimizer state to host memory, under the names used in a file."""
     tensors = {_MODEL + name: _on_host(value) for name, value in model.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         for name, value in state.items():
@@ -69,13 +69,13 @@ def write_checkpoint(folder: Path, tensors: Mapping[str, Tensor], header: dict[s
     """Write `step-<header["step"]>.safetensors` into `folder`: temporary file, fsync, rename, fsync.
 
     Raises:
-        CheckpointError: it could not be written; nothing half-written is left.
+        CheckpointError: it could not be written; no partial file is left.
     """
     path = folder / f"step-{header['step']:08d}.safetensors"
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         if not folder.exists():
-            folder.mkdir(parents=True, exist_ok=True)  # a request to the run may have made it meanwhile
+            folder.mkdir(parents=True, exist_ok=True)  # a control request may have created it meanwhile
             _sync(folder.parent)
         sha256 = _write(part, tensors, header)
         saved = SavedFile(path.name, sha256, part.stat().st_size)
@@ -117,14 +117,14 @@ def _bytes_of(value: Tensor) -> memoryview:
 
 
 def _on_host(value: Tensor) -> Tensor:
-    """A copy of its own in host memory: the device may have no room for one."""
+    """A copy in host memory: the device may have no memory for one."""
     return value.detach().to("cpu", copy=True).contiguous()
 
 
 def _checked_header(header: Any, path: Path) -> dict[str, Any]:
-    """Raises ValueError where it is no header, CheckpointError where a newer reslab wrote it."""
+    """Raises ValueError if it is not a header, CheckpointError if a newer reslab wrote it."""
     if not isinstance(header, dict):
-        raise ValueError("its header is no JSON object")
+        raise ValueError("its header is not a JSON object")
     check_format(header, FORMAT, f"the checkpoint {path}", CheckpointError)
     return header
 
@@ -133,42 +133,42 @@ def load_checkpoint(path: Path, sha256: str) -> Checkpoint:
     """Read a file that `write_checkpoint` wrote.
 
     Raises:
-        CheckpointError: it is missing, damaged, or not the file that was recorded.
+        CheckpointError: it is missing, damaged, or not the recorded file.
     """
     from safetensors import SafetensorError, safe_open
 
     try:
-        if not path.is_file():  # what is none may be read for ever
+        if not path.is_file():  # reading a pipe would never end
             raise CheckpointError(f"cannot read weights {path}: there is no such file")
         if (found := file_sha256(path)) != sha256:
-            raise CheckpointError(f"{path} is damaged: its SHA-256 is {found[:12]}…, recorded was {sha256[:12]}…")
+            raise CheckpointError(f"{path} is damaged: its SHA-256 is {found[:12]}…, expected {sha256[:12]}…")
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no dict
             header = _checked_header(json.loads((file.metadata() or {})[_META]), path)
     except OSError as error:
         raise CheckpointError(f"cannot read weights {path} ({error.strerror or error})") from None
     except (SafetensorError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{path} is no checkpoint of reslab ({error})") from None
+        raise CheckpointError(f"{path} is not a reslab checkpoint ({error})") from None
     model = {name.removeprefix(_MODEL): value for name, value in tensors.items() if name.startswith(_MODEL)}
     optimizer: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith(_OPTIMIZER):
             index, _, key = name.removeprefix(_OPTIMIZER).partition(".")
             if not index.isdecimal():
-                raise CheckpointError(f"{path} is no checkpoint of reslab (it has a tensor {name})")
+                raise CheckpointError(f"{path} is not a reslab checkpoint (it has a tensor {name})")
             optimizer.setdefault(int(index), {})[key] = value
     return Checkpoint(model, optimizer, header)
 
 
 def remove_other_checkpoints(folder: Path, keep: Collection[str], newer: bool = True) -> None:
-    """Delete every checkpoint in `folder` but those named in `keep`, half-written ones too. Not `newer`, those of later
-    steps are left alone: another process may be at them.
+    """Delete every checkpoint in `folder` except those in `keep`, partial files too. Without `newer`, checkpoints of
+    later steps stay: another process may be writing them.
     """
     newest = max(keep, default="")
     for path in folder.glob("*step-*.safetensors*"):
         spared = not newer and path.name[path.name.index("step-") :] > newest
         if path.name not in keep and not spared and not _deleted(path) and not _deleted(path):
-            _log.warning("cannot delete %s", path)  # it lies there until the next one
+            _log.warning("cannot delete %s", path)  # the next call tries again
 
 
 def _deleted(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""A stopwatch for training alone: it stands while the run is paused, evaluates or saves."""
+"""A stopwatch for training time alone: stopped while the run is paused, evaluates or saves."""
 
 from __future__ import annotations
 

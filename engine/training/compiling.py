@@ -1,7 +1,7 @@
-"""`--compile`: torch writes code for the network, before the first step and never in the middle of a run.
+"""`--compile`: torch compiles the network before the first step, never in the middle of a run.
 
-Every shape of batch that the run will see, in training and in evaluation, is passed through once on blank images, so
-that what compiling costs is shown as progress; weights, statistics and random numbers are as before.
+Every batch shape of the run, in training and in evaluation, passes through once on blank images, so compilation shows
+up as progress. Weights, statistics and random state stay unchanged.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def compile_network(
     """Compile for batches of these sizes.
 
     Raises:
-        ModelError: torch cannot compile this network here; the log has the rest.
-        LoadingStopped: `control` asked for a stop, between two shapes.
+        ModelError: torch cannot compile this network here; details are in the log.
+        LoadingStopped: `control` requested a stop, between two shapes.
     """
     passes = [(True, size) for size in dict.fromkeys(train_sizes)] + [
         (False, size) for size in dict.fromkeys(eval_sizes)

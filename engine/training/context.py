@@ -1,4 +1,4 @@
-"""What a run needs besides its spec, as one value that is passed on instead of its parts."""
+"""What a run needs besides its spec, passed as one value."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from engine.training.resume import FRESH, Resume
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What earlier runs on this machine have taught: what forecasts lack, and which settings are quickest."""
+    """What earlier runs on this machine measured: memory beyond the forecast, and the fastest settings."""
 
     calibration: Calibration = field(default_factory=Calibration)
     autotune_choices: Mapping[str, SettingsTuned] = field(default_factory=dict)
@@ -25,10 +25,10 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
-    """Where run number `run` trains, and with whom.
+    """Where run number `run` trains, and in which group.
 
-    `placement` is the device as the spec has it; a process of a group goes on its own. `resume` is where the run
-    begins: `FRESH`, or a checkpoint of its own.
+    `placement` is the spec's device; a process of a group has its own. `resume` is where the run begins: `FRESH`, or
+    one of its own checkpoints.
     """
 
     run: int

@@ -1,9 +1,9 @@
-"""Several processes that make one run's steps together, each on its part of every batch.
+"""Several processes compute one run's steps together, each on its part of every batch.
 
-Rank zero runs the training loop and gives an order for each step; the others wait for orders and execute them. So
-whatever the loop decides by the clock, or by a person's keys, is decided once, and nobody else evaluates or saves.
-torch's DistributedDataParallel averages the gradients while they are computed; what it averages is weighted so that the
-result is the gradient of the whole batch's mean loss. Batch-norm sees each part on its own, or all of them.
+Rank zero runs the training loop and announces each step; the other ranks wait for announcements and execute them. So
+whatever the loop decides by the clock or by a key press is decided once, and only rank zero evaluates or saves. torch's
+DistributedDataParallel averages gradients during the backward pass; the losses are weighted so that the result is the
+gradient of the whole batch's mean loss. Batch-norm sees each part on its own, or all of them.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from engine.data.batches import epoch_order, step_seed
 from engine.data.feeding import Batch, feed
 from engine.device import Placement
 from engine.errors import ClusterError, MemoryShortageError, ReslabError
-from engine.memory.out_of_memory import ran_out
+from engine.memory.out_of_memory import is_out_of_memory
 from engine.progress import LoadingStopped
 from engine.step.batchnorm import SharedBatchNorm, shared_norms
-from engine.step.learner import LEAST_PART, Learner
+from engine.step.learner import MIN_MICRO_BATCH, Learner
 from engine.step.optim import set_learning_rate
 from engine.text import counted
 from engine.training.setup import Setup
 
-_PATIENCE = timedelta(days=30)  # a person may pause a run for long, and the others wait in the middle of an order
-_PARTING = timedelta(seconds=10)
-_LEAVE = -1.0  # in place of an epoch
+_TIMEOUT = timedelta(days=30)  # a run may be paused for long while the other ranks wait
+_SHUTDOWN_TIMEOUT = timedelta(seconds=10)
+_SHUTDOWN = -1.0  # in place of an epoch
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerGroup:
-    """This process's place among the workers of a run. `control_group` is a process group on the CPU, `on_nodes` the
-    number of machines, `device` this process's GPU, None where it works on a processor.
+    """This process's place among a run's workers. `control_group` is a process group on the CPU, `on_nodes` the number
+    of machines, `device` this process's GPU, or None on a processor.
 
     A default process group must have been set up: gloo for processors, NCCL for GPUs.
     """
@@ -58,7 +58,7 @@ class WorkerGroup:
     def assemble(
         cls, on_nodes: int = 1, sync_batchnorm: bool = False, device: torch.device | None = None
     ) -> WorkerGroup:
-        control_group = dist.new_group(backend="gloo", timeout=_PATIENCE)
+        control_group = dist.new_group(backend="gloo", timeout=_TIMEOUT)
         return cls(dist.get_rank(), dist.get_world_size(), on_nodes, sync_batchnorm, control_group, device)
 
     def placed(self, placement: Placement) -> Placement:
@@ -70,7 +70,7 @@ class WorkerGroup:
         return self.rank == 0
 
     def describe(self, model: nn.Module) -> str:
-        """For a person: how many, where, and what batch-norm sees, if `model` has any."""
+        """For display: how many, where, and what batch-norm sees, if `model` has any."""
         nodes = "one machine" if self.on_nodes == 1 else counted(self.on_nodes, "machine")
         sees = ""
         if any(isinstance(module, _BatchNorm) for module in model.modules()):
@@ -83,20 +83,20 @@ class WorkerGroup:
         on_gpu = learner.placement.device.type == "cuda"
         devices = [learner.placement.device] if on_gpu else None
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # torch 2.15 has another name for it, 2.11 only this one
-            # Each keeps its own statistics, of which only the first one's are used.
+            warnings.simplefilter("ignore", FutureWarning)  # renamed in torch 2.15; 2.11 has only this name
+            # Each rank keeps its own statistics; only rank zero's are used.
             network = DistributedDataParallel(learner.model, device_ids=devices, broadcast_buffers=False)
         return DataParallelLearner(**own, network=network, group=self, norms=shared_norms(learner.model))
 
     def part_of(self, num_images: int) -> tuple[int, int]:
-        """Where this process's part of a batch starts and ends; (0, 0) where the batch is too small to give it one."""
-        num_parts = max(min(self.size, num_images // LEAST_PART), 1)
+        """Bounds of this process's part of a batch; (0, 0) if the batch is too small to give it one."""
+        num_parts = max(min(self.size, num_images // MIN_MICRO_BATCH), 1)
         if self.rank >= num_parts:
             return 0, 0
         return num_images * self.rank // num_parts, num_images * (self.rank + 1) // num_parts
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum over all, on the device, without waiting for it there."""
+        """Sum over all ranks, on the device, without synchronising."""
         dist.all_reduce(values)
         return values
 
@@ -108,21 +108,21 @@ class WorkerGroup:
         return -(-batch_size // self.size)
 
     def barrier(self, error: ReslabError | LoadingStopped | None = None) -> None:
-        """Wait until all are here, before their first step together, or say with `error` that this one will not be.
+        """Wait until all ranks are ready for their first step together; `error` reports that this one never will be.
 
         Raises:
-            ClusterError, LoadingStopped: another one will not, for that reason.
+            ClusterError, LoadingStopped: another rank failed or stopped; the reason.
         """
         problem = None if error is None else "" if isinstance(error, LoadingStopped) else str(error)
         found: list[str | None] = [None] * self.size
         dist.all_gather_object(found, problem, self.control_group)
-        problem = next((said for said in found if said is not None), None)
+        problem = next((reason for reason in found if reason is not None), None)
         if error is None and problem is not None:
             raise ClusterError(problem) if problem else LoadingStopped
 
     @contextmanager
     def starting(self) -> Iterator[None]:
-        """What is done before they meet: where it fails, the others hear of it."""
+        """Around the setup before the first `barrier`: if it fails, the other ranks learn of it."""
         try:
             yield
         except (ReslabError, LoadingStopped) as error:
@@ -130,24 +130,24 @@ class WorkerGroup:
             raise
 
     def announce_step(self, epoch: int, number: int, rate: float) -> None:
-        """Let everybody make step `number` (from 0) of `epoch` at this learning rate."""
+        """Make every rank execute step `number` (from 0) of `epoch` at this learning rate."""
         dist.broadcast(torch.tensor((float(epoch), float(number), rate), dtype=torch.float64), 0, self.control_group)
 
     def shutdown(self) -> None:
-        """The run is over, however it ended. In vain where the others wait in the middle of a step that broke off."""
-        order = torch.tensor((_LEAVE, 0.0, 0.0), dtype=torch.float64)
-        with suppress(RuntimeError):  # the others are gone, or do not listen
+        """End the run on all ranks. Has no effect on ranks that wait inside a step that was aborted."""
+        order = torch.tensor((_SHUTDOWN, 0.0, 0.0), dtype=torch.float64)
+        with suppress(RuntimeError):  # the other ranks are gone or do not respond
             sent = dist.broadcast(order, 0, self.control_group, async_op=True)
-            assert sent is not None  # None is for processes outside the group
-            sent.wait(_PARTING)
+            assert sent is not None  # None only outside the group
+            sent.wait(_SHUTDOWN_TIMEOUT)
 
     def orders(self) -> Iterator[tuple[int, int, float]]:
-        """The orders as they come, until the last."""
+        """Announced steps (epoch, number, learning rate), until the shutdown."""
         while True:
             order = torch.empty(3, dtype=torch.float64)
             dist.broadcast(order, 0, self.control_group)
             epoch, number, rate = order.tolist()
-            if epoch == _LEAVE:
+            if epoch == _SHUTDOWN:
                 return
             yield int(epoch), int(number), rate
 
@@ -161,32 +161,32 @@ class DataParallelLearner(Learner):
     def compute_gradients(
         self, batch: Batch, epoch: int, number: int, micro_batch: int | None = None
     ) -> tuple[Tensor, Tensor]:
-        """As alone: the gradients of the whole batch's mean loss, that loss and the count of right images.
+        """As in one process: gradients of the whole batch's mean loss, that loss, and the number of right images.
 
-        Each process augments the whole batch and takes its part, so that it sees the pixels that it would see alone.
-        One that gets no part computes on two images for nothing, for the others wait for it.
+        Each process augments the whole batch and takes its part, so it sees the same pixels as a single process would.
+        A rank without a part computes on two images and discards the result, since the others wait for it.
 
         Raises:
-            MemoryShortageError: it does not fit; nobody can try a step again that the others have gone on with.
+            MemoryShortageError: it does not fit; a step cannot be retried once the other ranks have moved on.
         """
         try:
             return self._compute_part(batch, epoch, number)
         except Exception as error:
-            if not ran_out(error):
+            if not is_out_of_memory(error):
                 raise
             raise MemoryShortageError(
                 f"memory ran out on worker {self.group.rank + 1} of {self.group.size} with its part of a batch of "
-                f"{counted(len(batch[1]), 'image')}; take more workers, a smaller batch size, image size or network"
+                f"{counted(len(batch[1]), 'image')}; use more workers, or a smaller batch size, image size or network"
             ) from error
 
     def _compute_part(self, batch: Batch, epoch: int, number: int) -> tuple[Tensor, Tensor]:
         pixels, labels = batch
-        if self.draws:
+        if self.uses_rng:
             torch.manual_seed(step_seed(self.spec.seed, epoch, number, self.group.rank))
         pixels = self.prepare.augment(pixels, self.spec.seed, epoch, number)
         start, stop = self.group.part_of(len(labels))
         share = (stop - start) / len(labels)
-        mine = slice(start, stop) if share else slice(0, LEAST_PART)
+        mine = slice(start, stop) if share else slice(0, MIN_MICRO_BATCH)
         for norm in self.norms:
             norm.counts = share > 0
         self._begin()
@@ -203,7 +203,7 @@ class DataParallelLearner(Learner):
 
 
 def follow(setup: Setup, group: WorkerGroup) -> None:
-    """Carry out the orders of the first process until it dismisses this one."""
+    """Execute the steps that rank zero announces, until it shuts the group down."""
     learner, data = setup.learner, setup.data
     learner.model.train()
     epoch_now, batches = 0, iter(list[Batch]())

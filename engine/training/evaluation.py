@@ -1,4 +1,4 @@
-"""Evaluates a model on a split: one pass, predictions gathered on the device, figures from scikit-learn."""
+"""Evaluate a model on a split: one pass, predictions gathered on the device, figures as in scikit-learn."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ REPORT_EVERY_S = 0.25
 
 @dataclass(frozen=True, slots=True)
 class When:
-    """Which evaluation of which run this is."""
+    """Which evaluation of which run."""
 
     run: int
     split: SplitName
@@ -37,9 +37,9 @@ class When:
 def evaluate(
     learner: Learner, split: Split, num_classes: int, when: When, recovery: Recovery, control: Control
 ) -> Generator[EvaluationProgressed | MemoryRecovered, None, Evaluated | None]:
-    """Yield progress and return the facts, or None where `control` asked for a stop in between.
+    """Yield progress and return the results; None if `control` requested a stop.
 
-    The model is in evaluation mode during the pass and in the mode it came in afterwards.
+    The model is in evaluation mode during the pass and back in its former mode afterwards.
     """
     started = reported = time.perf_counter()
     model, placement = learner.model, learner.placement

@@ -1,4 +1,6 @@
-"""The processes that make one run's steps together. `Solo` is the group of one; `data_parallel` has the larger ones."""
+"""The processes that compute one run's steps together. `Solo` is a single process; larger groups are in
+`data_parallel`.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,9 @@ from engine.step.learner import Learner
 class Group(Protocol):
     """This process's place among those that share one run.
 
-    `is_rank_zero`: it runs the training loop, and the others follow its orders. `adapts`: it may choose its own way of
-    computing (threads, measured precision, a compiled or captured step, micro-batches), since no other process has to
-    do the same at the same moment. `sync_batchnorm`: batch-norm sees the parts of all processes.
+    `is_rank_zero`: it runs the training loop and announces each step to the others. `adapts`: it may choose how it
+    computes (threads, measured precision, a compiled or captured step, micro-batches), since no other process has to do
+    the same at the same moment. `sync_batchnorm`: batch-norm sees the parts of all processes.
     """
 
     @property
@@ -34,15 +36,15 @@ class Group(Protocol):
         ...
 
     def share_of(self, batch_size: int) -> int:
-        """The most images of a batch that one process computes on."""
+        """The largest part of a batch that one process computes."""
         ...
 
     def describe(self, model: nn.Module) -> str:
-        """How many processes, where, and what batch-norm sees, for a person; "" for the process of the lab itself."""
+        """For display: how many processes, where, and what batch-norm sees; "" for the lab's own process."""
         ...
 
     def starting(self) -> AbstractContextManager[None]:
-        """Around what is done before the first `barrier`: if it fails here, the others end as well."""
+        """Around the setup before the first `barrier`: if it fails here, the other ranks end as well."""
         ...
 
     def barrier(self) -> None:
@@ -54,17 +56,17 @@ class Group(Protocol):
         ...
 
     def announce_step(self, epoch: int, number: int, rate: float) -> None:
-        """From rank zero: everybody makes step `number` (from 0) of `epoch` at this learning rate."""
+        """From rank zero: all ranks execute step `number` (from 0) of `epoch` at this learning rate."""
         ...
 
     def shutdown(self) -> None:
-        """From rank zero: the run is over, however it ended."""
+        """From rank zero: end the run on all ranks."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Solo:
-    """One process, which shares nothing. `workers` as in `Resolved`, where that process is not the lab's own."""
+    """A single process. `workers` as in `Resolved`, if it is not the lab's own process."""
 
     workers: str = ""
     is_rank_zero: bool = True
@@ -84,13 +86,13 @@ class Solo:
         return nullcontext()
 
     def barrier(self) -> None:
-        """Nobody to wait for."""
+        """No other process to wait for."""
 
     def join(self, learner: Learner) -> Learner:
         return learner
 
     def announce_step(self, epoch: int, number: int, rate: float) -> None:
-        """Nobody to tell."""
+        """No other process."""
 
     def shutdown(self) -> None:
-        """Nobody to tell."""
+        """No other process."""

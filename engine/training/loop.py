@@ -1,4 +1,4 @@
-"""The training loop, to be read from top to bottom. It only yields: it records nothing and calls nobody back.
+"""The training loop, to be read from top to bottom. It only yields: it stores nothing and calls nothing back.
 
     load the images                          → DatasetProgressed …
     build network, optimizer, guard          → RunStarted
@@ -12,13 +12,13 @@
         the epoch's means                    → EpochEnded
         evaluate on val, else on test        → EvaluationProgressed …, Evaluated (epoch, and final after the last)
         at most a minute apart, and last     → CheckpointSaved
-    say how it ended                         (returned: `run()` makes RunEnded of it)
+    return how it ended                      (`run()` makes RunEnded of it)
 
-Whatever is not finite ends the run as diverged: a step's loss, the loss of any evaluation, a weight, a statistic or a
+Any value that is not finite ends the run as diverged: a step's loss, an evaluation's loss, a weight, a statistic or a
 value of the optimizer's state at the end of an epoch or of the run.
 
-With a validation share the test set is read twice, untrained and at the very end, so that whatever is tuned between
-two runs is tuned on the validation images.
+With a validation share the test set is evaluated twice, untrained and at the very end, so that choices made between two
+runs rest on the validation images.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ from engine.training.saving import Saver
 from engine.training.setup import Setup, release, set_up
 from engine.training.step_metrics import StepMetrics
 
-_LISTEN_EVERY_S = 0.5  # a paused run looks up this often, should a notification be lost
+_LISTEN_EVERY_S = 0.5  # a paused run polls this often, in case a notification is lost
 
 
 T = TypeVar("T")
@@ -63,7 +63,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How the loop was left. `error` is a sentence where it diverged or was cut off, the bytes are as in RunEnded."""
+    """How the loop ended. `error` is a sentence if it diverged or was interrupted; the bytes are as in RunEnded."""
 
     status: Status
     error: str | None = None
@@ -73,13 +73,13 @@ class Ending:
 
 
 def train(spec: RunSpec, context: RunContext) -> Generator[Event, None, Ending]:
-    """Train one run, yielding what happens, and return how it ended. In a group this is its rank zero.
+    """Train one run, yielding its events, and return how it ended. In a group this is rank zero.
 
     Only the thread that iterates may close it. Network and images stay in the context's ledger, marked as idle.
 
     Raises:
-        ReslabError: images, weights or device are not available, weights cannot be written, or the run to be resumed
-            has seen other images.
+        ReslabError: images, weights or device are not available, weights cannot be written, or the run to resume was
+            trained on other images.
     """
     device = context.group.placed(context.placement).device
     run, ledger, resume = context.run, context.ledger, context.resume
@@ -107,16 +107,16 @@ def train(spec: RunSpec, context: RunContext) -> Generator[Event, None, Ending]:
         except LoadingStopped:
             return Ending("stopped", context.control.stop_reason)
         finally:
-            if setup is not None:  # else the others wait elsewhere, not for orders
+            if setup is not None:  # otherwise the other ranks are not waiting for steps
                 context.group.shutdown()
             ledger.finish(run)
             release(setup)
             if device.type == "cpu":
-                empty_caches()  # the C library keeps what is freed, for the next step
+                empty_caches()  # the C library keeps freed memory for the next step
 
 
 class _Loop:
-    """One run's loop; the state that its steps share."""
+    """One run's loop and the state that its steps share."""
 
     def __init__(self, setup: Setup, start: Position) -> None:
         self.setup = setup
@@ -124,10 +124,10 @@ class _Loop:
         self.learner = setup.learner
         self.recovery = setup.recovery
         self.control = context.control
-        self.points = StepMetrics(setup.run, start)
+        self.metrics = StepMetrics(setup.run, start)
         self.gradients = Gradients(setup.run, self.learner.model)
         self.epochs_done, self.evaluated = start.epochs_done, start.evaluated
-        self.not_finite: str | None = None  # what it was, and when
+        self.not_finite: str | None = None  # what, and when
         self.began = time.perf_counter() - start.elapsed_s
         folder = context.folders.run_folder(setup.run)
         self.saver = Saver(setup.run, folder, setup.spec.checkpoint_every, self.learner.num_bytes, start.step)
@@ -137,7 +137,7 @@ class _Loop:
             while not self.control.stop_requested and self.state_is_finite():
                 if not self.evaluated:
                     if self.epochs_done and self.saver.worth_it:
-                        yield from self.save()  # before an evaluation, which may take long
+                        yield from self.save()  # an evaluation may take long
                     if not (yield from self.evaluate_epoch()):
                         break
                     self.evaluated = True
@@ -145,27 +145,27 @@ class _Loop:
                     yield from self.save(last=True)
                     return Ending("completed")
                 yield from self.steps_of(self.epochs_done + 1)
-                if self.points.diverged_at is not None:
-                    self.not_finite = f"the loss was not finite at step {self.points.diverged_at:,}"
+                if self.metrics.diverged_at is not None:
+                    self.not_finite = f"the loss was not finite at step {self.metrics.diverged_at:,}"
                     break
                 if not self.control.stop_requested:
                     self.epochs_done, self.evaluated = self.epochs_done + 1, False
-                    yield self.points.end_epoch(self.epochs_done)
+                    yield self.metrics.end_epoch(self.epochs_done)
             if self.not_finite is not None or not self.state_is_finite():
                 return (yield from self.diverged())
-            if self.points.step:
+            if self.metrics.step:
                 yield from self.save(last=True)
             return Ending("stopped", self.control.stop_reason)
         finally:
             self.saver.wait()
 
     def tuning_checked(self) -> Iterator[Event]:
-        """Nothing, where the speed is not that of the settings that were measured: another thing made the run slow."""
+        """Yields nothing if something other than the measured settings affected the speed."""
         setup = self.setup
         typical = setup.spec.freeze == "none" and not setup.spec.compile and setup.data.train.is_on(torch.device("cpu"))
         if setup.tuned is None or not typical or self.recovery.micro_batch is not None or self.recovery.recomputing:
             return
-        checked = check_choice(setup.run, setup.tuned, self.points.images, self.points.clock.seconds)
+        checked = check_choice(setup.run, setup.tuned, self.metrics.images, self.metrics.clock.seconds)
         if checked is not None:
             yield checked
 
@@ -174,41 +174,41 @@ class _Loop:
         return what_is_not_finite(self.learner.model, self.learner.optimizer)
 
     def state_is_finite(self) -> bool:
-        """Between two epochs, or where a stop was asked for: the last step's own loss says nothing of its update."""
+        """Checked between epochs and at a stop: the last step's loss says nothing about its update."""
         if self.not_finite is None and (what := self.bad_state) is not None:
-            self.not_finite = f"{what} were not finite after step {self.points.step:,}"
+            self.not_finite = f"{what} were not finite after step {self.metrics.step:,}"
         return self.not_finite is None
 
     def steps_of(self, epoch: int) -> Generator[Event, None, None]:
-        """What is left of an epoch's steps; leaves early where a stop is asked for or a loss is not finite."""
-        setup, points = self.setup, self.points
+        """The remaining steps of an epoch; ends early at a stop request or a loss that is not finite."""
+        setup, metrics = self.setup, self.metrics
         order = epoch_order(len(setup.data.train), setup.spec.seed, epoch)
-        first = points.step - self.epochs_done * setup.steps_per_epoch
+        first = metrics.step - self.epochs_done * setup.steps_per_epoch
         batches = feed(setup.data.train, order, setup.bounds[first:], setup.placement.device)
         rate = setup.spec.learning_rate
         self.learner.model.train()
-        points.clock.start()
+        metrics.clock.start()
         for number, batch in enumerate(batches, first):
             if self.control.pause_requested:
                 yield from self.pause(epoch, rate)
             if self.control.stop_requested:
                 break
-            rate = learning_rate(setup.spec, points.step, setup.num_steps, setup.steps_per_epoch)
-            points.add(*self.step(batch, epoch, number, rate), len(batch[1]))
+            rate = learning_rate(setup.spec, metrics.step, setup.num_steps, setup.steps_per_epoch)
+            metrics.add(*self.step(batch, epoch, number, rate), len(batch[1]))
             if self.recovery.events:
                 yield from self.recovery.pending_events()
-            if points.due:
-                yield from self.read_points(epoch, rate)
-                if points.diverged_at is not None:
+            if metrics.due:
+                yield from self.read_metrics(epoch, rate)
+                if metrics.diverged_at is not None:
                     break
                 yield from self.save_if_due()
-        if points.diverged_at is None:
-            yield from self.read_points(epoch, rate)
-        points.clock.stop()
+        if metrics.diverged_at is None:
+            yield from self.read_metrics(epoch, rate)
+        metrics.clock.stop()
 
     def step(self, batch: Batch, epoch: int, number: int, rate: float) -> tuple[Tensor, Tensor]:
-        """One update; returns the loss and the count of right images, still on the device."""
-        step = self.points.step + 1
+        """One update; returns the loss and the number of right images, still on the device."""
+        step = self.metrics.step + 1
         self.setup.context.group.announce_step(epoch, number, rate)
         loss, num_right = self.recovery.compute_gradients(batch, epoch, number, step)
         set_learning_rate(self.learner.optimizer, rate)
@@ -218,29 +218,29 @@ class _Loop:
             self.recovery.update()
         return loss, num_right
 
-    def read_points(self, epoch: int, rate: float) -> Iterator[Event]:
-        completed = self.points.read(epoch, rate)
+    def read_metrics(self, epoch: int, rate: float) -> Iterator[Event]:
+        completed = self.metrics.read(epoch, rate)
         if completed is not None:
             yield completed
         measured = self.gradients.read()
-        if measured is not None and self.points.diverged_at is None:
+        if measured is not None and self.metrics.diverged_at is None:
             yield measured
 
     def pause(self, epoch: int, rate: float) -> Iterator[Event]:
-        yield from self.read_points(epoch, rate)
-        self.points.clock.stop()
+        yield from self.read_metrics(epoch, rate)
+        self.metrics.clock.stop()
         began = time.perf_counter()
-        yield RunPaused(self.setup.run, self.points.step)
+        yield RunPaused(self.setup.run, self.metrics.step)
         while self.control.pause_requested:
             yield from self.saver.pending_events()
             self.control.wait(_LISTEN_EVERY_S)
-        yield RunResumed(self.setup.run, self.points.step, time.perf_counter() - began)
-        self.points.clock.start()
+        yield RunResumed(self.setup.run, self.metrics.step, time.perf_counter() - began)
+        self.metrics.clock.start()
 
     def evaluate_epoch(self) -> Generator[Event, None, bool]:
         """After an epoch: the validation images if there are any, else the test set; after the last one, both.
 
-        Before the first: the test set. False where a stop was asked for in between.
+        Before the first epoch: the test set. False if a stop was requested meanwhile.
         """
         if self.epochs_done == 0:
             return (yield from self.evaluate("test", "untrained"))
@@ -251,14 +251,14 @@ class _Loop:
         return self.setup.data.val is not None or (yield from self.evaluate("test", "epoch"))
 
     def evaluate(self, split_name: SplitName, moment: Moment) -> Generator[Event, None, bool]:
-        """Evaluate one split; False where a stop was asked for in between, or its loss is not finite."""
+        """Evaluate one split; False if a stop was requested meanwhile, or its loss is not finite."""
         setup = self.setup
         split = setup.data.val if split_name == "val" else setup.data.test
         assert split is not None
-        when = When(setup.run, split_name, moment, self.epochs_done, self.points.step)
+        when = When(setup.run, split_name, moment, self.epochs_done, self.metrics.step)
         num_classes = len(setup.data.class_names)
         work = evaluate(self.learner, split, num_classes, when, self.recovery, self.control)
-        evaluated = yield from self.beside_saving(work)
+        evaluated = yield from self.while_saving(work)
         if evaluated is None:
             return False
         yield evaluated
@@ -267,8 +267,8 @@ class _Loop:
             self.not_finite = f"the loss on the {split_name} images was not finite {moment_text}"
         return self.not_finite is None
 
-    def beside_saving(self, work: Generator[Event, None, T]) -> Generator[Event, None, T]:
-        """`work`; checkpoints go on being written, and what became of them is told, as between two steps."""
+    def while_saving(self, work: Generator[Event, None, T]) -> Generator[Event, None, T]:
+        """Run `work`; write checkpoints and yield their events meanwhile, as between two steps."""
         while True:
             try:
                 event = next(work)
@@ -277,35 +277,35 @@ class _Loop:
                 return done
             yield event
             yield from self.saver.pending_events()
-            if self.saver.due and self.saver.saved_step != self.points.step:  # it reads weights, it changes none
+            if self.saver.due and self.saver.saved_step != self.metrics.step:  # an evaluation changes no weights
                 yield from self.save()
 
     @property
     def position(self) -> Position:
-        """Between two steps, with all points read back."""
-        points = self.points
+        """Between two steps, with all metrics read back."""
+        metrics = self.metrics
         return Position(
-            step=points.step, epochs_done=self.epochs_done, evaluated=self.evaluated, images=points.images,
-            train_s=points.clock.seconds, elapsed_s=time.perf_counter() - self.began, epoch=points.epoch_sums,
+            step=metrics.step, epochs_done=self.epochs_done, evaluated=self.evaluated, images=metrics.images,
+            train_s=metrics.clock.seconds, elapsed_s=time.perf_counter() - self.began, epoch=metrics.epoch_sums,
             memory=self.recovery.state,
         )  # fmt: skip
 
     def save_if_due(self) -> Iterator[Event]:
-        """In the middle of an epoch: tell of what was written, and save where too much would be at risk."""
+        """Within an epoch: yield the events of finished writes, and save if too much work is at risk."""
         yield from self.saver.pending_events()
         if self.saver.due:
-            self.points.clock.stop()
+            self.metrics.clock.stop()
             yield from self.save()
-            self.points.clock.start()
+            self.metrics.clock.start()
 
     def save(self, last: bool = False) -> Iterator[Event]:
-        """Have the state written, unless this very step is; `last` waits for it.
+        """Start writing the state, unless this step is saved already; `last` waits for it.
 
         Raises:
-            CheckpointError: the last one could not be written.
+            CheckpointError: the last checkpoint could not be written.
         """
         yield from self.saver.pending_events(wait=True)
-        if self.saver.saved_step != self.points.step and (last or self.bad_state is None):
+        if self.saver.saved_step != self.metrics.step and (last or self.bad_state is None):
             self.saver.begin(self.learner, self.position)
         if last:
             for event in self.saver.pending_events(wait=True):
@@ -314,30 +314,30 @@ class _Loop:
                 yield event
 
     def diverged(self) -> Generator[Event, None, Ending]:
-        """Keep the last state that is finite: after a bad loss that from before its step, for the guard has left that
-        step and all later ones out; else the newest checkpoint.
+        """Keep the last finite state: after a bad loss the state before its step, since the guard skipped that step and
+        all later ones; otherwise the newest checkpoint.
         """
-        said, advice = self.not_finite, "try a lower learning rate, or a warm-up"
-        if self.points.step == 0 and self.points.diverged_at is None:
+        message, advice = self.not_finite, "try a lower learning rate, or a warm-up"
+        if self.metrics.step == 0 and self.metrics.diverged_at is None:
             advice = "choose other weights, or weights=random" if self.setup.spec.weights != "random" else advice
-            return Ending("diverged", f"{said}, so nothing was trained; {advice}")
+            return Ending("diverged", f"{message}, so nothing was trained; {advice}")
         if self.bad_state is None:
             yield from self.save(last=True)
-            kept = "the state before it is" if self.points.diverged_at is not None else "the weights are finite and"
-            return Ending("diverged", f"{said}; {kept} kept; {advice}")
-        # The step before had a finite loss but not finite gradients: its weights are worth nothing.
+            kept = "the state before it is" if self.metrics.diverged_at is not None else "the weights are finite and"
+            return Ending("diverged", f"{message}; {kept} kept; {advice}")
+        # The step before had a finite loss but gradients that were not finite: its weights are useless.
         yield from self.saver.pending_events(wait=True)
-        if self.points.diverged_at is not None:
-            said = f"{said}, and the weights before it were not finite either"
+        if self.metrics.diverged_at is not None:
+            message = f"{message}, and the weights before it were not finite either"
         if self.saver.saved_step is not None:
-            said = f"{said}; those of step {self.saver.saved_step:,} are kept"
-        return Ending("diverged", f"{said}; {advice}")
+            message = f"{message}; those of step {self.saver.saved_step:,} are kept"
+        return Ending("diverged", f"{message}; {advice}")
 
 
 @contextmanager
 def _arithmetic(deterministic: bool) -> Iterator[None]:
-    """torch's global switches for one run, put back afterwards; left alone where they are right, for to set them loads
-    torch's compiler.
+    """torch's global switches for one run, restored afterwards. Not touched if they are right already: setting them
+    loads torch's compiler.
     """
     before = torch.are_deterministic_algorithms_enabled()
     if before == deterministic:

@@ -1,4 +1,4 @@
-"""By which mean and standard deviation a run normalises its images, where its weights have seen others."""
+"""Mean and standard deviation for a run whose weights were trained on other images."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ Values = tuple[float, ...]
 
 
 def normalized_for(spec: RunSpec, data: ImageData, resume: Resume) -> ImageData:
-    """`data` with the values that the weights of another run were trained with; as it is where they are not of a run.
+    """`data` with the mean and std that another run's weights were trained with; unchanged if the weights are not from
+    a run.
 
-    A run that is resumed normalises as it did. Checkpoints from before they said it were trained with their dataset's
-    own values, unless their weights were somebody's, too; the same dataset has the same values.
+    A resumed run normalises as before. Old checkpoints that do not record the values used their dataset's own, unless
+    their weights came from elsewhere, too; the same dataset has the same values.
     """
     if spec.weights in ("random", "imagenet"):
         return data
@@ -29,10 +30,10 @@ def normalized_for(spec: RunSpec, data: ImageData, resume: Resume) -> ImageData:
     header = own_header(expand(spec.weights))
     if header is None:
         return data
-    said: dict[str, Any] | None = header.get("normalization")
-    if said is not None:
+    recorded: dict[str, Any] | None = header.get("normalization")
+    if recorded is not None:
         channels = len(data.mean)
-        return replace(data, mean=_for(said["mean"], channels), std=_for(said["std"], channels))
+        return replace(data, mean=_for(recorded["mean"], channels), std=_for(recorded["std"], channels))
     if header["spec"].get("weights", "random") == "random":
         mean, std = moments_of(data.train)
         return replace(data, mean=mean, std=std)
@@ -40,5 +41,5 @@ def normalized_for(spec: RunSpec, data: ImageData, resume: Resume) -> ImageData:
 
 
 def _for(values: Sequence[float], channels: int) -> Values:
-    """One for each channel: their mean, where they are of another number of channels."""
+    """One value per channel: their mean, if the number of channels differs."""
     return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels

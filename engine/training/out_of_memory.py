@@ -1,13 +1,13 @@
-"""What happens when an allocation fails all the same: the run goes on, and no image is lost or counted twice.
+"""Recovery from a failed allocation: the run continues, and no image is lost or counted twice.
 
     the attempt fails                       leave the except block: its traceback holds every tensor of the attempt
-    put statistics and gradients back       (weights and optimizer were not touched: an update allocates nothing)
-    the first time in a step                free what is idle, empty the allocator's cache, try the very same again
-    again, with --on-oom checkpoint         keep only the blocks' inputs and compute the activations anew: the same bits
-    again                                   micro-batches of half the size, and half of that, down to two images
-    two do not fit                          MemoryShortageError: how much was needed, how much there is, who holds it
+    restore statistics and gradients        (weights and optimizer were not touched: an update allocates nothing)
+    first failure in a step                 free what is idle, empty the allocator's cache, retry the same step
+    again, with --on-oom checkpoint         keep only the blocks' inputs and recompute activations: the same bits
+    again                                   micro-batches of half the size, then half of that, down to two images
+    two images do not fit                   MemoryShortageError: how much was needed, how much there is, who holds it
 
-After a while without a failure the micro-batches are doubled again; should that fail, the next try waits twice as long.
+After a while without a failure the micro-batches double again; if that fails, the next attempt waits twice as long.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from engine.events import MemoryRecovered
 from engine.memory.freeing import clear_workspaces, empty_caches
 from engine.memory.headroom import free_bytes
 from engine.memory.ledger import Ledger
-from engine.memory.out_of_memory import asked_bytes, ran_out
+from engine.memory.out_of_memory import is_out_of_memory, requested_bytes
 from engine.step.forward import EVALUATED_PER_PART, Outputs
-from engine.step.learner import LEAST_PART, Learner
+from engine.step.learner import MIN_MICRO_BATCH, Learner
 from engine.step.recompute import recompute_activations
 from engine.text import counted, memory_size
 from engine.training.cuda_graph import GraphedStep
@@ -37,17 +37,17 @@ CALM_STEPS = 200  # without a failure, before larger micro-batches are tried
 
 @dataclass(slots=True)
 class Recovery:
-    """Carries the steps of one run through failing allocations; what it did waits in `events` to be yielded.
+    """Gets the steps of one run through failed allocations; its actions wait in `events` to be yielded.
 
-    `micro_batch` None: batches are whole. `recomputing`: activations are computed twice. `recorded` is left for good
-    when anything fails.
+    `micro_batch` None: batches are whole. `recomputing`: activations are computed twice. `graphed` is dropped for good
+    at the first failure.
     """
 
     run: int
     learner: Learner
     ledger: Ledger
-    recorded: GraphedStep | None = None
-    launched: bool = False
+    graphed: GraphedStep | None = None
+    used_graph: bool = False
     events: list[MemoryRecovered] = field(default_factory=list)
     micro_batch: int | None = None
     recomputing: bool = False
@@ -58,7 +58,7 @@ class Recovery:
     calm_needed: int = field(default_factory=lambda: CALM_STEPS)
 
     def compute_gradients(self, batch: Batch, epoch: int, number: int, step: int) -> tuple[Tensor, Tensor]:
-        """`Learner.compute_gradients`, whatever it takes. `step` counts from 1 over the run.
+        """`Learner.compute_gradients`, retried until it fits. `step` counts from 1 over the run.
 
         Raises:
             MemoryShortageError: not even two images fit.
@@ -69,9 +69,9 @@ class Recovery:
             try:
                 computed = self._attempt(batch, epoch, number)
             except Exception as error:
-                if not ran_out(error):
+                if not is_out_of_memory(error):
                     raise
-                asked = asked_bytes(error)
+                requested = requested_bytes(error)
             else:
                 self.calm_steps += 1
                 self.before_probe = None
@@ -79,31 +79,31 @@ class Recovery:
             failures += 1
             self.learner.undo()
             freed = self._free()
-            self._give_way(failures, len(batch[1]), step, freed, asked)
+            self._adapt(failures, len(batch[1]), step, freed, requested)
 
     def _attempt(self, batch: Batch, epoch: int, number: int) -> tuple[Tensor, Tensor]:
         computed = None
-        if self.recorded is not None and self.micro_batch is None:
-            computed = self.recorded.compute_gradients(batch, epoch, number)
-        self.launched = computed is not None
+        if self.graphed is not None and self.micro_batch is None:
+            computed = self.graphed.compute_gradients(batch, epoch, number)
+        self.used_graph = computed is not None
         return computed or self.learner.compute_gradients(batch, epoch, number, self.micro_batch)
 
     @property
     def update(self) -> Callable[[], object]:
-        """The optimizer's step that belongs to the gradients computed last."""
-        return self.recorded.update if self.recorded and self.launched else self.learner.optimizer.step
+        """The optimizer step that belongs to the latest gradients."""
+        return self.graphed.update if self.graphed and self.used_graph else self.learner.optimizer.step
 
     def _free(self) -> int:
-        if self.recorded is not None:
-            self.recorded.drop()
-            self.recorded = None
+        if self.graphed is not None:
+            self.graphed.drop()
+            self.graphed = None
         clear_workspaces()
         return free_idle(self.ledger)
 
     def evaluate(
         self, work: Callable[[Tensor, Tensor], Outputs], images: Tensor, labels: Tensor, step: int
     ) -> list[Outputs]:
-        """`work` on a batch, or on as many parts of it as memory asks for; no image twice.
+        """`work` on a batch, in as many parts as memory requires; no image twice.
 
         Raises:
             MemoryShortageError: not even one image fits.
@@ -115,56 +115,56 @@ class Recovery:
             try:
                 done.append(work(images[start:stop], labels[start:stop]))
             except Exception as error:
-                if not ran_out(error):
+                if not is_out_of_memory(error):
                     raise
-                asked = asked_bytes(error)
+                requested = requested_bytes(error)
             else:
                 start = stop
                 continue
             failures += 1
             freed = self._free()
             if failures == 1:
-                self._tell(step, "freed what was idle and tried again", freed)
+                self._emit(step, "freed what was idle and tried again", freed)
                 continue
             if stop - start == 1:
-                raise MemoryShortageError(self._shortage(1, asked))
+                raise MemoryShortageError(self._failure_text(1, requested))
             self.evaluated_at_once = -(-(stop - start) // 2)
-            self._tell(step, f"evaluating {counted(self.evaluated_at_once, 'image')} at once", freed)
+            self._emit(step, f"evaluating {counted(self.evaluated_at_once, 'image')} at once", freed)
         return done
 
     def pending_events(self) -> Iterator[MemoryRecovered]:
-        """What was done since the last call."""
+        """The actions since the last call."""
         while self.events:
             yield self.events.pop(0)
 
     def start_small(self, micro_batch: int | None, recompute: bool) -> None:
-        """Begin as the forecast says that it fits, before anything failed."""
+        """Begin with what the forecast says will fit, before any failure."""
         if recompute:
             self._recompute(0, 0)
         if micro_batch is not None:
             self.evaluated_at_once = EVALUATED_PER_PART * micro_batch
             if self.learner.placement.device.type != "cuda":
-                self.most = micro_batch  # a host's allocations do not fail: more than the forecast allows is not tried
+                self.most = micro_batch  # allocations on a host do not fail, so never exceed the forecast
             self._shrink(micro_batch, 0, 0)
 
     @property
     def state(self) -> MemoryState:
-        """What a resume puts back."""
+        """The state that a resumed run restores."""
         return MemoryState(*(getattr(self, item.name) for item in fields(MemoryState)))
 
-    def resume_with(self, state: MemoryState) -> None:
-        """As the run was when it was cut off: no failure, and nothing to tell."""
+    def restore(self, state: MemoryState) -> None:
+        """Restore the state of the interrupted run, without an event."""
         for item in fields(MemoryState):
             setattr(self, item.name, getattr(state, item.name))
         if state.calm_needed is None:
             self.calm_needed = CALM_STEPS
         if state.recomputing:
-            recompute_activations(self.learner.model, self.learner.draws)
+            recompute_activations(self.learner.model, self.learner.uses_rng)
 
-    def _give_way(self, failures: int, batch_size: int, step: int, freed: int, asked: int | None) -> None:
+    def _adapt(self, failures: int, batch_size: int, step: int, freed: int, requested: int | None) -> None:
         self.calm_steps = 0
         if failures == 1:
-            self._tell(step, "freed what was idle and tried again", freed)
+            self._emit(step, "freed what was idle and tried again", freed)
             return
         if self.before_probe is not None:
             self.calm_needed *= 2
@@ -175,18 +175,18 @@ class Recovery:
             self._recompute(step, freed)
             return
         now = min(self.micro_batch or batch_size, batch_size)
-        if self.learner.spec.on_oom == "fail" or now <= LEAST_PART:
-            raise MemoryShortageError(self._shortage(now, asked))
-        self._shrink(max(-(-now // 2), LEAST_PART), step, freed)
+        if self.learner.spec.on_oom == "fail" or now <= MIN_MICRO_BATCH:
+            raise MemoryShortageError(self._failure_text(now, requested))
+        self._shrink(max(-(-now // 2), MIN_MICRO_BATCH), step, freed)
 
     def _recompute(self, step: int, freed: int) -> None:
-        recompute_activations(self.learner.model, self.learner.draws)
+        recompute_activations(self.learner.model, self.learner.uses_rng)
         self.recomputing = True
-        self._tell(step, "computing activations a second time instead of keeping them", freed)
+        self._emit(step, "recomputing activations instead of keeping them", freed)
 
     def _shrink(self, micro_batch: int, step: int, freed: int) -> None:
         self.micro_batch = micro_batch
-        self._tell(step, f"training in micro-batches of {micro_batch}", freed)
+        self._emit(step, f"training in micro-batches of {micro_batch}", freed)
 
     def _probe(self, step: int) -> None:
         if self.micro_batch is None or self.calm_steps < self.calm_needed:
@@ -198,24 +198,25 @@ class Recovery:
         self.before_probe = self.micro_batch
         self.micro_batch = None if larger >= self.learner.spec.batch_size else larger
         what = "whole batches" if self.micro_batch is None else f"micro-batches of {larger}"
-        self._tell(step, f"trying {what} again", 0)
+        self._emit(step, f"trying {what} again", 0)
 
-    def _tell(self, step: int, action: str, freed: int) -> None:
+    def _emit(self, step: int, action: str, freed: int) -> None:
         self.events.append(MemoryRecovered(self.run, step, action, self.micro_batch, self.recomputing, freed))
 
-    def _shortage(self, num_images: int, asked: int | None) -> str:
+    def _failure_text(self, num_images: int, requested: int | None) -> str:
         device = self.learner.placement.device
-        wanted = f"an allocation of {memory_size(asked)} failed" if asked is not None else "an allocation failed"
+        size = f" of {memory_size(requested)}" if requested is not None else ""
         held = [f"{item.label} #{item.run} {memory_size(item.num_bytes)}" for item in self.ledger.holdings()]
         return (
-            f"memory ran out on {device}: a step with {counted(num_images, 'image')} does not fit, {wanted}; "
-            f"{memory_size(free_bytes(device))} are free, held are {', '.join(held) or 'none by reslab'}; "
-            "choose a smaller image size or network, or free what others hold"
+            f"memory ran out on {device}: a step with {counted(num_images, 'image')} does not fit, an allocation"
+            f"{size} failed; {memory_size(free_bytes(device))} are free, held are "
+            f"{', '.join(held) or 'none by reslab'}; choose a smaller image size or network, or free memory that "
+            "others hold"
         )
 
 
 def free_idle(ledger: Ledger) -> int:
-    """Let go of all that no live run needs and empty the caches; returns the bytes of what was let go."""
+    """Drop everything that no live run needs and empty the caches; returns the bytes dropped."""
     dropped = ledger.drop_idle()
     gc.collect()
     empty_caches()

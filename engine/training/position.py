@@ -1,7 +1,7 @@
-"""Where a run stands between two steps: with weights and optimizer state, all that going on exactly needs.
+"""A run's position between two steps: with weights and optimizer state, all that an exact resume needs.
 
-The order of an epoch comes from (seed, epoch) and every random draw of a step from (seed, epoch, step), so there is no
-generator whose state would have to be kept.
+The order of an epoch comes from (seed, epoch) and the random numbers of a step from (seed, epoch, step), so there is no
+generator state to store.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class EpochSums:
-    """What the steps of an unfinished epoch have come to: images, sum of their losses, right ones, and since when."""
+    """Sums over the steps of an unfinished epoch: images, losses, right images, and when it began."""
 
     images: int = 0
     loss: float = 0.0
@@ -27,7 +27,7 @@ class EpochSums:
 
 @dataclass(frozen=True, slots=True)
 class MemoryState:
-    """How far batches are cut, and what `Recovery` remembers of its failures."""
+    """How batches are split, and what `Recovery` remembers of its failures."""
 
     micro_batch: int | None = None
     recomputing: bool = False
@@ -40,9 +40,9 @@ class MemoryState:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """`step` steps are done, `epochs_done` whole epochs; `evaluated` says whether the evaluation after those is, too.
+    """`step` steps and `epochs_done` whole epochs are done; `evaluated`: so is the evaluation after them.
 
-    `images` and `train_s` count over the whole run, `elapsed_s` counts everything, up to this moment.
+    `images` and `train_s` count over the whole run, `elapsed_s` all of its time, up to this moment.
     """
 
     step: int = 0
@@ -59,21 +59,21 @@ class Position:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Position:
-        """Back from JSON, which keeps every float to the last bit. Fields that an earlier version
-        did not write have their defaults.
+        """Parse JSON, which keeps every float to the last bit. Fields that an earlier version did not write get their
+        defaults.
 
         Raises:
-            CheckpointError: it does not say how many steps were done, or is not what `to_dict` gave.
+            CheckpointError: it does not say how many steps were done, or is not from `to_dict`.
         """
         try:
             parts = {"epoch": _known(EpochSums, values["epoch"]), "memory": _known(MemoryState, values["memory"])}
             return _known(cls, {"step": values["step"], **values, **parts})
         except (AttributeError, KeyError, TypeError) as error:
-            raise CheckpointError(f"the checkpoint does not say where its run stood ({error})") from None
+            raise CheckpointError(f"the checkpoint does not say at which step it was written ({error})") from None
 
 
 def _known(kind: type[T], values: Mapping[str, Any]) -> T:
-    """Of the values those that it has a field for: a header says more than this."""
+    """Only the values that `kind` has fields for: a header holds more than these."""
     return kind(**{item.name: values[item.name] for item in fields(kind) if item.name in values})  # type: ignore[arg-type]
 
 

@@ -1,4 +1,4 @@
-"""Going on with a run that was cut off: the same arithmetic and threads, its checkpoint's state, and what differs."""
+"""Resume an interrupted run: the same arithmetic and threads, its checkpoint's state, and what differs."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from engine.training.position import START, Position
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """Where to go on. `started` is the run's RunStarted as it was recorded; None where it never came so far.
+    """Where to resume. `started` is the run's recorded RunStarted; None if it never got that far.
 
-    `checkpoint` is None where there is none: then the run begins anew, in the way that was recorded. `file` is its name
-    in the run's folder and `sha256` its hash. `is_fresh` says that the run was never begun before.
+    Without a `checkpoint` the run restarts with the recorded settings. `file` is the checkpoint's name in the run's
+    folder and `sha256` its hash. `is_fresh`: the run has never been started.
     """
 
     started: RunStarted | None
@@ -35,21 +35,21 @@ class Resume:
 
     @property
     def position(self) -> Position:
-        """Raises CheckpointError where the checkpoint does not say."""
+        """Raises CheckpointError if the checkpoint does not say."""
         return START if self.checkpoint is None else Position.from_dict(self.checkpoint.header)
 
     @property
     def data_rules(self) -> int:
-        """By which rules the run read its images; one that never came so far takes the newest."""
+        """The rules by which the run read its images; the newest if it never got that far."""
         return NEWEST_RULES if self.started is None else self.started.data_rules
 
     @property
     def recorded(self) -> Resolved | None:
-        """What the machine made of the spec before; None where that is not known."""
+        """How the spec was resolved before; None if unknown."""
         return self.started.resolved if self.started else None
 
     def placed(self, placement: Placement) -> Placement:
-        """The dtype, layout and number of threads that the run had, where this machine has such a device."""
+        """The recorded dtype, layout and number of threads, if this machine has such a device."""
         recorded = self.recorded
         if recorded is None or torch.device(recorded.device).type != placement.device.type:
             return placement
@@ -63,31 +63,31 @@ class Resume:
         )
 
     def check_images(self, data: ImageData) -> None:
-        """Raises CheckpointError where the images are not those that the run has seen so far."""
+        """Raises CheckpointError if the images are not those of the run so far."""
         if self.started is None:
             return
         seen = self.started
-        train_sha256 = seen.train_sha256 or data.train_sha256  # runs from before it was recorded have none
+        train_sha256 = seen.train_sha256 or data.train_sha256  # not recorded by early versions
         before = (seen.test_sha256, train_sha256, seen.num_train, seen.num_val, seen.mean, seen.std)
         num_val = len(data.val) if data.val else 0
         if before != (data.test_sha256, data.train_sha256, len(data.train), num_val, data.mean, data.std):
             raise CheckpointError(
-                "the images are not those that the run began with (their number, order or SHA-256 differs); "
+                "the images are not those that the run began with (number, order or SHA-256 differ); "
                 "train a new run on them"
             )
 
-    def put_back(self, learner: Learner) -> None:
-        """Weights, statistics and optimizer state of the checkpoint, into tensors that are there already.
+    def restore(self, learner: Learner) -> None:
+        """Copy the checkpoint's weights, statistics and optimizer state into the existing tensors.
 
         Raises:
-            CheckpointError: they are of another network or optimizer.
+            CheckpointError: they belong to another network or optimizer.
         """
         if self.checkpoint is None:
             return
         apply_form(learner.model, self.checkpoint.header.get("form", {"shortcut_padding": "end"}))
         state = _state_by_index(learner.optimizer)
         if state.keys() != self.checkpoint.optimizer.keys():
-            raise CheckpointError("the checkpoint's optimizer has other parameters than the one built here")
+            raise CheckpointError("the checkpoint's optimizer has other parameters than this run's")
         try:
             learner.model.load_state_dict(self.checkpoint.model)
             for index, values in state.items():
@@ -95,10 +95,10 @@ class Resume:
                     value.copy_(self.checkpoint.optimizer[index][name])
         except (KeyError, RuntimeError) as error:
             first_line = str(error).splitlines()[0]
-            raise CheckpointError(f"the checkpoint is of another network or optimizer ({first_line})") from None
+            raise CheckpointError(f"the checkpoint belongs to another network or optimizer ({first_line})") from None
 
     def differences(self, now: Resolved) -> tuple[str, ...]:
-        """What is not as it was, in words: then the rest of the run may round otherwise."""
+        """What changed, in words: the rest of the run may then round differently."""
         if self.started is None:
             return ()
         recorded = self.started.resolved
@@ -119,11 +119,11 @@ class Resume:
 
 
 FRESH = Resume(None, is_fresh=True)
-"""A run's first beginning."""
+"""The first start of a run."""
 
 
 def _state_by_index(optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Tensor]]:
-    """The state's tensors as `state_dict` numbers them: parameter by parameter, group by group."""
+    """The state's tensors, numbered as in `state_dict`: by parameter within each group."""
     parameters = [values for group in optimizer.param_groups for values in group["params"]]
     found = {}
     for index, values in enumerate(parameters):

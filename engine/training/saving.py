@@ -1,8 +1,8 @@
-"""Checkpoints while a run trains: state is copied between two steps, a thread of its own writes it.
+"""Checkpoints during training: the state is copied between two steps, and a separate thread writes it.
 
-A run is saved so often that no more than `every_s` seconds of work are at risk, and at the end of each epoch as far as
-that costs under a fiftieth of the time. What could not be written is tried again when the next one is due; only the
-last one of a run has to succeed.
+A run saves often enough that at most `every_s` seconds of work are at risk, and at the end of each epoch if that costs
+under a fiftieth of the time. A failed write is retried when the next checkpoint is due; only the last one of a run must
+succeed.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from engine.step.learner import Learner
 from engine.training.checkpoint import SavedFile, snapshot, write_checkpoint
 from engine.training.position import Position
 
-COST_SHARE = 0.02  # of the time since the last one
-_BYTES_PER_S = 4e8  # guessed until the first one is written: memory to disk, hashed on the way
-EARLY = 0.8  # of `every_s`: the rest is for the step in hand and for the writing
+COST_SHARE = 0.02  # of the time since the last checkpoint
+_BYTES_PER_S = 4e8  # an estimate until the first write: memory to disk, with hashing
+EARLY = 0.8  # of `every_s`: the rest covers the current step and the write
 _log = logging.getLogger("reslab")
 
 
 class Saver:
-    """One run's checkpoints. Its methods are called between two steps, by the thread that trains."""
+    """One run's checkpoints. Call its methods between two steps, in the training thread."""
 
     def __init__(self, run: int, folder: Path, every_s: float, num_bytes: int, start: int = 0) -> None:
-        self.saved_step: int | None = start or None  # a run that goes on stands where its checkpoint does
+        self.saved_step: int | None = start or None  # a resumed run is at its checkpoint
         self._run, self._folder, self._every_s = run, folder, every_s
         self._cost_s = num_bytes / _BYTES_PER_S
         self._began_at = time.monotonic()
@@ -40,16 +40,16 @@ class Saver:
 
     @property
     def due(self) -> bool:
-        """Whether work of `every_s` seconds would soon be at risk."""
+        """Whether `every_s` seconds of work are nearly at risk."""
         return self._writer is None and time.monotonic() - self._began_at >= EARLY * self._every_s
 
     @property
     def worth_it(self) -> bool:
-        """Whether saving costs little against the time since the last one."""
+        """Whether saving is cheap compared with the time since the last checkpoint."""
         return self._writer is None and time.monotonic() - self._began_at >= self._cost_s / COST_SHARE
 
     def begin(self, learner: Learner, position: Position) -> None:
-        """Copy the state and have it written; the one before has been told of."""
+        """Copy the state and start writing it; the previous one must have been reported."""
         assert self._writer is None
         self._began_at = began = time.monotonic()
         form = form_of(learner.model)
@@ -73,15 +73,15 @@ class Saver:
         self._written, self._position = None, position
         writer = threading.Thread(target=write, name="checkpoint")
         writer.start()
-        self._writer = writer  # not before: an interrupt may come while it starts
+        self._writer = writer  # only now: an interrupt may arrive while it starts
 
     def wait(self) -> None:
-        """However the run ends: nothing goes on writing after it."""
+        """Wait for the writer, so that nothing is written after the run has ended."""
         if self._writer is not None:
             self._writer.join()
 
     def pending_events(self, wait: bool = False) -> Iterator[CheckpointSaved | CheckpointFailed]:
-        """What became of the last one, reported once; `wait` for it to be written."""
+        """The outcome of the last write, reported once; `wait` for it to finish."""
         if self._writer is None or (self._writer.is_alive() and not wait):
             return
         self._writer.join()

@@ -1,4 +1,4 @@
-"""Everything that a run needs before its first step, built once: images and network on the device, optimizer, guard."""
+"""Everything that a run needs before its first step: images and network on the device, optimizer, guard."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from engine.events import DatasetProgressed, MemoryForecasted, RunStarted, Setti
 from engine.forecast.memory_plan import Plan, fit_run
 from engine.forecast.step_memory import Step
 from engine.forecast.timeline import BYTES_FIELDS
-from engine.memory.headroom import bound_gpu, free_bytes, images_fit, room_bytes
-from engine.memory.ledger import Holding, Ledger, Part
-from engine.memory.out_of_memory import ran_out
+from engine.memory.headroom import bound_gpu, free_bytes, headroom_bytes, images_fit
+from engine.memory.ledger import Holding, HoldingPart, Ledger
+from engine.memory.out_of_memory import is_out_of_memory
 from engine.models.building import fetch_imagenet_weights
 from engine.progress import Progress
 from engine.spec import RunSpec
@@ -42,8 +42,8 @@ Bounds = list[tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
-class _Way:
-    """How a run computes: where and in what precision, in whole batches or not, and the measured settings if any."""
+class _Execution:
+    """How a run computes: device and precision, the memory plan, and the measured settings if any."""
 
     placement: Placement
     plan: Plan
@@ -52,17 +52,17 @@ class _Way:
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """What one process prepares by itself."""
+    """What each process prepares on its own."""
 
     data: ImageData
-    way: _Way
+    execution: _Execution
     learner: Learner
 
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """A run, ready. `bounds` are the batches of an epoch as positions in its order. `tuned` is the measurement by which
-    it computes, if there was one.
+    """A run that is ready to train. `bounds` are the batches of an epoch as positions in its order. `tuned` are the
+    measured settings in use, if any.
     """
 
     spec: RunSpec
@@ -118,7 +118,7 @@ class Setup:
         )
 
     def forecasted(self) -> Iterator[MemoryForecasted]:
-        """Nothing, where no forecast could be made."""
+        """Yields nothing without a forecast."""
         plan = self.plan
         if plan.forecast is None:
             return
@@ -127,35 +127,35 @@ class Setup:
 
 
 def set_up(spec: RunSpec, context: RunContext) -> Generator[DatasetProgressed | SettingsTuned, None, Setup]:
-    """Yield the progress of loading and return the run, ready, in the state of the checkpoint that it resumes from.
+    """Yield loading progress and return the run, ready to train, with the state of the checkpoint that it resumes from.
 
-    Finished runs' things are unloaded, the least recently used first, until the forecast fits. Where that is not enough
-    the run begins in micro-batches, or with activations computed twice, as the spec says. A process of a group makes a
-    part of each batch, which must fit as it is.
+    Finished runs are unloaded, least recently used first, until the forecast fits. If that is not enough, the run
+    begins in micro-batches or recomputes activations, as the spec says. A process of a group computes a part of each
+    batch, which must fit as it is.
 
     Raises:
         DatasetError, ModelError: the images or the weights are not available.
-        CheckpointError: the run to be resumed has seen other images, or another network.
-        MemoryShortageError: the network alone does not fit, or on a host whatever is tried.
-        LoadingStopped: `control` asked for a stop.
+        CheckpointError: the run to be resumed was trained on other images, or with another network.
+        MemoryShortageError: the network alone does not fit; on a host, no variant fits.
+        LoadingStopped: `control` requested a stop.
     """
     group = context.group
     with group.starting():
         prepared = yield from _prepare(spec, context)
     group.barrier()
-    data, way, learner = prepared.data, prepared.way, group.join(prepared.learner)
+    data, execution, learner = prepared.data, prepared.execution, group.join(prepared.learner)
     holding = Holding("model", spec.model, context.run, _parts(learner), live=True)
     context.ledger.hold(("model", context.run), learner.model, holding)
-    recovery = _recovery(context, learner, way.plan)
+    recovery = _recovery(context, learner, execution.plan)
     bounds = batch_bounds(len(data.train), spec.batch_size)
-    if spec.compile and way.plan.is_whole and group.adapts:
+    if spec.compile and execution.plan.is_whole and group.adapts:
         compiling = compile_network(learner, data.shape, *_sizes(data, spec, bounds), context.control)
         yield from _reported(compiling, context.run, "network")
-    return Setup(spec, context, way.placement, data, learner, recovery, bounds, way.plan, way.tuned)
+    return Setup(spec, context, execution.placement, data, learner, recovery, bounds, execution.plan, execution.tuned)
 
 
 def _prepare(spec: RunSpec, context: RunContext) -> Generator[DatasetProgressed | SettingsTuned, None, _Prepared]:
-    """Images, how the run fits, where and in what it computes, and what learns."""
+    """Load the images, plan memory, choose how to compute, build the learner."""
     placement, resume, group = context.group.placed(context.placement), context.resume, context.group
     bound_gpu(placement.device)
     others = OthersMeter()
@@ -167,25 +167,25 @@ def _prepare(spec: RunSpec, context: RunContext) -> Generator[DatasetProgressed 
     if spec.weights == "imagenet" and resume.checkpoint is None:
         fetching = fetch_imagenet_weights(spec.model, context.control)
         yield from _reported(fetching, context.run, f"weights of {spec.model}")
-    way = _Way(placement, _planned(spec, data, placement, context))
+    execution = _Execution(placement, _planned(spec, data, placement, context))
     if resume.recorded:
-        way = replace(way, placement=resume.placed(placement))
+        execution = replace(execution, placement=resume.placed(placement))
     elif group.adapts:
-        way = replace(way, placement=share_cores(placement, others))
-        if way.plan.is_whole and is_tunable(spec, way.placement):
-            way = yield from _tuned(spec, context, data, way, others)
-    return _Prepared(data, way, _build(spec, data, way.placement, context))
+        execution = replace(execution, placement=share_cores(placement, others))
+        if execution.plan.is_whole and is_tunable(spec, execution.placement):
+            execution = yield from _tuned(spec, context, data, execution, others)
+    return _Prepared(data, execution, _build(spec, data, execution.placement, context))
 
 
 def _planned(spec: RunSpec, data: ImageData, placement: Placement, context: RunContext) -> Plan:
-    """How this process's part of the run fits. Raises MemoryShortageError where it cannot."""
+    """The memory plan for this process's part of the run. Raises MemoryShortageError if it cannot fit."""
     group = context.group
     spec = spec.replace(batch_size=group.share_of(spec.batch_size))
     plan = fit_run(_step_of(spec, data, placement, context), context.ledger)
     if not (group.adapts or plan.is_whole or plan.fit == "unknown"):
         raise MemoryShortageError(
             f"a worker's share of each batch, {counted(spec.batch_size, 'image')}, does not fit in "
-            f"{memory_size(plan.room_bytes)}; take more workers, or a smaller batch size"
+            f"{memory_size(plan.room_bytes)}; use more workers or a smaller batch size"
         )
     if plan.fit == "not" and placement.device.type == "cpu":
         raise MemoryShortageError(_will_not_fit(spec, plan, context.ledger))
@@ -193,67 +193,69 @@ def _planned(spec: RunSpec, data: ImageData, placement: Placement, context: RunC
 
 
 def _step_of(spec: RunSpec, data: ImageData, placement: Placement, context: RunContext) -> Step:
-    """What is asked of the memory forecast."""
+    """The step to forecast."""
     return Step(spec, data.shape, placement, data.resident_bytes, context.history.calibration)
 
 
 def load_images(
     spec: RunSpec, context: RunContext, device: torch.device
 ) -> Generator[DatasetProgressed, None, ImageData]:
-    """The images, those of an earlier run where they still lie in memory; the ledger holds them for this one."""
+    """The images, reused if an earlier run still holds them in memory; the ledger holds them for this run."""
     key = (*data_key(spec), str(context.folders.data), str(device), context.resume.data_rules)
     data: ImageData | None = context.ledger.get(key)
     if data is None:
         data = yield from _load(spec, context, device)
-    parts: tuple[tuple[Part, int], ...] = (("dataset", data.resident_bytes),)
+    parts: tuple[tuple[HoldingPart, int], ...] = (("dataset", data.resident_bytes),)
     context.ledger.hold(key, data, Holding("dataset", spec.dataset, context.run, parts, live=True))
     return data
 
 
 def _recovery(context: RunContext, learner: Learner, plan: Plan) -> Recovery:
-    """Whole batches or parts, as the plan has it; a resumed run cuts them as it did, finer where room is less."""
+    """Whole batches or parts, as planned; a resumed run splits them as before, or finer if there is less memory."""
     recovery = Recovery(context.run, learner, context.ledger)
     if context.resume.checkpoint is not None:
-        context.resume.put_back(learner)
-        recovery.resume_with(context.resume.position.memory)
+        context.resume.restore(learner)
+        recovery.restore(context.resume.position.memory)
     now = recovery.micro_batch or learner.spec.batch_size
     smaller = plan.micro_batch if plan.micro_batch is not None and plan.micro_batch < now else None
     recovery.start_small(smaller, plan.recompute and not recovery.recomputing)
     whole = recovery.micro_batch is None and not recovery.recomputing
     if context.group.adapts and whole and is_capturable(learner, plan):
-        recovery.recorded = GraphedStep(learner)
+        recovery.graphed = GraphedStep(learner)
     return recovery
 
 
 def _tuned(
-    spec: RunSpec, context: RunContext, data: ImageData, way: _Way, others: OthersMeter
-) -> Generator[DatasetProgressed | SettingsTuned, None, _Way]:
-    """The way that was measured to be quickest, before or now; as it is where there is no time to measure it."""
+    spec: RunSpec, context: RunContext, data: ImageData, execution: _Execution, others: OthersMeter
+) -> Generator[DatasetProgressed | SettingsTuned, None, _Execution]:
+    """The execution measured to be fastest, now or earlier; unchanged if there is no time to measure."""
     tuned = known_choice(context.history.autotune_choices, spec, data.shape, others.read())
     if tuned is None:
         images = TrialImages(data.shape, data.mean, data.std, spec.epochs * len(data.train))
-        trial = tune(context.run, spec, images, way.placement, context.control)
+        trial = tune(context.run, spec, images, execution.placement, context.control)
         tuned = yield from _reported(trial, context.run, "settings")
         if tuned is not None:
             yield tuned
-    return way if tuned is None else _applied(tuned, spec, context, data, way)
+    return execution if tuned is None else _applied(tuned, spec, context, data, execution)
 
 
-def _applied(tuned: SettingsTuned, spec: RunSpec, context: RunContext, data: ImageData, way: _Way) -> _Way:
-    """The way that was chosen, and the plan for it, where that fits as well; else all as it was before."""
+def _applied(
+    tuned: SettingsTuned, spec: RunSpec, context: RunContext, data: ImageData, execution: _Execution
+) -> _Execution:
+    """The chosen execution and its plan, if that fits as well; otherwise unchanged."""
     num_threads = torch.get_num_threads()
-    chosen, before = apply_choice(tuned, way.placement), way.placement
+    chosen, before = apply_choice(tuned, execution.placement), execution.placement
     if (chosen.dtype, chosen.memory_format) == (before.dtype, before.memory_format):
-        return _Way(chosen, way.plan, tuned)
+        return _Execution(chosen, execution.plan, tuned)
     other = fit_run(_step_of(spec, data, chosen, context), context.ledger)
     if other.is_whole:
-        return _Way(chosen, other, tuned)
+        return _Execution(chosen, other, tuned)
     torch.set_num_threads(num_threads)
-    return way
+    return execution
 
 
 def _sizes(data: ImageData, spec: RunSpec, bounds: Bounds) -> tuple[list[int], list[int]]:
-    """Of every batch, in training and in evaluation."""
+    """The sizes of all batches, in training and in evaluation."""
     at_once = evaluation_batch(spec.batch_size, data.shape.height, data.shape.width)
     splits = [split for split in (data.val, data.test) if split is not None]
     evaluated = [size for split in splits for size in (min(at_once, len(split)), len(split) % at_once) if size]
@@ -271,44 +273,44 @@ def _build(spec: RunSpec, data: ImageData, placement: Placement, context: RunCon
     try:
         return settle_shortcuts(built(), data)
     except Exception as error:
-        if not ran_out(error):
+        if not is_out_of_memory(error):
             raise
     free_idle(ledger)
     try:
         return settle_shortcuts(built(), data)
     except Exception as error:
-        if not ran_out(error):
+        if not is_out_of_memory(error):
             raise
         free = memory_size(free_bytes(placement.device))
         raise MemoryShortageError(
-            f"memory ran out on {placement.device} while {spec.model} was built, {free} are free; choose a smaller "
-            "network, or free what others hold"
+            f"memory ran out on {placement.device} while building {spec.model}, {free} are free; choose a smaller "
+            "network, or free memory that others hold"
         ) from None
 
 
 def _will_not_fit(spec: RunSpec, plan: Plan, ledger: Ledger) -> str:
-    """On a host an allocation does not fail: the system ends the process. So such a run is not begun."""
+    """Allocations on a host do not fail: the system kills the process. So such a run does not start."""
     assert plan.forecast is not None
     held = [f"{item.label} #{item.run} {memory_size(item.num_bytes)}" for item in ledger.holdings()]
     return (
         f"{spec.model} will not fit: it needs {memory_size(plan.forecast.peak_bytes)} with {plan.micro_batch} "
         f"images at once, {memory_size(plan.room_bytes)} available, held are {', '.join(held)}; choose a smaller "
-        "image size, batch size or network, or free what others hold"
+        "image size, batch size or network, or free memory that others hold"
     )
 
 
 def release(setup: Setup | None) -> None:
-    """Let go of what only training needed: gradients, and the optimizer's hold on the network."""
+    """Drop what only training needs: gradients, and the optimizer's references to the network."""
     if setup is not None:
-        if setup.recovery.recorded is not None:
-            setup.recovery.recorded.drop()
-            setup.recovery.recorded = None
+        if setup.recovery.graphed is not None:
+            setup.recovery.graphed.drop()
+            setup.recovery.graphed = None
         setup.learner.optimizer.zero_grad(set_to_none=True)
         setup.learner.optimizer.state.clear()
 
 
-def _parts(learner: Learner) -> tuple[tuple[Part, int], ...]:
-    """What the model of a live run holds between two steps."""
+def _parts(learner: Learner) -> tuple[tuple[HoldingPart, int], ...]:
+    """Memory that a live run's model holds between two steps."""
     model = learner.model
     state = [value for values in learner.optimizer.state.values() for value in values.values()]
     return (
@@ -320,15 +322,15 @@ def _parts(learner: Learner) -> tuple[tuple[Part, int], ...]:
 
 
 def _load(spec: RunSpec, context: RunContext, device: torch.device) -> Generator[DatasetProgressed, None, ImageData]:
-    """The images in the memory of the device, or left where they are if they would take more than half the room."""
+    """Load the images onto the device, or leave them where they are if they need more than half of its free memory."""
     loading = load_dataset(spec, context.folders, context.control, context.resume.data_rules)
     data: ImageData = yield from _reported(loading, context.run, spec.dataset)
     ledger = context.ledger
 
     def fits() -> bool:
-        return images_fit(data.num_bytes, room_bytes(device, ledger.num_bytes))
+        return images_fit(data.num_bytes, headroom_bytes(device, ledger.num_bytes))
 
-    ledger.make_room(fits)
+    ledger.evict_until(fits)
     for _ in range(2):
         if not fits():
             break
@@ -336,14 +338,14 @@ def _load(spec: RunSpec, context: RunContext, device: torch.device) -> Generator
             val = data.val.to(device) if data.val else None
             return replace(data, train=data.train.to(device), val=val, test=data.test.to(device))
         except Exception as error:
-            if not ran_out(error):
+            if not is_out_of_memory(error):
                 raise
         free_idle(ledger)
     return data
 
 
 def _reported(work: Generator[Progress, None, T], run: int, what: str) -> Generator[DatasetProgressed, None, T]:
-    """The progress of `work` as events; returns what it returns."""
+    """Run `work`, yielding its progress as events; returns its result."""
     while True:
         try:
             progress = next(work)

@@ -1,4 +1,4 @@
-"""Weights of somebody else's CIFAR network: which function they are of, before the first step."""
+"""Before the first step: which function the weights of a foreign CIFAR network belong to."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ _MOST_IMAGES, _MOST_PIXELS = 256, 256 * 32 * 32
 
 
 def settle_shortcuts(learner: Learner, data: ImageData) -> Learner:
-    """Let the network compute what its weights were trained for; untouched where nobody else's weights are in it.
+    """Make the network compute the function that its weights were trained for; unchanged if the weights are not
+    foreign.
 
-    The statistics are measured on training images, spread over all of them. A stated padding is taken whatever they
-    say of it, and that is said.
+    The statistics are measured on training images spread over the whole set. A padding stated in the spec is used
+    whatever they say, and the run reports the disagreement.
 
     Raises:
-        ModelError: the weights are of the network with shortcuts where this one has none, or the reverse; or neither
+        ModelError: the weights belong to a network with shortcuts and this one has none, or the reverse; or neither
             they nor the spec say how the shortcuts are padded.
     """
     if not learner.model.is_foreign:
@@ -33,13 +34,13 @@ def settle_shortcuts(learner: Learner, data: ImageData) -> Learner:
     measured = measure_shortcuts(learner.model, _some_images(learner, data))
     if measured.form is not None and (measured.form == PLAIN) == info.padded_shortcuts:
         raise ModelError(
-            f"the weights {spec.weights} are of a network {'without' if info.padded_shortcuts else 'with'} shortcuts: "
-            f"{_evidence(measured)}; choose {info.twin}, which has the same names"
+            f"the weights {spec.weights} are from a network {'without' if info.padded_shortcuts else 'with'} "
+            f"shortcuts: {_evidence(measured)}; choose {info.twin}, which has the same names"
         )
     if not info.padded_shortcuts:
-        said = f"weights of a network {'that may have' if measured.form is None else 'without'} shortcuts"
+        note = f"weights of a network {'that may have' if measured.form is None else 'without'} shortcuts"
     elif spec.shortcut_padding != "auto":
-        said = _of_stated(spec.shortcut_padding, measured)
+        note = _of_stated(spec.shortcut_padding, measured)
     elif measured.form is None:
         raise ModelError(
             f"the weights {spec.weights} do not show where their shortcuts put the zeros of new channels: "
@@ -47,13 +48,13 @@ def settle_shortcuts(learner: Learner, data: ImageData) -> Learner:
         )
     else:
         apply_form(learner.model, {"shortcut_padding": measured.form})
-        said = f"shortcuts padded {PADDINGS[measured.form]}"
-    learner.model.notes = (*learner.notes, f"{said}: {_evidence(measured)}")  # type: ignore[assignment]
+        note = f"shortcuts padded {PADDINGS[measured.form]}"
+    learner.model.notes = (*learner.notes, f"{note}: {_evidence(measured)}")  # type: ignore[assignment]
     return learner
 
 
 def _some_images(learner: Learner, data: ImageData) -> Tensor:
-    """(N, C, H, W) on the device, normalised: fewer of large ones."""
+    """(N, C, H, W) on the device, normalised; fewer if they are large."""
     pixels = data.shape.height * data.shape.width
     number = min(len(data.train), _MOST_IMAGES, max(_MOST_PIXELS // pixels, 2))
     spread = torch.linspace(0, len(data.train) - 1, number).round().to(torch.int64)
@@ -64,7 +65,7 @@ def _some_images(learner: Learner, data: ImageData) -> Tensor:
 
 def _of_stated(padding: str, measured: Measured) -> str:
     if measured.form is None:
-        return "the weights do not tell whether that is right"
+        return "the weights do not show whether that is right"
     verb = "confirm that" if measured.form == padding else f"say {PADDINGS[measured.form]} instead"
     return f"the weights {verb}"
 

@@ -1,4 +1,4 @@
-"""Losses on their way from the device to the curves: left there step by step, read back about ten times a second."""
+"""Losses and counts of steps: they stay on the device and are read back about ten times a second."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ READ_EVERY_S = 0.1
 
 
 class StepMetrics:
-    """Collects the points of one run; `diverged_at` is the first step whose loss was not finite, once it was read."""
+    """A run's metrics so far; `diverged_at` is the first step whose loss was read and is not finite."""
 
     def __init__(self, run: int, start: Position = START) -> None:
         self.clock = Stopwatch(start.train_s)
@@ -31,7 +31,7 @@ class StepMetrics:
 
     @property
     def epoch_sums(self) -> EpochSums:
-        """Of the steps that were read back since the epoch began."""
+        """Over the steps read back since the epoch began."""
         return EpochSums(self._epoch_images, self._loss_sum, self._right, self._epoch_began_s)
 
     def _start_epoch(self) -> None:
@@ -39,7 +39,7 @@ class StepMetrics:
         self._epoch_began_s = self.clock.seconds
 
     def add(self, loss: Tensor, num_right: Tensor, num_images: int) -> None:
-        """One step's loss (a mean over its images) and count of right ones, both still on the device."""
+        """A step's mean loss over its images and number of right images, both still on the device."""
         self._waiting.append((loss, num_right, num_images))
         self.step += 1
 
@@ -48,7 +48,7 @@ class StepMetrics:
         return bool(self._waiting) and time.perf_counter() - self._read_at >= READ_EVERY_S
 
     def read(self, epoch: int, learning_rate: float) -> StepsCompleted | None:
-        """All points since the last call, up to the first that is not finite. Waits for the device."""
+        """All steps since the last call, up to the first that is not finite. Waits for the device."""
         self._read_at = time.perf_counter()
         waiting, self._waiting = self._waiting, []
         if not waiting:

@@ -336,7 +336,7 @@ def test_where_memory_is_short_a_large_image_is_left_out_for_now(
         return [fact.problem for fact in kept.facts]
 
     with monkeypatch.context() as patch:
-        patch.setattr(decoding, "container_room", lambda: 300_000)
+        patch.setattr(decoding, "container_headroom", lambda: 300_000)
         problems = again()
         assert problems[0] is None
         assert problems[1] == "too little memory: 30,000 pixels take 0.2 MiB, 0.3 MiB are free"

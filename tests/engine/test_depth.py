@@ -224,7 +224,7 @@ def test_a_file_of_another_scale_than_the_others_is_left_out(tmp_path: Path, fol
     assert data.pixel_range == PixelRange(floats=1.0)
     problems = {record.file: str(record.problem) for record in data.manifest if record.split == "unusable"}
     assert problems.keys() == {"a/03.tif", "b/03.tif"}
-    assert all("another scale than that of the others, 0 to 1" in problem for problem in problems.values())
+    assert all("not the scale of the others, 0 to 1" in problem for problem in problems.values())
 
 
 def halves(root: Path, write: Write, ending: str, number: int) -> str:

@@ -107,10 +107,10 @@ def test_shared_images_are_counted_between_every_two_parts() -> None:
 def test_an_image_in_two_classes_is_said(tmp_path: Path) -> None:
     root = pictures(tmp_path / "images", {"a": 6, "b": 6})
     (root / "b" / "same.png").write_bytes((root / "a" / "0.png").read_bytes())
-    assert "1 image lies in more than one class" in load(root).notes
+    assert "1 image is in more than one class" in load(root).notes
 
 
 def test_a_class_that_is_too_small_to_hold_out_from_is_named(tmp_path: Path) -> None:
     root = pictures(tmp_path / "images", {"train/a": 9, "train/b": 9, "train/rare": 1, "test/a": 2, "test/b": 2})
-    with pytest.raises(DatasetError, match=r"as the val set .rare has a single one"):
+    with pytest.raises(DatasetError, match=r"as the val set .rare has only one"):
         load(root, val_share=0.2)

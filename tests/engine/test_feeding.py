@@ -15,7 +15,7 @@ from engine.data.images import Split
 from engine.errors import SpecError
 from engine.events import Evaluated, RunStarted, StepsCompleted
 from engine.lab import Lab
-from engine.memory import headroom as room
+from engine.memory import headroom
 from engine.memory.headroom import memory_bound
 from engine.paths import Folders
 from engine.spec import RunSpec
@@ -94,7 +94,7 @@ def test_a_run_on_streamed_images_is_the_run_on_resident_ones(
     spec = RunSpec(f"folder:{folder}", "resnet20", epochs=2, batch_size=16, flip=True, val_share=0.2)
     found = {}
     for share in (0.5, 0.0):  # of the room, for the images
-        monkeypatch.setattr(room, "SHARE_FOR_IMAGES", share)
+        monkeypatch.setattr(headroom, "SHARE_FOR_IMAGES", share)
         events = list(Lab(folders).train(spec).events())
         started = next(event for event in events if isinstance(event, RunStarted))
         losses = [loss for event in events if isinstance(event, StepsCompleted) for loss in event.losses]

@@ -89,7 +89,7 @@ def test_what_systems_and_tools_leave_behind_is_no_image_and_no_class(root: Path
     data = load(root)
     assert (data.class_names, sum(sizes(data))) == (("a", "b"), 10)
     assert Counter(record.problem for record in data.manifest if record.problem) == {"system file": 4}
-    assert "empty folders are no classes: empty, only" in data.notes
+    assert "empty folders, not used as classes: empty, only" in data.notes
 
 
 def test_files_of_which_none_is_an_image_are_said_to_be_unreadable(root: Path) -> None:

@@ -66,8 +66,8 @@ def test_a_checkpoint_from_before_a_field_was_there_has_its_default(part: str | 
 
 
 @pytest.mark.parametrize("values", [{}, {"step": 3}, {**POSITION.to_dict(), "epoch": 4}])
-def test_one_that_does_not_say_where_its_run_stood_is_refused(values: dict[str, Any]) -> None:
-    with pytest.raises(CheckpointError, match="does not say where its run stood"):
+def test_one_that_does_not_say_at_which_step_it_was_written_is_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(CheckpointError, match="does not say at which step it was written"):
         Position.from_dict(values)
 
 
@@ -208,7 +208,7 @@ def test_unknown_settings_are_kept_and_shown(home: Folders, tmp_path: Path, caps
     words = ("--home", str(home.home))
     assert reslab(*words, "show", "1") == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("unknown")]
-    assert line.split("  ", 1)[1].strip() == "mixup 0.2, a mode [red]␛ fast: settings that this reslab does not have"
+    assert line.split("  ", 1)[1].strip() == "mixup 0.2, a mode [red]␛ fast: settings unknown to this version of reslab"
     assert output_of(capsys, *words, "show", "1", "--json")["spec"] == {**SPEC.to_dict(), **UNKNOWN}
     compared = output_of(capsys, *words, "compare", "1", "2", "--json")
     assert compared["differing"] == {"mixup": [0.2, None], "a_mode_[red]\x1b": ["fast", None]}

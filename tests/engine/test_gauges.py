@@ -88,7 +88,7 @@ def test_others_are_named_and_a_slowed_down_card_says_why() -> None:
 
 
 def test_a_card_cut_by_mig_says_so() -> None:
-    assert Gauges(lambda: FakeNvml(mig=True)).read().gpus[0].notes == ("MIG: the figures are of the whole card",)
+    assert Gauges(lambda: FakeNvml(mig=True)).read().gpus[0].notes == ("MIG: figures are for the whole card",)
 
 
 def test_where_the_driver_hides_the_processes_this_ones_share_is_unknown() -> None:
@@ -126,7 +126,7 @@ def test_where_nvml_has_no_memory_figure_torchs_is_taken(monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "torch", fake_torch())
     gpu = Gauges(lambda: FakeNvml(silent=["nvmlDeviceGetMemoryInfo"])).read().gpus[0]
     assert (gpu.total_bytes, gpu.used_bytes) == (16 * GIB, 12 * GIB)
-    assert "torch's is shown" in gpu.notes[0]
+    assert "showing torch's" in gpu.notes[0]
 
 
 def test_a_torch_that_has_used_no_gpu_is_not_made_to_use_one(monkeypatch: pytest.MonkeyPatch) -> None:

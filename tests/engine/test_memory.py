@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.memory import headroom as room
+from engine.memory import headroom
 from engine.memory.freeing import free_memory
 from engine.memory.gauges import Gauges, process_bytes, read_host
 from engine.memory.ledger import Holding, Ledger
@@ -115,10 +115,10 @@ def test_a_container_leaves_what_the_tightest_of_its_groups_does(
         (group / "memory.current").write_text(f"{used}\n")
         (group / "memory.stat").write_text(f"anon 5\ninactive_file {kept}\n")
     (tmp_path / "own").write_text("0::/job/step\n")
-    monkeypatch.setattr(room, "GROUPS", tmp_path)
-    monkeypatch.setattr(room, "OWN_GROUP", tmp_path / "own")
-    assert room.container_room() == 400
+    monkeypatch.setattr(headroom, "GROUPS", tmp_path)
+    monkeypatch.setattr(headroom, "OWN_GROUP", tmp_path / "own")
+    assert headroom.container_headroom() == 400
     (tmp_path / "own").write_text("0::/\n")
-    assert room.container_room() == 2**62
+    assert headroom.container_headroom() == 2**62
     (tmp_path / "own").unlink()
-    assert room.container_room() == 2**62
+    assert headroom.container_headroom() == 2**62

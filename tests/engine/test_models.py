@@ -151,7 +151,7 @@ def test_the_cifar_family_has_its_depth() -> None:
 
 
 def test_there_are_no_imagenet_weights_for_a_plain_network() -> None:
-    with pytest.raises(ModelError, match="no ImageNet weights of plain18"):
+    with pytest.raises(ModelError, match="no ImageNet weights for plain18"):
         check_weights(RunSpec("digits", "plain18", weights="imagenet"))
 
 

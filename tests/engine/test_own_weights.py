@@ -59,7 +59,7 @@ def test_a_runs_own_weights_are_fitted_to_other_images(own: tuple[Path, RunEnded
 @pytest.mark.parametrize(
     ("model", "settings", "expected"),
     [
-        ("resnet34", {"stem": "small"}, "of run 1, which trained resnet18; expected resnet34"),
+        ("resnet34", {"stem": "small"}, "from run 1, which trained resnet18; expected resnet34"),
         ("resnet18", {"stem": "small", "norm": "group"}, "with norm=batch; expected norm=group"),
         ("resnet18", {"stem": "imagenet"}, "with stem=small; expected stem=imagenet: set stem to small"),
     ],
@@ -90,7 +90,7 @@ def test_weights_for_the_large_stem_are_not_cut_to_the_small_one(tmp_path: Path)
 def test_a_runs_weights_are_not_those_of_its_twin(tmp_path: Path) -> None:
     for model, twin in (("resnet20", "plain20"), ("plain20", "resnet20")):
         path = _own_file(tmp_path, RunSpec("digits", model))
-        with pytest.raises(ModelError, match=f"of run 1, which trained {model}; expected {twin}"):
+        with pytest.raises(ModelError, match=f"from run 1, which trained {model}; expected {twin}"):
             build_model(spec_with(path, twin), GREY)
     assert build_model(spec_with(path, "plain20", shortcut_padding="both-sides"), GREY)
 
@@ -119,7 +119,7 @@ def test_a_relative_path_means_the_same_from_everywhere(
         ({"form": {"shortcut_padding": "left"}}, "does not know networks with shortcut_padding='left'; update"),
         ({"form": {"shortcut_padding": []}}, r"does not know networks with shortcut_padding=\[\]; update"),
         ({"form": {"activation": "gelu"}}, "does not know networks with activation='gelu'; update"),
-        ({"run": "\x1b[2J"}, "does not say which run"),
+        ({"run": "\x1b[2J"}, "does not say which reslab run"),
     ],
 )
 def test_a_header_that_says_more_than_is_known_is_refused(
@@ -155,7 +155,7 @@ def test_group_norms_of_others_do_not_say_how_many_groups_they_have(tmp_path: Pa
 def test_a_header_that_is_none_of_a_run_is_refused(tmp_path: Path, header: str) -> None:
     path = tmp_path / "odd.safetensors"
     save_file({"model.fc.bias": torch.zeros(10)}, path, {"reslab": header})
-    with pytest.raises(ModelError, match="does not say which run of reslab it is of"):
+    with pytest.raises(ModelError, match="does not say which reslab run it is from"):
         build_model(spec_with(path, "resnet18"), GREY)
 
 

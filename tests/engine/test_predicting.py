@@ -149,7 +149,7 @@ def test_one_unusable_file_has_a_line_of_its_own_and_stops_no_other(
     problems = [item["error"] for item in found]
     assert problems[0] is problems[2] is problems[5] is None
     assert "damaged" in problems[1]
-    assert problems[3:5] == ["cannot read it (No such file or directory)", "no regular file"]
+    assert problems[3:5] == ["cannot read it (No such file or directory)", "not a regular file"]
     assert "not usable: 3 of 6 images" in err
     out, _ = predicted(lab, capsys, *files, status=1)
     assert f"{cut}\n  not usable: damaged" in out
@@ -256,7 +256,7 @@ def test_a_file_is_read_by_the_range_of_the_run_and_not_by_its_own(tmp_path: Pat
     assert np.array_equal(found[0].numpy(), scaled(dark[..., 0], 0, 4095))
     found = reading.read(png16(dark * 200))
     assert isinstance(found, str)
-    assert "another scale than that of the others, 0 to 4,095" in found
+    assert "not the scale of the others, 0 to 4,095" in found
 
 
 def test_16_bits_are_refused_by_a_run_that_has_no_range_for_them(lab: Folders) -> None:

@@ -19,7 +19,7 @@ from engine.paths import Folders
 from engine.shape import DataShape
 from engine.spec import RunSpec
 from engine.step.learner import Learner, build_learner
-from engine.training import cuda_graph as recorded
+from engine.training import cuda_graph
 from engine.training.cuda_graph import GraphedStep, Outputs, is_capturable
 
 pytestmark = pytest.mark.usefixtures("few_digits")
@@ -51,7 +51,7 @@ class Recorder:
 @pytest.fixture
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     made = Recorder()
-    monkeypatch.setattr(recorded, "cuda_recorder", lambda _: made)
+    monkeypatch.setattr(cuda_graph, "cuda_capture", lambda _: made)
     monkeypatch.setattr("engine.training.setup.is_capturable", lambda *_: True)
     return made
 
@@ -90,7 +90,7 @@ def test_recording_changes_nothing_and_each_loss_is_its_own(recorder: Recorder) 
     learner, batches = _learner(), [_batch(seed) for seed in (1, 2)]
     before = {name: values.clone() for name, values in learner.model.state_dict().items()}
     step = GraphedStep(learner, recorder)
-    assert step._recorded(batches[0])
+    assert step._captured(batches[0])
     for name, values in learner.model.state_dict().items():
         assert torch.equal(values, before[name]), name
     assert learner.guard.flag == 0
@@ -118,7 +118,7 @@ def test_what_cannot_be_recorded_is_trained_all_the_same(
         work()
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    monkeypatch.setattr(recorded, "cuda_recorder", lambda _: refuse)
+    monkeypatch.setattr(cuda_graph, "cuda_capture", lambda _: refuse)
     events = collect(folders)
     monkeypatch.setattr("engine.training.setup.is_capturable", lambda *_: False)
     assert story(events) == story(collect(folders))
@@ -171,7 +171,7 @@ def test_it_is_for_gpus_with_room(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not is_capturable(on_gpu, replace(plan, room_bytes=99))
     assert not is_capturable(on_gpu, replace(plan, forecast=None, fit="unknown"))
     assert not is_capturable(on_gpu, replace(plan, fit="micro-batches"))
-    assert not is_capturable(replace(on_gpu, draws=True), plan)
+    assert not is_capturable(replace(on_gpu, uses_rng=True), plan)
     monkeypatch.setenv("RESLAB_GRAPH", "0")
     assert not is_capturable(on_gpu, plan)
 

@@ -28,11 +28,11 @@ from engine.events import (
 )
 from engine.lab import Lab
 from engine.memory.freeing import free_memory
-from engine.memory.out_of_memory import asked_bytes, ran_out
+from engine.memory.out_of_memory import is_out_of_memory, requested_bytes
 from engine.paths import Folders
 from engine.shape import DataShape
 from engine.spec import RunSpec
-from engine.step.learner import Learner, build_learner, part_bounds
+from engine.step.learner import Learner, build_learner, micro_batch_bounds
 from engine.store.store import Store
 from engine.training.checkpoint import load_checkpoint
 
@@ -285,7 +285,7 @@ def gradients_of(micro_batch: int, dtype: torch.dtype) -> list[tuple[float, int,
 
 @pytest.mark.parametrize(("number", "micro_batch"), [(128, 32), (37, 2), (3, 2), (2, 2), (97, 96), (5, 4)])
 def test_parts_hold_every_image_once_and_never_a_single_one(number: int, micro_batch: int) -> None:
-    parts = list(part_bounds(number, micro_batch))
+    parts = list(micro_batch_bounds(number, micro_batch))
     assert [start for start, _ in parts] == [0, *(stop for _, stop in parts[:-1])]
     assert parts[-1][1] == number
     sizes = [stop - start for start, stop in parts]
@@ -483,5 +483,5 @@ def test_ten_runs_that_need_several_times_the_memory_finish_by_themselves(
     ],
 )
 def test_errors_are_told_apart(error: Exception, ran: bool, asked: int | None) -> None:
-    assert ran_out(error) is ran
-    assert asked_bytes(error) == asked
+    assert is_out_of_memory(error) is ran
+    assert requested_bytes(error) == asked

@@ -159,7 +159,7 @@ def test_their_network_is_told_by_its_statistics(folders: Folders, theirs: tuple
     if padding == "none":
         for stated in ("auto", "end"):
             said = error_of(begun(folders, spec_with(path, shortcut_padding=stated)))
-            assert "are of a network without shortcuts" in said
+            assert "are from a network without shortcuts" in said
             assert "choose plain20" in said
         found = begun(folders, spec_with(path, "plain20"))
         (said,) = notes_of(found)
@@ -170,7 +170,7 @@ def test_their_network_is_told_by_its_statistics(folders: Folders, theirs: tuple
         (said,) = notes_of(found)
         assert said.startswith(f"shortcuts padded {where}: 10 of the 10 batch-norms")
         refusal = error_of(begun(folders, spec_with(path, "plain20")))
-        assert "are of a network with shortcuts" in refusal
+        assert "are from a network with shortcuts" in refusal
         assert "choose resnet20" in refusal
         other = "end" if padding == "both-sides" else "both-sides"
         wrong = begun(folders, spec_with(path, shortcut_padding=other))
@@ -191,7 +191,7 @@ def test_weights_that_do_not_tell_need_the_setting(folders: Folders, tmp_path: P
     assert "set shortcut padding to end or both-sides" in said
     stated = notes_of(begun(folders, spec_with(path, shortcut_padding="both-sides")))
     assert stated[0] == "shortcuts padded on both sides"
-    assert stated[1].startswith("the weights do not tell whether that is right: ")
+    assert stated[1].startswith("the weights do not show whether that is right: ")
     (said,) = notes_of(begun(folders, spec_with(path, "plain20")))
     assert said.startswith("weights of a network that may have shortcuts: ")
 

@@ -47,8 +47,8 @@ def seconds(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Placement, i
     monkeypatch.setattr("engine.training.autotune.perf_counter", lambda: 0.0)
 
     def say(of: Callable[[Placement, int], float]) -> None:
-        def timed(self: tuning.Trial, form: tuning.Form, learner: Learner, num_steps: int) -> float:
-            return of(form.placement, form.num_threads) / 100
+        def timed(self: tuning.Trial, candidate: tuning.Candidate, learner: Learner, num_steps: int) -> float:
+            return of(candidate.placement, candidate.num_threads) / 100
 
         monkeypatch.setattr(tuning.Trial, "time_steps", timed)
 
@@ -181,7 +181,7 @@ def test_measuring_ends_with_its_budget(folders: Folders, monkeypatch: pytest.Mo
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
 
-    def timed(self: tuning.Trial, form: tuning.Form, learner: Learner, num_steps: int) -> float:
+    def timed(self: tuning.Trial, candidate: tuning.Candidate, learner: Learner, num_steps: int) -> float:
         clock[0] += 0.4 * num_steps
         return 0.4
 
@@ -305,7 +305,7 @@ def test_a_real_trial_leaves_threads_weights_and_random_numbers_as_they_were(
 ) -> None:
     plain = collect(folders, SPEC.replace(dtype="float32"))
     monkeypatch.setenv("RESLAB_TUNE", "1")
-    monkeypatch.setattr(tuning, "CLEARLY", 1000.0)  # measured for real, and nothing taken
+    monkeypatch.setattr(tuning, "MIN_SPEEDUP", 1000.0)  # measured for real, and nothing taken
     threads, state = torch.get_num_threads(), torch.random.get_rng_state()
     measured = collect(folders)
     assert torch.get_num_threads() == threads
@@ -321,9 +321,9 @@ def test_a_stop_in_the_middle_of_a_trial_ends_the_run(folders: Folders, monkeypa
     control = RunControl()
     build = tuning.Trial.learner_for
 
-    def stop(self: tuning.Trial, form: tuning.Form) -> Learner:
+    def stop(self: tuning.Trial, candidate: tuning.Candidate) -> Learner:
         control.stop()
-        return build(self, form)
+        return build(self, candidate)
 
     monkeypatch.setattr(tuning.Trial, "learner_for", stop)
     events = list(Lab(folders).train(SPEC, control).events())

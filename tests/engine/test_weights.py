@@ -60,7 +60,7 @@ def test_a_pickle_with_code_in_it_runs_nothing(tmp_path: Path) -> None:
     mark, path = tmp_path / "was-here", tmp_path / "bad.pth"
     torch.save({"conv1.weight": _Harmful(mark)}, path)
     said = refused(path)
-    assert "it holds code or objects of Python (posix.system) instead of tensors alone; nothing of it was run" in said
+    assert "it holds code or objects of Python (posix.system) instead of only tensors; none of it was executed" in said
     assert "expected a state dict" in said
     path.write_bytes(pickle.dumps(_Harmful(mark)))
     assert not mark.exists()
@@ -104,8 +104,8 @@ def test_a_small_file_cannot_ask_for_much_memory(tmp_path: Path) -> None:
     [
         (b"", "header would be"),
         ((2**40).to_bytes(8, "little") + b"{}", "header would be"),
-        ((2).to_bytes(8, "little") + b"no", "no JSON"),
-        ((2).to_bytes(8, "little") + b"[]", "no JSON object"),
+        ((2).to_bytes(8, "little") + b"no", "not JSON"),
+        ((2).to_bytes(8, "little") + b"[]", "not a JSON object"),
         (None, "outside the file"),
     ],
     ids=["empty", "endless", "no-json", "list", "beyond"],

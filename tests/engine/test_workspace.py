@@ -45,7 +45,7 @@ def test_a_torch_that_does_not_tell_costs_the_workspaces_alone(monkeypatch: pyte
     def refuse() -> Any:
         raise ImportError("gone")
 
-    monkeypatch.setattr(workspace, "watched", refuse)
+    monkeypatch.setattr(workspace, "track_allocations", refuse)
     workspace._growth.cache_clear()
     assert inner_peak(Convolution.of(CONVOLUTIONS[0], arguments(False, 8, 3, 5)), 8) == 0
     workspace._growth.cache_clear()
@@ -53,15 +53,15 @@ def test_a_torch_that_does_not_tell_costs_the_workspaces_alone(monkeypatch: pyte
 
 def test_the_peak_is_the_highest_sum_after_the_network_is_built() -> None:
     line = Timeline()
-    scratch = line.bear(1000)
-    weights = line.bear(40)
-    line.bury(scratch, 1000)
+    scratch = line.allocate(1000)
+    weights = line.allocate(40)
+    line.free(scratch, 1000)
     line.moment = "forward and backward"
-    kept = line.bear(8)
-    gradient = line.bear(40)
-    line.bury(kept, 8)
+    kept = line.allocate(8)
+    gradient = line.allocate(40)
+    line.free(kept, 8)
     line.moment = "update"
-    line.bear(6)
+    line.allocate(6)
     said = line.forecast(Held(frozenset({weights}), frozenset({gradient}), frozenset()), 4, inside=True)
     assert (said.peak_bytes, said.during) == (88, "forward and backward")
     assert (said.parameters_bytes, said.gradients_bytes, said.activations_bytes) == (40, 40, 8)
@@ -71,10 +71,10 @@ def test_the_peak_is_the_highest_sum_after_the_network_is_built() -> None:
 def test_a_convolution_that_takes_much_inside_is_the_peak_where_it_is_asked() -> None:
     line = Timeline()
     line.moment = "evaluation"
-    line.bear(100)
+    line.allocate(100)
     line.convolve(Convolution.of(CONVOLUTIONS[0], arguments(False, 4, 64, 14)), 4)
     line.moment = "update"
-    line.bear(50)
+    line.allocate(50)
     nothing = Held(frozenset(), frozenset(), frozenset())
     without, asked = (line.forecast(nothing, 4, inside=inside) for inside in (False, True))
     assert (without.peak_bytes, without.during, without.workspace_bytes) == (150, "update", 0)

@@ -100,7 +100,7 @@ async def test_a_run_opens_to_all_its_tables(make_app: MakeApp) -> None:
             "balanced accuracy",
             "precision",
             "true╲predicted",
-            "mnist is not here",
+            "mnist is not on this machine",
             "accuracy",
             "no folder of image files",
             "epochs 2, otherwise defaults",
@@ -159,7 +159,7 @@ async def test_settings_of_another_version_are_shown(make_app: MakeApp, folders:
         await pilot.press("enter")
         await drawn(pilot)
         facts = str(app.screen.query_one("#facts", Static).render())
-        assert "mixup 0.2: settings that this reslab does not have" in facts
+        assert "mixup 0.2: settings unknown to this version of reslab" in facts
         await pilot.press("escape")
         app.open_run(2)
         await drawn(pilot)

@@ -14,7 +14,7 @@ from textual.app import App, ComposeResult
 from engine.analysis.mistakes import Mistake
 from engine.data.manifest import MANIFEST_NAME, FileRecord, write_manifest
 from engine.events import GradientsMeasured
-from engine.memory.ledger import Holding, Part
+from engine.memory.ledger import Holding, HoldingPart
 from engine.paths import Folders
 from engine.predicting import Guess
 from engine.records import WeightsRecord
@@ -106,7 +106,7 @@ async def test_the_dialogs(size: tuple[int, int], make_app: MakeApp, compare_scr
 @at_every_size
 async def test_choosing_what_to_free(size: tuple[int, int], make_app: MakeApp, compare_screen: Compare) -> None:
     app = make_app()
-    names: tuple[Part, ...] = ("parameters", "gradients", "optimizer")
+    names: tuple[HoldingPart, ...] = ("parameters", "gradients", "optimizer")
     parts = tuple((name, 45 * 2**20) for name in names)
     app.session.ledger.hold("a", object(), Holding("model", "resnet18", 1, parts[:1], live=False))
     app.session.ledger.hold("b", object(), Holding("dataset", "mnist", 2, (("dataset", 55 * 2**20),), live=True))

@@ -19,7 +19,7 @@ from engine.errors import DatasetError
 from engine.events import Evaluated, GradientsMeasured, MemoryRecovered, RunEnded
 from engine.memory.allocator import AllocatorReading
 from engine.memory.gauges import MemoryReading
-from engine.memory.ledger import Holding, Part
+from engine.memory.ledger import Holding, HoldingPart
 from engine.paths import Folders
 from engine.spec import RunSpec
 from tests.fakes import GPU_READING, HOST_READING, ScriptedRun, events_of, metrics
@@ -409,7 +409,7 @@ async def test_with_exit_the_app_leaves_when_the_run_ends(make_app: MakeApp, sta
 async def test_what_to_free_is_chosen_and_what_is_live_stays(make_app: MakeApp) -> None:
     app = make_app()
     ledger = app.session.ledger
-    parts: tuple[tuple[Part, int], ...] = (("parameters", 40 * 2**20), ("gradients", 40 * 2**20))
+    parts: tuple[tuple[HoldingPart, int], ...] = (("parameters", 40 * 2**20), ("gradients", 40 * 2**20))
     ledger.hold("a", object(), Holding("model", "resnet18", 1, parts[:1], live=False))
     ledger.hold("b", object(), Holding("model", "resnet34", 2, parts[:1], live=False))
     ledger.hold("c", object(), Holding("model", "resnet50", 3, parts, live=True))
