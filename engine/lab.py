@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.control import RunControl
-from engine.device import import_torch
 from engine.errors import DatasetError, SpecError, StoreError
 from engine.events import SettingsTuned
 from engine.format_number import check_format
@@ -74,6 +73,12 @@ class FolderGuesses:
     images: tuple[tuple[str, tuple[Guess, ...], NDArray[np.uint8]], ...]
     num_left_out: int
     num_to_go: int
+
+
+def _load_torch() -> None:
+    from engine.device import import_torch  # its versions of packages take 25 ms to read
+
+    import_torch()
 
 
 class Lab:
@@ -286,7 +291,7 @@ class Lab:
         """A run's mistakes, the most confident first, and their images (N, C, H, W); or the test images of one cell of
         the confusion matrix, given as true and predicted class. Loads torch.
         """
-        import_torch()
+        _load_torch()
         from engine.analysis.mistakes import find_mistakes, load_test_images, with_files
 
         predictions = self._predictions(details)
@@ -297,7 +302,7 @@ class Lab:
         self, a: RunDetails, b: RunDetails, report: Callable[[Progress], None], control: Control
     ) -> tuple[list[tuple[Mistake, Mistake]], NDArray[np.uint8]]:
         """Test images that exactly one of two runs classifies correctly, with both predictions. Loads torch."""
-        import_torch()
+        _load_torch()
         from engine.analysis.mistakes import find_differences, load_test_images, with_files
 
         predictions = self._predictions(a)
@@ -319,7 +324,7 @@ class Lab:
 
     def find_files(self, paths: Sequence[Path]) -> list[FoundFile]:
         """The files in `paths`; folders are searched at any depth."""
-        import_torch()
+        _load_torch()
         from engine.predicting import find_files
 
         return find_files(paths)
@@ -342,7 +347,7 @@ class Lab:
         Raises:
             ReslabError: the run has no weights, or the file is not an image.
         """
-        import_torch()
+        _load_torch()
         from engine.predicting import predict, read_reading
 
         (found,) = predict(details, self.folders, [file], self.ledger)
@@ -400,7 +405,7 @@ class Lab:
         Raises:
             ReslabError: the network cannot take such images, or the folder or the device is missing.
         """
-        import_torch()
+        _load_torch()
         from engine.forecast.from_spec import plan_from_spec
 
         return plan_from_spec(spec, self.folders, self.ledger)
@@ -412,7 +417,7 @@ class Lab:
         Raises:
             ReslabError: there is nothing to choose, or the network cannot take such images.
         """
-        import_torch()
+        _load_torch()
         from engine.catalog.models import find_model, misfit
         from engine.cores import OthersMeter
         from engine.device import choose_placement, share_cores

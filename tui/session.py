@@ -25,7 +25,6 @@ from engine.errors import ReslabError
 from engine.events import RunEnded
 from engine.failures import describe_failure
 from engine.launch.backend import Backend, Handle, Job, Limit, Slot
-from engine.launch.detached import Detached, DetachedProcess, Order
 from engine.launch.in_process import InProcess
 from engine.launch.scheduler import Scheduler, StoredQueue, Turn
 from engine.memory.ledger import Ledger
@@ -66,6 +65,12 @@ def _give_way() -> None:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
 
 
+def _detached(folders: Folders, cluster: Cluster) -> Backend:
+    from engine.launch.detached import Detached  # SQLite: the first paint need not wait for it
+
+    return Detached(folders, cluster)
+
+
 class Session:
     """Owns the threads. `post` hands a message to the app from any of them."""
 
@@ -84,7 +89,7 @@ class Session:
         self.control: RunControl | None = None
         self.events: deque[Event] = deque()  # what the app has not taken yet
         self._post = post
-        self._backend = backend_of(folders, self.ledger) if cluster is None else Detached(folders, cluster)
+        self._backend = backend_of(folders, self.ledger) if cluster is None else _detached(folders, cluster)
         self.queue = StoredQueue(folders)
         self._scheduler = Scheduler(self.queue, self._backend, self._capacity, folders)
         self._runner: threading.Thread | None = None
@@ -202,6 +207,8 @@ class Session:
     def _run_queue(self) -> None:
         error = None
         try:
+            from engine.launch.detached import DetachedProcess, Order
+
             for run in DetachedProcess(Order(self.folders, cluster=self.cluster)).runs(least=0):
                 self._post(RunCarried(run))
         except ReslabError as found:

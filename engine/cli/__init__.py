@@ -9,18 +9,21 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from engine.cli.output import Output, standard_streams
 from engine.cli.parser import build_parser, cluster_from, given_settings, specs_from, wants_settings
 from engine.environment import check_environment
 from engine.errors import OutputError, ReslabError, SpecError, TorchError
 from engine.failures import describe_failure, describe_os_error
-from engine.lab import Lab
 from engine.launch.opening import Opening
 from engine.log import log_to
 from engine.paths import Folders, find_folders
 from engine.reports import find_preset
 from engine.text import safe_text
+
+if TYPE_CHECKING:
+    from engine.lab import Lab
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
@@ -93,12 +96,22 @@ def _dispatch(argv: Sequence[str], open_app: OpenApp) -> int:
 
 
 def _run_command(arguments: argparse.Namespace, folders: Folders, open_app: OpenApp) -> int:
-    lab = Lab(folders)
     match arguments.command:
         case None:
             return open_app(Opening(folders, cluster=cluster_from(arguments)))
         case "train" | "resume" | "attach":
             return _train(arguments, folders, open_app)
+        case "doctor":
+            from engine.cli.doctor import doctor_command
+
+            return doctor_command(folders, arguments.json)
+    from engine.lab import Lab  # with SQLite, which --help and the app's first paint need not wait for
+
+    return _run_lab_command(arguments, Lab(folders))
+
+
+def _run_lab_command(arguments: argparse.Namespace, lab: Lab) -> int:
+    match arguments.command:
         case "stop":
             from engine.cli.steering import stop_command
 
@@ -122,17 +135,13 @@ def _run_command(arguments: argparse.Namespace, folders: Folders, open_app: Open
             from engine.cli.predict import predict_command
 
             return predict_command(lab, arguments.run, arguments.images, arguments.json)
-        case "doctor":
-            from engine.cli.doctor import doctor_command
-
-            return doctor_command(folders, arguments.json)
     from engine.cli import reading
 
     match arguments.command:
         case "datasets":
             from engine.cli.datasets import datasets_command
 
-            return datasets_command(folders, arguments.delete, arguments.json)
+            return datasets_command(lab.folders, arguments.delete, arguments.json)
         case "models":
             return reading.list_models(arguments.all, arguments.json)
         case "runs":

@@ -22,7 +22,6 @@ from engine.log import write_report
 from engine.paths import Folders
 from engine.records import QueueEntry
 from engine.spec import RunSpec
-from engine.store.store import Store
 from engine.text import safe_text
 
 _LOOK_EVERY_S = 0.1
@@ -62,10 +61,14 @@ class StoredQueue:
         self._folders = folders
 
     def first(self) -> QueueEntry | None:
+        from engine.store.store import Store  # SQLite: the first paint need not wait for it
+
         with Store(self._folders.database) as store:
             return store.first_waiting(self.on_hold)
 
     def take(self, number: int) -> bool:
+        from engine.store.store import Store  # SQLite: the first paint need not wait for it
+
         with Store(self._folders.database) as store:
             return store.take_next(number, self.on_hold) is not None
 
@@ -247,6 +250,8 @@ def record_refused(folders: Folders, spec: RunSpec, error: str) -> RunEnded:
     Raises:
         StoreError: it cannot be stored.
     """
+    from engine.store.store import Store  # SQLite: the first paint need not wait for it
+
     with Store(folders.database) as store:
         ended = RunEnded(store.create_run(spec), "failed", None, None, 0.0, None, 0, safe_text(error))
         store.record(ended)

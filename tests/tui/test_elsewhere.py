@@ -167,7 +167,7 @@ async def test_on_a_cluster_the_queue_is_carried_as_a_whole(
     make_app: MakeApp, folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     FakeProcess.made = []
-    monkeypatch.setattr("tui.session.DetachedProcess", FakeProcess)
+    monkeypatch.setattr("engine.launch.detached.DetachedProcess", FakeProcess)
     specs = [SPEC.replace(seed=seed) for seed in range(3)]
     app = make_app(specs=specs, cluster=Cluster("10.0.0.5:6379"), exit_when_done=True)
     async with app.run_test(size=(120, 36)) as pilot:
