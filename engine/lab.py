@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.control import RunControl
-from engine.errors import DatasetError, SpecError, StoreError
+from engine.errors import StoreError
 from engine.events import SettingsTuned
 from engine.format_number import check_format
 from engine.launch.backend import Backend, Handle, Job, Limit
@@ -44,13 +44,11 @@ if TYPE_CHECKING:
     from engine.launch.ray import Cluster
     from engine.launch.requests import ControlRequest
     from engine.launch.scheduler import Scheduler
-    from engine.predicting import FoundFile, Guess, ImageGuesses
+    from engine.predicting import FolderGuesses, FoundFile, Guess, ImageGuesses
     from engine.progress import Progress
 
 Pairs = Sequence[tuple[int, int]]
 """Which runs to compare, by their positions in the list."""
-_SIDE = 64  # pixels of a small picture
-MOST_PICTURES = 500  # of one folder: 6 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +62,6 @@ class Compared:
     comparison: Comparison
     groups: tuple[SeedGroup, ...]
     group_verdicts: tuple[GroupVerdict, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class FolderGuesses:
-    """Name, guesses and thumbnail (3, H, W) of each image; number of files that were not usable, and not reached."""
-
-    images: tuple[tuple[str, tuple[Guess, ...], NDArray[np.uint8]], ...]
-    num_left_out: int
-    num_to_go: int
 
 
 def _load_torch() -> None:
@@ -181,14 +170,9 @@ class Lab:
         self._send_request(run, ControlRequest(pause=False), "resumed")
 
     def _send_request(self, run: int, wanted: ControlRequest, done: str) -> None:
-        from engine.launch.requests import send_request
+        from engine.launch.follow import send_to_live_run
 
-        record = self.summary(run)
-        if record.status != "running":
-            raise StoreError(
-                f"run {run} is {record.status}; only a running run can be {done}. reslab show {run} shows its figures"
-            )
-        send_request(self.folders.run_folder(run), wanted)
+        send_to_live_run(run, self.folders, wanted, done)
 
     # --- the queue ---------------------------------------------------------------------------------------------------
 
@@ -348,14 +332,9 @@ class Lab:
             ReslabError: the run has no weights, or the file is not an image.
         """
         _load_torch()
-        from engine.predicting import predict, read_reading
+        from engine.predicting import predict_picture
 
-        (found,) = predict(details, self.folders, [file], self.ledger)
-        pixels = read_reading(details).picture(expand(file), _SIDE)
-        problem = found.error or (pixels if isinstance(pixels, str) else None)
-        if problem is not None or isinstance(pixels, str):
-            raise DatasetError(f"{file} is not usable: {problem}; expected an image such as a JPEG or PNG")
-        return found.guesses, pixels
+        return predict_picture(details, self.folders, file, self.ledger)
 
     def predict_pictures(
         self, details: RunDetails, folder: Path, report: Callable[[int, int], None], control: Control
@@ -366,20 +345,10 @@ class Lab:
         Raises:
             ReslabError: the run has no weights, or the folder has no usable image.
         """
-        files = [found.path for found in self.find_files([folder])]
-        from engine.predicting import predict, read_reading
+        _load_torch()
+        from engine.predicting import predict_pictures
 
-        reading, images, done = read_reading(details), [], 0
-        for done, found in enumerate(predict(details, self.folders, files, self.ledger), start=1):
-            report(done, len(files))
-            pixels = reading.picture(Path(found.file), _SIDE) if found.error is None else found.error
-            if not isinstance(pixels, str):
-                images.append((Path(found.file).name, found.guesses, pixels))
-            if control.stop_requested or len(images) == MOST_PICTURES:
-                break
-        if not images:
-            raise DatasetError(f"no image in {folder} can be used; expected images such as JPEG or PNG")
-        return FolderGuesses(tuple(images), done - len(images), len(files) - done)
+        return predict_pictures(details, self.folders, folder, self.ledger, report, control)
 
     # --- before a run ------------------------------------------------------------------------------------------------
 
@@ -394,7 +363,7 @@ class Lab:
         return survey(spec, self.folders)
 
     def survey_now(self, spec: RunSpec) -> Survey:
-        """The same, without the progress."""
+        """The same, without its progress."""
         from engine.data.survey import survey_now
 
         return survey_now(spec, self.folders)
@@ -418,22 +387,9 @@ class Lab:
             ReslabError: there is nothing to choose, or the network cannot take such images.
         """
         _load_torch()
-        from engine.catalog.models import find_model, misfit
-        from engine.cores import OthersMeter
-        from engine.device import choose_placement, share_cores
-        from engine.training.autotune import TrialImages, is_tunable, tune
+        from engine.training.autotune import measure_choice
 
-        placement, others = choose_placement(spec), OthersMeter()
-        if not is_tunable(spec, placement):
-            raise SpecError(
-                "there is nothing to measure: set dtype auto on a CPU, deterministic off, and RESLAB_TUNE not to 0"
-            )
-        found = self.survey_now(spec)
-        if problem := misfit(find_model(spec.model), found.shape):
-            raise SpecError(problem)
-        middle = (0.5,) * found.shape.channels
-        images = TrialImages(found.shape, middle, middle, spec.epochs * found.num_train)
-        tuned = yield from tune(0, spec, images, share_cores(placement, others), RunControl())
+        tuned = yield from measure_choice(spec, self.survey_now(spec))
         if tuned is not None:
             with Store(self.folders.database) as store:
                 store.record(tuned)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from engine.catalog.datasets import find_dataset
+from engine.control import Control
 from engine.data.batches import Preparation
 from engine.data.resizing import Reading
 from engine.errors import CheckpointError, DatasetError, SpecError
@@ -27,6 +30,8 @@ from engine.training.checkpoint import load_checkpoint
 _TOP = 5
 _MOST_AT_ONCE = 16  # images in one pass
 _MOST_VALUES = 16 * 3 * 224 * 224  # pixel values in one pass, so that memory does not grow with the image size
+_SIDE = 64  # pixels of a thumbnail
+MOST_PICTURES = 500  # of one folder: 6 MB
 _SKIPPED = ("__MACOSX",)
 
 
@@ -45,6 +50,15 @@ class ImageGuesses:
     file: str
     guesses: tuple[Guess, ...]
     error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FolderGuesses:
+    """Name, guesses and thumbnail (3, H, W) of each image; number of files that were not usable, and not reached."""
+
+    images: tuple[tuple[str, tuple[Guess, ...], NDArray[np.uint8]], ...]
+    num_left_out: int
+    num_to_go: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +120,45 @@ def predict(
             yield from network.guesses(batch)
             batch.clear()
     yield from network.guesses(batch)
+
+
+def predict_picture(
+    details: RunDetails, folders: Folders, file: Path, ledger: Ledger
+) -> tuple[tuple[Guess, ...], NDArray[np.uint8]]:
+    """The most likely classes of one image, and its thumbnail (3, H, W).
+
+    Raises:
+        ReslabError: the run has no weights, or the file is not an image.
+    """
+    (found,) = predict(details, folders, [file], ledger)
+    pixels = read_reading(details).picture(expand(file), _SIDE)
+    problem = found.error or (pixels if isinstance(pixels, str) else None)
+    if problem is not None or isinstance(pixels, str):
+        raise DatasetError(f"{file} is not usable: {problem}; expected an image such as a JPEG or PNG")
+    return found.guesses, pixels
+
+
+def predict_pictures(
+    details: RunDetails, folders: Folders, folder: Path, ledger: Ledger, report: Callable[[int, int], None],
+    control: Control,
+) -> FolderGuesses:  # fmt: skip
+    """The same for the first `MOST_PICTURES` images of a folder; `report` gets the files done and in total.
+
+    Raises:
+        ReslabError: the run has no weights, or the folder has no usable image.
+    """
+    files = [found.path for found in find_files([folder])]
+    reading, images, done = read_reading(details), [], 0
+    for done, found in enumerate(predict(details, folders, files, ledger), start=1):
+        report(done, len(files))
+        pixels = reading.picture(Path(found.file), _SIDE) if found.error is None else found.error
+        if not isinstance(pixels, str):
+            images.append((Path(found.file).name, found.guesses, pixels))
+        if control.stop_requested or len(images) == MOST_PICTURES:
+            break
+    if not images:
+        raise DatasetError(f"no image in {folder} can be used; expected images such as JPEG or PNG")
+    return FolderGuesses(tuple(images), done - len(images), len(files) - done)
 
 
 @dataclass(frozen=True, slots=True)

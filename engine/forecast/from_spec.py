@@ -29,7 +29,9 @@ def plan_from_spec(spec: RunSpec, folders: Folders, ledger: Ledger) -> Plan:
     placement = choose_placement(spec)
     calibration = _calibration(folders, device_name(placement.device)) or uncalibrated(placement.device)
     dataset_bytes = resident_bytes(num_images, shape)
-    if not images_fit(dataset_bytes, headroom_bytes(placement.device, ledger.num_bytes - ledger.idle_bytes)):
+    if not images_fit(
+        dataset_bytes, headroom_bytes(placement.device, ledger.num_bytes - ledger.idle_bytes, ledger.bound_bytes)
+    ):
         dataset_bytes = 0  # it will be streamed
     return plan_run(Step(spec, shape, placement, dataset_bytes, calibration), ledger)
 

@@ -63,7 +63,8 @@ def plan_run(step: Step, ledger: Ledger) -> Plan:
     Raises:
         ForecastError: no forecast could be made.
     """
-    free, idle = headroom_bytes(step.placement.device, ledger.num_bytes), ledger.idle_bytes
+    free = headroom_bytes(step.placement.device, ledger.num_bytes, ledger.bound_bytes)
+    idle = ledger.idle_bytes
     whole = forecast(step)
     plan = _plan(step, whole, _Headroom(free, idle))
     return replace(plan, largest_batch=largest_batch(lambda size: forecast(step.of_batch(size)), whole, free + idle))
@@ -73,7 +74,7 @@ def fit_run(step: Step, ledger: Ledger) -> Plan:
     """Unload idle values as needed and plan how to start the run. Its dataset is in the ledger, live."""
 
     def free() -> int:
-        return headroom_bytes(step.placement.device, ledger.num_bytes) + step.dataset_bytes
+        return headroom_bytes(step.placement.device, ledger.num_bytes, ledger.bound_bytes) + step.dataset_bytes
 
     try:
         whole = forecast(step)

@@ -118,6 +118,20 @@ def _end_of(run: int, folders: Folders) -> RunEnded | None:
     return None if record.status == "running" else _ended(record)
 
 
+def send_to_live_run(run: int, folders: Folders, wanted: ControlRequest, done: str) -> None:
+    """Send a request to a run in another process, to be `done` with it.
+
+    Raises:
+        StoreError: it is not running, or its folder cannot be written.
+    """
+    status = read_summary(run, folders).status
+    if status != "running":
+        raise StoreError(
+            f"run {run} is {status}; only a running run can be {done}. reslab show {run} shows its figures"
+        )
+    send_request(folders.run_folder(run), wanted)
+
+
 def read_summary(run: int, folders: Folders) -> RunSummary:
     """The run's current row; a run whose process is gone is settled as failed first.
 

@@ -29,14 +29,15 @@ def images_fit(num_bytes: int, headroom: int) -> bool:
     return num_bytes <= headroom * SHARE_FOR_IMAGES
 
 
-def headroom_bytes(device: torch.device, held_bytes: int) -> int:
-    """Bytes available on `device` now; `held_bytes` is what reslab holds there already.
+def headroom_bytes(device: torch.device, held_bytes: int, bound: int | None = None) -> int:
+    """Bytes available on `device` now; `held_bytes` is what reslab holds there already, `bound` what it
+    may hold, None: the user's limit.
 
     On a GPU that is the driver's free memory plus what torch's allocator has reserved and not allocated; otherwise the
     host's available memory.
     """
     free = free_bytes(device)
-    bound = memory_bound()
+    bound = memory_bound() if bound is None else bound
     return free if bound is None else max(min(free, bound - held_bytes), 0)
 
 
@@ -78,9 +79,9 @@ def _group_headroom(group: Path) -> int:
         return 2**62
 
 
-def bound_gpu(device: torch.device) -> None:
+def bound_gpu(device: torch.device, bound: int | None = None) -> None:
     """Make torch's allocator on a GPU keep to the user's limit, if there is one."""
-    bound = memory_bound()
+    bound = memory_bound() if bound is None else bound
     if device.type == "cuda" and bound is not None:
         import torch
 

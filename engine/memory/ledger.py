@@ -41,9 +41,13 @@ class _Entry:
 
 
 class Ledger:
-    """Holds the values and their descriptions, least recently used first. Thread-safe."""
+    """Holds the values and their descriptions, least recently used first. Thread-safe.
 
-    def __init__(self) -> None:
+    `bound_bytes` is what all of it may take on the training device; None: as RESLAB_MEMORY_GIB says.
+    """
+
+    def __init__(self, bound_bytes: int | None = None) -> None:
+        self.bound_bytes = bound_bytes
         self._entries: dict[Hashable, _Entry] = {}
         self._lock = threading.Lock()
         self._num_held = 0

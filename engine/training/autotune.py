@@ -22,11 +22,13 @@ from time import perf_counter
 
 import torch
 
-from engine.catalog.models import choose_stem, find_model
-from engine.control import Control
+from engine.catalog.models import choose_stem, find_model, misfit
+from engine.control import Control, RunControl
 from engine.cores import OthersMeter
-from engine.device import Placement, cpu_name
+from engine.data.survey import Survey
+from engine.device import Placement, choose_placement, cpu_name, share_cores
 from engine.environment import TUNE, is_on
+from engine.errors import SpecError
 from engine.events import SettingsTuned, TuningChecked
 from engine.progress import LoadingStopped, Progress
 from engine.shape import DataShape
@@ -129,6 +131,24 @@ def tune(
         run, autotune_key(spec, images.shape), _name(chosen.dtype), _name(chosen.memory_format), best.num_threads, gain,
         busy_cores=others.read(), due=trial.out_of_time, measured_at=time.time(),
     )  # fmt: skip
+
+
+def measure_choice(spec: RunSpec, found: Survey) -> Generator[Progress, None, SettingsTuned | None]:
+    """Measure now, as the run would before its first step, on images such as those `found`.
+
+    Raises:
+        SpecError: there is nothing to choose, or the network cannot take such images.
+    """
+    placement, others = choose_placement(spec), OthersMeter()
+    if not is_tunable(spec, placement):
+        raise SpecError(
+            "there is nothing to measure: set dtype auto on a CPU, deterministic off, and RESLAB_TUNE not to 0"
+        )
+    if problem := misfit(find_model(spec.model), found.shape):
+        raise SpecError(problem)
+    middle = (0.5,) * found.shape.channels
+    images = TrialImages(found.shape, middle, middle, spec.epochs * found.num_train)
+    return (yield from tune(0, spec, images, share_cores(placement, others), RunControl()))
 
 
 def apply_choice(tuned: SettingsTuned, placement: Placement) -> Placement:

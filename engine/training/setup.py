@@ -157,7 +157,7 @@ def set_up(spec: RunSpec, context: RunContext) -> Generator[DatasetProgressed | 
 def _prepare(spec: RunSpec, context: RunContext) -> Generator[DatasetProgressed | SettingsTuned, None, _Prepared]:
     """Load the images, plan memory, choose how to compute, build the learner."""
     placement, resume, group = context.group.placed(context.placement), context.resume, context.group
-    bound_gpu(placement.device)
+    bound_gpu(placement.device, context.ledger.bound_bytes)
     others = OthersMeter()
     data = yield from load_images(spec, context, placement.device)
     data = normalized_for(spec, data, resume)
@@ -328,7 +328,7 @@ def _load(spec: RunSpec, context: RunContext, device: torch.device) -> Generator
     ledger = context.ledger
 
     def fits() -> bool:
-        return images_fit(data.num_bytes, headroom_bytes(device, ledger.num_bytes))
+        return images_fit(data.num_bytes, headroom_bytes(device, ledger.num_bytes, ledger.bound_bytes))
 
     ledger.evict_until(fits)
     for _ in range(2):

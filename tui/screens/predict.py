@@ -30,8 +30,7 @@ from tui.text import plain_content
 from tui.widgets.gallery import Gallery, Picture
 
 if TYPE_CHECKING:
-    from engine.lab import FolderGuesses
-    from engine.predicting import Guess
+    from engine.predicting import FolderGuesses, Guess
 
 _BAR = 16  # cells
 _HELP = "→: complete the path · enter: predict · esc: back"

@@ -6,7 +6,6 @@ Ray's scheduler picks the node; an actor that does not fit waits. To be imported
 from __future__ import annotations
 
 import logging
-import os
 from typing import Any
 
 import ray
@@ -15,7 +14,6 @@ from ray.exceptions import RayActorError
 
 from engine.control import Control
 from engine.device import versions
-from engine.environment import MEMORY_GIB
 from engine.errors import ClusterError
 from engine.launch.ray import versions_differ
 from engine.launch.ray.nodes import gpu_bytes, largest_node
@@ -31,8 +29,7 @@ class TrainActor:
     """Made by `ray.remote` with a request's options."""
 
     def __init__(self, request: Request) -> None:
-        if request.bound is not None:
-            os.environ[MEMORY_GIB.name] = str(request.bound / 2**30)
+        self._bound_bytes = request.bound
         torch.set_num_threads(max(int(request.cpus), 1))
 
     def check(self, versions_there: dict[str, str]) -> str | None:
@@ -42,7 +39,7 @@ class TrainActor:
     def train(self, task: Task) -> None:
         """Train the run from its newest checkpoint; its events go to the task's channel."""
         with errors_reported(task):
-            train_task(task, this_worker())
+            train_task(task, this_worker(), self._bound_bytes)
 
 
 def request_actor(request: Request) -> Any:

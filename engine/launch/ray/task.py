@@ -49,11 +49,11 @@ class Task:
     autotune_choices: Mapping[str, SettingsTuned]
     channel: Any = None  # the actor that receives events, once the driver has created it
 
-    def context(self, control: RunControl, group: Group, resume: Resume) -> RunContext:
+    def context(self, control: RunControl, group: Group, resume: Resume, ledger: Ledger | None = None) -> RunContext:
         """The context of one worker. Only a single worker uses the autotune choices: a group must compute alike."""
         history = History(autotune_choices=self.autotune_choices)
         placement = choose_placement(self.spec)
-        return RunContext(self.run, self.folders, Ledger(), control, placement, history, group, resume)
+        return RunContext(self.run, self.folders, ledger or Ledger(), control, placement, history, group, resume)
 
 
 def this_worker() -> Solo:
@@ -84,12 +84,14 @@ def _resume(task: Task, newest: ResumePoint) -> Resume:
     return Resume(newest.started, checkpoint)
 
 
-def train_task(task: Task, group: Group) -> None:
-    """Train it as rank zero of `group`; the ending is sent as the last event."""
+def train_task(task: Task, group: Group, bound_bytes: int | None = None) -> None:
+    """Train it as rank zero of `group`, with at most so many bytes on its device; the ending is sent as the last
+    event.
+    """
     ticket, newest = ray.get(task.channel.register.remote(task.run))
     control = RunControl()
     with group.starting():
-        context = task.context(control, group, _resume(task, newest))
+        context = task.context(control, group, _resume(task, newest), Ledger(bound_bytes))
     events = train(task.spec, context)
     sender = EventSender(task, ticket, control)
     try:
