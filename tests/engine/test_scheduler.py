@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import pytest
 
@@ -75,13 +76,13 @@ def test_the_first_of_a_long_queue_is_all_that_is_read(folders: Folders, monkeyp
     with Store(folders.database) as store:
         store.enqueue([SPEC] * 1000)
     read = []
-    whole = RunSpec.from_json
+    whole = RunSpec.from_mapping
 
-    def counted(text: str) -> RunSpec:
-        read.append(text)
-        return whole(text)
+    def counted(values: Mapping[str, Any]) -> RunSpec:
+        read.append(values)
+        return whole(values)
 
-    monkeypatch.setattr(RunSpec, "from_json", counted)
+    monkeypatch.setattr(RunSpec, "from_mapping", counted)
     assert StoredQueue(folders).first() is not None
     assert len(read) == 1
 
