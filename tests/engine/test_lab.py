@@ -124,7 +124,7 @@ def test_a_deleted_run_is_gone_and_its_export_is_not(lab: Lab) -> None:
 
 def test_what_needs_no_torch_loads_none() -> None:
     code = (
-        "from engine import Lab, RunSpec; lab = Lab(); lab.runs(); lab.queue(); lab.tunings(); "
+        "from engine import Lab, RunSpec; lab = Lab(); lab.runs(); lab.queue(); lab.autotune_choices(); "
         "lab.enqueue([RunSpec('digits', 'resnet18')]); handle = lab.train(RunSpec('digits', 'resnet18')); "
         "import sys; print([name for name in ('torch', 'numpy', 'sklearn', 'textual') if name in sys.modules])"
     )

@@ -343,7 +343,7 @@ def test_a_damaged_row_hides_no_other(store: Store, folders: Folders, change: st
     with sqlite3.connect(folders.database) as other:
         other.execute(f"UPDATE runs SET {change} WHERE run = ?", (second,))
     assert [(record.run, record.status) for record in store.runs()] == [(second, "damaged"), (first, "completed")]
-    assert "was damaged" in str(store.runs()[0].error)
+    assert "is damaged" in str(store.runs()[0].error)
     for read in (store.details, store.predictions):
         with pytest.raises(StoreError, match=f"run {second} cannot be read"):
             read(second)
