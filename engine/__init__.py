@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import Any
 
 from engine.cores import bound_spinning
-from engine.postponed import postpone_compiler
+from engine.lazy_compiler import postpone_compiler
 
 bound_spinning()  # libgomp reads its settings once, when torch is loaded
 postpone_compiler()

@@ -174,8 +174,6 @@ class Lab:
 
         send_to_live_run(run, self.folders, wanted, done)
 
-    # --- the queue ---------------------------------------------------------------------------------------------------
-
     def enqueue(self, specs: Sequence[RunSpec]) -> None:
         """Put specs at the end of the queue."""
         with Store(self.folders.database) as store:
@@ -186,7 +184,7 @@ class Lab:
         with Store(self.folders.database) as store:
             return store.waiting()
 
-    # --- what is stored ----------------------------------------------------------------------------------------------
+    # --- the queue and what is stored ---------------------------------------------------------------------------------
 
     def runs(self, dataset: str | None = None, model: str | None = None, status: str | None = None) -> list[RunSummary]:
         """Every run, or those of a dataset, a model, a status; newest first."""
@@ -241,7 +239,7 @@ class Lab:
         Raises:
             StoreError: there is no such run, or the folder cannot be written.
         """
-        from engine.export.files import export_run
+        from engine.export.plain_files import export_run
 
         target = self.folders.home / "exports" / str(run) if folder is None else expand(folder)
         with Store(self.folders.database) as store:

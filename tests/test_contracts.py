@@ -125,7 +125,7 @@ HEAVY = {"torch", "torchvision", "sklearn", "scipy"}
         "import engine",
         "import tui.app, tui.screens.setup, tui.screens.train, tui.screens.results, tui.screens.run",
         "import engine.spec, engine.events, engine.catalog.datasets, engine.catalog.models",
-        "import engine.cli.reading",
+        "import engine.cli.runs",
     ],
 )
 def test_menus_and_screens_load_no_torch(statement: str) -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # the first paint need not wait for them
     from engine.memory.freeing import Freed
     from engine.memory.gauges import MemoryReading
     from engine.memory.ledger import Holding
-    from engine.memory.nodes import NodeReading
+    from engine.memory.node_gauges import NodeReading
 
 
 class EventsArrived(Message):

@@ -257,7 +257,7 @@ class Session:
 
     def _watch_memory(self) -> None:
         from engine.memory.gauges import Gauges
-        from engine.memory.nodes import read_nodes
+        from engine.memory.node_gauges import read_nodes
 
         self._gauges = Gauges()
         while not self._closing.is_set():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from engine.analysis.exact import binomial_tail, sign_test
+from engine.analysis.exact_tests import binomial_tail, sign_test
 from engine.records import Change, EvaluationRecord, RunDetails
 from engine.text import percent
 

@@ -113,11 +113,11 @@ def _run_command(arguments: argparse.Namespace, folders: Folders, open_app: Open
 def _run_lab_command(arguments: argparse.Namespace, lab: Lab) -> int:
     match arguments.command:
         case "stop":
-            from engine.cli.steering import stop_command
+            from engine.cli.control import stop_command
 
             return stop_command(arguments.run, lab, arguments.json)
         case "pause":
-            from engine.cli.steering import pause_command
+            from engine.cli.control import pause_command
 
             return pause_command(arguments.run, lab, arguments.json)
         case "report":
@@ -135,7 +135,7 @@ def _run_lab_command(arguments: argparse.Namespace, lab: Lab) -> int:
             from engine.cli.predict import predict_command
 
             return predict_command(lab, arguments.run, arguments.images, arguments.json)
-    from engine.cli import reading
+    from engine.cli import runs as reading
 
     match arguments.command:
         case "datasets":

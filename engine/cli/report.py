@@ -9,7 +9,7 @@ from typing import Any
 from engine.analysis.tables import METRIC_NAMES
 from engine.cli.output import print_json
 from engine.cli.parser import columns
-from engine.cli.reading import compare_runs
+from engine.cli.runs import compare_runs
 from engine.cli.training import Watch, train_in_turn
 from engine.events import Event, RunStarted, plain
 from engine.lab import Lab

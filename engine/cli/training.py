@@ -84,7 +84,7 @@ def resume_command(
         option = next((name for name, value in given if value), None)
         if option is not None:
             raise SpecError(f"run {number} is live already and cannot move; leave out {option}")
-        from engine.cli.steering import continue_command
+        from engine.cli.control import continue_command
 
         return continue_command(number, lab, as_json)
     if record.status == "completed":

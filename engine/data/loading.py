@@ -101,7 +101,7 @@ def _loader(spec: RunSpec, rules: int) -> Loader:
     info = find_dataset(spec.dataset)
     module, function = info.loader.split(":")
     if info is FOLDER and rules == FIRST_RULES:
-        module = "engine.data.earlier"
+        module = "engine.data.legacy_rules"
     loader: Loader = getattr(import_module(module), function)
     return loader
 

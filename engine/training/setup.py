@@ -33,9 +33,9 @@ from engine.training.autotune import TrialImages, apply_choice, is_tunable, know
 from engine.training.compiling import compile_network
 from engine.training.context import RunContext
 from engine.training.cuda_graph import GraphedStep, is_capturable
+from engine.training.foreign_shortcuts import settle_shortcuts
 from engine.training.normalization import normalized_for
 from engine.training.out_of_memory import Recovery, free_idle
-from engine.training.shortcuts import settle_shortcuts
 
 T = TypeVar("T")
 Bounds = list[tuple[int, int]]

@@ -26,7 +26,7 @@ from engine.events import Event, RunContinued, RunEnded, RunStarted, StepsComple
 from engine.lab import Lab
 from engine.launch.ray import Cluster, require_ray
 from engine.launch.requests import ControlRequest
-from engine.memory.nodes import read_nodes
+from engine.memory.node_gauges import read_nodes
 from engine.paths import Folders
 from engine.spec import RunSpec
 from engine.store.store import Store

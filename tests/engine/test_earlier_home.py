@@ -25,7 +25,7 @@ from engine.data.images import FIRST_RULES, ImageData
 from engine.data.loading import load_dataset
 from engine.errors import StoreError
 from engine.events import Event, RunContinued, StepsCompleted
-from engine.export.files import export_run
+from engine.export.plain_files import export_run
 from engine.lab import Lab
 from engine.paths import Folders
 from engine.predicting import predict

@@ -18,7 +18,7 @@ from engine.analysis.tables import facts
 from engine.control import RunControl
 from engine.errors import CheckpointError, ReslabError, SpecError, StoreError
 from engine.events import RunContinued, RunPaused, plain, to_json_dict
-from engine.export.files import details_as_json, export_run
+from engine.export.plain_files import details_as_json, export_run
 from engine.forecast.duration import estimate_run
 from engine.from_plain import from_plain
 from engine.lab import Lab

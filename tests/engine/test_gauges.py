@@ -18,7 +18,7 @@ import pytest
 
 from engine.events import plain
 from engine.memory.gauges import Gauges
-from engine.memory.nodes import nodes_path, read_nodes
+from engine.memory.node_gauges import nodes_path, read_nodes
 from tests.fakes import GIB, FakeNvml
 
 ERRORS = sorted(value for name, value in vars(pynvml).items() if name.startswith("NVML_ERROR_"))

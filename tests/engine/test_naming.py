@@ -18,7 +18,7 @@ from engine.analysis.mistakes import Mistake, find_mistakes, with_files
 from engine.analysis.naming import test_files as files_of
 from engine.data.images import ImageData
 from engine.data.manifest import FileRecord, write_manifest
-from engine.export.files import export_run
+from engine.export.plain_files import export_run
 from engine.paths import Folders, find_folders
 from engine.spec import RunSpec
 from engine.store.store import Store

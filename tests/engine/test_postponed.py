@@ -19,7 +19,7 @@ events = list(Lab(Folders(folder, folder, folder)).train(spec).events())
 assert events[-1].status == "completed", events[-1]
 """
 _IS_POSTPONED = (
-    "from engine.postponed import is_postponed\nassert is_postponed() and 'torch._inductor' not in sys.modules\n"
+    "from engine.lazy_compiler import is_postponed\nassert is_postponed() and 'torch._inductor' not in sys.modules\n"
 )
 
 
@@ -57,7 +57,7 @@ def test_whoever_asks_for_more_gets_the_real_one(asked: str) -> None:
         "torch.optim.SGD([torch.nn.Parameter(torch.zeros(2))], 0.1)\n"  # the stand-in was used before
         f"{_IS_POSTPONED}{asked}\n"
         "import torch._dynamo, torch._dynamo.utils\n"
-        "from engine.postponed import is_postponed\n"
+        "from engine.lazy_compiler import is_postponed\n"
         "assert not is_postponed()\n"
         "assert torch._dynamo is sys.modules['torch._dynamo'] and torch._dynamo.__file__\n"
         "assert torch._dynamo.utils is sys.modules['torch._dynamo.utils']\n"
@@ -82,5 +82,5 @@ def test_a_network_compiles_after_a_run_that_did_not() -> None:
 
 @pytest.mark.slow
 def test_where_torch_is_loaded_already_nothing_is_put_in_its_place() -> None:
-    carry_out("import torch, torchvision, sys, engine\nfrom engine.postponed import is_postponed\n"
+    carry_out("import torch, torchvision, sys, engine\nfrom engine.lazy_compiler import is_postponed\n"
               "assert not is_postponed()")  # fmt: skip

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from engine.analysis.exact import binomial_tail, sign_test
+from engine.analysis.exact_tests import binomial_tail, sign_test
 from engine.analysis.remarks import remarks
 from engine.cli import main, training
 from engine.events import Evaluated, Event, RunEnded

@@ -24,14 +24,14 @@ from engine.events import Evaluated, Event, RunEnded, RunStarted
 from engine.lab import Lab
 from engine.models.building import build_model
 from engine.models.form import apply_form, form_of
-from engine.models.shortcuts import measure_shortcuts
+from engine.models.measured_shortcuts import measure_shortcuts
 from engine.paths import Folders
 from engine.predicting import predict
 from engine.shape import DataShape
 from engine.spec import RunSpec
 from engine.step.learner import build_learner
 from engine.store.store import Store
-from engine.training.shortcuts import settle_shortcuts
+from engine.training.foreign_shortcuts import settle_shortcuts
 from tests.running import run_until
 
 GREY = DataShape(1, 8, 8, 10)

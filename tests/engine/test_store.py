@@ -14,7 +14,7 @@ import pytest
 
 from engine.errors import StoreError
 from engine.events import Evaluated, StepsCompleted
-from engine.export.files import export_run
+from engine.export.plain_files import export_run
 from engine.forecast.duration import estimate_run
 from engine.paths import Folders
 from engine.records import LOST

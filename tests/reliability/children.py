@@ -23,7 +23,7 @@ from engine.cli import main as command_line
 from engine.cli.training import train_all
 from engine.errors import ReslabError
 from engine.events import CheckpointFailed, RunEnded
-from engine.export.files import export_run
+from engine.export.plain_files import export_run
 from engine.lab import Lab
 from engine.launch.opening import Opening
 from engine.spec import RunSpec

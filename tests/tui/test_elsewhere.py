@@ -15,7 +15,7 @@ from engine.events import RunContinued, RunEnded, StepsCompleted
 from engine.launch.backend import Job
 from engine.launch.detached import Order
 from engine.launch.ray import Cluster
-from engine.memory.nodes import NodeReading
+from engine.memory.node_gauges import NodeReading
 from engine.paths import Folders
 from engine.records import RunSummary
 from engine.spec import RunSpec

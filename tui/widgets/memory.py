@@ -13,7 +13,7 @@ from textual.widgets import Static
 from engine.memory.allocator import AllocatorReading
 from engine.memory.gauges import GpuReading, HostReading, MemoryReading
 from engine.memory.ledger import Holding
-from engine.memory.nodes import NodeReading
+from engine.memory.node_gauges import NodeReading
 from engine.text import memory_size
 from tui.text import GIB, gib, plain_content
 

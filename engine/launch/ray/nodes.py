@@ -18,7 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from engine.events import plain
 from engine.memory.gauges import Gauges, MemoryReading
-from engine.memory.nodes import nodes_path
+from engine.memory.node_gauges import nodes_path
 from engine.paths import Folders
 
 _EVERY_S = 1.0

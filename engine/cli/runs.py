@@ -22,7 +22,7 @@ from engine.catalog.models import MODELS, MORE_MODELS, ModelInfo
 from engine.cli.output import print_json
 from engine.cli.parser import columns
 from engine.events import plain
-from engine.export.files import details_as_json, write_predictions
+from engine.export.plain_files import details_as_json, write_predictions
 from engine.lab import Lab, Pairs
 from engine.paths import Folders
 from engine.records import RunDetails, RunSummary

@@ -11,7 +11,7 @@ from engine.data.images import ImageData
 from engine.errors import ModelError
 from engine.models.cifar import PADDINGS
 from engine.models.form import apply_form
-from engine.models.shortcuts import PLAIN, Measured, measure_shortcuts
+from engine.models.measured_shortcuts import PLAIN, Measured, measure_shortcuts
 from engine.step.learner import Learner
 
 _MOST_IMAGES, _MOST_PIXELS = 256, 256 * 32 * 32
