@@ -135,7 +135,7 @@ def _run_lab_command(arguments: argparse.Namespace, lab: Lab) -> int:
             from engine.cli.predict import predict_command
 
             return predict_command(lab, arguments.run, arguments.images, arguments.json)
-    from engine.cli import runs as reading
+    from engine.cli import runs
 
     match arguments.command:
         case "datasets":
@@ -143,19 +143,19 @@ def _run_lab_command(arguments: argparse.Namespace, lab: Lab) -> int:
 
             return datasets_command(lab.folders, arguments.delete, arguments.json)
         case "models":
-            return reading.list_models(arguments.all, arguments.json)
+            return runs.list_models(arguments.all, arguments.json)
         case "runs":
-            return reading.list_runs(lab, arguments.json)
+            return runs.list_runs(lab, arguments.json)
         case "show":
-            return reading.show_run(lab, arguments.run, arguments.json)
+            return runs.show_run(lab, arguments.run, arguments.json)
         case "predictions":
-            return reading.print_predictions(lab, arguments.run, arguments.json)
+            return runs.print_predictions(lab, arguments.run, arguments.json)
         case "compare":
-            return reading.compare_runs(lab, arguments.runs, arguments.json)
+            return runs.compare_runs(lab, arguments.runs, arguments.json)
         case "export":
-            return reading.export_run(lab, arguments.run, arguments.to, arguments.json)
+            return runs.export_run(lab, arguments.run, arguments.to, arguments.json)
         case _:
-            return reading.delete_run(lab, arguments.run)
+            return runs.delete_run(lab, arguments.run)
 
 
 def _autotune(arguments: argparse.Namespace, lab: Lab) -> int:
