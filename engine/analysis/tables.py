@@ -224,7 +224,7 @@ def busy_text(tuned: SettingsTuned) -> str:
     """The load from other processes, as a clause to append; empty if it was negligible."""
     if tuned.busy_cores is None or tuned.busy_cores < 0.1:
         return ""
-    return f", while other processes used {tuned.busy_cores:.1f} cores"
+    return f", while other processes kept {tuned.busy_cores:.1f} of the cores busy"
 
 
 def continued_text(event: RunContinued) -> str:

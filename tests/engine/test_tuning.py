@@ -153,7 +153,7 @@ def test_a_run_of_another_speed_has_the_next_one_measure_again(
     trained_s = iter((10.0, 13.0, 16.0, 10.0))
     real = tuning.check_choice
     monkeypatch.setattr(
-        train, "check_tuning", lambda run, tuned, images, seconds: real(run, tuned, images, next(trained_s))
+        train, "check_choice", lambda run, tuned, images, seconds: real(run, tuned, images, next(trained_s))
     )
     found = []
     for _ in range(4):
