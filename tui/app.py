@@ -181,15 +181,11 @@ class ReslabApp(App[None]):
         Raises:
             StoreError: the record cannot be read.
         """
-        from tui.listing import EMPTY
-
-        def read() -> Listing:
-            from tui.record import read_listing  # SQLite
-
-            return read_listing(self.state.folders, self.state.listing.value or EMPTY)
+        from tui.listing import EMPTY, read_listing
 
         async with self._reading:
-            listing = await asyncio.to_thread(read)
+            known = self.state.listing.value or EMPTY
+            listing = await asyncio.to_thread(read_listing, self.state.folders, known)
             self.state.listing.value = listing
         return listing
 
