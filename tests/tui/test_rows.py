@@ -26,7 +26,7 @@ class TableApp(App[None]):
         self.told: list[object] = []
 
     def compose(self) -> ComposeResult:
-        yield Table("table", left=(1,))
+        yield Table("table", left=(1,), markable=True)
 
     def fill(self, ids: Sequence[int], marked: Sequence[int] = ()) -> Table:
         table = self.query_one(Table)
@@ -87,6 +87,26 @@ async def test_the_first_column_and_the_header_stay() -> None:
         assert "name" not in shown[0]
         assert "1099" in shown[table._rows_seen]
         assert all(cell_len(line) == table.scrollable_content_region.width for line in shown)
+
+
+class PathsApp(App[None]):
+    def compose(self) -> ComposeResult:
+        yield Table("table", left=(0, 1))
+
+
+@pytest.mark.parametrize(("path", "stays"), [("cat/数字.jpg", True), ("cat/" + 30 * "数字" + ".jpg", False)])
+async def test_a_first_column_of_more_than_half_the_width_scrolls_too(path: str, stays: bool) -> None:
+    app = PathsApp()
+    async with app.run_test(size=(40, 6)) as pilot:
+        table = app.query_one(Table)
+        table.show(("left out", "why"), (cell_len(path), 60), [(0, (path, "empty"))])
+        table.focus()
+        await pilot.pause()
+        assert lines(table)[1].startswith(f" {path[:6]}")
+        await pilot.press(*["right"] * 20)
+        await pilot.pause()
+        assert lines(table)[1].startswith(f" {path[:6]}") == stays
+        assert all(cell_len(line) == table.scrollable_content_region.width for line in lines(table))
 
 
 async def test_a_click_opens_a_row_and_a_click_on_a_title_tells_its_column() -> None:

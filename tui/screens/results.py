@@ -53,7 +53,7 @@ class ResultsScreen(ReadingScreen[None]):
         yield ModeBar("results")
         yield Static(id="summary", markup=False)
         yield Field("filter", "filter, for example mnist completed")
-        yield _Runs("runs", left=LEFT)
+        yield _Runs("runs", left=LEFT, markable=True)
         yield KeyBar()
 
     def on_mount(self) -> None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import numpy as np
-from rich.text import Text
+from rich.cells import cell_len
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
-from textual.widgets import DataTable, Static, TabbedContent, TabPane, Tabs
+from textual.widgets import Static, TabbedContent, TabPane, Tabs
 
 from engine.analysis.remarks import remarks_on
 from engine.analysis.tables import class_rows, facts, result_table, setting_rows
@@ -26,13 +26,14 @@ from tui.screens.base import LabScreen, follow
 from tui.screens.predict import PredictScreen
 from tui.screens.train import TEST_COLOUR, TRAIN_COLOUR, VAL_COLOUR, epoch_ticks
 from tui.state import AppState
-from tui.text import aligned, counted, plain_content
+from tui.text import counted, plain_content
 from tui.widgets.chart import Chart, Line, align
 from tui.widgets.confusion import ConfusionMap
 from tui.widgets.figures import columns_text
 from tui.widgets.gallery import Gallery, Picture
 from tui.widgets.key_bar import KeyBar
 from tui.widgets.mode_bar import ModeBar
+from tui.widgets.table import Table
 
 if TYPE_CHECKING:
     from engine.control import Control
@@ -68,7 +69,7 @@ class RunScreen(LabScreen[None]):
             with TabPane("Metrics", id="metrics"), VerticalScroll():
                 yield Static(id="metric-table", markup=False)
             with TabPane("Classes", id="classes"):
-                yield DataTable[Text](id="class-table", cursor_type="row")
+                yield Table("class-table")
             with TabPane("Confusion", id="confusion"):
                 yield ConfusionMap(id="confusion-map")
             with TabPane("Mistakes", id="mistakes"):
@@ -79,7 +80,7 @@ class RunScreen(LabScreen[None]):
                 yield Chart("accuracy", (0.0, 1.0), lambda value: f"{100 * value:.0f} %", id="accuracy")
             with TabPane("Files", id="files"):
                 yield Static(id="left-out", markup=False)
-                yield DataTable[Text](id="files-table", cursor_type="row")
+                yield Table("files-table", left=(0, 1))
             with TabPane("Settings", id="settings"), VerticalScroll():
                 yield Static(id="facts", markup=False)
         yield KeyBar()
@@ -132,22 +133,17 @@ class RunScreen(LabScreen[None]):
         self._show_curves(details)
 
     def _show_classes(self, details: RunDetails) -> None:
-        classes = self.query_one("#class-table", DataTable)
-        classes.clear(columns=True)
+        table = self.query_one("#class-table", Table)
         final = details.evaluation("final")
         if final is None:
-            classes.add_column("not evaluated on the test set after training")
+            _show_rows(table, ("not evaluated on the test set after training",), ())
             return
-        head = ("class", "precision", "recall", "F1", "images")
-        first, *rest = aligned([head, *class_rows(details.class_names, final.per_class)])
-        classes.add_columns(*map(Text, first))
-        for row in rest:
-            classes.add_row(*map(Text, row))
+        titles = ("class", "precision", "recall", "F1", "images")
+        _show_rows(table, titles, class_rows(details.class_names, final.per_class))
         self.query_one(ConfusionMap).show(details.class_names, final.confusion)
 
     def _show_files(self, left_out: list[FileRecord] | None) -> None:
-        table, words = self.query_one("#files-table", DataTable), self.query_one("#left-out", Static)
-        table.clear(columns=True)
+        table, words = self.query_one("#files-table", Table), self.query_one("#left-out", Static)
         table.display = bool(left_out)
         if left_out is None:
             words.update("this dataset is no folder of image files")
@@ -155,12 +151,7 @@ class RunScreen(LabScreen[None]):
         manifest = self.state.folders.run_folder(self.run) / MANIFEST_NAME
         number = counted(len(left_out), "file") if left_out else "no file"
         words.update(plain_content(f"{number} left out; every file with its hash and split: {manifest}"))
-        first, *rest = aligned(
-            [["left out", "why"], *([safe_text(item.file), safe_text(item.problem)] for item in left_out)], left=(0, 1)
-        )
-        table.add_columns(*map(Text, first))
-        for row in rest:
-            table.add_row(*map(Text, row))
+        _show_rows(table, ("left out", "why"), [(safe_text(item.file), safe_text(item.problem)) for item in left_out])
 
     def _show_curves(self, details: RunDetails) -> None:
         steps = len(details.curve.losses)
@@ -249,7 +240,7 @@ class RunScreen(LabScreen[None]):
         if pane is not None and pane.id == "confusion":
             self.query_one(ConfusionMap).focus()
             return
-        for target in pane.query("DataTable, VerticalScroll") if pane else ():
+        for target in pane.query("Table, VerticalScroll") if pane else ():
             target.scroll_relative(y=by, animate=False)
 
     @work
@@ -259,6 +250,12 @@ class RunScreen(LabScreen[None]):
             self.commands.report(f"run {self.run} written to {folder}")
         except ReslabError as error:
             self.commands.report(str(error), "error")
+
+
+def _show_rows(table: Table, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Show rows of safe text, with columns as wide as their widest cell."""
+    widths = [max(map(cell_len, column)) for column in zip(titles, *rows, strict=True)]
+    table.show(titles, widths, list(enumerate(rows)))
 
 
 T = TypeVar("T")
