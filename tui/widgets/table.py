@@ -1,6 +1,6 @@
-"""A table under a header: one row has the cursor, the first column stays where it is scrolled aside.
+"""A table with a header and a row cursor. A narrow first column stays fixed when scrolling sideways.
 
-It formats the cells of the rows that are seen, no others; texts come harmless and are never markup.
+Formats only the visible rows. Texts must be safe already and are never markup.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from textual.strip import Strip
 from tui.text import fitted
 from tui.widgets.rows import Rows
 
-_ASIDE = 8  # cells a key press
+_PAN_CELLS = 8  # per key press
 _MARK = "● "
 
 
 class Table(Rows):
-    """Rows are (id, cells); marked ones have a dot before their first cell."""
+    """Rows are (id, cells); marked rows have a dot before their first cell."""
 
     HEADER = 1
     COMPONENT_CLASSES: ClassVar[set[str]] = {"table--header", "table--even"}
@@ -33,14 +33,14 @@ class Table(Rows):
     Table > .table--even { background: $surface-darken-1 40%; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("left,h", "aside(-1)", "Left", show=False),
-        Binding("right,l", "aside(1)", "Right", show=False),
+        Binding("left,h", "pan(-1)", "Left", show=False),
+        Binding("right,l", "pan(1)", "Right", show=False),
         Binding("g", "to(0)", "First", show=False),
         Binding("G", "to(-1)", "Last", show=False),
     ]
 
     class HeaderSelected(Message):
-        """The title of column number `column` was clicked."""
+        """The title of column `column` was clicked."""
 
         def __init__(self, column: int) -> None:
             super().__init__()
@@ -64,23 +64,23 @@ class Table(Rows):
         rows: Sequence[tuple[int, Sequence[str]]],
         marked: Collection[int] = (),
     ) -> None:
-        """Show these rows; the cursor stays on the row of its id, where that is still there, else at its place."""
+        """Show these rows. The cursor stays on the row with its id, or at its position if that row is gone."""
         chosen = self.chosen
         self._titles, self._marked = titles, marked
         self._widths = [widths[0] + self._mark_width, *widths[1:]]
         self.ids, self._cells = [row for row, _ in rows], [cells for _, cells in rows]
-        place = self.ids.index(chosen) if chosen in self.ids else self.highlighted or 0
-        self.set_number(len(rows), place, sum(self._widths) + 2 * len(self._widths))
+        position = self.ids.index(chosen) if chosen in self.ids else self.highlighted or 0
+        self.set_num_rows(len(rows), position, sum(self._widths) + 2 * len(self._widths))
 
     @property
     def chosen(self) -> int | None:
         """The id of the row under the cursor."""
         return None if self.highlighted is None else self.ids[self.highlighted]
 
-    def action_aside(self, by: int) -> None:
-        self.scroll_relative(x=by * _ASIDE, animate=False)
+    def action_pan(self, by: int) -> None:
+        self.scroll_relative(x=by * _PAN_CELLS, animate=False)
 
-    def ground(self, index: int) -> str:
+    def row_component(self, index: int) -> str:
         return "" if index % 2 else "table--even"
 
     def draw_row(self, index: int, width: int, style: Style) -> list[Segment]:
