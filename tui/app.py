@@ -1,4 +1,4 @@
-"""The app: modes, keys, theme. Wires state, session and screens together. Loads torch only after the first paint."""
+"""The app: modes, keys and theme. Wires state, session and screens; loads torch only after the first paint."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from engine.paths import Folders
 from engine.spec import RunSpec
 from engine.text import safe_text
 from tui.commands import Severity
-from tui.leaving import Leaving
+from tui.key_queue import KeyQueue
 from tui.messages import (
     EventsArrived,
     GaugesRead,
     MemoryFreed,
-    QueueCarried,
-    RunCarried,
+    QueueProcessEnded,
+    QueueRunStarted,
     RunRefused,
     TerminalLost,
     TorchLoaded,
@@ -39,8 +39,8 @@ from tui.messages import (
 from tui.modes import THEME, modes, setup_screen
 from tui.queue import Queue
 from tui.session import BackendOf, Session
+from tui.shutdown import Shutdown
 from tui.state import AppState, Settings
-from tui.typed import Typed
 from tui.watching import Watcher
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ T = TypeVar("T")
 
 
 class ReslabApp(App[None]):
-    """The first of `specs` is started at once, the others wait; with `exit_when_done` it leaves when all have ended."""
+    """Starts the first of `specs` at once and queues the others; with `exit_when_done` it exits when all have ended."""
 
     TITLE = "reslab"
     DEFAULT_MODE = "setup"
@@ -64,11 +64,11 @@ class ReslabApp(App[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("1", "mode('setup')", "Set up", show=False, tooltip="pick what to train"),
         Binding("2", "mode('train')", "Train", show=False, tooltip="watch the live run"),
-        Binding("3", "mode('results')", "Results", show=False, tooltip="all runs ever made"),
+        Binding("3", "mode('results')", "Results", show=False, tooltip="all runs"),
         Binding("4", "mode('compare')", "Compare", show=False, tooltip="runs side by side, and the verdict"),
-        Binding("u", "queue", "Queue", show=False, tooltip="what waits in the queue"),
+        Binding("u", "queue", "Queue", show=False, tooltip="the runs in the queue"),
         Binding("question_mark", "keys", "Keys", key_display="?", tooltip="this list of keys"),
-        Binding("q,ctrl+q,ctrl+c", "quit", "Quit", tooltip="leave; asks while a run is live", key_display="q"),
+        Binding("q,ctrl+q,ctrl+c", "quit", "Quit", tooltip="quit; asks first while a run is live", key_display="q"),
     ]
 
     def __init__(
@@ -82,49 +82,49 @@ class ReslabApp(App[None]):
     ) -> None:
         super().__init__()
         self.register_theme(THEME)
-        self.set_reactive(App.theme, THEME.name)  # set on the running app, it has every style read anew
+        self.set_reactive(App.theme, THEME.name)  # setting it on a running app reloads every style
         self.stylesheet.set_variables(self.get_css_variables())
-        self.animation_level = "none"  # each frame would be taken from the training, and sent through SSH
+        self.animation_level = "none"  # every frame costs training time and SSH traffic
         self.session = Session(folders, self.post_message, backend_of, cluster)
         first = specs[0] if specs and not (self.session.side_by_side and len(specs) > 1) else None
         settings = Settings(folders, first, attached, exit_when_done, cluster)
         self.state = AppState(settings, self.session.ledger)
         self.queue = Queue(self, self.state, self.session, list(specs))
         self._watcher = Watcher(self, self.state, self.session)
-        self.leaving = Leaving(self, self.state, self.session)
-        self._typed = Typed(self)
-        self._worst = 0
-        self._reading = asyncio.Lock()
+        self.shutdown = Shutdown(self, self.state, self.session)
+        self._key_queue = KeyQueue(self)
+        self._exit_code = 0
+        self._listing_lock = asyncio.Lock()
 
     @property
     def live(self) -> LiveRun | None:
         return self.state.live.value
 
     def get_driver_class(self) -> type[Driver]:
-        """Textual's own driver does not survive a terminal that goes away."""
+        """Textual's own driver does not survive losing the terminal."""
         from tui.terminal import driver_class
 
         return driver_class(super().get_driver_class())
 
     def get_default_screen(self) -> Screen[Any]:
-        """Set up, so that the app begins with one screen and not with an empty one below it."""
+        """Set up, instead of Textual's empty default screen below it."""
         return setup_screen(self.state, self)
 
     def on_mount(self) -> None:
         for mode, make_screen in modes(self.state, self).items():
             self.add_mode(mode, make_screen)
-        sys.setswitchinterval(0.001)  # beside a busy Python thread the loop lags 1.2 ms instead of 5.2
+        sys.setswitchinterval(0.001)  # next to a busy Python thread the event loop lags 1.2 ms, not 5.2 ms
         self.set_interval(1.0, self._take_unseen_events)
-        self.call_after_refresh(self._begin)
+        self.call_after_refresh(self._after_first_paint)
 
     def on_unmount(self) -> None:
         self.session.stop_all()
 
-    def _begin(self) -> None:
+    def _after_first_paint(self) -> None:
         """After the first paint."""
         gc.enable()
         self.session.watch_memory()
-        self._read_records()
+        self._read_runs()
         if self.state.settings.first_spec is not None:
             self.start_run(self.state.settings.first_spec)
         if self.state.settings.attached is not None:
@@ -132,17 +132,17 @@ class ReslabApp(App[None]):
         else:
             self.session.load_torch()
         self.queue.open()
-        self._typed.open()
+        self._key_queue.open()
 
     async def on_event(self, event: Event) -> None:
-        """Keys go on one at a time."""
-        if isinstance(event, (Key, Paste)) and not event.is_forwarded and not self._typed.take(event):
+        """Handle keys one at a time."""
+        if isinstance(event, (Key, Paste)) and not event.is_forwarded and not self._key_queue.take(event):
             return
         await super().on_event(event)
 
     @work
-    async def _read_records(self) -> None:
-        """Earlier runs, for the estimate and the list; without them there is none."""
+    async def _read_runs(self) -> None:
+        """Read earlier runs, which the list and the duration estimate need."""
         from engine.errors import StoreError
 
         try:
@@ -155,46 +155,42 @@ class ReslabApp(App[None]):
 
     @work
     async def _offer_to_resume(self) -> None:
-        """At the start: where the latest run was interrupted, it can be resumed."""
+        """At startup: offer to resume the latest run if it was interrupted."""
         from engine.records import CUT_OFF
 
-        newest = next(iter(self.state.records), None)
+        newest = next(iter(self.state.summaries), None)
         if newest is None or not newest.cut_off:
             return
-        why = (newest.error or "").removeprefix(CUT_OFF)  # in the record these words stand for ever
+        why = (newest.error or "").removeprefix(CUT_OFF)  # stored runs keep this prefix
         what = f"Run {newest.run}, {newest.model} on {newest.dataset}, was interrupted{why}."
         if await self.ask(f"{safe_text(what)} Resume it?"):
             self.resume_run(newest)
 
-    def resume_run(self, record: RunSummary) -> None:
-        """Go on with a run from its last checkpoint, or say why it cannot."""
-        if record.status in ("completed", "running"):
-            return self.report(f"run {record.run} is {record.status}: there is nothing to resume", "warning")
+    def resume_run(self, summary: RunSummary) -> None:
+        """Resume a run from its last checkpoint, or report why it cannot be resumed."""
+        if summary.status in ("completed", "running"):
+            return self.report(f"run {summary.run} is {summary.status}: nothing to resume", "warning")
         try:
-            self.start_run(RunSpec.from_stored(record.spec), resumed=record.run)
-        except SpecError as error:  # of a dataset or a network that there is no more
+            self.start_run(RunSpec.from_stored(summary.spec), resumed=summary.run)
+        except SpecError as error:  # its dataset or network no longer exists
             self.report(str(error), "error")
 
     async def read_listing(self) -> Listing:
-        """The runs as they are now, read in another thread, for a locked file keeps one waiting; one reading at a time.
+        """Read the runs in a thread, because a locked database blocks; one read at a time.
 
         Raises:
-            StoreError: the record cannot be read.
+            StoreError: the database cannot be read.
         """
-        from tui.listing import EMPTY
+        from tui.listing import EMPTY, read_listing
 
-        def read() -> Listing:
-            from tui.record import read_listing  # SQLite
-
-            return read_listing(self.state.folders, self.state.listing.value or EMPTY)
-
-        async with self._reading:
-            listing = await asyncio.to_thread(read)
+        async with self._listing_lock:
+            known = self.state.listing.value or EMPTY
+            listing = await asyncio.to_thread(read_listing, self.state.folders, known)
             self.state.listing.value = listing
         return listing
 
     def start_run(self, spec: RunSpec, show: bool = True, resumed: int | None = None) -> bool:
-        """Start a run now, or go on with run `resumed`; `show` goes to its live screen. Or say why not, and False."""
+        """Start a run, or resume run `resumed`; report and return False if another is live. `show` opens Train."""
         if not self.session.start(Job(spec, resumed)):
             self.report("a run is live: wait for it, or stop it with s on Train", "warning")
             return False
@@ -202,12 +198,12 @@ class ReslabApp(App[None]):
         return True
 
     def start_turn(self, turn: Turn, show: bool) -> None:
-        """Start the run whose turn it is in the queue; `show` goes to its live screen."""
+        """Start the queue's next run; `show` switches to Train."""
         self.session.start_turn(turn)
         self._show_live(turn.entry.spec, show)
 
     def _show_live(self, spec: RunSpec, show: bool, resumed: int | None = None) -> None:
-        from tui.live import LiveRun  # numpy: 0.17 s that the first paint need not wait for
+        from tui.live import LiveRun  # numpy: keeps 0.17 s out of the first paint
 
         self.state.forecasts.clear()
         self.state.surveys.clear()
@@ -215,19 +211,19 @@ class ReslabApp(App[None]):
         if show:
             self.switch_mode("train")
 
-    @on(RunCarried)
-    def _run_carried(self, message: RunCarried) -> None:
-        self.queue.has_begun(message.run)
-        self._watcher.has_begun(message.run)
+    @on(QueueRunStarted)
+    def _queue_run_started(self, message: QueueRunStarted) -> None:
+        self.queue.run_started(message.run)
+        self._watcher.queue_run_started(message.run)
 
-    @on(QueueCarried)
-    def _queue_carried(self, message: QueueCarried) -> None:
+    @on(QueueProcessEnded)
+    def _queue_process_ended(self, message: QueueProcessEnded) -> None:
         if message.error is not None:
             self.report(message.error, "error")
-        self.queue.has_ended(well=message.error is None)
+        self.queue.process_ended(succeeded=message.error is None)
 
     def stop_run(self, reason: str | None = None) -> None:
-        """Stop the live run after its step; `reason` where no person asked."""
+        """Stop the live run after its current step. Give `reason` if no user asked for it."""
         if self.live is not None and not self.live.over and self.session.control is not None:
             self.live.stopping = True
             self.session.control.stop(reason)
@@ -240,13 +236,13 @@ class ReslabApp(App[None]):
             control.pause() if live.pausing else control.resume()
 
     def _take_unseen_events(self) -> None:
-        """Train takes them itself, at its own pace."""
+        """Take events in all modes but Train, which takes them at its own pace."""
         if self.current_mode != "train":
             self.take_events()
 
     @on(EventsArrived)
     def take_events(self) -> None:
-        """Bring the live run up to what its thread has yielded."""
+        """Apply all events that the run's thread has yielded to the live run."""
         live, events = self.live, self.session.events
         if live is None or not events:
             return
@@ -254,8 +250,8 @@ class ReslabApp(App[None]):
         while events:
             live.add(events.popleft())
         if live.ended is not None and not was_over:
-            self._run_over(1 if live.ended.status in ("failed", "diverged") else 0)
-        elif self.current_mode != "train":  # which shows it with the rest
+            self._run_ended(1 if live.ended.status in ("failed", "diverged") else 0)
+        elif self.current_mode != "train":  # Train updates it when it draws
             self.state.update_status()
         self.state.run_changed.publish(live)
 
@@ -265,23 +261,23 @@ class ReslabApp(App[None]):
         assert self.live is not None
         self.live.refuse(message.error)
         self.report(message.error, "error")
-        self._run_over(2)
+        self._run_ended(2)
         self.state.run_changed.publish(self.live)
 
-    def _run_over(self, return_code: int) -> None:
-        self.state.forecasts.clear()  # the headroom has changed
+    def _run_ended(self, return_code: int) -> None:
+        self.state.forecasts.clear()  # free memory has changed
         self.state.update_status()
-        self._read_records()
-        self._worst = max(self._worst, return_code)
-        if self.leaving.begun:
+        self._read_runs()
+        self._exit_code = max(self._exit_code, return_code)
+        if self.shutdown.in_progress:
             self.exit(return_code=0)
         else:
-            self.queue.go_on()
+            self.queue.run_ended()
 
     def queue_is_empty(self) -> None:
-        """Nothing waits any more."""
+        """The queue is empty."""
         if self.state.settings.exit_when_done:
-            self.exit(return_code=max(self._worst, self.queue.worst))
+            self.exit(return_code=max(self._exit_code, self.queue.exit_code))
 
     @on(GaugesRead)
     def _gauges_read(self, message: GaugesRead) -> None:
@@ -302,27 +298,27 @@ class ReslabApp(App[None]):
         self.session.free_memory(numbers)
 
     async def run_in_thread(self, work: Callable[[], T]) -> T:
-        return await self.session.aside(work)
+        return await self.session.run_in_thread(work)
 
     def call_soon(self, callback: Callable[..., object], *arguments: object) -> None:
-        """Call in the thread of the event loop; any thread may ask."""
+        """Call `callback` in the event loop's thread. Safe from any thread."""
         if self._loop is not None:
-            with suppress(RuntimeError):  # it is closed: the app is being left
+            with suppress(RuntimeError):  # the loop is closed: the app is exiting
                 self._loop.call_soon_threadsafe(callback, *arguments)
 
     def delay_update(self, delay: float = 0.001) -> None:
-        """Textual holds all drawing for 50 ms at each change of mode; this app's screens stand at once."""
+        """Wait 1 ms before drawing a new mode, not 50 ms as Textual does: screens are complete at once."""
         super().delay_update(delay)
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
-        """The palette: reslab's own keys first, then Textual's commands, less its own list of keys."""
+        """The palette: reslab's own keys first, then Textual's commands without its key list."""
         for active in screen.active_bindings.values():
             binding = active.binding
             if binding.tooltip and active.enabled and not binding.action.startswith(("cycle", "tab(", "scroll")):
-                yield SystemCommand(binding.description, binding.tooltip, partial(self._run_bound, active))
+                yield SystemCommand(binding.description, binding.tooltip, partial(self._run_binding, active))
         yield from (command for command in super().get_system_commands(screen) if command.title not in ("Keys", "Quit"))
 
-    def _run_bound(self, active: ActiveBinding) -> None:
+    def _run_binding(self, active: ActiveBinding) -> None:
         self.call_later(self.run_action, active.binding.action, active.node)
 
     def action_mode(self, mode: str) -> None:
@@ -331,7 +327,7 @@ class ReslabApp(App[None]):
         if mode == "compare" and not self.state.compared.value:
             self.compare(())
         elif mode == "results":
-            self._to_list()
+            self._show_results()
         else:
             self.switch_mode(mode)
 
@@ -341,17 +337,17 @@ class ReslabApp(App[None]):
     def open_run(self, run: int) -> None:
         from tui.screens.run import RunScreen
 
-        self._to_list()
+        self._show_results()
         self.push_screen(RunScreen(self.state, self, run))
 
-    def _to_list(self) -> None:
-        """Results, with no run opened over it."""
+    def _show_results(self) -> None:
+        """Show Results without an open run."""
         self.switch_mode("results")
         while len(self.screen_stack) > 1:
             self.pop_screen()
 
     def compare(self, runs: Sequence[int]) -> None:
-        """Compare these runs, or say how to choose some."""
+        """Compare these runs, or report how to choose some."""
         if len(runs) < 2:
             self.report("mark two or more runs in Results with space, then press c")
             return
@@ -373,11 +369,11 @@ class ReslabApp(App[None]):
         if not self.state.is_running:
             self.exit()
         elif not self.screen.is_modal:
-            self.run_worker(self.leaving.ask(), group="leave")
+            self.run_worker(self.shutdown.confirm(), group="leave")
 
     @on(TerminalLost)
     def _terminal_lost(self) -> None:
-        self.leaving.terminal_lost()
+        self.shutdown.terminal_lost()
 
     async def ask(self, question: str) -> bool:
         from tui.screens.dialogs import Question
@@ -385,14 +381,14 @@ class ReslabApp(App[None]):
         return await self.push_screen_wait(Question(question))
 
     def report(self, text: str, severity: Severity = "information") -> None:
-        """A passing note; `text` may come from anywhere."""
+        """Show a notification; `text` may come from outside."""
         self.notify(safe_text(text), severity=severity, markup=False, timeout=8)
 
     def _handle_exception(self, error: Exception) -> None:
-        """A defect of the app's own: the full report to the log, one sentence to the person."""
-        written = write_report(self.state.folders.log, error, "the app broke off")
+        """On a bug in the app: write the full report to the log and show one sentence."""
+        written = write_report(self.state.folders.log, error, "the app crashed")
         if self.is_headless:
             super()._handle_exception(error)
             return
         where = f"; the full report is in {self.state.folders.log}" if written else ""
-        self.exit(return_code=1, message=f"reslab broke off: {type(error).__name__}{where}")
+        self.exit(return_code=1, message=f"reslab crashed: {type(error).__name__}{where}")

@@ -1,4 +1,4 @@
-"""What the parts of the app may ask of it, as protocols, so that none of them imports it."""
+"""The app's interface for its own parts, as protocols, so that no part imports the app."""
 
 from __future__ import annotations
 
@@ -17,69 +17,69 @@ Severity = Literal["information", "warning", "error"]
 
 
 class QueueCommands(Protocol):
-    """What a screen may ask of the queue."""
+    """The queue, as screens see it."""
 
     def add(self, specs: Sequence[RunSpec], show: bool = False) -> None:
-        """Put specs at the end; with nothing live the first of them starts, and `show` goes to its live screen."""
+        """Append specs. If no run is live, start the first one; `show` then switches to Train."""
 
     def start(self) -> None:
-        """Run everything that waits, what is on hold too."""
+        """Run all waiting entries, including those on hold."""
 
     def hold(self) -> None:
-        """Start none of the entries that wait now."""
+        """Put all waiting entries on hold."""
 
     def change(self, work: Callable[[Store], None]) -> None:
         """Move or remove entries."""
 
 
 class Commands(Protocol):
-    """What a screen may ask of the app."""
+    """The app, as screens see it."""
 
     @property
     def queue(self) -> QueueCommands: ...
 
     def report(self, text: str, severity: Severity = "information") -> None:
-        """Show a passing note; `text` may come from anywhere."""
+        """Show a notification; `text` may come from outside."""
 
     async def ask(self, question: str) -> bool:
-        """The answer to a yes-or-no question over the screen. Needs a worker; `question` may come from anywhere."""
+        """Ask a yes-or-no question in a dialog. Call this in a worker; `question` may come from outside."""
 
     def start_run(self, spec: RunSpec, show: bool = True, resumed: int | None = None) -> bool:
-        """Start a run, or resume run `resumed`; False where another one is live. `show` goes to its live screen."""
+        """Start a run, or resume run `resumed`; False if another run is live. `show` switches to Train."""
 
-    def resume_run(self, record: RunSummary) -> None:
+    def resume_run(self, summary: RunSummary) -> None:
         """Resume a run from its last checkpoint, or report why it cannot be resumed."""
 
     def stop_run(self, reason: str | None = None) -> None:
-        """Stop the live run after its step; `reason` where no person asked."""
+        """Stop the live run after its current step. Give `reason` if no user asked for it."""
 
     def toggle_pause(self) -> None:
         """Pause the live run, or resume it."""
 
     def take_events(self) -> None:
-        """Bring the live run up to what its thread has yielded."""
+        """Apply all events that the run's thread has yielded to the live run."""
 
     def watch_run(self, run: int) -> None:
-        """Follow a run of another process on Train."""
+        """Follow another process's run on Train."""
 
     def open_run(self, run: int) -> None:
-        """Show a run's tables and curves over Results."""
+        """Open a run's tables and curves on top of Results."""
 
     def compare(self, runs: Sequence[int]) -> None:
         """Show these runs on Compare, or report how to choose some."""
 
     async def read_listing(self) -> Listing:
-        """Read the runs again. Raises StoreError where the store cannot be read."""
+        """Read the runs again. Raises StoreError if the store cannot be read."""
 
     def free_memory(self, numbers: frozenset[int] | None = None) -> None:
-        """Free what no live run needs, or these holdings of it."""
+        """Free all memory that no live run needs, or only these holdings."""
 
     async def run_in_thread(self, work: Callable[[], T]) -> T:
-        """What `work` returns, called in a thread that nobody waits for when the app is left."""
+        """Run `work` in a thread that does not delay the app's exit, and return its result."""
 
 
 class Host(Commands, Protocol):
-    """What the queue, the watcher and the exit ask of the app besides: their decisions, and some of Textual's `App`."""
+    """The app, as the queue, the watcher and the shutdown see it; includes parts of Textual's `App`."""
 
     @property
     def current_mode(self) -> str: ...
@@ -89,12 +89,12 @@ class Host(Commands, Protocol):
     def run_worker(self, work: Coroutine[Any, Any, None], *, group: str = ..., exclusive: bool = ...) -> object: ...
 
     def call_soon(self, callback: Callable[..., object], *arguments: object) -> None:
-        """Call in the thread of the event loop; any thread may ask. Does nothing once the loop is closed."""
+        """Call `callback` in the event loop's thread. Safe from any thread; does nothing once the loop is closed."""
 
     def exit(self, *, return_code: int = ...) -> None: ...
 
     def start_turn(self, turn: Turn, show: bool) -> None:
-        """Start the run whose turn it is in the queue; `show` goes to its live screen."""
+        """Start the queue's next run; `show` switches to Train."""
 
     def queue_is_empty(self) -> None:
-        """Nothing waits any more."""
+        """The queue is empty."""

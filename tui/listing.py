@@ -1,7 +1,7 @@
-"""The list of runs as text: a row of cells for each, their order, and the words that narrow it down. Draws nothing.
+"""The list of runs as text: a row of cells per run, sorting and filtering. Draws nothing.
 
-The texts are made once, when the runs have been read, and in the thread that read them: sorting and filtering ten
-thousand runs then formats nothing.
+The cells are formatted once, in the thread that reads the runs, so that sorting and filtering 10,000 runs formats
+nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
 
@@ -18,59 +18,62 @@ from engine.analysis.tables import duration
 from engine.records import RunSummary
 from engine.text import percent, safe_text
 
+if TYPE_CHECKING:
+    from engine.paths import Folders
+
 LEFT = (1, 2, 3, 12)
-"""Columns of names; the others hold figures and end at the right."""
-_name = lru_cache(1024)(safe_text)  # few names stand in many runs
+"""Columns of text, aligned left; the others hold figures, aligned right."""
+_name = lru_cache(1024)(safe_text)  # many runs share few names
 
 
 def _metric(moment: str, name: str) -> Callable[[RunSummary], Any]:
-    def value(record: RunSummary) -> float | None:
-        metrics = getattr(record, moment)
+    def value(summary: RunSummary) -> float | None:
+        metrics = getattr(summary, moment)
         return None if metrics is None else float(getattr(metrics, name))
 
     return value
 
 
-# Title, the value that it is sorted by, and its text.
+# Title, sort value, and how to format it.
 _COLUMNS: tuple[tuple[str, Callable[[RunSummary], Any], Callable[[Any], str]], ...] = (
-    ("run", lambda record: record.run, str),
-    ("dataset", lambda record: record.dataset, lambda value: _name(value, 28)),
-    ("model", lambda record: record.model, _name),
-    ("status", lambda record: record.status, _name),
+    ("run", lambda summary: summary.run, str),
+    ("dataset", lambda summary: summary.dataset, lambda value: _name(value, 28)),
+    ("model", lambda summary: summary.model, _name),
+    ("status", lambda summary: summary.status, _name),
     ("accuracy", _metric("final", "accuracy"), percent),
     ("F1", _metric("final", "f1"), percent),
-    ("epochs", lambda record: record.spec.get("epochs"), str),
-    ("seed", lambda record: record.spec.get("seed"), str),
-    ("img/s", lambda record: record.train_images_per_s, lambda value: f"{value:,.0f}" if value else "–"),
-    ("time", lambda record: record.elapsed_s, duration),
+    ("epochs", lambda summary: summary.spec.get("epochs"), str),
+    ("seed", lambda summary: summary.spec.get("seed"), str),
+    ("img/s", lambda summary: summary.train_images_per_s, lambda value: f"{value:,.0f}" if value else "–"),
+    ("time", lambda summary: summary.elapsed_s, duration),
     ("untrained", _metric("untrained", "accuracy"), percent),
-    ("when", lambda record: record.created_at, lambda value: time.strftime("%m-%d %H:%M", time.localtime(value))),
-    ("where", lambda record: record.workers.partition(",")[0] or "here", lambda value: _name(value, 40)),
+    ("when", lambda summary: summary.created_at, lambda value: time.strftime("%m-%d %H:%M", time.localtime(value))),
+    ("where", lambda summary: summary.workers.partition(",")[0] or "here", lambda value: _name(value, 40)),
 )
 TITLES = tuple(title for title, _, _ in _COLUMNS)
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
-    """One run: its record, the harmless text of each column, and all of them in lower case for the filter."""
+class ListedRun:
+    """One run: its summary, the safe text of each column, and all of it in lower case for the filter."""
 
-    record: RunSummary
+    summary: RunSummary
     cells: tuple[str, ...]
-    words: str
+    search_text: str
 
     @property
     def run(self) -> int:
-        return self.record.run
+        return self.summary.run
 
 
-@dataclass(frozen=True, slots=True, eq=False)  # ten thousand runs are not compared one by one
+@dataclass(frozen=True, slots=True, eq=False)  # do not compare 10,000 runs one by one
 class Listing:
-    """All runs, newest first, and the cells that the widest text of each column takes.
+    """All runs, newest first, and the width of each column in cells.
 
-    `stamp` is what the record's file looked like when it was read: where it looks the same, nothing has changed.
+    `stamp` is the database file's time and size when it was read: if they are the same, nothing has changed.
     """
 
-    runs: Sequence[Listed]
+    runs: Sequence[ListedRun]
     widths: tuple[int, ...]
     stamp: tuple[int, int] | None = None
 
@@ -78,23 +81,37 @@ class Listing:
 EMPTY = Listing((), tuple(map(len, TITLES)))
 
 
-def list_runs(records: Sequence[RunSummary], stamp: tuple[int, int] | None = None) -> Listing:
+def read_listing(folders: Folders, known: Listing = EMPTY) -> Listing:
+    """Every run, newest first. Returns `known` if the database has not changed since (10,000 runs: 0.5 s).
+
+    Opens its own connection, so any thread may call it.
+    """
+    from engine.store.store import Store  # SQLite: load it in the thread that reads
+
+    with Store(folders.database) as store:
+        store.settle_lost_runs()
+        status = folders.database.stat()
+        stamp = (status.st_mtime_ns, status.st_size)
+        return known if known.stamp == stamp else list_runs(store.runs(), stamp)
+
+
+def list_runs(summaries: Sequence[RunSummary], stamp: tuple[int, int] | None = None) -> Listing:
     runs = []
-    for record in records:
-        cells = tuple(text_of(value(record)) for _, value, text_of in _COLUMNS)
-        runs.append(Listed(record, cells, " ".join(cells).lower()))
+    for summary in summaries:
+        cells = tuple(format_value(value(summary)) for _, value, format_value in _COLUMNS)
+        runs.append(ListedRun(summary, cells, " ".join(cells).lower()))
     columns = zip(TITLES, *(listed.cells for listed in runs), strict=True)
     return Listing(runs, tuple(max(map(cell_len, set(column))) for column in columns), stamp)
 
 
-def arrange(listing: Listing, sort_by: int, reverse: bool, words: str) -> list[Listed]:
-    """The runs whose row contains every one of `words`, in the order of a column; those without a value come last."""
-    wanted = words.lower().split()
+def arrange(listing: Listing, sort_by: int, reverse: bool, filter_text: str) -> list[ListedRun]:
+    """The runs whose row contains every word of `filter_text`, sorted by a column; runs without a value come last."""
+    wanted = filter_text.lower().split()
     value = _COLUMNS[sort_by][1]
-    known, unknown = list[tuple[Any, Listed]](), list[Listed]()
+    known, unknown = list[tuple[Any, ListedRun]](), list[ListedRun]()
     for listed in listing.runs:
-        if all(word in listed.words for word in wanted):
-            found = value(listed.record)
+        if all(word in listed.search_text for word in wanted):
+            found = value(listed.summary)
             unknown.append(listed) if found is None else known.append((found, listed))
     known.sort(key=lambda pair: pair[0], reverse=reverse)
     return [listed for _, listed in known] + unknown

@@ -1,4 +1,4 @@
-"""The live run as the screens see it: a state that grows by events, and arithmetic on it. Draws nothing."""
+"""The live run as screens see it: state built from events, and arithmetic on it. Draws nothing."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from tui.series import Series
 
 
 class LiveRun:
-    """One run since its start. `version` counts the events, so that a screen knows whether anything changed.
+    """One run since its start. `version` counts events, so that screens can detect changes.
 
-    `twin` is the run before it, if that was the same one with, or without, its shortcuts.
+    `twin` is the previous run if it differs only in having, or not having, shortcuts.
     """
 
-    def __init__(self, spec: RunSpec, before: LiveRun | None = None) -> None:
+    def __init__(self, spec: RunSpec, previous: LiveRun | None = None) -> None:
         self.spec = spec
-        self.twin = before if before is not None and are_twins(before.spec, spec) else None
+        self.twin = previous if previous is not None and are_twins(previous.spec, spec) else None
         self.version = 0
         self.run: int | None = None
         self.started: RunStarted | None = None
@@ -48,8 +48,8 @@ class LiveRun:
         self.pausing = False
         self.paused = False
         self.stopping = False
-        self.doing = "loading torch"
-        self.doing_share: float | None = None
+        self.activity = "loading torch"
+        self.activity_share: float | None = None
         self.epoch = 0
         self.step = 0
         self.images_per_s: float | None = None
@@ -68,7 +68,7 @@ class LiveRun:
 
     @property
     def latest_name(self) -> str:
-        """What the latest figures are of; "untrained" beside them is always of the test set."""
+        """Column title of the latest figures; those under "untrained" are always from the test set."""
         name = "trained" if self.ended and self.ended.final else "now"
         return name if self.latest_split == "test" else f"{name}, on val"
 
@@ -78,12 +78,12 @@ class LiveRun:
 
     @property
     def on_cpu(self) -> bool:
-        """Whether the processor trains, so that every drawing is taken from it; so it is until one knows better."""
+        """Whether the run trains on the CPU, where drawing costs training time. True until the device is known."""
         return self.started is None or self.started.resolved.device == "cpu"
 
     @property
     def state(self) -> str:
-        """One word or two for what the run is at."""
+        """The run's state in one or two words."""
         if self.ended:
             return self.ended.status
         if self.refused:
@@ -92,7 +92,7 @@ class LiveRun:
             return "stopping …"
         if self.paused:
             return "paused"
-        return "pausing …" if self.pausing else self.doing
+        return "pausing …" if self.pausing else self.activity
 
     @property
     def num_steps(self) -> int:
@@ -111,7 +111,7 @@ class LiveRun:
         return min(max(self.step - max(self.epoch - 1, 0) * self.steps_per_epoch, 0) / self.steps_per_epoch, 1.0)
 
     def left_s(self, steps: int, evaluations: int) -> float | None:
-        """Seconds that so many steps and evaluations will take, as they went so far."""
+        """Seconds that this many steps and evaluations will take at the speed so far."""
         return None if self.step_s is None else steps * self.step_s + evaluations * self.evaluation_s
 
     @property
@@ -132,19 +132,19 @@ class LiveRun:
         self.run = event.run
         match event:
             case DatasetProgressed():
-                self._do(f"{event.stage} {event.dataset}", event.done / event.total if event.total else None)
+                self._set_activity(f"{event.stage} {event.dataset}", event.done / event.total if event.total else None)
             case RunStarted():
                 self.started = event
                 self.note = " · ".join(data_lines(event.notes, event.left_out)) or None
             case EvaluationProgressed():
-                self._do(f"evaluating on {event.split}", event.done / event.total)
+                self._set_activity(f"evaluating on {event.split}", event.done / event.total)
             case Evaluated():
                 self._add_evaluation(event)
             case StepsCompleted():
                 self._add_steps(event)
             case EpochEnded():
                 self.images_per_s = event.images_per_s
-                self._do("evaluating", None)
+                self._set_activity("evaluating", None)
             case GradientsMeasured():
                 self.gradients = event
             case CheckpointSaved():
@@ -152,7 +152,7 @@ class LiveRun:
             case CheckpointFailed():
                 self.note = f"step {event.step:,} could not be saved: {event.error}"
             case RunContinued():
-                self._go_back(event)
+                self._rewind(event)
             case MemoryRecovered():
                 self.recovered = event
             case RunPaused():
@@ -165,24 +165,24 @@ class LiveRun:
             case TuningChecked():
                 self.note = checked_text(event) or self.note
             case SettingsTuned() | MemoryForecasted():
-                pass  # Results shows them
+                pass  # shown in Results
             case _:
                 assert_never(event)
 
-    def _go_back(self, event: RunContinued) -> None:
-        """What came after a checkpoint is done once more: where workers were lost, or a run was cut off."""
+    def _rewind(self, event: RunContinued) -> None:
+        """Go back to a checkpoint, after lost workers or an interruption: later steps are trained again."""
         lost = self.step > event.step
-        self.note = f"{'workers were lost: it ' if lost else ''}{continued_text(event)}"
+        self.note = f"{'workers were lost: ' if lost else ''}{continued_text(event)}"
         self.step = event.step
         for series in (self.train_loss, self.train_accuracy, self.test_loss, self.test_accuracy, self.val_loss,
                        self.val_accuracy):  # fmt: skip
             series.cut(event.step)
 
-    def _do(self, what: str, share: float | None) -> None:
-        self.doing, self.doing_share = what, share
+    def _set_activity(self, what: str, share: float | None) -> None:
+        self.activity, self.activity_share = what, share
 
     def _add_steps(self, event: StepsCompleted) -> None:
-        self._do("training", None)
+        self._set_activity("training", None)
         self.epoch, self.step = event.epoch, event.last_step
         self.train_loss.extend(event.first_step, event.losses)
         self.train_accuracy.extend(event.first_step, event.accuracies)

@@ -1,6 +1,6 @@
-"""What the session's threads report to the app: facts, as typed messages. `post_message` is the one thread-safe way in.
+"""Messages from the session's threads to the app. `post_message` is the only thread-safe way in.
 
-Screens see none of them: the app puts into its state what they show.
+Screens do not receive them: the app updates its state, which screens follow.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from textual.message import Message
 
-if TYPE_CHECKING:  # the first paint need not wait for them
+if TYPE_CHECKING:  # keep them out of the first paint
     from engine.memory.freeing import Freed
     from engine.memory.gauges import MemoryReading
     from engine.memory.ledger import Holding
@@ -17,30 +17,30 @@ if TYPE_CHECKING:  # the first paint need not wait for them
 
 
 class EventsArrived(Message):
-    """The live run yielded events: the session keeps them until the app takes them all, in their order."""
+    """The live run yielded events. The session keeps them, in order, until the app takes them."""
 
     def can_replace(self, message: Message) -> bool:
         return isinstance(message, EventsArrived)
 
 
 class RunRefused(Message):
-    """The run that was asked for did not begin; `error` is a sentence."""
+    """The requested run did not start; `error` is a sentence."""
 
     def __init__(self, error: str) -> None:
         super().__init__()
         self.error = error
 
 
-class RunCarried(Message):
-    """A process of its own has begun to carry run `run`, from the queue."""
+class QueueRunStarted(Message):
+    """A separate process has started run `run` from the queue."""
 
     def __init__(self, run: int) -> None:
         super().__init__()
         self.run = run
 
 
-class QueueCarried(Message):
-    """The process that carried the queue's runs has ended; `error` is a sentence where it was not as it should."""
+class QueueProcessEnded(Message):
+    """The process that runs the queue has ended; `error` is a sentence if it failed."""
 
     def __init__(self, error: str | None) -> None:
         super().__init__()
@@ -48,11 +48,11 @@ class QueueCarried(Message):
 
 
 class TerminalLost(Message):
-    """The terminal that the app is drawn on is gone."""
+    """The app's terminal is gone."""
 
 
 class TorchLoaded(Message):
-    """torch is there; or it is not, and `error` says why."""
+    """torch is imported, or `error` says why it cannot be."""
 
     def __init__(self, error: str | None) -> None:
         super().__init__()
@@ -60,9 +60,7 @@ class TorchLoaded(Message):
 
 
 class GaugesRead(Message):
-    """The gauges as of now, `nodes` those of a cluster's other machines. A newer reading stands for an older one that
-    nobody has looked at.
-    """
+    """New gauge readings; `nodes` are those of a cluster's other machines. Replaces an unhandled older reading."""
 
     def __init__(
         self, reading: MemoryReading, holdings: tuple[Holding, ...], nodes: tuple[NodeReading, ...] = ()
@@ -77,7 +75,7 @@ class GaugesRead(Message):
 
 
 class MemoryFreed(Message):
-    """The free-memory button has done its work."""
+    """Memory was freed."""
 
     def __init__(self, freed: Freed) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The app's modes and theme. A mode's screen is imported when it is first shown, so that the first paint is early."""
+"""The app's modes and theme. Each mode's screen is imported when it is first shown, to keep the first paint fast."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from textual.theme import Theme
 from tui.commands import Commands
 from tui.state import AppState
 
-# Okabe and Ito's colours: told apart by colour-blind eyes (jfly.uni-koeln.de/color, 2008).
+# Okabe and Ito's colours, distinct for colour-blind readers (jfly.uni-koeln.de/color, 2008).
 THEME = Theme(
     name="reslab", primary="#56B4E9", secondary="#0072B2", accent="#E69F00", warning="#E69F00", error="#D55E00",
     success="#009E73", dark=True,
@@ -20,7 +20,7 @@ THEME = Theme(
 
 
 def modes(state: AppState, commands: Commands) -> dict[str, Callable[[], Screen[Any]]]:
-    """What makes the screen of each mode."""
+    """A factory for each mode's screen."""
     makers = {"setup": setup_screen, "train": _train_screen, "results": _results_screen, "compare": _compare_screen}
     return {mode: partial(make, state, commands) for mode, make in makers.items()}
 

@@ -1,7 +1,7 @@
-"""The bridge between the app and the engine: threads on that side, messages on this one.
+"""The bridge between the app and the engine, which runs in threads and sends messages to the app.
 
-One run at a time: a new one is refused until the thread of the old one has posted its RunEnded and closed the store.
-Torch is loaded inside the thread of the first run, never by the thread that draws.
+One run at a time: a new one is refused until the previous run's thread has posted its RunEnded and closed the store.
+Torch is imported in a background thread, never by the thread that draws.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from tui.messages import (
     EventsArrived,
     GaugesRead,
     MemoryFreed,
-    QueueCarried,
-    RunCarried,
+    QueueProcessEnded,
+    QueueRunStarted,
     RunRefused,
     TorchLoaded,
 )
@@ -47,18 +47,18 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _GAUGES_EVERY_S = 1.0
 _NICENESS = 5
-_TELL_EVERY_S = 1.0  # steps come ten times a second; each message wakes the thread that draws, for 0.3 ms and a core
+_POST_EVERY_S = 1.0  # steps come ten times a second, and each message wakes the drawing thread: 0.3 ms of a core
 
 
 BackendOf = Callable[[Folders, Ledger], Backend]
-"""Makes the backend of this process: the engine's own, or a scripted one in a test."""
+"""Makes this process's backend: the engine's own, or a scripted one in tests."""
 
 
-def _give_way() -> None:
-    """Let this thread, and those that it starts for its arithmetic, yield to the one that answers keys.
+def _lower_priority() -> None:
+    """Lower the priority of this thread, and of the threads it starts, below the one that answers keys.
 
-    On Linux a thread has a niceness of its own. A key is answered in 40 ms in place of 51 (95th percentile, both cores
-    of a small machine training); the price is that other processes on the machine go before the training, too.
+    Linux sets niceness per thread. Keys are answered in 40 ms instead of 51 (95th percentile, both cores of a small
+    machine training), but other processes on the machine take precedence over training, too.
     """
     if sys.platform == "linux":
         with suppress(OSError):
@@ -72,7 +72,7 @@ def _detached(folders: Folders, cluster: Cluster) -> Backend:
 
 
 class Session:
-    """Owns the threads. `post` hands a message to the app from any of them."""
+    """Owns the threads. `post` sends a message to the app from any of them."""
 
     def __init__(
         self,
@@ -83,126 +83,128 @@ class Session:
     ) -> None:
         self.folders = folders
         self.cluster = cluster
-        self.elsewhere = False  # whether the live run is in another process, and goes on without this one
+        self.detached = False  # the live run is in another process, and outlives this one
         self.ledger = Ledger()
         self._capacity = Limit()
         self.control: RunControl | None = None
-        self.events: deque[Event] = deque()  # what the app has not taken yet
+        self.events: deque[Event] = deque()  # not yet taken by the app
         self._post = post
         self._backend = backend_of(folders, self.ledger) if cluster is None else _detached(folders, cluster)
         self.queue = StoredQueue(folders)
         self._scheduler = Scheduler(self.queue, self._backend, self._capacity, folders)
-        self._runner: threading.Thread | None = None
-        self._importer: threading.Thread | None = None
+        self._run_thread: threading.Thread | None = None
+        self._import_thread: threading.Thread | None = None
         self._gauges: Gauges | None = None
         self._closing = threading.Event()
-        self._queue_process: threading.Thread | None = None
-        self._leaving = RunControl()  # stopped when the app is left
-        self._aside: list[threading.Thread] = []
+        self._queue_thread: threading.Thread | None = None
+        self._exit_control = RunControl()  # stopped when the app exits
+        self._task_threads: list[threading.Thread] = []
 
     @property
     def live(self) -> bool:
-        """Whether a run's thread still works, be it only at closing the record."""
-        return self._runner is not None and self._runner.is_alive()
+        """Whether a run's thread is still working, even if it is only closing the store."""
+        return self._run_thread is not None and self._run_thread.is_alive()
 
     @property
     def busy(self) -> bool:
-        """Whether a thread is at work that is not waited for: it imports torch, or computes with it."""
-        importers = [self._importer] if self._importer is not None else []
-        return any(thread.is_alive() for thread in (*importers, *self._aside))
+        """Whether a thread that does not delay the exit is importing torch or computing."""
+        importers = [self._import_thread] if self._import_thread is not None else []
+        return any(thread.is_alive() for thread in (*importers, *self._task_threads))
 
-    async def aside(self, work: Callable[[], T]) -> T:
-        """What `work` returns, called in a thread that nobody waits for when the app is left; it may take seconds."""
+    async def run_in_thread(self, work: Callable[[], T]) -> T:
+        """Run `work`, which may take seconds, in a thread that does not delay the app's exit; return its result."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[T] = loop.create_future()
-        context = copy_context()  # Textual's widgets know their app by it
+        context = copy_context()  # Textual's widgets find their app through it
 
-        def tell(tell_it: Callable[[Any], None], value: object) -> None:
-            if not done.done():  # nor cancelled
-                tell_it(value)
+        def resolve(set_outcome: Callable[[Any], None], value: object) -> None:
+            if not done.done():  # done includes cancelled
+                set_outcome(value)
 
         def call() -> None:
-            told: tuple[Callable[[Any], None], object]
+            outcome: tuple[Callable[[Any], None], object]
             try:
-                told = done.set_result, context.run(work)
+                outcome = done.set_result, context.run(work)
             except BaseException as error:
-                told = done.set_exception, error
-            with suppress(RuntimeError):  # the loop is closed: the app was left
-                loop.call_soon_threadsafe(tell, *told)
+                outcome = done.set_exception, error
+            with suppress(RuntimeError):  # the loop is closed: the app has exited
+                loop.call_soon_threadsafe(resolve, *outcome)
 
-        thread = threading.Thread(target=call, name="aside", daemon=True)
-        self._aside = [thread, *(other for other in self._aside if other.is_alive())]
+        thread = threading.Thread(target=call, name="task", daemon=True)
+        self._task_threads = [thread, *(other for other in self._task_threads if other.is_alive())]
         thread.start()
         return await done
 
     def start(self, job: Job) -> bool:
-        """Start a run; False, and nothing happens, while another one is live."""
+        """Start a run; do nothing and return False while another is live."""
         slot = self._capacity.reserve_now()
         if slot is None:
             return False
-        self._begin_in(slot, self._backend.start(job))
+        self._run_in_slot(slot, self._backend.start(job))
         return True
 
     async def take_turn(self) -> Turn | None:
-        """Whose turn it is in the queue, once nothing is live; None where nothing waits that is not on hold.
+        """Wait until no run is live, then return the queue's next turn; None if no entry waits or all are on hold.
 
         Raises:
             StoreError: the queue cannot be read.
         """
-        turn = await self.aside(lambda: self._scheduler.take_turn(self._leaving))
-        assert not isinstance(turn, RunEnded)  # there is always room for a run here, sooner or later
+        turn = await self.run_in_thread(lambda: self._scheduler.take_turn(self._exit_control))
+        assert not isinstance(turn, RunEnded)  # this process always has capacity for a run eventually
         return turn
 
     def start_turn(self, turn: Turn) -> None:
-        """Start the run whose turn it is."""
-        self._begin_in(turn.slot, self._scheduler.start(turn))
+        """Start the run of a turn."""
+        self._run_in_slot(turn.slot, self._scheduler.start(turn))
 
-    def _begin_in(self, slot: Slot, handle: Handle) -> None:
+    def _run_in_slot(self, slot: Slot, handle: Handle) -> None:
         def events(control: RunControl) -> Iterator[Event]:
             try:
                 yield from handle.events()
             finally:
                 self._capacity.release(slot)
 
-        self._begin(events, handle.control, elsewhere=self._backend.survives)
+        self._start_thread(events, handle.control, detached=self._backend.survives)
 
-    def follow(self, run: int, begun: bool = False) -> None:
-        """Follow a run that another process carries, in place of the one that is followed now; none is live here. One
-        that was `begun` for this app is followed to its end, even if it has ended.
+    def follow(self, run: int, from_queue: bool = False) -> None:
+        """Follow a run of another process instead of the one followed now; no run may be live in this process.
+        `from_queue`: the run was started for this app, so show it even if it has already ended.
         """
-        before = self._runner if self.elsewhere else None
+        previous = self._run_thread if self.detached else None
         if self.control is not None:
             self.control.leave()
 
         def events(control: RunControl) -> Iterator[Event]:
             from engine.launch.follow import follow
 
-            if before is not None:
-                before.join()
-            return follow(run, self.folders, control, begun)
+            if previous is not None:
+                previous.join()
+            return follow(run, self.folders, control, from_queue)
 
-        self._begin(events, RunControl(), elsewhere=True)
+        self._start_thread(events, RunControl(), detached=True)
 
-    def _begin(self, events: Callable[[RunControl], Iterator[Event]], control: RunControl, elsewhere: bool) -> None:
-        self.control, self.elsewhere, self.events = control, elsewhere, deque()
-        self._runner = threading.Thread(target=self._run, args=(events, self.control, self.events), name="run")
-        self._runner.start()
+    def _start_thread(
+        self, events: Callable[[RunControl], Iterator[Event]], control: RunControl, detached: bool
+    ) -> None:
+        self.control, self.detached, self.events = control, detached, deque()
+        self._run_thread = threading.Thread(target=self._run, args=(events, self.control, self.events), name="run")
+        self._run_thread.start()
 
     @property
     def side_by_side(self) -> bool:
-        """Whether the queue's runs train at once, on a cluster."""
+        """Whether the queue's runs train at the same time, on a cluster."""
         return self.cluster is not None and self.cluster.side_by_side
 
     @property
-    def runs_queue(self) -> bool:
-        """Whether a process of its own runs the queue on the cluster."""
-        return self._queue_process is not None and self._queue_process.is_alive()
+    def is_running_queue(self) -> bool:
+        """Whether a separate process is running the queue on the cluster."""
+        return self._queue_thread is not None and self._queue_thread.is_alive()
 
     def run_queue(self) -> None:
-        """Let a process of its own run all that waits in the queue on the cluster, unless one does."""
-        if not self.runs_queue:
-            self._queue_process = threading.Thread(target=self._run_queue, name="queue", daemon=True)
-            self._queue_process.start()
+        """Run all waiting entries on the cluster in a separate process, unless one already does."""
+        if not self.is_running_queue:
+            self._queue_thread = threading.Thread(target=self._run_queue, name="queue", daemon=True)
+            self._queue_thread.start()
 
     def _run_queue(self) -> None:
         error = None
@@ -210,25 +212,25 @@ class Session:
             from engine.launch.detached import DetachedProcess, Order
 
             for run in DetachedProcess(Order(self.folders, cluster=self.cluster)).runs(least=0):
-                self._post(RunCarried(run))
+                self._post(QueueRunStarted(run))
         except ReslabError as found:
             error = str(found)
-        self._post(QueueCarried(error))
+        self._post(QueueProcessEnded(error))
 
     def _run(self, start: Callable[[RunControl], Iterator[Event]], control: RunControl, events: deque[Event]) -> None:
         from engine.events import DatasetProgressed, EpochEnded, EvaluationProgressed, GradientsMeasured, StepsCompleted
 
-        can_wait = (DatasetProgressed, EpochEnded, EvaluationProgressed, GradientsMeasured, StepsCompleted)
-        told, refusal = 0.0, None
-        _give_way()
+        deferrable = (DatasetProgressed, EpochEnded, EvaluationProgressed, GradientsMeasured, StepsCompleted)
+        posted_at, refusal = 0.0, None
+        _lower_priority()
         try:
             with closing(start(control)) as stream:  # type: ignore[type-var]  # a generator; the Protocol says only Iterator
                 for event in stream:
-                    if control.left:  # another one is followed by now
+                    if control.left:  # the app follows another run now
                         return
                     events.append(event)
-                    if not isinstance(event, can_wait) or time.monotonic() - told > _TELL_EVERY_S:
-                        told = time.monotonic()
+                    if not isinstance(event, deferrable) or time.monotonic() - posted_at > _POST_EVERY_S:
+                        posted_at = time.monotonic()
                         self._post(EventsArrived())
         except ReslabError as error:
             refusal = str(error)
@@ -239,9 +241,9 @@ class Session:
             self._post(RunRefused(refusal))
 
     def load_torch(self) -> None:
-        """Import torch in the background, so that it is there when enter is pressed."""
-        self._importer = threading.Thread(target=self._load_torch, name="torch", daemon=True)
-        self._importer.start()
+        """Import torch in the background, so that it is ready when the user starts a run."""
+        self._import_thread = threading.Thread(target=self._load_torch, name="torch", daemon=True)
+        self._import_thread.start()
 
     def _load_torch(self) -> None:
         from engine.device import import_torch
@@ -266,7 +268,7 @@ class Session:
             self._closing.wait(_GAUGES_EVERY_S)
 
     def free_memory(self, numbers: frozenset[int] | None = None) -> None:
-        """Free what no live run needs, or these holdings of it; MemoryFreed tells what came of it."""
+        """Free all memory that no live run needs, or only these holdings; posts MemoryFreed."""
         threading.Thread(target=self._free_memory, args=(numbers,), name="free", daemon=True).start()
 
     def _free_memory(self, numbers: frozenset[int] | None) -> None:
@@ -275,15 +277,13 @@ class Session:
         self._post(MemoryFreed(free_memory(self.ledger, numbers, self._gauges)))
 
     def stop_all(self, reason: str | None = None) -> None:
-        """Ask every thread to come to its end, for `reason` where no person asked; a run that is carried elsewhere goes
-        on.
-        """
+        """Ask every thread to stop. Runs of other processes continue. Give `reason` if no user asked for it."""
         self._closing.set()
-        self._leaving.stop(reason)
+        self._exit_control.stop(reason)
         if self.control is not None:
-            self.control.leave() if self.elsewhere else self.control.stop(reason)
+            self.control.leave() if self.detached else self.control.stop(reason)
 
     def wait(self, timeout_s: float | None = None) -> None:
-        """Wait for the run's thread: it closes the record."""
-        if self._runner is not None:
-            self._runner.join(timeout_s)
+        """Wait for the run's thread, which closes the store."""
+        if self._run_thread is not None:
+            self._run_thread.join(timeout_s)

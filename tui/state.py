@@ -1,7 +1,6 @@
-"""What the app shows, as values that screens subscribe to. Knows no screen, no widget and no app.
+"""What the app shows, as values that screens subscribe to. Imports no screen, widget or app.
 
-Textual's own `Signal` does not fit: it swallows an exception that a subscriber raises, holds no value, and delivers
-what has not changed.
+Textual's own `Signal` does not fit: it swallows subscribers' exceptions, holds no value and delivers unchanged values.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from textual.dom import DOMNode
 
 from tui.text import counted
 
-if TYPE_CHECKING:  # the first paint need not wait for them
+if TYPE_CHECKING:  # keep them out of the first paint
     from engine.data.survey import Survey
     from engine.lab import Lab
     from engine.launch.ray import Cluster
@@ -32,18 +31,18 @@ T = TypeVar("T")
 
 
 class Signal(Generic[T]):
-    """Calls its subscribers at once, in the thread of the event loop, for as long as their nodes are mounted."""
+    """Calls its subscribers immediately, in the event loop's thread, while their nodes are mounted."""
 
     def __init__(self) -> None:
         self._subscribers: list[tuple[DOMNode, Callable[[T], object]]] = []
 
     def subscribe(self, node: DOMNode, callback: Callable[[T], object]) -> None:
-        """Call `callback` at each `publish` until `node` is unmounted. Call this when `node` is mounted or later."""
+        """Call `callback` at each `publish` until `node` is unmounted. Subscribe in `on_mount` or later."""
         self._forget_unmounted()
         self._subscribers.append((node, callback))
 
     def publish(self, data: T) -> None:
-        """Call every subscriber; what one of them raises reaches the caller."""
+        """Call every subscriber; their exceptions reach the caller."""
         self._forget_unmounted()
         for node, callback in list(self._subscribers):
             if _is_mounted(node):  # an earlier subscriber may have removed it
@@ -58,7 +57,7 @@ def _is_mounted(node: DOMNode) -> bool:
 
 
 class Observable(Signal[T]):
-    """A value that publishes each change. Setting an equal value does nothing."""
+    """A value that publishes its changes. Setting an equal value does nothing."""
 
     def __init__(self, value: T) -> None:
         super().__init__()
@@ -76,7 +75,7 @@ class Observable(Signal[T]):
 
 
 class Cache(Signal[T], Generic[K, T]):
-    """Computed values by key, until they may be out of date. Publishes each new one; `clear` publishes nothing."""
+    """Computed values by key, cleared when they may be outdated. Publishes each new value, but not `clear`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,7 +94,7 @@ class Cache(Signal[T], Generic[K, T]):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How the app was opened. `first_spec` starts at once; `attached` is a run of another process to follow."""
+    """How the app was opened. `first_spec` starts at once; `attached` is another process's run to follow."""
 
     folders: Folders
     first_spec: RunSpec | None = None
@@ -111,47 +110,47 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class QueueState:
-    """The queue as it was last read: the entries that wait, the numbers of those on hold, how many runs are done."""
+    """The queue as last read: waiting entries, the numbers of those on hold, and how many runs are done."""
 
     waiting: tuple[QueueEntry, ...] = ()
     on_hold: frozenset[int] = frozenset()
     done: int = 0
-    begun: tuple[int, ...] = ()
+    started: tuple[int, ...] = ()
     """Runs that the cluster has started."""
 
     @property
     def held(self) -> list[QueueEntry]:
-        """The entries that wait until somebody resumes them."""
+        """The entries on hold."""
         return [item for item in self.waiting if item.number in self.on_hold]
 
     @property
-    def words(self) -> str:
-        """How many wait and how many of them are on hold; "" where none does."""
+    def summary(self) -> str:
+        """How many entries wait and how many are on hold; "" if none."""
         held = len(self.held)
         parts = ((len(self.waiting) - held, "waiting"), (held, "on hold"))
         return ", ".join(f"{number} {what}" for number, what in parts if number)
 
     @property
     def hint(self) -> str:
-        """What is on hold, and how to resume it; "" where nothing is."""
-        return f"{counted(len(self.held), 'run')} on hold: u shows the queue, g resumes it" if self.held else ""
+        """How many runs are on hold, and how to resume them; "" if none."""
+        return f"{counted(len(self.held), 'run')} on hold · u: queue, then g: resume" if self.held else ""
 
 
 class AppState:
-    """The values and signals of one app. The app and its services set them; screens read and follow them."""
+    """The app's values and signals. The app and its services set them; screens read and follow them."""
 
     def __init__(self, settings: Settings, ledger: Ledger) -> None:
         self.settings = settings
         self.ledger = ledger
         self.live: Observable[LiveRun | None] = Observable(None)
-        self.run_changed: Signal[LiveRun] = Signal()  # `LiveRun` grows in place: the value stays the same object
+        self.run_changed: Signal[LiveRun] = Signal()  # `LiveRun` changes in place, so `live` publishes nothing
         self.status = Observable("")
         self.gauges: Observable[GaugesRead | None] = Observable(None)
         self.freed: Signal[Freed] = Signal()
         self.queue = Observable(QueueState())
         self.listing: Observable[Listing | None] = Observable(None)
         self.forecasts: Cache[RunSpec, str] = Cache()
-        self.surveys: Cache[tuple[object, ...], Survey | str] = Cache()  # by what decides which images are loaded
+        self.surveys: Cache[tuple[object, ...], Survey | str] = Cache()  # by the settings that select images
         self.compared: Observable[tuple[int, ...]] = Observable(())
         self.torch_loaded = Observable(False)
 
@@ -161,25 +160,25 @@ class AppState:
 
     @property
     def lab(self) -> Lab:
-        """Everything that screens read, and have done; its calls may take long, so they belong in a thread."""
-        from engine.lab import Lab  # SQLite: the first paint need not wait for it
+        """Everything that screens read and change. Its calls may be slow, so make them in a thread."""
+        from engine.lab import Lab  # SQLite: keep it out of the first paint
 
         return Lab(self.folders, self.ledger)
 
     @property
     def is_running(self) -> bool:
-        """Whether a run is live: started, and not over."""
+        """Whether a run is live: started and not over."""
         return self.live.value is not None and not self.live.value.over
 
     @property
-    def records(self) -> Sequence[RunSummary]:
-        """Every run of the last listing, newest first."""
-        return [listed.record for listed in self.listing.value.runs] if self.listing.value else ()
+    def summaries(self) -> Sequence[RunSummary]:
+        """All runs of the last listing, newest first."""
+        return [listed.summary for listed in self.listing.value.runs] if self.listing.value else ()
 
     def update_status(self) -> None:
-        """Bring `status` up to the live run and the queue. `LiveRun` changes in place, so its owner calls this."""
-        live, waiting = self.live.value, self.queue.value.words
+        """Recompute `status` from the live run and the queue. `LiveRun` changes in place, so its owner calls this."""
+        live, waiting = self.live.value, self.queue.value.summary
         text = live.state if live else ""
-        if live and live.doing == "training" and not live.over:
+        if live and live.activity == "training" and not live.over:
             text = f"epoch {live.epoch}/{live.spec.epochs}{' paused' if live.paused else ''}"
         self.status.value = " · ".join(part for part in (text, waiting) if part)

@@ -1,9 +1,9 @@
-"""The app's side of its terminal: Textual's driver, for a terminal that may go away and for keys that come late.
+"""A Textual driver that survives losing the terminal and separates escape from the keys that follow it.
 
-Textual writes through a thread that ends at the first error, into a queue that nobody empties from then on: the event
-loop waits for ever at its thirty-first write. Upon SIGCONT, which comes with a hang-up, it starts a second pair of
-threads beside the first. And it reads the end of a terminal that is gone again and again. Here whatever is written to a
-terminal that is gone is dropped, nothing is started on it, and the app hears of it once.
+Textual's writer thread ends at the first error, and its queue is then never emptied: the event loop blocks at the 31st
+write. On SIGCONT, which comes with a hang-up, Textual starts a second pair of threads next to the first. And it reads a
+lost terminal's end of file in an endless loop. This driver drops writes to a lost terminal, starts nothing on it, and
+posts one message to the app.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ from textual.widgets import Input
 
 from tui.messages import TerminalLost
 
-_LOOK_S = 1.0
-_ESCAPE_S = 0.1  # how long the rest of a sequence may come after its escape
-_ESCAPE = "\x1b[27u"  # the key, as a terminal says it that is asked to say it so that nothing can follow
-# An escape and what begins no sequence, and does not end a terminal's answer: two keys.
+_CHECK_EVERY_S = 1.0
+_ESCAPE_S = 0.1  # how long to wait for the rest of a sequence after its escape
+_ESCAPE = "\x1b[27u"  # the escape key, unambiguous (Kitty's keyboard protocol)
+# An escape, then a character that neither starts a sequence nor ends a terminal's reply: two keys.
 _TWO_KEYS = re.compile(r"\x1b(?=[^\x1b\[O\]P_^X\\])")
-_TWO_KEYS_IN_TEXT = re.compile(r"\x1b(?=[^\x1b\[O\]P_^X\\bf\x7f])")  # alt+b, alt+f, alt+backspace move and delete there
+_TWO_KEYS_IN_TEXT = re.compile(r"\x1b(?=[^\x1b\[O\]P_^X\\bf\x7f])")  # keeps alt+b, alt+f, alt+backspace
 
 
-class Escapes:
-    """Tells the escape key from the beginning of a sequence.
+class EscapeFilter:
+    """Separates the escape key from the start of a sequence.
 
-    Escape and q typed one after another are read together where the machine is busy. Taken for alt+q, which means
-    nothing here, both are lost.
+    On a busy machine, escape and a following q are read together. Textual takes them for alt+q, which is not bound, and
+    both keys are lost.
     """
 
     def __init__(self) -> None:
         self._held = ""
 
-    def apart(self, text: str, in_text: bool) -> str:
-        """What was read, "" where nothing came for a while, with the key written so that it is one; an escape at the
-        end is held back for what comes next. `in_text`: a field has the focus.
+    def feed(self, text: str, in_text: bool) -> str:
+        """The text read ("" after a timeout), with each escape key made unambiguous. An escape at the end is held back
+        until the next call. `in_text`: a text field has the focus.
         """
         if not text:
             held, self._held = self._held, ""
@@ -60,11 +60,11 @@ class Escapes:
 
 
 class SafeFile:
-    """A terminal as a file to write to: once it is gone, what is written is dropped, and `lost` is called."""
+    """A terminal's output. Once the terminal is gone, calls `on_lost` once and drops all writes."""
 
-    def __init__(self, file: IO[str], lost: Callable[[], None]) -> None:
+    def __init__(self, file: IO[str], on_lost: Callable[[], None]) -> None:
         self._file = file
-        self._lost = lost
+        self._on_lost = on_lost
         self.gone = False
 
     def write(self, text: str) -> int:
@@ -84,55 +84,53 @@ class SafeFile:
             write()
         except OSError:
             self.gone = True
-            self._lost()
+            self._on_lost()
 
 
 class TerminalDriver(LinuxDriver):
-    """Posts TerminalLost once when the terminal is gone, whoever notices it first: a write, a read, or a look now and
-    then.
-    """
+    """Posts TerminalLost once when a write, a read or the regular check finds the terminal gone."""
 
     def __init__(
         self, app: App[Any], *, debug: bool = False, mouse: bool = True, size: tuple[int, int] | None = None
     ) -> None:
         super().__init__(app, debug=debug, mouse=mouse, size=size)
         assert sys.__stderr__ is not None
-        self._screen = SafeFile(sys.__stderr__, self.lose)
-        self._file = self._screen  # type: ignore[assignment]  # the writing thread's: it must never end by an error
-        self._told = False
-        self._keys = Escapes()
-        # In the loop, not between two of its instructions: it may be writing.
-        self._loop.add_signal_handler(signal.SIGCONT, self._continued)
-        self._look()
+        self._screen = SafeFile(sys.__stderr__, self.mark_lost)
+        self._file = self._screen  # type: ignore[assignment]  # for the writer thread, which must not end on an error
+        self._is_lost = False
+        self._escape_filter = EscapeFilter()
+        # In the event loop, not in a signal handler, which could interrupt a write.
+        self._loop.add_signal_handler(signal.SIGCONT, self._resume_after_stop)
+        self._check_regularly()
 
     @property
     def lost(self) -> bool:
-        return self._told
+        return self._is_lost
 
-    def lose(self) -> None:
-        """The terminal is gone; any thread may say so."""
-        if not self._told:
-            self._told = True
+    def mark_lost(self) -> None:
+        """The terminal is gone. Safe from any thread."""
+        if not self._is_lost:
+            self._is_lost = True
             self._screen.gone = True
-            self.exit_event.set()  # whoever reads keys ends
+            self.exit_event.set()  # ends the input thread
             self._app.post_message(TerminalLost())
 
-    def look(self) -> bool:
+    def check(self) -> bool:
         """Whether the terminal is still there."""
-        if not self._told:
+        if not self._is_lost:
             try:
                 termios.tcgetattr(self.fileno)
             except termios.error:
-                self.lose()
-        return not self._told
+                self.mark_lost()
+        return not self._is_lost
 
-    def _look(self) -> None:
-        if self.look():
-            self._loop.call_later(_LOOK_S, self._look)
+    def _check_regularly(self) -> None:
+        if self.check():
+            self._loop.call_later(_CHECK_EVERY_S, self._check_regularly)
 
-    def _continued(self) -> None:
-        """After a stop: take the terminal again. A stop that nobody announced has left the threads at work."""
-        if not (self._auto_restart and self.look()):
+    def _resume_after_stop(self) -> None:
+        """On SIGCONT: take the terminal again. After a SIGSTOP the threads are still running."""
+        if not (self._auto_restart and self.check()):
             return
         if not self._must_signal_resume:
             self.suspend_application_mode()
@@ -140,11 +138,11 @@ class TerminalDriver(LinuxDriver):
         self._app.call_later(self._app.refresh, layout=True)
 
     def start_application_mode(self) -> None:
-        if self.look():
+        if self.check():
             super().start_application_mode()  # type: ignore[no-untyped-call]
 
     def run_input_thread(self) -> None:
-        """Read keys until the app is left or the terminal is gone; its end reads as an error or as nothing."""
+        """Read keys until the app exits or the terminal is gone, which reads as an error or as no data."""
         parser, decode = XTermParser(self._debug), getincrementaldecoder("utf-8")("replace").decode
         with selectors.SelectSelector() as selector:
             selector.register(self.fileno, selectors.EVENT_READ)
@@ -153,10 +151,10 @@ class TerminalDriver(LinuxDriver):
                 if selector.select(_ESCAPE_S):
                     data = self._read()
                     if not data:
-                        self.lose()
+                        self.mark_lost()
                         return
                     text = decode(data)
-                if text := self._keys.apart(text, self._in_text):
+                if text := self._escape_filter.feed(text, self._in_text):
                     self._process(parser.feed(text))
                 self._process(parser.tick())
 
@@ -178,12 +176,12 @@ class TerminalDriver(LinuxDriver):
             return False
 
     def process_message(self, message: Message) -> None:
-        """Before the terminal is the app's own, it turns enter into a line feed."""
+        """Turn ctrl+j into enter: until the terminal is in raw mode, it sends enter as a line feed."""
         if isinstance(message, events.Key) and message.key == "ctrl+j":
             message = events.Key("enter", "\r")
         super().process_message(message)
 
 
 def driver_class(found: type[Driver]) -> type[Driver]:
-    """Ours in place of Textual's own; what the person chose by TEXTUAL_DRIVER stays."""
+    """TerminalDriver instead of Textual's own; a driver chosen with TEXTUAL_DRIVER stays."""
     return TerminalDriver if found is LinuxDriver else found

@@ -1,4 +1,4 @@
-"""Units and values as text for the screens. Text from outside passes `engine.text.safe_text` and is never markup."""
+"""Units and values as text for screens. Text from outside passes `engine.text.safe_text` and is never markup."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _NO_ESTIMATE = "duration unknown until a first run"
 
 
 def plain_content(text: object, style: str = "") -> Content:
-    """Text from anywhere, harmless: control characters made visible, markup left as it was written."""
+    """Text from outside as safe content: control characters visible, markup not interpreted."""
     safe = safe_text(text)
     return Content.styled(safe, style) if style else Content(safe)
 
 
 def gib(num_bytes: float | None) -> str:
-    """Bytes in GiB with one decimal; a dash where the hardware does not say."""
+    """Bytes in GiB with one decimal; a dash if the hardware does not report them."""
     return "–" if num_bytes is None else f"{num_bytes / GIB:.1f}"
 
 
 def clock(seconds: float | None) -> str:
-    """A time to go: 0:12, 4:05, 2:10:09; a dash where nobody knows."""
+    """Remaining time: 0:12, 4:05, 2:10:09; dashes if unknown."""
     if seconds is None:
         return "–:––"
     minutes, rest = divmod(max(round(seconds), 0), 60)
@@ -39,8 +39,8 @@ def clock(seconds: float | None) -> str:
 
 
 def estimate_text(spec: RunSpec, records: Sequence[RunSummary]) -> str:
-    """How long a run will take here, by an earlier run."""
-    if not records:  # the first paint need not wait for what reads them
+    """How long a run will take on this machine, estimated from an earlier run."""
+    if not records:  # keep the estimator out of the first paint
         return _NO_ESTIMATE
     from engine.forecast.duration import estimate_run
 
@@ -48,11 +48,11 @@ def estimate_text(spec: RunSpec, records: Sequence[RunSummary]) -> str:
     if found is None:
         return _NO_ESTIMATE
     length = f"{found.seconds:.0f} s" if found.seconds < 100 else clock(found.seconds)
-    return f"about {length} here, by run {found.run}"
+    return f"about {length} here, based on run {found.run}"
 
 
 def fitted(text: str, width: int, right: bool = False) -> str:
-    """Harmless text, padded or cut to `width` cells; a wide character takes two. What is cut ends in "…"."""
+    """Safe text, padded or cut to `width` cells (a wide character takes two). Cut text ends in "…"."""
     free = width - cell_len(text)
     if free < 0:
         return set_cell_size(set_cell_size(text, max(width - 1, 0)).rstrip() + "…", width) if width > 0 else ""
@@ -60,7 +60,7 @@ def fitted(text: str, width: int, right: bool = False) -> str:
 
 
 def aligned(rows: Sequence[Sequence[str]], left: Container[int] = (0,)) -> list[list[str]]:
-    """The same cells, made harmless and padded to their columns' widths; those not in `left` end at the right."""
+    """The same cells as safe text, padded to their columns' widths; columns not in `left` align right."""
     safe = [[safe_text(cell) for cell in row] for row in rows]
     widths = [max(map(cell_len, column)) for column in zip(*safe, strict=True)]
     return [
@@ -74,5 +74,5 @@ def millions(count: int) -> str:
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
-    """1 run, 2 runs, 1,000 runs; `plural` where it is not made with an s."""
+    """1 run, 2 runs, 1,000 runs; give `plural` if it is irregular."""
     return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"

@@ -64,8 +64,8 @@ class Watched(ReslabApp):
         if isinstance(event, StepsCompleted):
             self._latest = event
 
-    def _begin(self) -> None:
-        super()._begin()
+    def _after_first_paint(self) -> None:
+        super()._after_first_paint()
         self.take_turns()
 
     @work

@@ -125,7 +125,7 @@ def quits(count: int, folder: Path) -> Outcome:
         time.sleep(draws.uniform(0, 0.5))
         born = psutil.Process(process.pid).children(recursive=True)
         terminal.write(b"q")
-        if not until(lambda terminal=terminal: b"leave" in terminal.seen, 10):  # type: ignore[misc]
+        if not until(lambda terminal=terminal: b"quit?" in terminal.seen, 10):  # type: ignore[misc]
             problems.append("q did not ask")
         terminal.write(b"y")
         if finish(process, _GONE_WITHIN_S) != 0:

@@ -116,7 +116,7 @@ async def test_an_ended_run_does_not_replace_the_followed_one(
         assert app.live is not None
         assert (app.live.run, app.live.over) == (detached.run, False)
         app.resume_run(store_run(folders, done))
-        await until(pilot, lambda: "there is nothing to resume" in told(app))
+        await until(pilot, lambda: "nothing to resume" in told(app))
         assert app.live.run == detached.run
 
 
@@ -205,7 +205,7 @@ def test_the_curves_go_back_where_workers_were_lost() -> None:
     live.add(RunContinued(1, 14, (), 1, True))
     assert (live.step, len(live.train_loss), live.train_loss.x[-1]) == (14, 14, 14.0)
     assert list(live.test_loss.x) == [0.0, 12.0]
-    assert live.note == "workers were lost: it resumed from step 14"
+    assert live.note == "workers were lost: resumed from step 14"
     live.add(StepsCompleted(1, 2, 15, (0.5,) * 10, (0.9,) * 10, 0.01, 3000, 2.0))
     assert list(live.train_loss.x) == [float(step) for step in range(1, 25)]
 

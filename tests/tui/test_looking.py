@@ -143,7 +143,7 @@ async def test_a_network_behind_more_is_found_by_typing_and_trained(make_app: Ma
         await until(pilot, lambda: app.screen.is_modal)
         await pilot.press(*"nosuch")
         await drawn(pilot)
-        assert "no such network" in text_of(app)
+        assert "no matching architecture" in text_of(app)
         await pilot.press("enter", "ctrl+u", *"shuffle", "down", "enter")
         await until(pilot, lambda: not app.screen.is_modal)
         await drawn(pilot)

@@ -86,7 +86,7 @@ async def test_a_stop_by_hand_holds_the_queue(make_app: MakeApp) -> None:
         await pilot.press("s")
         await until(pilot, lambda: app.screen.is_modal)
         await pilot.press("y")
-        await until(pilot, lambda: app.live and app.live.over and not app.queue.going)
+        await until(pilot, lambda: app.live and app.live.over and not app.queue.is_active)
         assert len(script.specs) == 1
         script.release.set()
         await pilot.press("u")
@@ -257,7 +257,7 @@ async def test_a_declined_queue_does_not_run_with_what_is_added(make_app: MakeAp
         assert "3 on hold" in text_of(app).splitlines()[0]
         await pilot.press("2")
         await drawn(pilot)
-        assert "3 runs on hold: u shows the queue, g resumes it" in text_of(app)
+        assert "3 runs on hold · u: queue, then g: resume" in text_of(app)
         await pilot.press("u", "g", "escape")
         await until(pilot, lambda: len(script.specs) == 5 and app.live and app.live.over)
     assert [spec.model for spec in script.specs[2:]] == ["resnet18", "plain18", "resnet34"]
@@ -271,7 +271,7 @@ async def test_train_says_that_the_queue_is_on_hold_before_any_run(make_app: Mak
         await until(pilot, lambda: app.screen.is_modal)
         await pilot.press("n", "2")
         await drawn(pilot)
-        assert "no run yet: 1 sets one up · 1 run on hold: u shows the queue, g resumes it" in text_of(app)
+        assert "no run yet · 1: set one up · 1 run on hold · u: queue, then g: resume" in text_of(app)
 
 
 async def test_what_waits_stays_on_hold_while_what_is_added_runs(make_app: MakeApp) -> None:
@@ -290,7 +290,7 @@ async def test_what_waits_stays_on_hold_while_what_is_added_runs(make_app: MakeA
         await until(pilot, lambda: len(script.specs) == 2 and app.live and app.live.over and not app.session.live)
         await drawn(pilot)
         assert len(script.specs) == 2
-        assert app.state.queue.value.words == "2 on hold"
+        assert app.state.queue.value.summary == "2 on hold"
 
 
 async def test_one_of_a_thing_is_not_many(make_app: MakeApp) -> None:

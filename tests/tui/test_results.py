@@ -102,7 +102,7 @@ async def test_a_run_opens_to_all_its_tables(make_app: MakeApp) -> None:
             "true╲predicted",
             "mnist is not on this machine",
             "accuracy",
-            "no folder of image files",
+            "not a folder of image files",
             "epochs 2, otherwise defaults",
         ]
         for words in expected:
@@ -144,7 +144,7 @@ async def test_a_run_that_was_changed_says_so(make_app: MakeApp, folders: Folder
         await drawn(pilot)
         await pilot.press("enter")
         await drawn(pilot)
-        assert "changed after its end: do not trust these figures" in text_of(app)
+        assert "changed after the run ended: do not trust these figures" in text_of(app)
 
 
 async def test_settings_of_another_version_are_shown(make_app: MakeApp, folders: Folders) -> None:

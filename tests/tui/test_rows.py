@@ -26,7 +26,7 @@ class TableApp(App[None]):
         self.told: list[object] = []
 
     def compose(self) -> ComposeResult:
-        yield Table("table", left=(1,))
+        yield Table("table", left=(1,), markable=True)
 
     def fill(self, ids: Sequence[int], marked: Sequence[int] = ()) -> Table:
         table = self.query_one(Table)
@@ -51,11 +51,11 @@ async def test_a_table_of_a_hundred_thousand_rows_is_gone_through_by_keys() -> N
     async with app.run_test(size=(40, 11)) as pilot:
         table = app.fill(range(100_000))
         await pilot.press("pagedown", "down", "j", "k", "up")
-        assert table.chosen == table._rows_seen - 1
+        assert table.chosen == table._num_visible - 1
         await pilot.press("end")
         await pilot.pause()
         assert table.chosen == 99_999
-        assert "99999" in lines(table)[table._rows_seen]
+        assert "99999" in lines(table)[table._num_visible]
         await pilot.press("down", "home", "up", "enter")
         assert (table.chosen, app.told) == (0, [0])
 
@@ -85,8 +85,28 @@ async def test_the_first_column_and_the_header_stay() -> None:
         shown = lines(table)
         assert shown[0].lstrip().startswith("run")
         assert "name" not in shown[0]
-        assert "1099" in shown[table._rows_seen]
+        assert "1099" in shown[table._num_visible]
         assert all(cell_len(line) == table.scrollable_content_region.width for line in shown)
+
+
+class PathsApp(App[None]):
+    def compose(self) -> ComposeResult:
+        yield Table("table", left=(0, 1))
+
+
+@pytest.mark.parametrize(("path", "stays"), [("cat/数字.jpg", True), ("cat/" + 30 * "数字" + ".jpg", False)])
+async def test_a_first_column_of_more_than_half_the_width_scrolls_too(path: str, stays: bool) -> None:
+    app = PathsApp()
+    async with app.run_test(size=(40, 6)) as pilot:
+        table = app.query_one(Table)
+        table.show(("left out", "why"), (cell_len(path), 60), [(0, (path, "empty"))])
+        table.focus()
+        await pilot.pause()
+        assert lines(table)[1].startswith(f" {path[:6]}")
+        await pilot.press(*["right"] * 20)
+        await pilot.pause()
+        assert lines(table)[1].startswith(f" {path[:6]}") == stays
+        assert all(cell_len(line) == table.scrollable_content_region.width for line in lines(table))
 
 
 async def test_a_click_opens_a_row_and_a_click_on_a_title_tells_its_column() -> None:
@@ -176,5 +196,5 @@ def test_an_envelope_keeps_the_least_and_the_greatest_of_every_column(values: li
 def test_a_dear_drawing_is_made_seldom(cost_s: float, on_cpu: bool, wait_s: float) -> None:
     pace = Pace()
     for _ in range(40):
-        pace.drew(cost_s)
+        pace.add_cost(cost_s)
     assert pace.wait_s(on_cpu) == pytest.approx(wait_s, rel=0.01)

@@ -74,7 +74,10 @@ async def test_results_and_an_opened_run(
         await pilot.press("enter")
         await drawn(pilot)
         compare_screen(app, "run")
-        for _ in range(4):
+        await pilot.press("right")
+        await drawn(pilot)
+        compare_screen(app, "classes")
+        for _ in range(3):
             await pilot.press("right")
         await drawn(pilot)
         compare_screen(app, "run-curves")

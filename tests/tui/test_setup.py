@@ -167,7 +167,7 @@ async def test_an_earlier_run_tells_how_long(make_app: MakeApp) -> None:
             store.record(event)
     async with app.run_test(size=(100, 30)) as pilot:
         await drawn(pilot)
-        assert "about 13 s here, by run 1" in text_of(app)
+        assert "about 13 s here, based on run 1" in text_of(app)
 
 
 async def test_the_plan_says_whether_it_fits_once_the_cursor_rests(
@@ -263,7 +263,7 @@ async def test_enter_trains_what_is_marked(make_app: MakeApp) -> None:
         await pilot.press("space", "space", "enter", "space", "down", "down")
         await drawn(pilot)
         assert "2 runs marked: digits, mnist × resnet18" in text_of(app)
-        assert "enter on Architecture trains them in turn · a adds them to the queue" in text_of(app)
+        assert "enter on Architecture: train one after another · a: add to the queue" in text_of(app)
         await pilot.press("enter")
         await until(pilot, lambda: len(script.specs) == 2 and app.live and app.live.over)
         assert app.current_mode == "train"

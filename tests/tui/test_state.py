@@ -139,12 +139,12 @@ async def test_a_cache_publishes_what_is_new_and_forgets_in_silence() -> None:
 
 def test_a_queue_says_how_many_wait_and_how_many_are_on_hold() -> None:
     entries = tuple(QueueEntry(number, SPEC) for number in range(3))
-    assert QueueState().words == ""
-    assert QueueState(entries).words == "3 waiting"
+    assert QueueState().summary == ""
+    assert QueueState(entries).summary == "3 waiting"
     state = QueueState(entries, on_hold=frozenset({0, 2, 9}))
     assert [item.number for item in state.held] == [0, 2]
-    assert state.words == "1 waiting, 2 on hold"
-    assert state.hint == "2 runs on hold: u shows the queue, g resumes it"
+    assert state.summary == "1 waiting, 2 on hold"
+    assert state.hint == "2 runs on hold · u: queue, then g: resume"
 
 
 def test_the_status_tells_of_the_live_run_and_of_the_queue(folders: Folders) -> None:
@@ -177,7 +177,7 @@ async def test_train_draws_once_for_what_it_hears(make_app: MakeApp) -> None:
         screen, draws = app.screen, list[object]()
         assert isinstance(screen, TrainScreen)
         assert app.live is not None
-        screen.watch(screen, "seen", lambda seen: draws.append(seen), init=False)
+        screen.watch(screen, "drawn_state", lambda state: draws.append(state), init=False)
         app.live.version += 1
         app.state.run_changed.publish(app.live)
         app.state.run_changed.publish(app.live)

@@ -22,7 +22,7 @@ from engine.store.store import Store
 from tests.fakes import events_of
 from tests.reliability.terminal import Terminal
 from tests.waiting import exit_code, until
-from tui.terminal import Escapes, SafeFile
+from tui.terminal import EscapeFilter, SafeFile
 
 Start = Callable[..., subprocess.Popen[bytes]]
 
@@ -123,7 +123,7 @@ def test_on_a_terminal_that_cannot_move_its_cursor_the_app_says_so(
     process = start("-m", "tui", *command, TERM="dumb", RESLAB_HOME=str(tmp_path))
     assert exit_code(process) == 2
     assert until(lambda: b"\n" in terminal.seen)
-    said = "reslab: the app cannot be drawn on a terminal of the kind TERM=dumb; there use reslab train DATASET MODEL"
+    said = "reslab: the app does not work with TERM=dumb; use reslab train DATASET MODEL"
     assert terminal.seen.decode() == f"{said}\r\n"
 
 
@@ -155,15 +155,15 @@ def test_what_is_written_to_a_terminal_that_is_gone_is_dropped_and_said_once() -
     ],
 )
 def test_an_escape_and_a_key_that_are_read_together_are_two_keys(reads: list[str], keys: list[str]) -> None:
-    parser, escapes, found = XTermParser(), Escapes(), []
+    parser, escapes, found = XTermParser(), EscapeFilter(), []
     for text in reads:
-        if apart := escapes.apart(text, in_text=False):
+        if apart := escapes.feed(text, in_text=False):
             found += [message.key for message in parser.feed(apart) if isinstance(message, Key)]
     found += [message.key for message in parser.feed("\x1b[27u") if isinstance(message, Key)][:-1]
     assert found == keys
 
 
 def test_in_a_field_alt_moves_by_words() -> None:
-    parser, escapes = XTermParser(), Escapes()
-    keys = [message.key for message in parser.feed(escapes.apart("\x1bb", in_text=True)) if isinstance(message, Key)]
+    parser, escapes = XTermParser(), EscapeFilter()
+    keys = [message.key for message in parser.feed(escapes.feed("\x1bb", in_text=True)) if isinstance(message, Key)]
     assert keys == ["ctrl+left"]

@@ -94,7 +94,7 @@ async def test_quit_in_the_middle_asks_then_stops_then_leaves(key: str, make_app
         await pilot.press(key)
         await until(pilot, lambda: app.screen.is_modal)
         await pilot.pause()
-        assert "Stop it and leave?" in text_of(app)
+        assert "Stop it and quit?" in text_of(app)
         await pilot.press("escape")
         await pilot.pause()
         assert app.is_running
@@ -114,7 +114,7 @@ async def test_a_hang_up_stops_the_run_then_leaves(make_app: MakeApp) -> None:
     import signal
 
     app = make_app(hold())
-    with app.leaving.on_signals():
+    with app.shutdown.on_signals():
         async with app.run_test() as pilot:
             await start(pilot, app)
             os.kill(os.getpid(), signal.SIGHUP)
@@ -146,23 +146,23 @@ def test_leaving_waits_for_nothing_that_is_made_aside(folders: Folders) -> None:
     session, over = Session(folders, print), threading.Event()
 
     async def leave() -> None:
-        task = asyncio.create_task(session.aside(lambda: over.wait(WITHIN_S)))
+        task = asyncio.create_task(session.run_in_thread(lambda: over.wait(WITHIN_S)))
         await asyncio.sleep(0)
         task.cancel()
 
     asyncio.run(leave())
     assert session.busy
     over.set()
-    for thread in session._aside:
+    for thread in session._task_threads:
         join(thread)
     assert not session.busy
 
 
 async def test_what_is_made_aside_comes_back_or_fails_as_it_would(folders: Folders) -> None:
     session = Session(folders, print)
-    assert await session.aside(lambda: 7) == 7
+    assert await session.run_in_thread(lambda: 7) == 7
     with pytest.raises(DatasetError, match="no images"):
-        await session.aside(lambda: (_ for _ in ()).throw(DatasetError("no images")))
+        await session.run_in_thread(lambda: (_ for _ in ()).throw(DatasetError("no images")))
 
 
 async def test_a_question_about_one_run_does_not_stop_the_next(make_app: MakeApp) -> None:
@@ -450,9 +450,9 @@ async def test_the_gauge_shows_its_history_and_torchs_own_figures() -> None:
         shown = str(strip.content)
     assert "▃▅█" in shown
     assert "torch 4.0 of 5.0 reserved, 0.5 in one piece" in shown
-    assert "the driver counts what torch reserved, and its context" in shown
+    assert "the driver counts torch's reserved memory and context" in shown
     assert "1.0 GiB Xorg" in shown
-    assert "slowed down: too hot" in shown
+    assert "throttled: too hot" in shown
     assert "MIG" in shown
 
 

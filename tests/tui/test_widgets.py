@@ -128,7 +128,7 @@ class LinesApp(App[None]):
     ("kind", "change"),
     [
         (Bar, lambda widget, value: widget.show("epoch", value, "img/s")),
-        (Bar, lambda widget, value: widget.say(f"ended after {value}")),
+        (Bar, lambda widget, value: widget.show_text(f"ended after {value}")),
         (FiguresTable, lambda widget, value: setattr(widget, "figures", (metrics(value), None, "now"))),
         (ModeBar, lambda widget, value: setattr(widget, "status", f"epoch {value}")),
     ],

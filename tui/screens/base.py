@@ -1,4 +1,4 @@
-"""What the screens have in common: the app's state, the commands that they may give, and the bar of modes."""
+"""What all screens share: the app's state, its commands and the mode bar."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ T = TypeVar("T")
 
 
 def follow(screen: Screen[Any], signal: Signal[T], show: Callable[[T], object]) -> None:
-    """Call `show` at each change while the screen can be seen. What it misses it must read when it is resumed."""
+    """Call `show` at each change while the screen is current. On resume, the screen must read what it missed."""
     signal.subscribe(screen, lambda data: show(data) if screen.is_current else None)
 
 
 class LabDialog(ModalScreen[ScreenResultType]):
-    """A dialog that shows the app's state."""
+    """A dialog with access to the app's state."""
 
     def __init__(self, state: AppState, commands: Commands) -> None:
         super().__init__()
@@ -29,9 +29,9 @@ class LabDialog(ModalScreen[ScreenResultType]):
 
 
 class LabScreen(Screen[ScreenResultType]):
-    """A screen that shows the app's state, with the status in the bar of modes.
+    """A screen with access to the app's state; shows the status in the mode bar.
 
-    Textual calls the `on_…` methods of every class: a subclass has its own and does not call these.
+    Textual calls the `on_…` methods of every class in the hierarchy, so subclasses must not call these.
     """
 
     def __init__(self, state: AppState, commands: Commands) -> None:
@@ -52,6 +52,6 @@ class LabScreen(Screen[ScreenResultType]):
 
 
 class ReadingScreen(LabScreen[ScreenResultType]):
-    """A screen that keys mean nothing to before it has read what it shows; `filled` says that it has."""
+    """A screen that cannot handle keys until its data is read; then it sets `loaded`."""
 
-    filled = False
+    loaded = False

@@ -33,20 +33,20 @@ if TYPE_CHECKING:
     from engine.analysis.mistakes import Mistake
     from engine.analysis.seeds import GroupVerdict, SeedGroup
 
-# Okabe and Ito's, in the order in which they stand apart best on black; the marker tells the same without colour.
+# Okabe and Ito's, ordered by contrast on black; the markers distinguish the runs without colour.
 _COLOURS = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#F0E442", "#D55E00", "#0072B2")
 _MARKERS = "●◆▲■★✚▼"
 
 
 class CompareScreen(LabScreen[None]):
-    """Shows the compared runs; reads them again whenever the screen comes up."""
+    """Shows the compared runs and reads them again at each resume."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("v", "tab('verdict')", "Verdict", tooltip="the tables and the verdict"),
         Binding("o", "tab('curves')", "Curves", tooltip="the runs' test curves, overlaid"),
         Binding("i", "tab('images')", "Images", tooltip="the images on which two runs differ"),
         Binding("n", "page(1)", "Next page", tooltip="in Images: the next page"),
-        Binding("b", "page(-1)", "Page back", show=False, tooltip="in Images: the page before"),
+        Binding("b", "page(-1)", "Page back", show=False, tooltip="in Images: the previous page"),
         Binding("j,down", "scroll(1)", "Down", show=False),
         Binding("k,up", "scroll(-1)", "Up", show=False),
         Binding("escape", "app.mode('results')", "Back", tooltip="back to Results"),
@@ -71,7 +71,7 @@ class CompareScreen(LabScreen[None]):
         align(*self.query(Chart))
         self._details: Sequence[RunDetails] = ()
         self._comparable = False
-        self._images_asked = False
+        self._images_requested = False
         follow(self, self.state.compared, lambda runs: self.load())
 
     def on_screen_resume(self) -> None:
@@ -80,7 +80,7 @@ class CompareScreen(LabScreen[None]):
 
     @work(exclusive=True, group="load")
     async def load(self) -> None:
-        """Read and compare in another thread: scipy alone takes two seconds to load."""
+        """Read and compare in a thread: importing scipy alone takes two seconds."""
         self.query_one("#sentences", Static).update(plain_content("comparing …", "dim"))
         try:
             read = await asyncio.to_thread(self.state.lab.compare, self.state.compared.value)
@@ -117,16 +117,16 @@ class CompareScreen(LabScreen[None]):
         self.query_one("#sentences", Static).update(Content("\n").join(lines))
         self._show_curves(details)
         self._details, self._comparable = details, found.no_verdict is None
-        self._images_asked = False
-        self._ask_for_images()
+        self._images_requested = False
+        self._request_images()
 
     @on(TabbedContent.TabActivated)
-    def _ask_for_images(self) -> None:
+    def _request_images(self) -> None:
         self.refresh_bindings()
         gallery = self.query_one(Gallery)
-        if self.query_one(TabbedContent).active != "images" or self._images_asked or not self._details:
+        if self.query_one(TabbedContent).active != "images" or self._images_requested or not self._details:
             return
-        self._images_asked = True
+        self._images_requested = True
         if len(self._details) != 2 or not self._comparable:
             gallery.show((), "comparing images needs two runs on the same test images")
         else:
@@ -148,7 +148,7 @@ class CompareScreen(LabScreen[None]):
             Picture(image, (answer(a, one), answer(b, other), f"is {names[one.label]}"), one.file)
             for image, (one, other) in zip(images, pairs, strict=True)
         ]
-        gallery.show(pictures, "both get the very same images right")
+        gallery.show(pictures, "both runs classify the same images correctly")
 
     def _show_curves(self, details: Sequence[RunDetails]) -> None:
         epochs = max(item.record.spec["epochs"] for item in details)

@@ -1,4 +1,4 @@
-"""Small questions over a screen: yes or no, a path, and the list of keys."""
+"""Small dialogs over a screen: yes or no, a number, a choice, a path, and the list of keys."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tui.widgets.menu import Menu, Row
 
 
 class Question(ModalScreen[bool]):
-    """y says yes, n or escape no. Enter says nothing: it is pressed too easily."""
+    """y is yes, n or escape is no. Enter does nothing, because it is easily pressed by accident."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("y", "answer(True)", "Yes"),
@@ -47,13 +47,13 @@ class Question(ModalScreen[bool]):
 
 
 class NumberQuestion(ModalScreen[int | None]):
-    """Asks for a whole number from 1 to `most`."""
+    """Asks for a whole number from 1 to `maximum`."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", "Back")]
 
-    def __init__(self, text: str, default: int, most: int) -> None:
+    def __init__(self, text: str, default: int, maximum: int) -> None:
         super().__init__()
-        self._text, self._default, self._most = text, default, most
+        self._text, self._default, self._maximum = text, default, maximum
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog"):
@@ -62,17 +62,17 @@ class NumberQuestion(ModalScreen[int | None]):
             yield Static("enter: accept · esc: cancel", id="verdict", classes="dim", markup=False)
 
     @on(Input.Submitted)
-    def _take(self, event: Input.Submitted) -> None:
-        if event.value.strip().isdecimal() and 1 <= int(event.value) <= self._most:
+    def _accept(self, event: Input.Submitted) -> None:
+        if event.value.strip().isdecimal() and 1 <= int(event.value) <= self._maximum:
             self.dismiss(int(event.value))
             return
         verdict = self.query_one("#verdict", Static)
-        verdict.update(plain_content(f"✗ expected a whole number from 1 to {self._most}"))
+        verdict.update(plain_content(f"✗ expected a whole number from 1 to {self._maximum}"))
         verdict.add_class("wrong")
 
 
 class Choice(ModalScreen[str | None]):
-    """One of a few things, each with a line about it."""
+    """Asks for one of a few choices, each with a description."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q", "dismiss(None)", "Back")]
 
@@ -87,12 +87,12 @@ class Choice(ModalScreen[str | None]):
             yield Static("enter: accept · esc: cancel", classes="dim", markup=False)
 
     @on(Menu.Selected)
-    def _take(self) -> None:
+    def _accept(self) -> None:
         self.dismiss(self.query_one(Menu).chosen)
 
 
 class FreeQuestion(ModalScreen[frozenset[int] | None]):
-    """What to free, of all that is held; what a live run needs is shown and cannot be chosen."""
+    """Asks what to free. Shows everything in memory; what a live run needs cannot be chosen."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q", "dismiss(None)", "Back"),
@@ -113,10 +113,10 @@ class FreeQuestion(ModalScreen[frozenset[int] | None]):
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog wide"):
-            yield Static("What is in memory, the latest used first:" if self._rows else "Nothing is held in memory.")
-            yield Menu(self._rows, id="choices", always=3)
+            yield Static("In memory, most recently used first:" if self._rows else "Nothing is in memory.")
+            yield Menu(self._rows, id="choices", num_fixed=3)
             yield Static(self._parts.get(self._rows[0].id, "") if self._rows else "", id="parts", markup=False)
-            yield Static("\nspace: mark · enter: free the marked, or this one · esc: cancel", classes="dim")
+            yield Static("\nspace: mark · enter: free marked rows or this one · esc: cancel", classes="dim")
 
     @on(Menu.Highlighted)
     def _show_parts(self) -> None:
@@ -128,7 +128,7 @@ class FreeQuestion(ModalScreen[frozenset[int] | None]):
             menu.mark()
 
     @on(Menu.Selected)
-    def _take(self) -> None:
+    def _accept(self) -> None:
         chosen = [name for name in self.query_one(Menu).marked_or_chosen if name in self._idle]
         if chosen:
             self.dismiss(frozenset(map(int, chosen)))
@@ -139,7 +139,7 @@ def _held_name(holding: Holding) -> str:
 
 
 class ModelQuestion(ModalScreen[str | None]):
-    """One of many architectures; typing narrows the list down, arrows move in it."""
+    """Asks for one of many architectures; typing filters the list, arrows move in it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "dismiss(None)", "Back"),
@@ -157,7 +157,7 @@ class ModelQuestion(ModalScreen[str | None]):
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog wide"):
             yield Input(placeholder="type a part of the name, for example densenet", compact=True)
-            yield Menu(self._rows, id="choices", always=2)
+            yield Menu(self._rows, id="choices", num_fixed=2)
             yield Static("↑↓: move · enter: accept · esc: cancel", id="verdict", classes="dim", markup=False)
 
     def action_move(self, by: int) -> None:
@@ -168,33 +168,33 @@ class ModelQuestion(ModalScreen[str | None]):
         words = event.value.lower().split()
         found = [row for row in self._rows if all(word in " ".join(row.cells).lower() for word in words)]
         self.query_one(Menu).set_rows(found, highlight=0)
-        none = "✗ no such network · esc: cancel"
+        none = "✗ no matching architecture · esc: cancel"
         self.query_one("#verdict", Static).update("↑↓: move · enter: accept · esc: cancel" if found else none)
 
     @on(Input.Submitted)
-    def _take(self) -> None:
+    def _accept(self) -> None:
         menu = self.query_one(Menu)
         if menu.highlighted is not None:
             self.dismiss(menu.chosen)
 
     @on(Menu.Selected)
-    def _take_clicked(self) -> None:
+    def _accept_clicked(self) -> None:
         self.dismiss(self.query_one(Menu).chosen)
 
 
 class FolderQuestion(ModalScreen[Path | None]):
-    """Asks for a folder of classes and does not close before it is one, or escape is pressed."""
+    """Asks for a folder of classes; stays open until the folder is valid or escape is pressed."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", "Back")]
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog wide"):
-            yield Static("Your own images: one folder a class, or train/ and test/ folders of classes.", markup=False)
+            yield Static("Your own images: one folder per class, or train/ and test/ folders of classes.", markup=False)
             yield Input(placeholder="~/pictures", id="path")
             yield Static("enter: accept · esc: cancel", id="verdict", classes="dim", markup=False)
 
     @on(Input.Submitted)
-    def _take(self, event: Input.Submitted) -> None:
+    def _accept(self, event: Input.Submitted) -> None:
         try:
             self.dismiss(find_class_folder(event.value))
         except (SpecError, DatasetError) as error:
@@ -204,19 +204,19 @@ class FolderQuestion(ModalScreen[Path | None]):
 
 
 def find_class_folder(text: str) -> Path:
-    """The folder that was typed, if it looks like a dataset.
+    """The folder at this path, if it looks like a dataset.
 
     Raises:
-        SpecError, DatasetError: it is none.
+        SpecError, DatasetError: it does not.
     """
     if not text.strip():
         raise SpecError("type the path of a folder")
     try:
         folder = expand(text.strip()).absolute()
-    except RuntimeError as error:  # ~ of a person that there is not
+    except RuntimeError as error:  # ~ of an unknown user
         raise DatasetError(f"no folder {text.strip()} ({error})") from None
     if not folder.is_dir():
-        raise DatasetError(f"no folder {folder}; expected one folder a class inside it")
+        raise DatasetError(f"no folder {folder}; expected one folder per class inside it")
     try:
         part = folder / "train" if (folder / "train").is_dir() else folder
         classes = [path for path in part.iterdir() if path.is_dir() and not path.name.startswith(".")]
@@ -234,7 +234,7 @@ def _key_line(keys: str, about: str) -> Content:
 
 
 class Keys(ModalScreen[None]):
-    """Every key that does something on the screen below."""
+    """Lists the keys of the screen below."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,question_mark", "dismiss(None)", "Back")]
 
@@ -247,11 +247,11 @@ class Keys(ModalScreen[None]):
             yield Static(Content("\n").join(self._lines()))
 
     def _lines(self) -> list[Content]:
-        lines = [Content.styled("Keys here", "bold"), Content("")]
+        lines = [Content.styled("Keys on this screen", "bold"), Content("")]
         seen = set()
         for active in self._below.active_bindings.values():
             binding = active.binding
-            if binding.tooltip and binding.tooltip not in seen:  # every binding of reslab's own has one
+            if binding.tooltip and binding.tooltip not in seen:  # every binding of reslab has one
                 seen.add(binding.tooltip)
                 lines.append(_key_line(self.app.get_key_display(binding), binding.tooltip))
         lines.append(_key_line("↑↓ hjkl", "move in a pane"))

@@ -1,4 +1,4 @@
-"""What will run, in words: the lines below Set up's panes."""
+"""The text below Set up's panes: what will run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def plan_lines(spec: RunSpec, estimate: str, found: Survey | None = None) -> list[Content]:
-    """What a spec will do, in two to four lines; `found` is what lies there of a dataset that has to be looked at."""
+    """What a spec will do, in two to four lines; `found` is the survey of a dataset on disk."""
     info, found = find_model(spec.model), found or published(spec)
     shape = found.shape if found else find_dataset(spec.dataset).spec_shape(spec.image_size)
     if shape is None:
@@ -41,10 +41,10 @@ def plan_lines(spec: RunSpec, estimate: str, found: Survey | None = None) -> lis
     if problem := misfit(info, shape):
         return [plain_content(problem, "$warning")]
     stem = choose_stem(info, spec.stem, shape)
-    changes = " · ".join(describe_changes(info, shape, stem)) or "nothing to change"
+    changes = " · ".join(describe_changes(info, shape, stem)) or "no changes"
     lines = [
         plain_content(f"{changes} · {count_parameters(info, shape, stem):,} parameters"),
-        plain_content(f"images {shape} · {found.counts if found else 'looking at the files …'} · {estimate}"),
+        plain_content(f"images {shape} · {found.counts if found else 'scanning files …'} · {estimate}"),
     ]
     last = list(found.notes) if found else []
     if stem == "imagenet" and min(shape.height, shape.width) < SMALL_IMAGE:
@@ -55,7 +55,7 @@ def plan_lines(spec: RunSpec, estimate: str, found: Survey | None = None) -> lis
 
 
 def marked_lines(datasets: Sequence[str], models: Sequence[str], recipe: Mapping[str, Value]) -> list[Content]:
-    """What is done with the marked rows, by each of the keys that do something with them."""
+    """The marked rows, and the keys that act on them."""
     from engine.combinations import combine
 
     short = [Path(name).name if name.startswith(FOLDER_PREFIX) else name for name in datasets]
@@ -66,12 +66,17 @@ def marked_lines(datasets: Sequence[str], models: Sequence[str], recipe: Mapping
         return [plain_content(names), plain_content(error, "$warning")]
     return [
         plain_content(f"{counted(number, 'run')} marked: {names}"),
-        plain_content("enter on Architecture trains them in turn · a adds them to the queue", "bold"),
-        plain_content("A: several seeds · t: each with its twin · space takes a mark away", "dim"),
+        plain_content("enter on Architecture: train one after another · a: add to the queue", "bold"),
+        plain_content("A: several seeds · t: each with its twin · space: unmark", "dim"),
     ]
 
 
+def survey_key(spec: RunSpec) -> tuple[object, ...]:
+    """The settings that decide which images are loaded and how they are split."""
+    return spec.dataset, spec.image_size, spec.test_share, spec.val_share
+
+
 def plan_text(plan: Plan) -> str:
-    """Whether a run would fit now."""
+    """Whether a run would fit in memory now."""
     peak = memory_size(plan.forecast.allocator_bytes if plan.forecast else None)
     return f"memory {peak} of {memory_size(plan.room_bytes)}: {plan.words} · batch size up to {plan.largest_batch:,}"

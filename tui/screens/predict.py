@@ -1,5 +1,5 @@
-"""Predict: what a trained run predicts for a person's own image, the picture beside the five surest classes; or for
-the images of a folder, each with its class below it.
+"""Predict: what a trained run predicts for the user's own image, with its five most likely classes, or for the images
+of a folder, each with its class below it.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 
 _BAR = 16  # cells
 _HELP = "→: complete the path · enter: predict · esc: back"
-_TELL_EVERY = 16  # files of a folder
+_PROGRESS_EVERY = 16  # files
 
 
 class PathSuggester(Suggester):
-    """The first file or folder whose name goes on from what is typed."""
+    """Suggests the first file or folder whose name starts with the typed text."""
 
     def __init__(self) -> None:
         super().__init__(use_cache=False, case_sensitive=True)
@@ -48,19 +48,19 @@ class PathSuggester(Suggester):
 
 
 def complete_path(typed: str) -> str | None:
-    """`typed` made longer to the first name, in the order of the alphabet, that it is the beginning of."""
+    """`typed`, completed to the first path in alphabetical order that starts with it; None if there is none."""
     folder, _, start = typed.rpartition("/")
     try:
         root = expand(f"{folder}/" if folder or typed.startswith("/") else ".")
         names = sorted(path.name + ("/" if path.is_dir() else "") for path in root.iterdir())
-    except (OSError, RuntimeError):  # no such folder, no such home
+    except (OSError, RuntimeError):  # no such folder or home
         return None
     found = next((name for name in names if name.startswith(start) and (start or not name.startswith("."))), None)
     return None if found is None else typed[: len(typed) - len(start)] + found
 
 
 class PredictScreen(LabDialog[None]):
-    """Stays open for one image after another, until escape."""
+    """Stays open for more images until escape."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", "Back")]
 
@@ -75,41 +75,43 @@ class PredictScreen(LabDialog[None]):
     def compose(self) -> ComposeResult:
         record = self._details.record
         with Vertical(classes="dialog wide", id="predict"):
-            title = f"What run {record.run}, {record.model} on {record.dataset}, predicts for an image:"
+            title = f"Predict an image with run {record.run}, {record.model} on {record.dataset}:"
             yield Static(plain_content(title))
-            yield Input(placeholder="the path of an image, or of a folder", id="path", suggester=PathSuggester())
+            yield Input(placeholder="path of an image or a folder", id="path", suggester=PathSuggester())
             with Horizontal():
                 yield Gallery(id="picture")
                 yield Static(id="guesses", markup=False)
             yield Static(_HELP, id="verdict", classes="dim", markup=False)
 
     @on(Input.Submitted)
-    def _look(self, event: Input.Submitted) -> None:
+    def _submitted(self, event: Input.Submitted) -> None:
         if event.value.strip():
-            self.look(Path(event.value.strip()))
+            self.predict(Path(event.value.strip()))
 
     @work(exclusive=True, group="predict")
-    async def look(self, file: Path) -> None:
+    async def predict(self, file: Path) -> None:
         verdict = self.query_one("#verdict", Static)
         verdict.remove_class("wrong")
-        verdict.update("looking …")
-        self._control.stop()  # whatever folder is still looked through
+        verdict.update("predicting …")
+        self._control.stop()  # a folder may still be in progress
         self._control = RunControl()
         try:
-            await (self._look_through(file) if expand(file).is_dir() else self._look_at(file))
+            await (self._predict_folder(file) if expand(file).is_dir() else self._predict_image(file))
         except ReslabError as error:
             verdict.update(plain_content(f"✗ {error}"))
             verdict.add_class("wrong")
 
-    async def _look_at(self, file: Path) -> None:
+    async def _predict_image(self, file: Path) -> None:
         lab, details = self.state.lab, self._details
         guesses, pixels = await self.commands.run_in_thread(lambda: lab.predict_picture(details, file))
         self._show([Picture(pixels, (file.name, ""))], guess_lines(guesses), folder=False)
         self.query_one("#verdict", Static).update(_HELP)
 
-    async def _look_through(self, folder: Path) -> None:
+    async def _predict_folder(self, folder: Path) -> None:
         lab, details, control = self.state.lab, self._details, self._control
-        found = await self.commands.run_in_thread(lambda: lab.predict_pictures(details, folder, self._tell, control))
+        found = await self.commands.run_in_thread(
+            lambda: lab.predict_pictures(details, folder, self._report_progress, control)
+        )
         pictures = [
             Picture(pixels, (f"{guesses[0].class_name} {percent(guesses[0].confidence, 1)}", name))
             for name, guesses, pixels in found.images
@@ -118,12 +120,12 @@ class PredictScreen(LabDialog[None]):
         self.query_one(Gallery).focus()
         self.query_one("#verdict", Static).update(plain_content(folder_text(found, details.record.run)))
 
-    def _tell(self, done: int, total: int) -> None:
-        """Called in the thread that looks through a folder."""
-        if done % _TELL_EVERY == 0:
-            self.app.call_later(self._told, done, total)
+    def _report_progress(self, done: int, total: int) -> None:
+        """Called in the thread that predicts a folder."""
+        if done % _PROGRESS_EVERY == 0:
+            self.app.call_later(self._show_progress, done, total)
 
-    def _told(self, done: int, total: int) -> None:
+    def _show_progress(self, done: int, total: int) -> None:
         if self.is_mounted:
             self.query_one("#verdict", Static).update(f"predicting {done:,} of {total:,} files …")
 
@@ -134,11 +136,11 @@ class PredictScreen(LabDialog[None]):
 
 
 def folder_text(found: FolderGuesses, run: int) -> str:
-    """What was shown of a folder, what was not, and how to turn the pages."""
+    """How many images of a folder are shown, how many are not, and the keys for paging."""
     counts = Counter(guesses[0].class_name for _, guesses, _ in found.images)
-    said = [f"{safe_text(name, 16)} {number:,}×" for name, number in counts.most_common(3)]
-    said += [counted(len(counts) - 3, "more class", "more classes")] if len(counts) > 3 else []
-    text = f"{counted(len(found.images), 'image')}: {', '.join(said)}"
+    parts = [f"{safe_text(name, 16)} {number:,}×" for name, number in counts.most_common(3)]
+    parts += [counted(len(counts) - 3, "more class", "more classes")] if len(counts) > 3 else []
+    text = f"{counted(len(found.images), 'image')}: {', '.join(parts)}"
     text += f" · left out {counted(found.num_left_out, 'other file')}" if found.num_left_out else ""
     if found.num_to_go:
         text += f" · {counted(found.num_to_go, 'file')} not read: reslab predict {run} FOLDER reads all"
@@ -146,7 +148,7 @@ def folder_text(found: FolderGuesses, run: int) -> str:
 
 
 def guess_lines(guesses: tuple[Guess, ...]) -> Content:
-    """One line a class: its name, a bar and its softmax."""
+    """One line per class: its name, a bar and its softmax."""
     names = [safe_text(guess.class_name, 16) for guess in guesses]
     wide = max(map(len, names))
     return Content("\n").join(

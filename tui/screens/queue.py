@@ -1,4 +1,4 @@
-"""What waits in the queue: look, reorder, remove, go on or hold."""
+"""The queue: view, reorder, remove, resume or hold waiting runs."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class QueueScreen(LabDialog[None]):
     """Follows the queue and the live run."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("K,shift+up", "move(-1)", "Up", tooltip="let it run earlier", key_display="K"),
-        Binding("J,shift+down", "move(1)", "Down", tooltip="let it run later", key_display="J"),
-        Binding("d", "remove", "Remove", tooltip="take it out of the queue"),
-        Binding("g", "start", "Resume", tooltip="let all that waits run, what is on hold too"),
-        Binding("h", "hold", "Hold", tooltip="let the live run end, and start none of these after it"),
+        Binding("K,shift+up", "move(-1)", "Up", tooltip="run it earlier", key_display="K"),
+        Binding("J,shift+down", "move(1)", "Down", tooltip="run it later", key_display="J"),
+        Binding("d", "remove", "Remove", tooltip="remove it from the queue"),
+        Binding("g", "start", "Resume", tooltip="run all waiting runs, including those on hold"),
+        Binding("h", "hold", "Hold", tooltip="hold all waiting runs; the live run continues"),
         Binding("escape,q,u", "dismiss(None)", "Back", tooltip="back", key_display="esc"),
     ]
 
@@ -43,10 +43,11 @@ class QueueScreen(LabDialog[None]):
         queue, live = self.state.queue.value, self.state.live.value
         running = f"{live.spec.model} on {live.spec.dataset}, {live.state}" if live and not live.over else "nothing"
         resume = " · g resumes" if queue.held else ""
-        text = f"{queue.done} done, running: {running}\n{queue.words or 'nothing waits'}{resume}"
+        text = f"{queue.done} done, running: {running}\n{queue.summary or 'no runs waiting'}{resume}"
         if self.state.settings.side_by_side:
             text = (
-                f"{len(queue.begun)} begun on the cluster, watching: {running}\n{len(queue.waiting)} waiting for room"
+                f"{len(queue.started)} started on the cluster, watching: {running}\n"
+                f"{len(queue.waiting)} waiting for capacity"
             )
         self.query_one("#state", Static).update(plain_content(text.splitlines()[0]) + "\n" + text.splitlines()[1])
         menu = self.query_one(Menu)
@@ -71,7 +72,7 @@ class QueueScreen(LabDialog[None]):
 
     def action_move(self, by: int) -> None:
         menu = self.query_one(Menu)
-        if not menu.ids:  # they are still being read
+        if not menu.ids:  # still loading
             return
         number = int(menu.chosen)
         self.commands.queue.change(lambda store: store.move_waiting(number, by))

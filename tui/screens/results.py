@@ -1,4 +1,4 @@
-"""Results: every run ever made, newest first; sorted, filtered, opened, exported, deleted."""
+"""Results: all runs, newest first. Sort, filter, open, compare, export and delete them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from textual.widgets import Static
 
 from engine.errors import ReslabError
 from tui.commands import Commands
-from tui.listing import EMPTY, LEFT, TITLES, Listed, Listing, arrange
+from tui.listing import EMPTY, LEFT, TITLES, ListedRun, Listing, arrange
 from tui.screens.base import ReadingScreen, follow
 from tui.state import AppState
 from tui.text import counted, plain_content
@@ -30,14 +30,14 @@ class _Runs(Table):
 
 class ResultsScreen(ReadingScreen[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("space", "mark", "Mark", tooltip="mark the run for a comparison, or take the mark away"),
+        Binding("space", "mark", "Mark", tooltip="mark the run for comparison, or unmark it"),
         Binding("c", "compare", "Compare", tooltip="compare the marked runs"),
-        Binding("slash", "filter", "Filter", tooltip="show only the runs whose row contains a text"),
+        Binding("slash", "filter", "Filter", tooltip="show only runs whose row contains a text"),
         Binding("s", "sort(1)", "Sort", tooltip="sort by the next column"),
-        Binding("S", "reverse", "Reverse", show=False, tooltip="turn the order round"),
-        Binding("R", "resume", "Go on", show=False, tooltip="resume a run that was interrupted or stopped"),
-        Binding("W", "watch", "Watch", show=False, tooltip="follow a run that another process carries, on Train"),
-        Binding("d", "delete", "Delete", tooltip="delete the run under the cursor, rows and weights"),
+        Binding("S", "reverse", "Reverse", show=False, tooltip="reverse the order"),
+        Binding("R", "resume", "Resume", show=False, tooltip="resume a run that was interrupted or stopped"),
+        Binding("W", "watch", "Watch", show=False, tooltip="follow another process's run on Train"),
+        Binding("d", "delete", "Delete", tooltip="delete the run with its figures and weights"),
         Binding("e", "export", "Export", tooltip="write the run as CSV, JSON and TOML files"),
         Binding("escape", "unfilter", "Clear filter", show=False),
     ]
@@ -47,13 +47,13 @@ class ResultsScreen(ReadingScreen[None]):
         self._listing: Listing = EMPTY
         self._sort_by, self._reverse = 0, True
         self._marked: list[int] = []
-        self.filled = False
+        self.loaded = False
 
     def compose(self) -> ComposeResult:
         yield ModeBar("results")
         yield Static(id="summary", markup=False)
         yield Field("filter", "filter, for example mnist completed")
-        yield _Runs("runs", left=LEFT)
+        yield _Runs("runs", left=LEFT, markable=True)
         yield KeyBar()
 
     def on_mount(self) -> None:
@@ -73,7 +73,7 @@ class ResultsScreen(ReadingScreen[None]):
 
     @work(exclusive=True, group="load")
     async def load(self) -> None:
-        """Show what is known, then read the record anew."""
+        """Show the last listing, then read the runs again."""
         if self.state.listing.value is not None:
             self._listing = self.state.listing.value
             self._fill()
@@ -82,7 +82,7 @@ class ResultsScreen(ReadingScreen[None]):
         except ReslabError as error:
             self.commands.report(str(error), "error")
             found = self._listing
-        if not (self.filled and found is self._listing):
+        if not (self.loaded and found is self._listing):
             self._show(found)
 
     def _show(self, listing: Listing | None) -> None:
@@ -92,7 +92,7 @@ class ResultsScreen(ReadingScreen[None]):
         self._fill()
 
     def _fill(self) -> None:
-        self.filled = True
+        self.loaded = True
         shown = self._shown()
         titles = [title + self._arrow(number) for number, title in enumerate(TITLES)]
         widths = [max(len(title), wide) for title, wide in zip(titles, self._listing.widths, strict=True)]
@@ -107,14 +107,14 @@ class ResultsScreen(ReadingScreen[None]):
 
     def _summarize(self, shown: int) -> None:
         total = len(self._listing.runs)
-        text = counted(total, "run") if total else "no runs yet: 1 sets one up"
+        text = counted(total, "run") if total else "no runs yet · 1: set one up"
         if shown != total:
             text += f", {shown:,} shown"
         if self._marked:
             text += f", {len(self._marked)} marked"
         self.query_one("#summary", Static).update(plain_content(f"{text}, sorted by {TITLES[self._sort_by]}"))
 
-    def _shown(self) -> list[Listed]:
+    def _shown(self) -> list[ListedRun]:
         return arrange(self._listing, self._sort_by, self._reverse, self._field.value)
 
     @on(Table.Selected)
@@ -160,7 +160,7 @@ class ResultsScreen(ReadingScreen[None]):
 
     def action_sort(self, by: int) -> None:
         self._sort_by = (self._sort_by + by) % len(TITLES)
-        self._reverse = self._sort_by not in LEFT  # names from A, figures from the greatest
+        self._reverse = self._sort_by not in LEFT  # names from A, largest figures first
         self._fill()
 
     def action_reverse(self) -> None:
@@ -168,9 +168,9 @@ class ResultsScreen(ReadingScreen[None]):
         self._fill()
 
     def action_resume(self) -> None:
-        record = next((listed.record for listed in self._listing.runs if listed.run == self._table.chosen), None)
-        if record is not None:
-            self.commands.resume_run(record)
+        summary = next((listed.summary for listed in self._listing.runs if listed.run == self._table.chosen), None)
+        if summary is not None:
+            self.commands.resume_run(summary)
 
     def action_watch(self) -> None:
         if self._table.chosen is not None:
@@ -180,7 +180,7 @@ class ResultsScreen(ReadingScreen[None]):
     async def action_delete(self) -> None:
         run = self._table.chosen
         if run is None or not await self.commands.ask(
-            f"Delete run {run} with its figures and weights? It cannot be brought back."
+            f"Delete run {run} with its figures and weights? This cannot be undone."
         ):
             return
         try:

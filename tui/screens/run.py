@@ -1,18 +1,18 @@
-"""One run, opened: its metric table, classes, confusion, curves and settings."""
+"""One run: its metrics, classes, confusion, mistakes, curves, files and settings."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import numpy as np
-from rich.text import Text
+from rich.cells import cell_len
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
-from textual.widgets import DataTable, Static, TabbedContent, TabPane, Tabs
+from textual.widgets import Static, TabbedContent, TabPane, Tabs
 
 from engine.analysis.remarks import remarks_on
 from engine.analysis.tables import class_rows, facts, result_table, setting_rows
@@ -26,30 +26,31 @@ from tui.screens.base import LabScreen, follow
 from tui.screens.predict import PredictScreen
 from tui.screens.train import TEST_COLOUR, TRAIN_COLOUR, VAL_COLOUR, epoch_ticks
 from tui.state import AppState
-from tui.text import aligned, counted, plain_content
+from tui.text import counted, plain_content
 from tui.widgets.chart import Chart, Line, align
 from tui.widgets.confusion import ConfusionMap
 from tui.widgets.figures import columns_text
 from tui.widgets.gallery import Gallery, Picture
 from tui.widgets.key_bar import KeyBar
 from tui.widgets.mode_bar import ModeBar
+from tui.widgets.table import Table
 
 if TYPE_CHECKING:
     from engine.control import Control
 
 
 class RunScreen(LabScreen[None]):
-    """Reads everything once and shows it under tabs; left and right change them."""
+    """Shows a run in tabs; left and right switch tabs."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("left,h", "tab(-1)", "Tab", key_display="←→", tooltip="the tab before or after this one"),
+        Binding("left,h", "tab(-1)", "Tab", key_display="←→", tooltip="the previous or next tab"),
         Binding("right,l", "tab(1)", "Next tab", show=False),
         Binding("j,down", "scroll(1)", "Down", show=False),
         Binding("k,up", "scroll(-1)", "Up", show=False),
         Binding("n", "page(1)", "Next page", tooltip="in Mistakes: the next page of pictures"),
-        Binding("b", "page(-1)", "Page back", show=False, tooltip="in Mistakes: the page before"),
+        Binding("b", "page(-1)", "Page back", show=False, tooltip="in Mistakes: the previous page"),
         Binding("m", "all_mistakes", "All mistakes", tooltip="all mistakes, not only one cell's"),
-        Binding("p", "predict", "Predict", tooltip="what the run makes of an image of your own"),
+        Binding("p", "predict", "Predict", tooltip="predict an image of your own"),
         Binding("e", "export", "Export", tooltip="write the run as CSV, JSON and TOML files"),
         Binding("escape,backspace", "back", "Back", tooltip="back to the tabs, then to the list"),
     ]
@@ -68,7 +69,7 @@ class RunScreen(LabScreen[None]):
             with TabPane("Metrics", id="metrics"), VerticalScroll():
                 yield Static(id="metric-table", markup=False)
             with TabPane("Classes", id="classes"):
-                yield DataTable[Text](id="class-table", cursor_type="row")
+                yield Table("class-table")
             with TabPane("Confusion", id="confusion"):
                 yield ConfusionMap(id="confusion-map")
             with TabPane("Mistakes", id="mistakes"):
@@ -79,7 +80,7 @@ class RunScreen(LabScreen[None]):
                 yield Chart("accuracy", (0.0, 1.0), lambda value: f"{100 * value:.0f} %", id="accuracy")
             with TabPane("Files", id="files"):
                 yield Static(id="left-out", markup=False)
-                yield DataTable[Text](id="files-table", cursor_type="row")
+                yield Table("files-table", left=(0, 1))
             with TabPane("Settings", id="settings"), VerticalScroll():
                 yield Static(id="facts", markup=False)
         yield KeyBar()
@@ -87,7 +88,7 @@ class RunScreen(LabScreen[None]):
     def on_mount(self) -> None:
         align(*self.query(Chart))
         self.query_one(Tabs).focus()
-        follow(self, self.state.listing, lambda listing: self.load())  # it may be this run that has ended
+        follow(self, self.state.listing, lambda listing: self.load())  # this run may have ended
 
     def on_screen_resume(self) -> None:
         self.load()
@@ -101,7 +102,7 @@ class RunScreen(LabScreen[None]):
             if self.is_current:
                 self.app.pop_screen()
             return
-        if self.is_attached and self.query("#title"):  # not left while it was read, nor half taken down
+        if self.is_attached and self.query("#title"):  # the screen may have closed meanwhile
             self._show(details)
             self._show_files(left_out)
 
@@ -115,13 +116,13 @@ class RunScreen(LabScreen[None]):
         title = f"run {record.run}: {record.model} on {record.dataset}, {record.status}"
         title += f": {record.error}" if record.error else ""
         self.query_one("#title", Static).update(plain_content(title, "bold"))
-        warning = "" if details.intact is not False else "✗ changed after its end: do not trust these figures\n\n"
+        warning = "" if details.intact is not False else "✗ changed after the run ended: do not trust these figures\n\n"
         table = columns_text(result_table(details))
         self.query_one("#metric-table", Static).update(
             warning
             + table
             + "".join(f"\nnote: {safe_text(remark)}" for remark in remarks_on(details))
-            + _reading_help(details)
+            + _footnote(details)
         )
         lines = [
             f"{name:<10} {safe_text(value)}" for name, value in facts(details, self.state.folders.run_folder(self.run))
@@ -132,35 +133,25 @@ class RunScreen(LabScreen[None]):
         self._show_curves(details)
 
     def _show_classes(self, details: RunDetails) -> None:
-        classes = self.query_one("#class-table", DataTable)
-        classes.clear(columns=True)
+        table = self.query_one("#class-table", Table)
         final = details.evaluation("final")
         if final is None:
-            classes.add_column("not evaluated on the test set after training")
+            _show_rows(table, ("not evaluated on the test set after training",), ())
             return
-        head = ("class", "precision", "recall", "F1", "images")
-        first, *rest = aligned([head, *class_rows(details.class_names, final.per_class)])
-        classes.add_columns(*map(Text, first))
-        for row in rest:
-            classes.add_row(*map(Text, row))
+        titles = ("class", "precision", "recall", "F1", "images")
+        _show_rows(table, titles, class_rows(details.class_names, final.per_class))
         self.query_one(ConfusionMap).show(details.class_names, final.confusion)
 
     def _show_files(self, left_out: list[FileRecord] | None) -> None:
-        table, words = self.query_one("#files-table", DataTable), self.query_one("#left-out", Static)
-        table.clear(columns=True)
+        table, words = self.query_one("#files-table", Table), self.query_one("#left-out", Static)
         table.display = bool(left_out)
         if left_out is None:
-            words.update("this dataset is no folder of image files")
+            words.update("this dataset is not a folder of image files")
             return
         manifest = self.state.folders.run_folder(self.run) / MANIFEST_NAME
         number = counted(len(left_out), "file") if left_out else "no file"
         words.update(plain_content(f"{number} left out; every file with its hash and split: {manifest}"))
-        first, *rest = aligned(
-            [["left out", "why"], *([safe_text(item.file), safe_text(item.problem)] for item in left_out)], left=(0, 1)
-        )
-        table.add_columns(*map(Text, first))
-        for row in rest:
-            table.add_row(*map(Text, row))
+        _show_rows(table, ("left out", "why"), [(safe_text(item.file), safe_text(item.problem)) for item in left_out])
 
     def _show_curves(self, details: RunDetails) -> None:
         steps = len(details.curve.losses)
@@ -180,7 +171,7 @@ class RunScreen(LabScreen[None]):
     def _tab_activated(self, event: TabbedContent.TabActivated) -> None:
         self.refresh_bindings()
         if event.pane.id == "mistakes":
-            self._ask_for_mistakes()
+            self._request_mistakes()
 
     @on(ConfusionMap.Chosen)
     def _cell_chosen(self, event: ConfusionMap.Chosen) -> None:
@@ -190,9 +181,9 @@ class RunScreen(LabScreen[None]):
 
     def action_all_mistakes(self) -> None:
         self._cell = None
-        self._ask_for_mistakes()
+        self._request_mistakes()
 
-    def _ask_for_mistakes(self) -> None:
+    def _request_mistakes(self) -> None:
         if self._details is not None and self._shown_cell != self._cell:
             self._shown_cell = self._cell
             self.load_mistakes(self._details, self._cell)
@@ -214,7 +205,7 @@ class RunScreen(LabScreen[None]):
                 Picture(image, (f"{names[m.predicted]} {percent(m.confidence, 1)}", f"is {names[m.label]}"), m.file)
                 for image, m in zip(images, mistakes, strict=True)
             ]
-            gallery.show(pictures, "no test image is in this cell" if cell else "no test image is misclassified")
+            gallery.show(pictures, "no test images in this cell" if cell else "no test images misclassified")
 
     def action_predict(self) -> None:
         if self._details is not None:
@@ -249,7 +240,7 @@ class RunScreen(LabScreen[None]):
         if pane is not None and pane.id == "confusion":
             self.query_one(ConfusionMap).focus()
             return
-        for target in pane.query("DataTable, VerticalScroll") if pane else ():
+        for target in pane.query("Table, VerticalScroll") if pane else ():
             target.scroll_relative(y=by, animate=False)
 
     @work
@@ -261,15 +252,21 @@ class RunScreen(LabScreen[None]):
             self.commands.report(str(error), "error")
 
 
+def _show_rows(table: Table, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Show rows of safe text, with columns as wide as their widest cell."""
+    widths = [max(map(cell_len, column)) for column in zip(titles, *rows, strict=True)]
+    table.show(titles, widths, list(enumerate(rows)))
+
+
 T = TypeVar("T")
 
 
 async def load_into(
     gallery: Gallery, commands: Commands, read: Callable[[Callable[[Progress], None], Control], T]
 ) -> T | None:
-    """Call `read` in another thread, for images may have to be decoded first, with its progress in the gallery's place.
+    """Call `read` in a thread, because it may have to decode images, and show its progress in the gallery.
 
-    None where it raised: then the gallery says why. It is asked to stop where nobody waits for it any more.
+    Returns None if it raised; the gallery then shows why. Stops `read` if the caller is cancelled.
     """
     from engine.control import RunControl
 
@@ -277,15 +274,15 @@ async def load_into(
     gallery.show((), "loading torch and the test images …")
     loading = True
 
-    def tell(progress: Progress) -> None:
+    def show_progress(progress: Progress) -> None:
         noun = progress.unit.removesuffix("s")
         total = f"{progress.done:,} of {counted(progress.total, noun)}" if progress.total else ""
         text = f"{progress.stage}: {total or counted(progress.done, noun)}" if noun else progress.stage
-        # What is still on its way when the reading ends must not cover the pictures.
+        # A late progress report must not replace the pictures.
         gallery.app.call_later(lambda: gallery.show((), text) if loading else None)
 
     try:
-        return await commands.run_in_thread(lambda: read(tell, control))
+        return await commands.run_in_thread(lambda: read(show_progress, control))
     except ReslabError as error:
         gallery.call_later(gallery.show, (), safe_text(error))
         return None
@@ -294,9 +291,9 @@ async def load_into(
         control.stop()
 
 
-def _reading_help(details: RunDetails) -> str:
+def _footnote(details: RunDetails) -> str:
     if details.record.final is None:
         return ""
     val = details.started and details.started.num_val
-    read = "the test set was read untrained and at the end" if val else "the figures are the last epoch's"
+    read = "The test set was evaluated before training and at the end" if val else "Figures from the last epoch"
     return f"\n\n{read}; nothing was selected on the test set.\nBalanced accuracy is the mean of the classes' recalls."

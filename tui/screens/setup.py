@@ -1,4 +1,4 @@
-"""Set up: pick a dataset and an architecture, read what will happen, press enter."""
+"""Set up: pick a dataset and an architecture, check what will run, press enter."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from engine.settings import Value, settings_of
 from engine.spec import RunSpec
 from tui.commands import Commands
 from tui.screens.base import LabScreen, follow
-from tui.screens.plan import marked_lines, plan_lines, plan_text
+from tui.screens.plan import marked_lines, plan_lines, plan_text, survey_key
 from tui.state import AppState
 from tui.text import estimate_text, millions, plain_content
 from tui.widgets.key_bar import KeyBar
@@ -37,16 +37,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _YOUR_FOLDER = "your folder …"
 _MORE = "more …"
-_REST_S = 0.3  # the cursor rests this long before a forecast is made
-_REST_BESIDE_A_RUN_S = 1.0  # a forecast keeps Python to itself for a second, which keys and training would feel
+_REST_S = 0.3  # the cursor must rest this long before a forecast starts
+_REST_DURING_RUN_S = 1.0  # a forecast holds the GIL for a second, which delays keys and training
 _RECIPE = {name: item for name, item in settings_of(RunSpec).items() if name not in ("dataset", "model")}
 
-_MARK = Binding("space", "mark", "Mark", tooltip="mark the row for the queue, or take its mark away")
+_MARK = Binding("space", "mark", "Mark", tooltip="mark the row for the queue, or unmark it")
 
 
 class _Datasets(Menu):
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "select", "Architecture", tooltip="go on to Architecture"),
+        Binding("enter", "select", "Architecture", tooltip="continue to Architecture"),
         _MARK,
     ]
 
@@ -67,25 +67,25 @@ class _Models(Menu):
 
 
 class SetupScreen(LabScreen[None]):
-    """Three panes and, below them, what will run."""
+    """Three panes, with what will run below them."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("tab", "app.focus_next", "Pane", show=False, tooltip="go to the next pane"),
-        Binding("shift+tab", "app.focus_previous", "Pane back", show=False, tooltip="go to the pane before"),
+        Binding("shift+tab", "app.focus_previous", "Pane back", show=False, tooltip="go to the previous pane"),
         Binding("a", "add", "Add", tooltip="add all marked datasets × architectures to the queue"),
-        Binding("A", "add_seeds", "Seeds", show=False, tooltip="add the same with several seeds"),
-        Binding("t", "twin", "Twin", tooltip="queue it and its twin with, or without, shortcuts"),
+        Binding("A", "add_seeds", "Seeds", show=False, tooltip="add all marked pairs with several seeds"),
+        Binding("t", "twin", "Twin", tooltip="queue it and its twin without (or with) shortcuts"),
         Binding("o", "report", "Report", tooltip="queue one of the report's experiments"),
-        Binding("r", "recipe", "Recipe", show=False, tooltip="the recipe fast, or the defaults"),
-        Binding("s", "small_stem", "Stem", tooltip="the 7×7/2 stem with pool, or 3×3/1 without"),
+        Binding("r", "recipe", "Recipe", show=False, tooltip="switch between the recipe fast and the defaults"),
+        Binding("s", "small_stem", "Stem", tooltip="switch the stem: 7×7/2 with pool, 3×3/1 without"),
     ]
 
     def __init__(self, state: AppState, commands: Commands) -> None:
         super().__init__(state, commands)
         self._folders: list[str] = []
         self._more: list[str] = []
-        self._resting: Timer | None = None
-        self._looking: Timer | None = None
+        self._forecast_timer: Timer | None = None
+        self._survey_timer: Timer | None = None
 
     def compose(self) -> ComposeResult:
         yield ModeBar("setup")
@@ -110,7 +110,7 @@ class SetupScreen(LabScreen[None]):
         follow(self, self.state.run_changed, self._run_changed)
 
     def on_screen_resume(self) -> None:
-        self.state.surveys.clear()  # files may have come or gone meanwhile
+        self.state.surveys.clear()  # files may have changed meanwhile
         self.show_plan()
 
     @property
@@ -126,7 +126,7 @@ class SetupScreen(LabScreen[None]):
         return self.query_one(RecipeForm)
 
     def show_spec(self, spec: RunSpec) -> None:
-        """Put a spec into the panes, as after `train --tui`."""
+        """Show a spec in the panes, as after `train --tui`."""
         if spec.dataset.startswith(FOLDER_PREFIX):
             self._add_folder(spec.dataset)
         self._add_model(spec.model)
@@ -139,7 +139,7 @@ class SetupScreen(LabScreen[None]):
         self.show_plan()
 
     def _run_changed(self, live: LiveRun) -> None:
-        if live.over:  # its memory is free again: earlier forecasts are out of date
+        if live.over:  # its memory is free again, so earlier forecasts are outdated
             self.show_plan()
 
     @on(RecipeForm.Changed)
@@ -159,7 +159,7 @@ class SetupScreen(LabScreen[None]):
             self._ask_for_model()
         elif self._marked:
             self._add(1, show=True)
-        elif not self._asked():
+        elif not self._open_row_dialog():
             self._train()
 
     def _train(self) -> None:
@@ -181,7 +181,7 @@ class SetupScreen(LabScreen[None]):
 
     @property
     def _pairs(self) -> tuple[list[str], list[str]]:
-        """The datasets and the architectures that are marked, or where none is the one under the cursor."""
+        """The marked datasets and architectures, each defaulting to the one under the cursor."""
         datasets, models = self._menus
         return (
             [name for name in datasets.marked_or_chosen if name != _YOUR_FOLDER],
@@ -189,15 +189,15 @@ class SetupScreen(LabScreen[None]):
         )
 
     def _specs(self, num_seeds: int = 1) -> list[RunSpec]:
-        """What the marks ask for; none, and a word about it, where that is nothing.
+        """The marked pairs as specs; reports it and returns none if there are no pairs.
 
         Raises:
-            SpecError: a pair of them cannot be trained.
+            SpecError: a pair cannot be trained.
         """
         chosen, architectures = self._pairs
         if not chosen or not architectures:
             what = "an architecture" if chosen else "a dataset"
-            self.commands.report(f"choose {what} first: enter on the last row asks for more", "warning")
+            self.commands.report(f"choose {what} first: enter on the last row lists more", "warning")
             return []
         from engine.combinations import combine
 
@@ -227,23 +227,23 @@ class SetupScreen(LabScreen[None]):
             self._add(number)
 
     def action_twin(self) -> None:
-        """Of what is marked, each with its twin; a twin that is marked itself comes once."""
-        if not self._marked and self._asked():
+        """Queue each marked network with its twin; a twin that is also marked is queued once."""
+        if not self._marked and self._open_row_dialog():
             return
         from engine.combinations import with_twin
 
         try:
-            asked = self._specs()
-            specs = list(dict.fromkeys(spec for one in asked for spec in with_twin(one)))
+            marked = self._specs()
+            specs = list(dict.fromkeys(spec for one in marked for spec in with_twin(one)))
         except SpecError as error:
             self.commands.report(str(error), "error")
             return
-        alone = list(dict.fromkeys(spec.model for spec in asked if len(with_twin(spec)) == 1))
+        alone = list(dict.fromkeys(spec.model for spec in marked if len(with_twin(spec)) == 1))
         if alone:
             self.commands.report(
                 f"{', '.join(alone)} has no twin without shortcuts; resnet18, 34, 50 and the CIFAR family have one"
             )
-        if len(alone) < len({spec.model for spec in asked}):
+        if len(alone) < len({spec.model for spec in marked}):
             self._queue(specs)
 
     @work
@@ -261,7 +261,7 @@ class SetupScreen(LabScreen[None]):
         self.show_plan()
 
     def action_recipe(self) -> None:
-        """Between `fast` and the defaults; settings that no recipe names stay as they are."""
+        """Switch between `fast` and the defaults; settings that the recipe does not name stay unchanged."""
         from engine.recipes import find_recipe
 
         fast = find_recipe("fast")
@@ -288,8 +288,8 @@ class SetupScreen(LabScreen[None]):
         menu.choose(name)
         self.show_plan()
 
-    def _asked(self) -> bool:
-        """Whether a row is highlighted that only asks for more; then it asks."""
+    def _open_row_dialog(self) -> bool:
+        """If the row under the cursor opens a dialog, open it and return True."""
         if self.dataset == _YOUR_FOLDER:
             self._ask_for_folder()
         elif self.model == _MORE:
@@ -307,7 +307,7 @@ class SetupScreen(LabScreen[None]):
             self._add_model(name)
 
     def _add_model(self, name: str) -> None:
-        """Highlight an architecture, putting it into the menu where it is not there yet."""
+        """Highlight an architecture; add it to the menu first if it is missing."""
         menu = self.query_one("#models", Menu)
         if name not in menu.ids:
             self._more.append(name)
@@ -316,18 +316,18 @@ class SetupScreen(LabScreen[None]):
         self.show_plan()
 
     def _check(self, values: dict[str, Value]) -> None:
-        """Raise SpecError where a recipe is not valid, whatever the dataset."""
+        """Raise SpecError if a recipe is not valid for any dataset."""
         RunSpec("digits", "resnet18" if self.model == _MORE else self.model, **values)  # type: ignore[arg-type]
 
     def show_plan(self) -> None:
-        if not (self.is_mounted and self.query("#datasets")):  # or half taken down
+        if not (self.is_mounted and self.query("#datasets")):  # the screen may be closing
             return
         if self._marked:
             lines = marked_lines(*self._pairs, self.recipe.values)
         elif self.dataset == _YOUR_FOLDER:
-            lines = [plain_content("enter asks for a folder of your own images: one folder a class")]
+            lines = [plain_content("enter: choose a folder of your own images, one folder per class")]
         elif self.model == _MORE:
-            lines = [plain_content(f"enter lists {len(MORE_MODELS)} more networks of torchvision")]
+            lines = [plain_content(f"enter: {len(MORE_MODELS)} more architectures from torchvision")]
         else:
             lines = self._plan()
         self.query_one("#plan", Static).update(Content("\n").join(lines))
@@ -335,60 +335,55 @@ class SetupScreen(LabScreen[None]):
     def _plan(self) -> list[Content]:
         try:
             spec = RunSpec(self.dataset, self.model, **self.recipe.values)  # type: ignore[arg-type]
-        except SpecError as error:  # a recipe that another architecture took
+        except SpecError as error:  # the recipe is not valid for this architecture
             return [plain_content(str(error), "$warning")]
-        found = self.state.surveys.get(_survey_key(spec))
+        found = self.state.surveys.get(survey_key(spec))
         if isinstance(found, str):
             return [plain_content(found, "$warning")]
         if found is None and published(spec) is None:
-            self._ask_for_survey(spec)
-        lines = plan_lines(spec, estimate_text(spec, self.state.records), found)
+            self._schedule_survey(spec)
+        lines = plan_lines(spec, estimate_text(spec, self.state.summaries), found)
         if self.state.settings.cluster is not None and len(lines) > 1:
             lines.insert(2, plain_content(self.state.settings.cluster.words))
-        elif self.state.torch_loaded.value and len(lines) > 1:  # a single line: the network cannot take such images
+        elif self.state.torch_loaded.value and len(lines) > 1:  # a single line: the network cannot take these images
             known = self.state.forecasts.get(spec)
             lines.insert(2, plain_content(known or "memory …", "" if known else "dim"))
             if known is None:
-                self._ask_for_forecast(spec)
+                self._schedule_forecast(spec)
         return lines
 
-    def _ask_for_survey(self, spec: RunSpec) -> None:
-        """As a forecast: files are listed and headers read in another thread, once the cursor rests."""
-        if self._looking is not None:
-            self._looking.stop()
-        self._looking = self.set_timer(_REST_S, partial(self._survey, spec))
+    def _schedule_survey(self, spec: RunSpec) -> None:
+        """List files and read their headers in a thread once the cursor rests."""
+        if self._survey_timer is not None:
+            self._survey_timer.stop()
+        self._survey_timer = self.set_timer(_REST_S, partial(self._survey, spec))
 
     @work(exclusive=True, group="survey")
     async def _survey(self, spec: RunSpec) -> None:
         lab = self.state.lab
-        found = await self.commands.run_in_thread(lambda: _or_why_not(lambda: lab.survey_now(spec)))
-        self.state.surveys.add(_survey_key(spec), found)
+        found = await self.commands.run_in_thread(lambda: _result_or_error(lambda: lab.survey_now(spec)))
+        self.state.surveys.add(survey_key(spec), found)
 
-    def _ask_for_forecast(self, spec: RunSpec) -> None:
-        """After the cursor has rested for a moment, in another thread."""
-        if self._resting is not None:
-            self._resting.stop()
-        rest_s = _REST_BESIDE_A_RUN_S if self.state.is_running else _REST_S
-        self._resting = self.set_timer(rest_s, partial(self._forecast, spec))
+    def _schedule_forecast(self, spec: RunSpec) -> None:
+        """Forecast memory in a thread once the cursor rests."""
+        if self._forecast_timer is not None:
+            self._forecast_timer.stop()
+        rest_s = _REST_DURING_RUN_S if self.state.is_running else _REST_S
+        self._forecast_timer = self.set_timer(rest_s, partial(self._forecast, spec))
 
     @work(exclusive=True, group="forecast")
     async def _forecast(self, spec: RunSpec) -> None:
         lab = self.state.lab
-        found = await self.commands.run_in_thread(lambda: _or_why_not(lambda: plan_text(lab.forecast(spec))))
+        found = await self.commands.run_in_thread(lambda: _result_or_error(lambda: plan_text(lab.forecast(spec))))
         self.state.forecasts.add(spec, found)
 
 
-def _or_why_not(work: Callable[[], T]) -> T | str:
-    """What `work` returns; where it cannot be said, why."""
+def _result_or_error(work: Callable[[], T]) -> T | str:
+    """The result of `work`, or the message of its error."""
     try:
         return work()
     except ReslabError as error:
         return str(error)
-
-
-def _survey_key(spec: RunSpec) -> tuple[object, ...]:
-    """What decides which images are loaded, and how they are divided."""
-    return spec.dataset, spec.image_size, spec.test_share, spec.val_share
 
 
 def _dataset_rows(folders: list[str]) -> list[Row]:

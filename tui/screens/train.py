@@ -1,4 +1,4 @@
-"""Train: the live run, its curves and figures, the memory, and what to do when it has ended."""
+"""Train: the live run's curves and figures, the memory, and what to do after the run."""
 
 from __future__ import annotations
 
@@ -37,25 +37,25 @@ TRAIN_COLOUR, TEST_COLOUR, VAL_COLOUR, TWIN_COLOUR = "#56B4E9", "#E69F00", "#009
 
 
 class TrainScreen(LabScreen[None]):
-    """Looks at the live run at a pace that the training hardly feels, and draws only what has changed.
+    """Redraws the live run at a pace that hardly slows training, and only what has changed.
 
-    A key, an evaluation and the end are drawn at once.
+    Keys, evaluations and the end of the run are drawn at once.
     """
 
     AUTO_FOCUS = ""
-    seen: var[tuple[object, ...]] = var((), init=False)
-    """What decides how the screen looks."""
-    stage: reactive[tuple[object, ...]] = reactive((), repaint=False, bindings=True, init=False)
-    """What decides which keys do something."""
+    drawn_state: var[tuple[object, ...]] = var((), init=False)
+    """Everything that the drawing depends on."""
+    key_state: reactive[tuple[object, ...]] = reactive((), repaint=False, bindings=True, init=False)
+    """Everything that the enabled keys depend on."""
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("p", "pause", "Pause/resume", tooltip="pause the run, or let it go on"),
-        Binding("s", "stop", "Stop", tooltip="stop the run; it keeps its figures and its weights"),
-        Binding("f", "free", "Free memory", tooltip="drop what no live run needs, and empty the allocator's cache"),
-        Binding("F", "choose_free", "Choose", show=False, tooltip="choose what to free, of all that is held"),
-        Binding("g", "gradients", "Gradients", tooltip="gradients by depth in the memory's place, or the memory again"),
+        Binding("p", "pause", "Pause/resume", tooltip="pause or resume the run"),
+        Binding("s", "stop", "Stop", tooltip="stop the run; its figures and weights are kept"),
+        Binding("f", "free", "Free memory", tooltip="unload what no live run needs; empty torch's cache"),
+        Binding("F", "choose_free", "Choose", show=False, tooltip="choose what to free"),
+        Binding("g", "gradients", "Gradients", tooltip="switch between memory and gradients by depth"),
         Binding("pagedown", "scroll_memory(1)", "Down", show=False, tooltip="scroll the memory of many GPUs"),
-        Binding("pageup", "scroll_memory(-1)", "Up", show=False, tooltip="scroll it back"),
-        Binding("enter", "open_run", "Open the run", tooltip="open the ended run's tables", priority=True),
+        Binding("pageup", "scroll_memory(-1)", "Up", show=False, tooltip="scroll the memory back"),
+        Binding("enter", "open_run", "Open the run", tooltip="open the finished run's results", priority=True),
     ]
 
     def compose(self) -> ComposeResult:
@@ -83,21 +83,21 @@ class TrainScreen(LabScreen[None]):
         align(*self.query(Chart))
         self.query_one("#memory").border_title = "Memory"
         follow(self, self.state.run_changed, lambda live: self.redraw())
-        self.state.gauges.subscribe(self, self._keep_gauges)
+        self.state.gauges.subscribe(self, self._add_gauges)
         self.state.freed.subscribe(self, self._show_freed)
-        self._look()
+        self._redraw_regularly()
 
-    def _look(self) -> None:
+    def _redraw_regularly(self) -> None:
         self.redraw()
         live = self.live
         running = live is not None and not live.over
-        self.set_timer(self._pace.wait_s(running and live is not None and live.on_cpu), self._look)
+        self.set_timer(self._pace.wait_s(running and live is not None and live.on_cpu), self._redraw_regularly)
 
     def on_screen_resume(self) -> None:
         self.redraw()
 
     def on_resize(self) -> None:
-        self.set_reactive(TrainScreen.seen, ())  # the next look draws
+        self.set_reactive(TrainScreen.drawn_state, ())  # forces the next redraw
 
     def on_key(self) -> None:
         self.redraw()
@@ -107,23 +107,23 @@ class TrainScreen(LabScreen[None]):
         return self.state.live.value
 
     def redraw(self) -> None:
-        """Bring the screen up to the live run, unless it is already, or nobody looks."""
+        """Draw the live run if anything has changed and the screen is current."""
         if not self.is_current:
             return
         self.commands.take_events()
         live = self.live
         moved = (live.version, live.stopping, live.pausing) if live else ()
-        others = (id(self.state.gauges.value), self.size, self.state.queue.value.words, self.has_class("gradients"))
-        self.seen = (id(live), *moved, *others)
+        others = (id(self.state.gauges.value), self.size, self.state.queue.value.summary, self.has_class("gradients"))
+        self.drawn_state = (id(live), *moved, *others)
 
-    def watch_seen(self) -> None:
+    def watch_drawn_state(self) -> None:
         began = time.thread_time()
         self._draw()
-        self.call_after_refresh(lambda: self._pace.drew(time.thread_time() - began))
+        self.call_after_refresh(lambda: self._pace.add_cost(time.thread_time() - began))
 
     def _draw(self) -> None:
         live = self.live
-        self.stage = (live, live and (live.over, live.stopping, live.ended))
+        self.key_state = (live, live and (live.over, live.stopping, live.ended))
         self.state.update_status()
         self.query_one("#title", Title).text = _title(live, self.state.queue.value.hint)
         if (gauges := self.state.gauges.value) is not None:
@@ -152,24 +152,24 @@ class TrainScreen(LabScreen[None]):
     def _draw_bars(self, live: LiveRun) -> None:
         epoch_bar, run_bar = self.query_one("#epoch-bar", Bar), self.query_one("#run-bar", Bar)
         if live.over:
-            epoch_bar.say(_ending(live))
-            run_bar.say(self.state.queue.value.hint or "enter: results · 1: set up another run · 3: all runs")
+            epoch_bar.show_text(_ending(live))
+            run_bar.show_text(self.state.queue.value.hint or "enter: results · 1: set up another run · 3: all runs")
             return
         speed = f"{live.images_per_s:,.0f} img/s" if live.images_per_s else ""
         if live.paused:
             epoch_bar.show("paused · p resumes", live.epoch_share, "")
-        elif live.doing == "training":
+        elif live.activity == "training":
             figures = f"{clock(live.epoch_left_s)} left  {speed}"
             epoch_bar.show(f"epoch {live.epoch}/{live.spec.epochs}", live.epoch_share, figures)
         else:
-            epoch_bar.show(f"{live.doing} …", live.doing_share, speed)
+            epoch_bar.show(f"{live.activity} …", live.activity_share, speed)
         left = "" if live.paused else f"{clock(live.run_left_s)} left"
         run_bar.show(f"run   step {live.step:,}/{live.num_steps:,}", live.run_share, left)
 
-    def _keep_gauges(self, gauges: GaugesRead | None) -> None:
-        """Remember them for the history; where a run is live they are drawn with the rest."""
+    def _add_gauges(self, gauges: GaugesRead | None) -> None:
+        """Add the gauges to the history; while a run is live, they are drawn with the rest."""
         if gauges is not None:
-            self.query_one(MemoryStrip).remember(gauges.reading, gauges.nodes)
+            self.query_one(MemoryStrip).add_reading(gauges.reading, gauges.nodes)
         if self.is_current and not self.state.is_running:
             self.redraw()
 
@@ -215,9 +215,9 @@ class TrainScreen(LabScreen[None]):
 
     @work
     async def action_stop(self) -> None:
-        asked = self.live
-        stop = await self.commands.ask("Stop this run? It keeps its figures and its weights.")
-        if stop and asked is self.live:  # else it has ended meanwhile, and another one has begun
+        live = self.live
+        stop = await self.commands.ask("Stop this run? Its figures and weights are kept.")
+        if stop and live is self.live:  # otherwise another run has started meanwhile
             self.commands.stop_run()
 
     def action_open_run(self) -> None:
@@ -225,7 +225,7 @@ class TrainScreen(LabScreen[None]):
             self.commands.open_run(self.live.run)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Grey out what cannot be done now."""
+        """Disable the keys that do nothing now."""
         over = self.live is None or self.live.over
         if action in ("pause", "stop"):
             return None if over or (self.live and self.live.stopping) else True
@@ -236,7 +236,7 @@ class TrainScreen(LabScreen[None]):
 
 def _title(live: LiveRun | None, on_hold: str) -> str:
     if live is None:
-        return f"no run yet: 1 sets one up{' · ' if on_hold else ''}{on_hold}"
+        return f"no run yet · 1: set one up{' · ' if on_hold else ''}{on_hold}"
     number = f"run {live.run}: " if live.run is not None else ""
     why = live.refused or (live.ended.error or "; ".join(live.ended.remarks) if live.ended else None)
     title = f"{number}{live.spec.model} on {live.spec.dataset}, {live.state}"
@@ -248,7 +248,7 @@ def _title(live: LiveRun | None, on_hold: str) -> str:
 
 
 def epoch_ticks(epochs: int, steps_per_epoch: int) -> dict[float, str]:
-    """Where the x axis is marked: at most eleven epochs, evenly apart."""
+    """Ticks of the x axis: at most eleven epochs, evenly spaced."""
     apart = -(-epochs // 10)
     return {float(epoch * steps_per_epoch): str(epoch) for epoch in range(0, epochs + 1, apart)}
 
@@ -261,7 +261,7 @@ def _ending(live: LiveRun) -> str:
 
 
 def freed_text(freed: Freed) -> str:
-    """What came of freeing: what was dropped, what came free by every measurement, and what would not go."""
+    """What was unloaded, what each measurement says was freed, and what could not be unloaded."""
     dropped = ", ".join(holding.label for holding in freed.dropped) or "nothing idle"
     measured = [f"host {memory_size(freed.host_bytes)}"]
     if freed.allocator_bytes is not None:

@@ -1,1 +1,1 @@
-"""Widgets draw values that they are given; they know neither torch nor the record."""
+"""Widgets draw the values they are given; they import neither torch nor the store."""

@@ -1,4 +1,4 @@
-"""The two progress bars of a run, as lines of text: no animation, no redraw without a change."""
+"""Progress bars as lines of text: no animation, and no redraw without a change."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tui.text import plain_content
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """`share` from 0 to 1 is what is done; None where nobody knows how much there is."""
+    """`share` is the part done, from 0 to 1; None if the total is unknown."""
 
     title: str
     share: float | None
@@ -23,7 +23,7 @@ class Progress:
 
 
 class Bar(Static):
-    """A title, a bar and figures behind it, on one line; or a sentence in their place."""
+    """One line with a title, a bar and figures, or with a sentence instead."""
 
     DEFAULT_CSS = "Bar { height: 1; }"
     line: reactive[str | Progress] = reactive("")
@@ -31,7 +31,7 @@ class Bar(Static):
     def __init__(self, id: str) -> None:
         super().__init__(id=id)
 
-    def say(self, text: str) -> None:
+    def show_text(self, text: str) -> None:
         self.line = text
 
     def show(self, title: str, share: float | None, figures: str) -> None:
@@ -48,7 +48,7 @@ class Bar(Static):
 
 
 class Title(Static):
-    """A bold sentence as high as it needs; the screen is laid out anew only where that changes."""
+    """A bold sentence of variable height; the screen is laid out again only when the height changes."""
 
     text: var[str] = var("", init=False)
 

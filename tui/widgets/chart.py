@@ -1,7 +1,7 @@
-"""A line chart in braille: eight dots a cell, drawn into lines once for each change and kept until the next.
+"""A line chart in braille, eight dots per cell. Drawn once per change and cached.
 
-Made for a screen beside a training run on few cores: at 100×16 cells a drawing takes 1.6 ms for a hundred points and
-14.9 ms for a million (2 cores with AVX2, n = 20, the benchmark `chart`).
+Made to be cheap next to training on few cores: at 100×16 cells, drawing takes 1.6 ms for 100 points and 14.9 ms for
+1,000,000 (2 cores with AVX2, n = 20, benchmark `chart`).
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from textual.widget import Widget
 from tui.series import Floats, envelope, nice_ticks
 
 _BRAILLE = 0x2800
-# Bit of each dot of a braille cell by row (4) and column (2): Unicode's numbering.
+# Unicode's bit for each dot of a braille cell, by row (4) and column (2).
 _DOTS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]], dtype=np.uint16)
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One curve. `marker` "" draws a line; any other character is put at each point instead."""
+    """One curve, drawn as a line, or with `marker` at each point if it is not ""."""
 
     name: str
     colour: str
@@ -37,11 +37,11 @@ class Line:
 
 
 class Chart(Widget, can_focus=False):
-    """Axes, ticks and curves. `y_range` None fits the values; `y_text` writes a tick."""
+    """Axes, ticks and curves. `y_range` None fits the values; `y_text` formats a tick."""
 
     DEFAULT_CSS = "Chart { height: 1fr; }"
     shown: var[tuple[object, ...]] = var((), init=False)
-    """What tells drawings apart: arrays are not compared, a curve has changed where its length or an end has."""
+    """What the drawing depends on. Instead of whole arrays, it compares each curve's length and end points."""
 
     def __init__(
         self,
@@ -63,13 +63,12 @@ class Chart(Widget, can_focus=False):
         self._margin = 0
         self._label_width = 0
         self._aligned: Sequence[Chart] = (self,)
-        self._axis: object = None  # ticks and texts: where they change, every line does
+        self._axis: object = None  # ticks and their labels: when they change, every line must be redrawn
 
     def draw(self, lines: Sequence[Line], x_max: float, x_ticks: dict[float, str], x_name: str = "epoch") -> None:
-        """Show these curves from now on; `x_ticks` are positions on the x axis and their texts. Points that are
-        not finite are left out.
+        """Show these curves. `x_ticks` maps positions on the x axis to labels. Non-finite points are left out.
 
-        A curve only ever grows: where none has, nothing is drawn; where one has, only the cells that it changed.
+        Curves only grow. If none has grown, nothing is drawn; otherwise only the changed cells are.
         """
         self._lines = [_finite(line) for line in lines]
         self._x_max, self._x_ticks, self._x_name = max(x_max, 1e-9), x_ticks, x_name
@@ -102,7 +101,7 @@ class Chart(Widget, can_focus=False):
         return self._strips[y] if y < len(self._strips) else Strip.blank(self.size.width)
 
     def _redraw(self) -> None:
-        """Draw anew, and those that are aligned with this one where its labels need more room, or less."""
+        """Draw, and also redraw the aligned charts if the label width has changed."""
         self._drawn_for = self.size
         self._strips = self.draw_lines(self.size.width, self.size.height)
         for other in self._aligned:
@@ -111,7 +110,7 @@ class Chart(Widget, can_focus=False):
                 other.refresh()
 
     def draw_lines(self, width: int, height: int) -> list[Strip]:
-        rows = height - 1  # the last one is the x axis
+        rows = height - 1  # the last row is the x axis
         low, high = self._find_range()
         ticks = {
             self._row(value, low, high, rows): self._y_text(value) for value in nice_ticks(low, high, max(rows // 2, 2))
@@ -149,7 +148,7 @@ class Chart(Widget, can_focus=False):
         return round((1 - (value - low) / (high - low)) * (rows * 4 - 1)) // 4
 
     def _plot(self, columns: int, rows: int, low: float, high: float) -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
-        """Code point of each cell and the number of the curve that colours it (0: none): both (rows, columns)."""
+        """Each cell's code point, and the number of the curve that colours it (0: none), both (rows, columns)."""
         cells = np.zeros((rows, columns), np.uint16)
         colours = np.zeros((rows, columns), np.uint8)
         marks: list[tuple[Line, int, NDArray[np.intp], NDArray[np.intp]]] = []
@@ -172,11 +171,11 @@ class Chart(Widget, can_focus=False):
         found = envelope(line.x, line.y, self._x_max, columns * 2)
         if not len(found.columns):
             return
-        across = np.arange(found.columns[0], found.columns[-1] + 1)  # straight lines where there are fewer points
+        across = np.arange(found.columns[0], found.columns[-1] + 1)  # interpolate between sparse points
         tops, bottoms = (
             self._dots(np.interp(across, found.columns, values), low, high, rows) for values in (found.high, found.low)
         )
-        # Each column is joined on to the one before.
+        # Connect each column to the previous one.
         top = np.minimum(tops, np.r_[tops[0], bottoms[:-1]])
         bottom = np.maximum(bottoms, np.r_[bottoms[0], tops[:-1]])
         lengths = bottom - top + 1
@@ -187,15 +186,15 @@ class Chart(Widget, can_focus=False):
 
     @staticmethod
     def _dots(y: Floats, low: float, high: float, rows: int) -> NDArray[np.intp]:
-        """The row of dots of each value, 0 at the top."""
+        """The dot row of each value, 0 at the top."""
         share = np.clip((y - low) / (high - low), 0, 1)
         return ((1 - share) * (rows * 4 - 1)).round().astype(np.intp)
 
     def _x_axis(self, columns: int, margin: int) -> str:
         text = [" "] * columns
         free_from = 0
-        for place, label in self._x_ticks.items():
-            start = round(place / self._x_max * (columns - 1)) - len(label) // 2
+        for position, label in self._x_ticks.items():
+            start = round(position / self._x_max * (columns - 1)) - len(label) // 2
             start = min(max(start, 0), columns - len(label))
             if start >= free_from:
                 text[start : start + len(label)] = label
@@ -204,13 +203,13 @@ class Chart(Widget, can_focus=False):
 
 
 def align(*charts: Chart) -> None:
-    """Have the curves of these charts, one above the other, begin at the same column."""
+    """Give these stacked charts a common left margin."""
     for chart in charts:
         chart._aligned = charts
 
 
 def _segments(cells: NDArray[np.uint16], colours: NDArray[np.uint8], styles: Sequence[Style]) -> list[Segment]:
-    """One row of cells as runs of one colour each."""
+    """One row of cells as segments of one colour each."""
     changes = np.flatnonzero(np.r_[True, colours[1:] != colours[:-1]])
     ends = [*changes[1:], len(colours)]
     text = "".join(chr(code) if code else " " for code in cells.tolist())

@@ -1,6 +1,6 @@
-"""The confusion matrix as a heat map with a cursor: figures where they fit, shades where there are many classes.
+"""The confusion matrix as a heat map with a cursor: counts if they fit, shades if there are many classes.
 
-The line below always says in words what the cell under the cursor counts, so that a hundred classes stay readable.
+The line below always spells out the cell under the cursor, so that 100 classes stay readable.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from textual.widget import Widget
 from engine.text import percent, safe_text
 from tui.text import fitted
 
-_SHADES = " ·░▒▓█"  # told apart without colour
-_GROUND = (18, 18, 18)
+_SHADES = " ·░▒▓█"  # distinct without colour
+_DARK = (18, 18, 18)
 _RIGHT, _WRONG = (0, 114, 178), (213, 94, 0)  # Okabe and Ito's blue and vermillion
 _CORNER = "true╲predicted"
-_LABEL, _LONG_LABEL = 14, 30  # cells at most for the name of a class, and where there is room
+_LABEL, _LONG_LABEL = 14, 30  # maximum width of a class name in cells, normally and if there is space
 
 
 class ConfusionMap(Widget, can_focus=True):
-    """Rows are true classes, columns predicted ones; shading by the share of the true class."""
+    """Rows are true classes, columns predicted classes; shaded by the share of the true class."""
 
     class Chosen(Message):
         """Enter on a cell: `true` and `predicted` are its classes."""
@@ -42,7 +42,7 @@ class ConfusionMap(Widget, can_focus=True):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "choose", "Images", tooltip="the test images of the cell under the cursor"),
         Binding("n", "confusion(1)", "Next confusion", tooltip="go to the next most frequent confusion"),
-        Binding("b", "confusion(-1)", "Confusion before", show=False, tooltip="go to the confusion before"),
+        Binding("b", "confusion(-1)", "Previous confusion", show=False, tooltip="go to the previous confusion"),
         Binding("left,h", "move(0,-1)", "Left", show=False),
         Binding("right,l", "move(0,1)", "Right", show=False),
         Binding("up,k", "move(-1,0)", "Up", show=False),
@@ -55,16 +55,16 @@ class ConfusionMap(Widget, can_focus=True):
         self._names: list[str] = []
         self._counts: Sequence[Sequence[int]] = ()
         self._totals: list[int] = []
-        self._worst: list[tuple[int, int]] = []
+        self._confusions: list[tuple[int, int]] = []
 
     def show(self, names: Sequence[str], counts: Sequence[Sequence[int]]) -> None:
-        """`counts[i][j]` images of class i were taken for class j."""
+        """`counts[i][j]` images of class i were classified as class j."""
         self._names = [safe_text(name) for name in names]
         self._counts = counts
         self._totals = [max(sum(row), 1) for row in counts]
         wrong = [(-count, i, j) for i, row in enumerate(counts) for j, count in enumerate(row) if count and i != j]
-        self._worst = [(i, j) for _, i, j in sorted(wrong)]
-        self.cursor = self._worst[0] if self._worst else (0, 0)
+        self._confusions = [(i, j) for _, i, j in sorted(wrong)]
+        self.cursor = self._confusions[0] if self._confusions else (0, 0)
         self.refresh()
 
     # --- keys --------------------------------------------------------------------------------------------------------
@@ -76,9 +76,9 @@ class ConfusionMap(Widget, can_focus=True):
             self.cursor = (min(max(row + down, 0), last), min(max(column + right, 0), last))
 
     def action_confusion(self, by: int) -> None:
-        if self._worst:
-            place = self._worst.index(self.cursor) + by if self.cursor in self._worst else 0
-            self.cursor = self._worst[place % len(self._worst)]
+        if self._confusions:
+            position = self._confusions.index(self.cursor) + by if self.cursor in self._confusions else 0
+            self.cursor = self._confusions[position % len(self._confusions)]
 
     def action_choose(self) -> None:
         if self._names:
@@ -88,8 +88,8 @@ class ConfusionMap(Widget, can_focus=True):
 
     @property
     def _widths(self) -> tuple[int, int]:
-        """Of the labels and of a cell: as wide as the names where all fit, as the greatest count, else two cells or
-        one.
+        """Label and cell widths. Cells are as wide as the names if all fit, else as the largest count, else two or one
+        character wide.
         """
         longest = max(map(cell_len, self._names))
         count = max(len(f"{max(map(max, self._counts))}") + 1, 3)
@@ -101,7 +101,7 @@ class ConfusionMap(Widget, can_focus=True):
         return next(fitting, (short, 1))
 
     def _window(self, cursor: int, room: int) -> range:
-        """The rows or columns that are shown: all, or as many as there is room for, with the cursor in them."""
+        """The visible rows or columns: all, or as many as fit around the cursor."""
         number = len(self._names)
         start = min(max(cursor - room // 2, 0), max(number - room, 0))
         return range(start, min(start + max(room, 1), number))
@@ -117,18 +117,18 @@ class ConfusionMap(Widget, can_focus=True):
             return self._header(columns, label, width, base)
         if y <= len(rows):
             return self._row(rows[y - 1], columns, label, width, base)
-        return Strip([Segment(self._words() if y == self.size.height - 1 else "", base + Style(bold=True))])
+        return Strip([Segment(self._cell_text() if y == self.size.height - 1 else "", base + Style(bold=True))])
 
     def _header(self, columns: range, label: int, width: int, base: Style) -> Strip:
         corner = _CORNER.ljust(label)
         if width > 2:
             texts = [" " + fitted(self._names[column], width - 1, right=True) for column in columns]
             return Strip([Segment(corner + "".join(texts), base + Style(dim=True))])
-        place = (self.cursor[1] - columns.start) * width
+        offset = (self.cursor[1] - columns.start) * width
         name = safe_text(self._names[self.cursor[1]], _LABEL)
-        line = " " * place + "▼ " + name
-        if len(line) > len(columns) * width and place >= len(name) + 1:
-            line = " " * (place - len(name) - 1) + name + " ▼"
+        line = " " * offset + "▼ " + name
+        if len(line) > len(columns) * width and offset >= len(name) + 1:
+            line = " " * (offset - len(name) - 1) + name + " ▼"
         return Strip([Segment(corner + line, base + Style(dim=True))])
 
     def _row(self, row: int, columns: range, label: int, width: int, base: Style) -> Strip:
@@ -138,16 +138,16 @@ class ConfusionMap(Widget, can_focus=True):
         for column in columns:
             count, share = self._counts[row][column], self._counts[row][column] / self._totals[row]
             if width > 2:
-                text, style = (f"{count}" if count else "·").rjust(width), _ground(share, row == column)
+                text, style = (f"{count}" if count else "·").rjust(width), _background(share, row == column)
             else:
-                text, style = _SHADES[_level(share)] * width, _glyph(row == column)
+                text, style = _SHADES[_level(share)] * width, _foreground(row == column)
             if (row, column) == self.cursor:
                 style = style + Style(reverse=True, bold=True)
                 text = text if text.strip() else "◆" * width
             segments.append(Segment(text, base + style))
         return Strip(segments)
 
-    def _words(self) -> str:
+    def _cell_text(self) -> str:
         true, predicted = self.cursor
         count = self._counts[true][predicted]
         names = [safe_text(self._names[index], 24) for index in (true, predicted)]
@@ -156,18 +156,18 @@ class ConfusionMap(Widget, can_focus=True):
 
 
 def _level(share: float) -> int:
-    """0 for none; a single image of a hundred is seen."""
+    """0 for none; even one image in a hundred gets a visible shade."""
     return 0 if not share else min(1 + int(share**0.5 * (len(_SHADES) - 1)), len(_SHADES) - 1)
 
 
-def _ground(share: float, right: bool) -> Style:
-    """The darker the rarer, by its share of the true class; a few mistakes among many images are seen."""
+def _background(share: float, right: bool) -> Style:
+    """Darker is rarer, by share of the true class; the square root keeps rare mistakes visible."""
     depth = share**0.5
     shade = [
-        round(low + (high - low) * depth * 0.8) for low, high in zip(_GROUND, _RIGHT if right else _WRONG, strict=True)
+        round(low + (high - low) * depth * 0.8) for low, high in zip(_DARK, _RIGHT if right else _WRONG, strict=True)
     ]
     return Style(bgcolor=Color.from_rgb(*shade), bold=right, dim=not share)
 
 
-def _glyph(right: bool) -> Style:
+def _foreground(right: bool) -> Style:
     return Style(color=Color.from_rgb(*(_RIGHT if right else _WRONG)))

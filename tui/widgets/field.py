@@ -1,4 +1,4 @@
-"""A field for text that is not always shown. Hidden it takes no focus: no key may go where nobody sees it."""
+"""A text field that is not always visible. While hidden it takes no focus, so that no key is typed unseen."""
 
 from __future__ import annotations
 

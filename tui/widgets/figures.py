@@ -1,4 +1,4 @@
-"""The small table "untrained → now", and text tables in general."""
+"""The small table of figures untrained and now, and text tables in general."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _SHORT = ("accuracy", "balanced", "precision", "recall", "F1", "loss")
 
 
 class FiguresTable(Static):
-    """Metrics as columns, so that three lines hold it: their names, untrained, and now (or trained)."""
+    """Metrics as columns, in three lines: names, untrained, and now (or trained)."""
 
     DEFAULT_CSS = "FiguresTable { height: 3; }"
     figures: reactive[tuple[Metrics | None, Metrics | None, str] | None] = reactive(None)
-    """The metrics untrained, the latest ones, and the name of those; None before there is a run."""
+    """Untrained metrics, latest metrics and the name of the latter; None before the first run."""
 
     def __init__(self, id: str) -> None:
         super().__init__(id=id)
@@ -40,5 +40,5 @@ class FiguresTable(Static):
 
 
 def columns_text(rows: Sequence[Sequence[str]]) -> str:
-    """Aligned text: the first column at the left, the others at the right, two spaces apart."""
+    """Aligned text: the first column left, the others right, two spaces apart."""
     return "\n".join("  ".join(row) for row in aligned(rows))

@@ -1,4 +1,4 @@
-"""A gallery of small pictures in half-block cells: two pixels a cell, one above the other, in 24-bit colour."""
+"""A gallery of small pictures in half-block cells: two stacked pixels per cell, in 24-bit colour."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from tui.widgets.sharp import ImageWidget
 
 Image = NDArray[np.uint8]
 _GAP = 2
-_LEAST_LINES = 2  # below a picture
+_MIN_LINES = 2  # below a picture
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One image (C, H, W) uint8 with one or three channels, and lines below it: the captions, then its file, if any."""
+    """An image, (C, H, W) uint8 with one or three channels, with captions and its file name, if any, below it."""
 
     pixels: Image
     captions: tuple[str, ...]
     file: str = ""
 
     def lines(self, side: int) -> list[str]:
-        """What stands below it, in so many columns."""
+        """The lines below the image, cut to `side` columns."""
         return [
             *(safe_text(text, side) for text in self.captions),
             *([safe_path(self.file, side)] if self.file else []),
@@ -42,27 +42,27 @@ class Picture:
 
 
 class Gallery(Widget, can_focus=True):
-    """As many pictures as fit, a page at a time. With `sharp` set, widgets of its making lie over the half-blocks."""
+    """Pages of as many pictures as fit. If `sharp` is set, its image widgets cover the half-blocks."""
 
     DEFAULT_CSS = "Gallery { height: 1fr; } Gallery > .sharp { position: absolute; width: auto; height: auto; }"
     sharp: ClassVar[ImageWidget | None] = None
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("n,pagedown,space", "page(1)", "Next page", tooltip="the next page of pictures", key_display="n"),
-        Binding("b,pageup", "page(-1)", "Page back", tooltip="the page before", key_display="b"),
+        Binding("b,pageup", "page(-1)", "Page back", tooltip="the previous page of pictures", key_display="b"),
     ]
 
     def __init__(self, id: str) -> None:
         super().__init__(id=id)
         self._pictures: Sequence[Picture] = ()
-        self._words = ""
+        self._empty_text = ""
         self._first = 0
         self._num_lines = 0  # below each picture
         self._strips: list[Strip] = []
         self._drawn_for: Size | None = None
 
-    def show(self, pictures: Sequence[Picture], words: str = "") -> None:
-        """Show these from the first on; `words` stands there where there are none."""
-        self._pictures, self._words, self._first = pictures, words, 0
+    def show(self, pictures: Sequence[Picture], empty_text: str = "") -> None:
+        """Show these pictures from the first page, or `empty_text` if there are none."""
+        self._pictures, self._empty_text, self._first = pictures, empty_text, 0
         self._num_lines = max((len(item.captions) + bool(item.file) for item in pictures), default=0)
         self._changed()
 
@@ -77,19 +77,19 @@ class Gallery(Widget, can_focus=True):
         self._drawn_for = None
         self.refresh()
         if Gallery.sharp is not None:
-            self.call_after_refresh(self._lay_sharp, Gallery.sharp)
+            self.call_after_refresh(self._mount_images, Gallery.sharp)
 
     def on_resize(self) -> None:
         if Gallery.sharp is not None:
-            self._lay_sharp(Gallery.sharp)
+            self._mount_images(Gallery.sharp)
 
-    def _lay_sharp(self, make: ImageWidget) -> None:
-        """Put a widget over each picture of the page."""
+    def _mount_images(self, make: ImageWidget) -> None:
+        """Mount an image widget over each picture of the page."""
         from PIL import Image as PillowImage
 
         self.remove_children(".sharp")
         across, down, side = self._layout(self.size)
-        for place, picture in enumerate(self._pictures[self._first : self._first + across * down]):
+        for position, picture in enumerate(self._pictures[self._first : self._first + across * down]):
             _, height, width = picture.pixels.shape
             pixels = np.broadcast_to(picture.pixels.transpose(1, 2, 0), (height, width, 3))
             image = make(PillowImage.fromarray(np.ascontiguousarray(pixels)))
@@ -98,8 +98,8 @@ class Gallery(Widget, can_focus=True):
             image.styles.width = max(round(width * scale), 1)
             image.styles.height = max(round(height * scale / 2), 1)
             image.styles.offset = (
-                place % across * (side + _GAP),
-                place // across * (side // 2 + self._lines_below + 1),
+                position % across * (side + _GAP),
+                position // across * (side // 2 + self._lines_below + 1),
             )
             self.mount(image)
 
@@ -114,7 +114,7 @@ class Gallery(Widget, can_focus=True):
 
     @property
     def _lines_below(self) -> int:
-        return max(self._num_lines, _LEAST_LINES)
+        return max(self._num_lines, _MIN_LINES)
 
     def _layout(self, size: Size) -> tuple[int, int, int]:
         """Pictures across and down, and the width of one in cells."""
@@ -129,7 +129,7 @@ class Gallery(Widget, can_focus=True):
         across, down, side = self._layout(size)
         shown = self._pictures[self._first : self._first + across * down]
         if not shown:
-            return [Strip([Segment(self._words, self.visual_style.rich_style)])]
+            return [Strip([Segment(self._empty_text, self.visual_style.rich_style)])]
         base = self.visual_style.rich_style
         strips: list[Strip] = []
         for start in range(0, len(shown), across):
@@ -141,9 +141,9 @@ class Gallery(Widget, can_focus=True):
             for texts in zip_longest(*below, [""] * self._lines_below, fillvalue=""):
                 strips.append(_joined([[Segment(text, base)] for text in texts[:-1]], side, base))
             strips.append(Strip([]))
-        place = f"{self._first + 1} to {self._first + len(shown)} of {len(self._pictures)}"
+        range_text = f"{self._first + 1} to {self._first + len(shown)} of {len(self._pictures)}"
         if len(strips) <= size.height and len(self._pictures) > 1:
-            strips[-1] = Strip([Segment(place, base + Style(dim=True))])
+            strips[-1] = Strip([Segment(range_text, base + Style(dim=True))])
         return strips
 
 
@@ -157,7 +157,7 @@ def _joined(parts: Sequence[Sequence[Segment]], side: int, base: Style) -> Strip
 
 
 def half_blocks(pixels: Image, side: int) -> list[list[Segment]]:
-    """The image, fitted into side × side pixels (nearest neighbour, its shape kept), as side / 2 lines of cells."""
+    """The image scaled to side × side pixels (nearest neighbour, aspect ratio kept), as side / 2 lines of cells."""
     _, height, width = pixels.shape
     scale = side / max(height, width)
     rows, columns = max(round(height * scale), 1), max(round(width * scale), 1)

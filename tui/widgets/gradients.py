@@ -1,4 +1,4 @@
-"""Gradient norms by depth as bars, on a logarithmic scale, with the twin's beside them."""
+"""Gradient norms by depth as bars on a logarithmic scale, with the twin's below each."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from textual.widgets import Static
 from engine.events import GradientsMeasured
 from tui.text import plain_content
 
-_DECADES = 5  # the scale: from the greatest norm down to a hundred-thousandth of it
+_DECADES = 5  # the scale's range, down from the largest norm
 
 
 @dataclass(frozen=True, slots=True)
 class _Shown:
-    """What was measured, and the width that the bars are fitted to."""
+    """The measurements, and the width to fit the bars to."""
 
     name: str
     now: GradientsMeasured
@@ -27,13 +27,13 @@ class _Shown:
 
 
 class GradientBars(Static):
-    """One bar a stage, the first layers on top; behind it the norm and the update-to-weight ratio."""
+    """One bar per stage, first layers on top, followed by the norm and the update-to-weight ratio."""
 
     DEFAULT_CSS = "GradientBars { height: auto; }"
     shown: var[_Shown | None] = var(None, init=False)
 
     def __init__(self, id: str) -> None:
-        super().__init__(plain_content("no step was measured yet", "dim"), id=id)
+        super().__init__(plain_content("no step measured yet", "dim"), id=id)
 
     def show(self, name: str, now: GradientsMeasured | None, twin_name: str, twin: GradientsMeasured | None) -> None:
         if now is not None:
@@ -58,7 +58,7 @@ def _lines(shown: _Shown) -> list[Content]:
 
 
 def _line(stage: str, measured: tuple[float, float], greatest: float, width: int, ink: tuple[str, str]) -> Content:
-    """`measured` is the norm and the ratio, `ink` what the bar is drawn with: a cell and its colour."""
+    """`measured` is (norm, ratio); `ink` is the bar's (character, colour)."""
     (norm, ratio), (cell, colour) = measured, ink
     figures = f" {norm:.1e} {ratio:.0e}"
     room = max(width - 7 - len(figures), 1)

@@ -1,7 +1,7 @@
-"""The last line: the keys that do something here, greyed out where they can do nothing now.
+"""The last line: the screen's keys, greyed out while they are disabled.
 
-One widget that draws one line. Textual's Footer has a widget for each key and builds them all anew at every change:
-sixteen widgets on Set up, a third of the time to the first paint.
+One widget draws the line. Textual's Footer rebuilds one widget per key at every change: sixteen widgets on Set up, a
+third of the time to the first paint.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from textual.widget import Widget
 
 
 class KeyBar(Widget, can_focus=False):
-    """Follows the bindings of its screen. A click does what the key does."""
+    """Follows its screen's bindings. Clicking a key acts like pressing it."""
 
     ALLOW_SELECT = False
     COMPONENT_CLASSES = {"key-bar--key"}  # noqa: RUF012  # as in Textual
@@ -26,17 +26,17 @@ class KeyBar(Widget, can_focus=False):
     """
 
     keys: reactive[list[tuple[str, ActiveBinding]]] = reactive(list[tuple[str, ActiveBinding]])
-    """Each key as it is written, and what it does."""
+    """Each key's display text and its binding."""
 
     def on_mount(self) -> None:
         self.screen.bindings_updated_signal.subscribe(self, lambda screen: self.update_keys())
 
     def update_keys(self) -> None:
-        """Bring the keys up to the bindings of the screen."""
+        """Read the screen's bindings again."""
         if not self.is_attached:
             return
         shown = [active for active in self.screen.active_bindings.values() if active.binding.show]
-        once = {active.binding.action: active for active in reversed(shown)}  # two keys may do the same thing
+        once = {active.binding.action: active for active in reversed(shown)}  # show one key per action
         self.keys = [
             (self.app.get_key_display(active.binding), active)
             for active in shown
@@ -44,7 +44,7 @@ class KeyBar(Widget, can_focus=False):
         ]
 
     def _fitting(self) -> tuple[list[tuple[str, ActiveBinding]], str]:
-        """The keys that there is room for, and the gap before each: what can be done now goes before what cannot."""
+        """The keys that fit and the gap before each. If not all fit, disabled keys are left out."""
         for keys in (self.keys, [item for item in self.keys if item[1].enabled]):
             for gap in (" ", ""):
                 if sum(self._width(key, active, gap) for key, active in keys) <= self.size.width:

@@ -1,4 +1,4 @@
-"""A list of rows with cells, moved through with arrows or j and k; the last cells fall away where it is narrow."""
+"""A list of rows with cells. Move with the arrows or j and k; on narrow screens the last cells are hidden."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from tui.widgets.rows import Rows
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """`id` names the row; the first of `cells` stands at the left, the others at the right."""
+    """`id` identifies the row; the first cell aligns left, the others right."""
 
     id: str
     cells: tuple[str, ...]
 
 
 class Menu(Rows):
-    """Rows of cells. Enter posts Menu.Selected; `chosen` is then the row's id."""
+    """Rows of cells. Enter posts Menu.Selected; `chosen` is the id of the highlighted row."""
 
     WRAP = True
 
-    class Marked(Rows.Told):
-        """A row has a mark now, or has it no more."""
+    class Marked(Rows.RowsMessage):
+        """A row was marked or unmarked."""
 
-    def __init__(self, rows: Sequence[Row], id: str, always: int = 1, title: str = "") -> None:
-        """The first `always` cells stay however narrow it is; the name is cut short for them. `title` gives a frame."""
+    def __init__(self, rows: Sequence[Row], id: str, num_fixed: int = 1, title: str = "") -> None:
+        """The first `num_fixed` cells are never hidden; the name is cut instead. `title` adds a border."""
         super().__init__(id=id, classes="pane" if title else None)
         if title:
             self.border_title = title
         self.marked: list[str] = []
         self._rows: list[Row] = []
-        self._always = always
+        self._num_fixed = num_fixed
         self.set_rows(rows)
 
     @property
@@ -56,11 +56,11 @@ class Menu(Rows):
 
     @property
     def marked_or_chosen(self) -> list[str]:
-        """The marked rows, or where there are none the highlighted one."""
+        """The marked rows, or the highlighted one if none is marked."""
         return self.marked or [self.chosen]
 
     def mark(self) -> None:
-        """Mark the highlighted row, or take its mark away, and go to the next."""
+        """Mark or unmark the highlighted row and go to the next."""
         chosen = self.chosen
         self.marked = (
             [other for other in self.marked if other != chosen] if chosen in self.marked else [*self.marked, chosen]
@@ -76,20 +76,20 @@ class Menu(Rows):
         self.highlighted = self.ids.index(row_id)
 
     def set_rows(self, rows: Sequence[Row], highlight: int | None = None) -> None:
-        """Other cells for the same rows, or other rows; the highlight stays at its place, or goes to `highlight`."""
+        """Replace the rows. The highlight stays at its position, or moves to `highlight`."""
         self._rows = list(rows)
         columns = zip(*(row.cells for row in rows), strict=True)
         self._widths = [max(cell_len(safe_text(cell)) for cell in column) for column in columns]
-        self.set_number(len(rows), (self.highlighted or 0) if highlight is None else highlight)
+        self.set_num_rows(len(rows), (self.highlighted or 0) if highlight is None else highlight)
 
     def get_content_width(self, container: Size, viewport: Size) -> int:
         return container.width
 
     def draw_row(self, index: int, width: int, style: Style) -> list[Segment]:
-        """The cells that fit, the first padded so that the others line up at the right."""
+        """The cells that fit, the first padded so that the others align right."""
         row, widths = self._rows[index], self._widths
         shown = len(widths)
-        while shown > self._always and sum(widths[:shown]) + 2 * (shown - 1) > width:
+        while shown > self._num_fixed and sum(widths[:shown]) + 2 * (shown - 1) > width:
             shown -= 1
         cells = zip(row.cells[1:shown], widths[1:], strict=False)
         rest = "".join("  " + fitted(safe_text(cell), wide, right=True) for cell, wide in cells)

@@ -1,4 +1,4 @@
-"""The line at the top: the modes and their keys, and what the live run is at."""
+"""The top line: the modes with their keys, and the status of the live run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NAME = " reslab "
 
 
 class ModeBar(Widget, can_focus=False):
-    """Clickable; the current mode is marked by an arrow and weight, not by colour alone."""
+    """Clickable. An arrow and bold text mark the current mode, not colour alone."""
 
     ALLOW_SELECT = False
     COMPONENT_CLASSES = {"mode-bar--name"}  # noqa: RUF012  # as in Textual
@@ -28,7 +28,7 @@ class ModeBar(Widget, can_focus=False):
     """
 
     status: reactive[str] = reactive("")
-    """What the live run is at, and what waits."""
+    """The state of the live run and of the queue."""
 
     def __init__(self, mode: str) -> None:
         super().__init__()

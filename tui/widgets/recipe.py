@@ -1,4 +1,4 @@
-"""The recipe: every setting of `RunSpec` as a row, edited in place, checked where it is typed."""
+"""The recipe: every setting of `RunSpec` as a row, edited in index and checked at once."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from tui.widgets.menu import Menu, Row
 
 class _Settings(Menu):
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "select", "Edit", tooltip="edit the setting, or take its next choice")
+        Binding("enter", "select", "Edit", tooltip="edit the setting, or switch to its next choice")
     ]
 
 
 class RecipeForm(Vertical):
-    """Rows of settings; below them the meaning of the highlighted one, or what is wrong with what was typed.
+    """Rows of settings, with help for the highlighted one, or an error message, below them.
 
-    `check` is asked whether a whole set of values does, and raises SpecError where it does not.
+    `check` raises SpecError if a whole set of values is not valid.
     """
 
     DEFAULT_CSS = """
@@ -40,14 +40,14 @@ class RecipeForm(Vertical):
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("left,h", "cycle(-1)", "Choice", show=False, tooltip="the choice before", key_display="← h"),
+        Binding("left,h", "cycle(-1)", "Choice", show=False, tooltip="the previous choice", key_display="← h"),
         Binding("right,l", "cycle(1)", "Choice", show=False, tooltip="the next choice", key_display="→ l"),
-        Binding("escape", "give_up", "Leave", show=False, tooltip="leave the field as it was"),
-        Binding("backspace", "reset", "Default", show=False, tooltip="put the default back"),
+        Binding("escape", "cancel", "Leave", show=False, tooltip="discard the change"),
+        Binding("backspace", "reset", "Default", show=False, tooltip="reset to the default"),
     ]
 
     class Changed(Message):
-        """A setting has another value now."""
+        """A setting has changed."""
 
     def __init__(self, settings: dict[str, Setting], check: Callable[[dict[str, Value]], object], id: str) -> None:
         super().__init__(id=id, classes="pane")
@@ -57,7 +57,7 @@ class RecipeForm(Vertical):
         self.values: dict[str, Value] = {name: item.default for name, item in settings.items()}
 
     def compose(self) -> ComposeResult:
-        yield _Settings(self._rows(), id="settings", always=2)
+        yield _Settings(self._rows(), id="settings", num_fixed=2)
         yield Static(self._about(next(iter(self._settings))), id="about", markup=False)
 
     @property
@@ -66,7 +66,7 @@ class RecipeForm(Vertical):
 
     @property
     def field(self) -> Field:
-        """Where a value is typed; made when it is first wanted, for it costs as much as the rest of the form."""
+        """The text field for values; made on first use, because it costs as much as the rest of the form."""
         fields = self.query(Field)
         if fields:
             return fields.first()
@@ -79,7 +79,7 @@ class RecipeForm(Vertical):
         return self.has_class("editing")
 
     def set_values(self, values: dict[str, Value]) -> None:
-        """Take other values, unchecked."""
+        """Set values without checking them."""
         self.values = {**self.values, **values}
         self._redraw()
 
@@ -110,18 +110,18 @@ class RecipeForm(Vertical):
         try:
             self._set(item.name, item.parse(event.value))
         except SpecError as error:
-            self._complain(str(error))
+            self._show_error(str(error))
             return
         self._close_editor()
 
     @on(Field.Changed)
-    def _forget_complaint(self, event: Field.Changed) -> None:
+    def _clear_error(self, event: Field.Changed) -> None:
         event.stop()
         self._explain()
 
     @on(events.DescendantBlur)
     def _leave_editor(self) -> None:
-        """Leaving the field takes what was typed, as enter does; an invalid value is reported and left."""
+        """Leaving the field accepts its value, as enter does; an invalid value is reported and discarded."""
         if self.editing and self.screen.focused is not (field := self.field):
             item = self._settings[self.menu.chosen]
             try:
@@ -130,9 +130,9 @@ class RecipeForm(Vertical):
                 self.notify(safe_text(error), severity="error", markup=False)
             self._close_editor(refocus=False)
 
-    def action_give_up(self) -> None:
+    def action_cancel(self) -> None:
         if self.editing:
-            self._close_editor()  # before the focus moves, so that leaving the field takes nothing
+            self._close_editor()  # before the focus moves, so that leaving the field accepts nothing
 
     def action_reset(self) -> None:
         item = self._settings[self.menu.chosen]
@@ -144,17 +144,17 @@ class RecipeForm(Vertical):
         if item.kind is bool:
             self._try_to_set(item.name, not value)
         elif item.choices:
-            place = item.choices.index(str(value))
-            self._try_to_set(item.name, item.choices[(place + by) % len(item.choices)])
+            index = item.choices.index(str(value))
+            self._try_to_set(item.name, item.choices[(index + by) % len(item.choices)])
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        return action == "give_up" or not self.editing
+        return action == "cancel" or not self.editing
 
     def _try_to_set(self, name: str, value: Value) -> None:
         try:
             self._set(name, value)
         except SpecError as error:
-            self._complain(str(error))
+            self._show_error(str(error))
 
     def _set(self, name: str, value: Value) -> None:
         candidate = {**self.values, name: value}
@@ -181,7 +181,7 @@ class RecipeForm(Vertical):
         item = self._settings[name]
         return plain_content(f"{item.help}: {item.expected}")
 
-    def _complain(self, text: str) -> None:
+    def _show_error(self, text: str) -> None:
         about = self.query_one("#about", Static)
         about.add_class("wrong")
         about.update(plain_content(f"✗ {text}"))

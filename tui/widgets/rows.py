@@ -1,8 +1,7 @@
-"""A list of rows with a cursor that draws only the rows that are seen: a hundred thousand cost what twenty cost.
+"""A list of rows with a cursor. Draws only the visible rows, so that 100,000 rows cost as much as 20.
 
-Textual's OptionList keeps an object and a drawing for each of its rows, its DataTable one for each cell. What a row
-looks like is the business of a subclass; this one knows how many there are, where the cursor is, and what keys and
-mouse do to it.
+Textual's OptionList keeps an object and a drawing per row, its DataTable one per cell. This class handles the number of
+rows, the cursor, keys and mouse; subclasses draw the rows.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from textual.strip import Strip
 
 
 class Rows(ScrollView, can_focus=True):
-    """Rows of one line each, below `HEADER` lines that stay. Enter or a click posts Selected."""
+    """Rows of one line each, below `HEADER` fixed lines. Enter or a click posts Selected."""
 
     HEADER: ClassVar[int] = 0
     WRAP: ClassVar[bool] = False
@@ -45,8 +44,8 @@ class Rows(ScrollView, can_focus=True):
         Binding("enter", "select", "Select", show=False),
     ]
 
-    class Told(Message):
-        """What both messages have: the widget that they come from."""
+    class RowsMessage(Message):
+        """Base of the messages: holds the widget that sent it."""
 
         def __init__(self, rows: Rows) -> None:
             super().__init__()
@@ -56,14 +55,14 @@ class Rows(ScrollView, can_focus=True):
         def control(self) -> Rows:
             return self.rows
 
-    class Highlighted(Told):
-        """The cursor is on another row now."""
+    class Highlighted(RowsMessage):
+        """The cursor has moved to another row."""
 
-    class Selected(Told):
-        """Enter was pressed on the row under the cursor, or the row was clicked."""
+    class Selected(RowsMessage):
+        """Enter was pressed, or a row was clicked."""
 
     highlighted: reactive[int | None] = reactive(None, repaint=False)
-    """The row that the cursor is on; None only where there are no rows."""
+    """The row under the cursor; None only if there are no rows."""
 
     def __init__(self, id: str | None = None, classes: str | None = None) -> None:
         super().__init__(id=id, classes=classes)
@@ -73,19 +72,19 @@ class Rows(ScrollView, can_focus=True):
     # --- for subclasses ----------------------------------------------------------------------------------------------
 
     def draw_row(self, index: int, width: int, style: Style) -> list[Segment]:
-        """One row, `width` cells wide or wider; what is too wide is cut off."""
+        """One row, at least `width` cells wide; the excess is cut off."""
         raise NotImplementedError
 
     def draw_header(self, width: int) -> list[Segment]:
-        """The line that stays at the top, where `HEADER` is 1, `width` cells wide."""
+        """The fixed top line if `HEADER` is 1, `width` cells wide."""
         raise NotImplementedError
 
-    def ground(self, index: int) -> str:
-        """The component class of a row that neither cursor nor mouse is on; "" for none."""
+    def row_component(self, index: int) -> str:
+        """The component class of a row without cursor or mouse; "" for none."""
         return ""
 
-    def set_number(self, num_rows: int, cursor: int | None, width: int = 0) -> None:
-        """There are so many rows now, `width` cells wide; draw them anew, with the cursor where it is told."""
+    def set_num_rows(self, num_rows: int, cursor: int | None, width: int = 0) -> None:
+        """Set the number of rows, their width in cells and the cursor, and redraw."""
         self.num_rows, self._hover = num_rows, None
         self.virtual_size = Size(width, num_rows + self.HEADER)
         self.refresh()
@@ -110,7 +109,7 @@ class Rows(ScrollView, can_focus=True):
         self.highlighted = (row + by) % self.num_rows if self.WRAP and self.num_rows else row + by
 
     def action_page(self, by: int) -> None:
-        self.highlighted = (self.highlighted or 0) + by * max(self._rows_seen - 1, 1)
+        self.highlighted = (self.highlighted or 0) + by * max(self._num_visible - 1, 1)
 
     def action_to(self, row: int) -> None:
         self.highlighted = row % self.num_rows if self.num_rows else None
@@ -120,16 +119,16 @@ class Rows(ScrollView, can_focus=True):
             self.post_message(self.Selected(self))
 
     @property
-    def _rows_seen(self) -> int:
+    def _num_visible(self) -> int:
         return max(self.scrollable_content_region.height - self.HEADER, 1)
 
     def _show_cursor(self) -> None:
-        """Scroll as little as it takes to have the cursor among the rows that are seen."""
+        """Scroll just enough to make the cursor visible."""
         row = self.highlighted
         if row is None or not self.is_mounted:
             return
         top = self.scroll_offset.y
-        at = min(max(top, row - self._rows_seen + 1), row)
+        at = min(max(top, row - self._num_visible + 1), row)
         if at != top:
             self.scroll_to(y=at, animate=False, force=True)
 
@@ -144,7 +143,7 @@ class Rows(ScrollView, can_focus=True):
             self.clicked(offset)
 
     def clicked(self, offset: Offset) -> None:
-        """For a subclass to extend: Textual calls the `on_click` of every class, whatever one of them does."""
+        """Subclasses extend this, because Textual calls the `on_click` of every class in the hierarchy."""
         row = self._row_at(offset.y)
         if row is not None:
             self.highlighted = row
@@ -185,7 +184,7 @@ class Rows(ScrollView, can_focus=True):
         return Strip(self.draw_row(row, width, style)).adjust_cell_length(width, style)
 
     def _style_of(self, row: int) -> Style:
-        name = self.ground(row)
+        name = self.row_component(row)
         if row == self.highlighted:
             name = "rows--cursor"
         elif row == self._hover:

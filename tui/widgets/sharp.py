@@ -1,6 +1,6 @@
-"""Pictures in the terminal's own pixels, where it has them (Kitty's protocol, Sixel) and the extra is installed.
+"""Pictures in real pixels, if the terminal supports them (Kitty's protocol, Sixel) and the extra is installed.
 
-The terminal must be asked before the app takes it over, so `__main__` asks; without the extra nothing is asked.
+`__main__` calls this, because the terminal must be queried before the app takes it over.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any
 from textual.widget import Widget
 
 ImageWidget = Callable[[Any], Widget]
-"""Makes a widget that draws a PIL image, as large as its styles say."""
+"""Makes a widget that draws a PIL image at the size of its styles."""
 
 
 def find_image_widget() -> ImageWidget | None:
-    """textual-image's widget for what this terminal can do; None where half-block cells are the best there is."""
+    """textual-image's widget for this terminal; None if only half-block cells are possible."""
     if find_spec("textual_image") is None or not (sys.__stdout__ and sys.__stdout__.isatty()):
         return None
     from textual_image.renderable import Image, SixelImage, TGPImage

@@ -87,7 +87,7 @@ async def test_what_is_typed_leads_through_screens_and_dialogs_and_out(make_app:
 async def test_a_screen_that_never_comes_to_rest_does_not_keep_the_keys(
     make_app: MakeApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tui.typed.WITHIN_S", 0.05)
+    monkeypatch.setattr("tui.key_queue.SETTLE_TIMEOUT_S", 0.05)
     monkeypatch.setattr(SetupScreen, "is_mounted", False)
     app = make_app()
     async with app.run_test() as pilot:
