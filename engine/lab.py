@@ -245,8 +245,6 @@ class Lab:
         with Store(self.folders.database) as store:
             return export_run(store, run, self.folders.run_folder(run), target)
 
-    # --- comparing runs ----------------------------------------------------------------------------------------------
-
     def compare(self, runs: Sequence[int], pairs: Pairs | None = None) -> Compared:
         """Runs side by side, with the verdict of every pair, or of `pairs`.
 
@@ -301,8 +299,6 @@ class Lab:
         from engine.analysis.naming import test_files
 
         return test_files(self.folders.run_folder(details.record.run), details.class_names, predictions.labels)
-
-    # --- the user's own images ---------------------------------------------------------------------------------------
 
     def find_files(self, paths: Sequence[Path]) -> list[FoundFile]:
         """The files in `paths`; folders are searched at any depth."""
