@@ -480,7 +480,7 @@ while "torchvision" not in sys.modules:
     pass
 control = RunControl()
 control.stop()
-events = list(InProcess(session.places).start(Job(RunSpec("digits", "resnet20")), control).events())
+events = list(InProcess(session.folders).start(Job(RunSpec("digits", "resnet20")), control).events())
 print(type(events[-1]).__name__)
 """
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True)
