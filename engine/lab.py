@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,8 +21,6 @@ from engine.control import RunControl
 from engine.errors import StoreError
 from engine.events import SettingsTuned
 from engine.format_number import check_format
-from engine.launch.backend import Backend, Handle, Job, Limit
-from engine.memory.ledger import Ledger
 from engine.paths import Folders, expand, find_folders
 from engine.records import Predictions, QueueEntry, RunDetails, RunSummary
 from engine.spec import FORMAT, RunSpec
@@ -33,35 +30,23 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from engine.analysis.comparison import Comparison
     from engine.analysis.mistakes import Mistake
     from engine.analysis.naming import NamedPrediction
-    from engine.analysis.seeds import GroupVerdict, SeedGroup
+    from engine.analysis.seeds import Compared
     from engine.control import Control
     from engine.data.manifest import FileRecord
     from engine.data.survey import Survey
     from engine.forecast.memory_plan import Plan
+    from engine.launch.backend import Backend, Handle
     from engine.launch.ray import Cluster
     from engine.launch.requests import ControlRequest
     from engine.launch.scheduler import Scheduler
+    from engine.memory.ledger import Ledger
     from engine.predicting import FolderGuesses, FoundFile, Guess, ImageGuesses
     from engine.progress import Progress
 
 Pairs = Sequence[tuple[int, int]]
 """Which runs to compare, by their positions in the list."""
-
-
-@dataclass(frozen=True, slots=True)
-class Compared:
-    """Runs side by side, the verdicts between them, their seed groups, and the verdicts between the groups.
-
-    A group has at least two runs that differ only in their seed.
-    """
-
-    runs: tuple[RunDetails, ...]
-    comparison: Comparison
-    groups: tuple[SeedGroup, ...]
-    group_verdicts: tuple[GroupVerdict, ...]
 
 
 def _load_torch() -> None:
@@ -79,10 +64,18 @@ class Lab:
         self, folders: Folders | None = None, ledger: Ledger | None = None, cluster: Cluster | None = None
     ) -> None:
         self.folders = find_folders() if folders is None else folders
-        self.ledger = Ledger() if ledger is None else ledger
+        self._ledger = ledger
         self.cluster = cluster
 
     # --- runs --------------------------------------------------------------------------------------------------------
+
+    @property
+    def ledger(self) -> Ledger:
+        if self._ledger is None:
+            from engine.memory.ledger import Ledger
+
+            self._ledger = Ledger()
+        return self._ledger
 
     @property
     def backend(self) -> Backend:
@@ -100,10 +93,13 @@ class Lab:
         Raises:
             ReslabError: from its events, before the first one, if `spec` cannot be trained on this machine.
         """
+        from engine.launch.backend import Job
+
         return self.backend.start(Job(spec), control)
 
     def train_all(self, specs: Sequence[RunSpec]) -> Scheduler:
         """New runs, one after another."""
+        from engine.launch.backend import Limit
         from engine.launch.scheduler import ListSource, Scheduler
 
         return Scheduler(ListSource(specs), self.backend, Limit(), self.folders)
@@ -114,10 +110,13 @@ class Lab:
         Raises:
             ReslabError: there is no such run; or, from its events, it cannot be resumed.
         """
+        from engine.launch.backend import Job
+
         return self.backend.start(Job(self.spec(run), run, dataset), control)
 
     def attach(self, run: int, control: RunControl | None = None) -> Handle:
         """Follow a run in another process: its events so far, then new ones."""
+        from engine.launch.backend import Handle
         from engine.launch.follow import follow
 
         return Handle(lambda control: follow(run, self.folders, control), control or RunControl())
@@ -252,7 +251,7 @@ class Lab:
             StoreError: there are fewer than two different runs, or one is missing or has no evaluation.
         """
         from engine.analysis.comparison import compare
-        from engine.analysis.seeds import compare_groups, group_by_seed, images_of
+        from engine.analysis.seeds import Compared, compare_groups, group_by_seed, images_of
 
         with Store(self.folders.database) as store:
             compared = store.compared(runs)
@@ -343,8 +342,6 @@ class Lab:
         from engine.predicting import predict_pictures
 
         return predict_pictures(details, self.folders, folder, self.ledger, report, control)
-
-    # --- before a run ------------------------------------------------------------------------------------------------
 
     def survey(self, spec: RunSpec) -> Generator[Progress, None, Survey]:
         """What a spec's dataset contains, from file names and headers; yields its progress.

@@ -11,7 +11,7 @@ from itertools import combinations
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from engine.analysis.comparison import ALPHA, differing_settings, holm, points
+from engine.analysis.comparison import ALPHA, Comparison, differing_settings, holm, points
 from engine.records import RunDetails, RunSummary
 from engine.spec import RunSpec, unknown_settings
 from engine.text import counted
@@ -71,6 +71,19 @@ class GroupVerdict:
     holm_p: float | None
     interval_95: tuple[float, float] | None
     verdict: str
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Runs side by side, the verdicts between them, their seed groups, and the verdicts between the groups.
+
+    A group has at least two runs that differ only in their seed.
+    """
+
+    runs: tuple[RunDetails, ...]
+    comparison: Comparison
+    groups: tuple[SeedGroup, ...]
+    group_verdicts: tuple[GroupVerdict, ...]
 
 
 def group_by_seed(
