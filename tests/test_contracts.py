@@ -35,22 +35,40 @@ def test_the_import_contracts_hold() -> None:
 @pytest.mark.parametrize(
     ("file", "line", "contract"),
     [
-        ("engine/launch/in_process.py", "import tui.text", "The engine knows no screen"),
+        pytest.param(
+            "engine/launch/in_process.py", "import tui.text", "The engine knows no screen", marks=pytest.mark.slow
+        ),
         ("engine/step/guard.py", "def late():\n    import engine.training.loop", "Layers"),
-        ("engine/models/form.py", "if TYPE_CHECKING:\n    import engine.step.learner", "Layers"),
-        ("engine/locking.py", "import engine.cli.output", "Layers"),
-        ("engine/fetching.py", "import engine.data.splits", "Layers"),
+        pytest.param(
+            "engine/models/form.py",
+            "if TYPE_CHECKING:\n    import engine.step.learner",
+            "Layers",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("engine/locking.py", "import engine.cli.output", "Layers", marks=pytest.mark.slow),
+        pytest.param("engine/fetching.py", "import engine.data.splits", "Layers", marks=pytest.mark.slow),
         ("engine/memory/room_of.py", "import engine.data.splits", "No two folders form a circle"),
         ("engine/events.py", "import numpy", "Menus and facts need no heavy library"),
         ("engine/training/loop.py", "import engine.store.store", "only compute and yield"),
-        ("engine/models/first_last.py", "import engine.data.splits", "Models and datasets meet through DataShape"),
-        ("tui/widgets/chart.py", "import torch", "Widgets draw values"),
-        ("tui/screens/results.py", "import sqlite3", "Screens read"),
-        ("tui/app.py", "import engine.launch.recording", "Only the session starts runs"),
+        pytest.param(
+            "engine/models/first_last.py",
+            "import engine.data.splits",
+            "Models and datasets meet through DataShape",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("tui/widgets/chart.py", "import torch", "Widgets draw values", marks=pytest.mark.slow),
+        pytest.param("tui/screens/results.py", "import sqlite3", "Screens read", marks=pytest.mark.slow),
+        pytest.param(
+            "tui/app.py", "import engine.launch.recording", "Only the session starts runs", marks=pytest.mark.slow
+        ),
         ("engine/launch/detached.py", "import ray", "Ray is known to its own folder alone"),
-        ("tui/state.py", "import tui.screens.train", "The state knows nothing that shows it"),
-        ("tui/screens/train.py", "import tui.app", "Screens know the state and the commands"),
-        ("tui/widgets/bars.py", "import tui.state", "Widgets draw values"),
+        pytest.param(
+            "tui/state.py", "import tui.screens.train", "The state knows nothing that shows it", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            "tui/screens/train.py", "import tui.app", "Screens know the state and the commands", marks=pytest.mark.slow
+        ),
+        pytest.param("tui/widgets/bars.py", "import tui.state", "Widgets draw values", marks=pytest.mark.slow),
     ],
 )
 def test_a_broken_wall_is_noticed(file: str, line: str, contract: str, tmp_path: Path) -> None:
