@@ -38,7 +38,7 @@ from engine.step.learner import Learner, build_learner
 QUIET_CORES = 0.25  # busy with other processes: up to this the machine counts as quiet
 MIN_SPEEDUP = 1.1  # over the plain candidate, median of the pairs
 _PAIRS = 5  # all must agree: a candidate that is no faster passes once in 32 times, and then fails the median
-_LEAST_S, _SHARE = 3.0, 0.05  # of the run's time, for all measurements
+LEAST_S, _SHARE = 3.0, 0.05  # of the run's time, for all measurements
 _LONGEST_BLOCK_S = 0.2
 _TRIAL_PIXELS = 128 * 64 * 64  # of a trial's batch: 10 images of 224×224, the whole batch of 128 up to 64×64
 LEAST_CHECK_S = 3.0  # of training: a shorter run's speed means nothing
@@ -200,7 +200,7 @@ class Trial:
         self._spec, self._images, self._control = spec, images, control
         shape = images.shape
         self._began = perf_counter()
-        self._budget_s, self._step_s = _LEAST_S, 0.0
+        self._budget_s, self._step_s = LEAST_S, 0.0
         self._learners: dict[Candidate, Learner] = {}
         number = min(spec.batch_size, max(_TRIAL_PIXELS // (shape.height * shape.width), 2))
         rng = torch.Generator().manual_seed(0)
@@ -213,7 +213,7 @@ class Trial:
     def begin(self, plain: Candidate) -> None:
         """Time one step, and derive the time budget from it."""
         self._step_s = self.time_steps(plain, self.learner_for(plain), 1)
-        self._budget_s = max(_LEAST_S, _SHARE * self._step_s * self._images.number / len(self._batch[1]))
+        self._budget_s = max(LEAST_S, _SHARE * self._step_s * self._images.number / len(self._batch[1]))
 
     def fastest(self, plain: Candidate, others: list[Candidate]) -> Generator[Progress, None, tuple[Candidate, float]]:
         """The fastest of `plain` and `others`, and its speed relative to `plain`."""
