@@ -172,6 +172,7 @@ def _kill_trainer(backend: Backend, folders: Folders) -> None:
             process.kill()
 
 
+@pytest.mark.slow
 def test_the_queue_may_change_while_a_run_is_under_way(backend: Backend, folders: Folders) -> None:
     """The third is moved before the second, another is added and one removed while the first trains."""
     specs = [SPEC.replace(seed=seed) for seed in range(4)]

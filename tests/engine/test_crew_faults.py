@@ -69,6 +69,7 @@ def test_what_keeps_one_from_beginning_is_heard_by_the_other(who: int, tmp_path:
     assert found[1 - who] == ("ClusterError", "the disk is gone")
 
 
+@pytest.mark.slow
 def test_a_stop_while_images_are_loaded_ends_both(tmp_path: Path) -> None:
     first, second = in_processes(2, work, 0, "stop", tmp_path)
     assert first == ("stopped", "the battery is empty")

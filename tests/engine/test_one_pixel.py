@@ -70,7 +70,9 @@ def test_other_convolutions_are_left_alone() -> None:
     assert list(network.state_dict()) == names
 
 
-@pytest.mark.parametrize("model", ["resnet18", "vgg11", "densenet121"])
+@pytest.mark.parametrize(
+    "model", ["resnet18", *(pytest.param(name, marks=pytest.mark.slow) for name in ("vgg11", "densenet121"))]
+)
 def test_whole_networks_agree_with_torchs_convolutions(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     shape = DataShape(3, 32, 32, 5)
     spec = RunSpec("cifar10", model)

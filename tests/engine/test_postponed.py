@@ -36,7 +36,7 @@ def test_a_run_and_its_forecast_load_no_compiler() -> None:
 @pytest.mark.parametrize(
     "asked",
     [
-        "import torch._dynamo.eval_frame",
+        pytest.param("import torch._dynamo.eval_frame", marks=pytest.mark.slow),
         *(
             pytest.param(other, marks=pytest.mark.slow)
             for other in (
