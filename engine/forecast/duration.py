@@ -35,7 +35,7 @@ def estimate_run(spec: RunSpec, records: Iterable[RunSummary]) -> Estimate | Non
 
 
 def _are_alike(spec: RunSpec, record: RunSummary, names: Iterable[str]) -> bool:
-    """A setting missing from the record counts as its default."""
+    """A setting that the run does not have counts as its default."""
     known = settings_of(RunSpec)
     return all(record.spec.get(name, known[name].default) == getattr(spec, name) for name in names)
 
