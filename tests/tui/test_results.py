@@ -193,4 +193,5 @@ async def test_a_broken_record_is_one_sentence(make_app: MakeApp, folders: Folde
         await pilot.press("3")
         await drawn(pilot)
         assert "no runs yet" in text_of(app)
+        assert "sorted by" not in text_of(app)
         assert any("choose another folder with --home" in str(note.message) for note in app._notifications)

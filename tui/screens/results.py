@@ -106,13 +106,16 @@ class ResultsScreen(ReadingScreen[None]):
         return " ↓" if self._reverse else " ↑"
 
     def _summarize(self, shown: int) -> None:
-        total = len(self._listing.runs)
-        text = counted(total, "run") if total else "no runs yet · 1: set one up"
+        total, summary = len(self._listing.runs), self.query_one("#summary", Static)
+        if not total:
+            summary.update(plain_content("no runs yet · 1: set one up"))
+            return
+        text = counted(total, "run")
         if shown != total:
             text += f", {shown:,} shown"
         if self._marked:
             text += f", {len(self._marked)} marked"
-        self.query_one("#summary", Static).update(plain_content(f"{text}, sorted by {TITLES[self._sort_by]}"))
+        summary.update(plain_content(f"{text}, sorted by {TITLES[self._sort_by]}"))
 
     def _shown(self) -> list[ListedRun]:
         return arrange(self._listing, self._sort_by, self._reverse, self._field.value)
