@@ -37,6 +37,17 @@ def pytest_xdist_auto_num_workers() -> int:
     return usable_cores() + 1
 
 
+SUITES = ("cluster", "reliability", "slow")
+"""Each needs all that those after it need. A test with several of these marks belongs to the first alone."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are selected by their marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        first, *others = [*filter(item.get_closest_marker, SUITES), ""]
+        item.own_markers = [mark for mark in item.own_markers if mark.name == first or mark.name not in others]
+
+
 def pytest_collection_finish() -> None:
     """What all tests share stays: else each collection of garbage, and there are many, looks through all of torch."""
     gc.collect()
