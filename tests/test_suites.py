@@ -26,7 +26,7 @@ def test_a_parameter_with_a_heavier_mark_takes_the_test_out_of_the_lighter_suite
         "0",
         "-m",
         suite,
-        TESTS / "engine/test_backends.py",
+        str(TESTS / "engine/test_backends.py"),
     ]
     collected = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     names = [line for line in collected.splitlines() if "::" in line]
