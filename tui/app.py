@@ -122,6 +122,9 @@ class ReslabApp(App[None]):
 
     def _after_first_paint(self) -> None:
         """After the first paint."""
+        gc.set_threshold(
+            20_000, 20, 20
+        )  # a full collection looks through all of torch: not in the middle of a key press
         gc.enable()
         self.session.watch_memory()
         self._read_runs()

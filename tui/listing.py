@@ -106,12 +106,14 @@ def list_runs(summaries: Sequence[RunSummary], stamp: tuple[int, int] | None = N
 
 def arrange(listing: Listing, sort_by: int, reverse: bool, filter_text: str) -> list[ListedRun]:
     """The runs whose row contains every word of `filter_text`, sorted by a column; runs without a value come last."""
-    wanted = filter_text.lower().split()
-    value = _COLUMNS[sort_by][1]
-    known, unknown = list[tuple[Any, ListedRun]](), list[ListedRun]()
-    for listed in listing.runs:
-        if all(word in listed.search_text for word in wanted):
-            found = value(listed.summary)
-            unknown.append(listed) if found is None else known.append((found, listed))
-    known.sort(key=lambda pair: pair[0], reverse=reverse)
-    return [listed for _, listed in known] + unknown
+    words, value = filter_text.lower().split(), _COLUMNS[sort_by][1]
+    runs = listing.runs
+    if words:
+        runs = [listed for listed in runs if all(word in listed.search_text for word in words)]
+    # Sort positions, not pairs: 10,000 new tuples would start a garbage collection, which takes longer than the sort.
+    values = [value(listed.summary) for listed in runs]
+    known = [position for position, found in enumerate(values) if found is not None]
+    known.sort(key=values.__getitem__, reverse=reverse)
+    return [runs[position] for position in known] + [
+        listed for listed, found in zip(runs, values, strict=True) if found is None
+    ]
