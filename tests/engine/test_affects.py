@@ -57,6 +57,7 @@ assert build_parser().parse_args(["train", "digits", "resnet20", "--width", "65"
 """
 
 
+@pytest.mark.slow
 def test_a_new_setting_is_known_to_every_key_form_option_and_comparison() -> None:
     done = subprocess.run((sys.executable, "-c", _WITH_A_NEW_SETTING), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -232,6 +232,7 @@ def test_what_cannot_be_followed_is_one_sentence(folders: Folders) -> None:
         next(follow(number, folders, RunControl()))
 
 
+@pytest.mark.slow
 def test_a_detached_run_survives_the_loss_of_its_parent(folders: Folders) -> None:
     spec = SPEC.replace(epochs=400)
     number = next(DetachedProcess(Order(folders, (Job(spec),))).runs())  # nobody reads its output any more

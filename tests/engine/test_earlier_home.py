@@ -145,6 +145,7 @@ def test_a_run_that_diverged_is_not_resumed(home: Folders) -> None:
         resume_with(home, DIVERGED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [STOPPED, KILLED])
 def test_a_resumed_run_ends_where_the_uninterrupted_one_did(number: int, resumed: Resumed) -> None:
     """On the machine of the reference alone; what is checked elsewhere is the next test."""
@@ -156,7 +157,8 @@ def test_a_resumed_run_ends_where_the_uninterrupted_one_did(number: int, resumed
     assert end == reference
 
 
-@pytest.mark.parametrize("number", [STOPPED, pytest.param(KILLED, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [STOPPED, KILLED])
 def test_a_resumed_run_that_is_interrupted_again_ends_as_one_that_is_not(
     number: int, home: Folders, resumed: Resumed
 ) -> None:
@@ -168,6 +170,7 @@ def test_a_resumed_run_that_is_interrupted_again_ends_as_one_that_is_not(
         assert len(store.details(number).resumes) == 2
 
 
+@pytest.mark.slow
 def test_its_runs_are_compared(resumed: Resumed, capsys: pytest.CaptureFixture[str]) -> None:
     with Store(resumed.folders.database) as store:
         found = compare(store.compared([STOPPED, COMPLETED, KILLED]))

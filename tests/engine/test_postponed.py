@@ -29,6 +29,7 @@ def carry_out(script: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_run_and_its_forecast_load_no_compiler() -> None:
     carry_out(_A_RUN + _IS_POSTPONED)
 
