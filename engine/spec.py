@@ -45,7 +45,11 @@ class RunSpec:
     dataset: str = setting(
         help="a name that `reslab datasets` lists, or folder:PATH", group="data", affects=("images", "epoch", "result")
     )
-    model: str = setting(help="a name that `reslab models` lists", group="model", affects=("step", "memory", "result"))
+    model: str = setting(
+        help="a name that `reslab models` lists, timm:NAME, or a file of your own: ./net.py:NAME or ./net.toml",
+        group="model",
+        affects=("step", "memory", "result"),
+    )
     epochs: int = setting(
         10,
         help="passes over the training images",

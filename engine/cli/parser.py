@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from engine.catalog.datasets import absolute_dataset
+from engine.catalog.own_models import absolute_model
 from engine.cli.output import printable
 from engine.combinations import seeds_of
 from engine.errors import SpecError
@@ -263,10 +264,12 @@ def given_settings(arguments: argparse.Namespace) -> dict[str, Value]:
 
 
 def _with_absolute_paths(values: dict[str, Any]) -> dict[str, Any]:
-    """Resolve folder and weights file against the current folder, so that they stay valid from anywhere."""
-    dataset, weights = values.get("dataset"), values.get("weights")
+    """Resolve the paths of images, network and weights against the current folder, so that they stay valid from anywhere."""
+    dataset, model, weights = values.get("dataset"), values.get("model"), values.get("weights")
     if isinstance(dataset, str):
         values = {**values, "dataset": absolute_dataset(dataset)}
+    if isinstance(model, str):
+        values = {**values, "model": absolute_model(model)}
     if isinstance(weights, str):
         values = {**values, "weights": absolute_weights(weights)}
     return values
