@@ -6,7 +6,7 @@ import sys
 import time
 from typing import Any
 
-from engine.catalog.datasets import DATASETS, FOLDER, DatasetInfo
+from engine.catalog.datasets import DATASETS, KINDS, DatasetInfo
 from engine.cli.output import print_json
 from engine.cli.parser import columns
 from engine.data.cache import CacheEntry, delete_entry, entries
@@ -22,11 +22,9 @@ def datasets_command(folders: Folders, delete: str | None, as_json: bool) -> int
         return _delete(folders, delete)
     kept = entries(folders.cache)
     if as_json:
-        rows = [_as_json(info, [entry for entry in kept if entry.source == info.name]) for info in (*DATASETS, FOLDER)]
-        rows[-1]["kept"] = plain([entry for entry in kept if entry.source.startswith("folder:")])
-        print_json(rows)
+        print_json([_as_json(info, [entry for entry in kept if _is_of(entry, info)]) for info in (*DATASETS, *KINDS)])
         return 0
-    print(columns([("DATASET", "IMAGE", "TRAIN", "TEST", "CLASSES", ""), *map(_row, (*DATASETS, FOLDER))], (2, 3, 4)))
+    print(columns([("DATASET", "IMAGE", "TRAIN", "TEST", "CLASSES", ""), *map(_row, (*DATASETS, *KINDS))], (2, 3, 4)))
     if kept:
         print(f"\nDecoded images in {folders.cache} (--delete NAME, or all):")
         print(columns([("KEPT", "IMAGES", "SIZE", "LAST USED", ""), *map(_kept_row, kept)], (1, 2)))
@@ -40,6 +38,10 @@ def _delete(folders: Folders, name: str) -> int:
             raise DatasetError(f"no decoded images named {one!r}; reslab datasets lists the names")
     print(f"{len(names)} deleted", file=sys.stderr)
     return 0
+
+
+def _is_of(entry: CacheEntry, info: DatasetInfo) -> bool:
+    return entry.source.startswith(info.prefix) if info.is_own else entry.source == info.name
 
 
 def _row(info: DatasetInfo) -> tuple[str, ...]:

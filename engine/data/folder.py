@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.catalog.datasets import folder_path
+from engine.catalog.datasets import own_path
 from engine.control import Control
 from engine.data.layout import ASK_FOR, ImageFile, Layout, find_layout
 from engine.data.listing import OUTSIDE, images_directly_in, list_files
 from engine.data.manifest import FileRecord, unused
+from engine.data.own import files_below, files_state
 from engine.data.sizing import choose_sizing
 from engine.errors import DatasetError
 from engine.paths import Folders
@@ -20,6 +21,7 @@ from engine.spec import RunSpec
 
 if TYPE_CHECKING:
     from engine.data.images import RawImages
+    from engine.data.survey import Survey
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +58,26 @@ def load(spec: RunSpec, folders: Folders, control: Control) -> Generator[Progres
 
 def check(spec: RunSpec) -> None:
     """Raise DatasetError at once if the folder cannot be a dataset, before a run is recorded."""
-    _check_val(spec, find_layout(folder_path(spec.dataset)))
+    _check_val(spec, find_layout(own_path(spec.dataset)))
+
+
+def survey(spec: RunSpec, folders: Folders | None, control: Control) -> Generator[Progress, None, Survey]:
+    """Survey the folder, without decoding an image. Raises as `load`."""
+    from engine.data.survey import survey_files
+
+    folder = read_folder(spec)
+    layout = folder.layout
+    return (yield from survey_files(spec, folder.files, len(layout.class_names), layout.notes, control))
+
+
+def state(spec: RunSpec) -> str:
+    """A hash of the names, sizes and times of all files in the folder."""
+    return files_state(files_below(own_path(spec.dataset)))
 
 
 def read_folder(spec: RunSpec) -> Folder:
     """Every file of the folder of `spec.dataset`, unopened. Raises DatasetError, as `find_layout`."""
-    layout = find_layout(folder_path(spec.dataset))
+    layout = find_layout(own_path(spec.dataset))
     _check_val(spec, layout)
     files, left_out = [], list(_outside(layout))
     for part in layout.parts:
