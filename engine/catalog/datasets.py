@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.catalog.inside import ARCHIVE, names_inside
 from engine.errors import SpecError, unknown_name
 from engine.paths import expand
 from engine.shape import DataShape
@@ -107,8 +108,8 @@ def kind_of(name: str) -> DatasetInfo | None:
 def absolute_dataset(name: str) -> str:
     """`name` with its prefix and an absolute path, so that it means the same from any directory.
 
-    A path alone gets the prefix of its kind: `./pictures` is a folder. A name of the table, and a text that is neither
-    a name nor a path, are returned unchanged.
+    A path alone gets the prefix of its kind: `./pictures` is a folder, an archive what it holds. A name of the table,
+    and a text that is neither a name nor a path, are returned unchanged.
     """
     kind = kind_of(name)
     if kind is None and (kind := _kind_of_path(name)) is not None:
@@ -126,7 +127,13 @@ def _kind_of_path(text: str) -> DatasetInfo | None:
     path = expand(text)
     if os.sep not in text and not path.exists():
         return None
-    return next((kind for kind in KINDS if kind.pattern and re.search(kind.pattern, path.name, re.IGNORECASE)), FOLDER)
+    names = [path.name]
+    if ARCHIVE.search(path.name) and path.is_file():
+        names = [name for name in names_inside(path) if "/" not in name]
+    for kind in KINDS:
+        if kind.pattern and sum(re.search(kind.pattern, name, re.IGNORECASE) is not None for name in names) == 1:
+            return kind
+    return FOLDER
 
 
 def own_path(name: str) -> Path:
