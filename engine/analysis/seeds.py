@@ -117,7 +117,7 @@ def _key(spec: RunSpec, unknown: Mapping[str, Any], images: Images, groups: Iter
     """If the images are known, it matters which they were, not in which folder. `unknown` settings may affect the
     result.
     """
-    settings = spec.seed_group(with_folder=not images[0]) + (json.dumps(unknown, sort_keys=True) if unknown else "")
+    settings = spec.seed_group(with_path=not images[0]) + (json.dumps(unknown, sort_keys=True) if unknown else "")
     key = _Key(settings, *images)
     if key.train_sha256:
         return key

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from engine.analysis.remarks import closing_remarks
-from engine.catalog.datasets import FOLDER, absolute_dataset, find_dataset
+from engine.catalog.datasets import absolute_dataset, find_dataset
 from engine.catalog.models import find_model, misfit
 from engine.catalog.own_models import absolute_model
 from engine.control import Control, RunControl
@@ -137,9 +137,9 @@ def _check_again(number: int, spec: RunSpec, load_weights: bool, on_this_machine
     try:
         check(spec, load_weights, on_this_machine)
     except DatasetError as error:
-        if find_dataset(spec.dataset) is not FOLDER:
+        if not (kind := find_dataset(spec.dataset)).is_own:
             raise
-        raise DatasetError(f"{error}; if it has moved, use reslab resume {number} --dataset folder:PATH") from None
+        raise DatasetError(f"{error}; if it has moved, use reslab resume {number} --dataset {kind.name}") from None
 
 
 def not_resumable(details: RunDetails) -> str | None:
