@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engine.catalog.inside import ARCHIVE, names_inside
+from engine.catalog.installed import PROVIDED_NAME, find_provided, provided
+from engine.code_reference import CODE_REFERENCE
 from engine.errors import SpecError, unknown_name
 from engine.paths import expand
 from engine.shape import DataShape
@@ -27,7 +29,8 @@ class DatasetInfo:
     are files rather than arrays that are read as a whole.
 
     The row of a kind has a `prefix`, after which its datasets' names have a path; `example` is such a name, and
-    `pattern` the regular expression of paths that belong to the kind without its prefix ("": folders).
+    `pattern` the regular expression of paths that belong to the kind without its prefix ("": folders). `is_provided`:
+    the row of datasets that other packages provide (`engine.catalog.installed`).
     """
 
     name: str
@@ -41,11 +44,14 @@ class DatasetInfo:
     prefix: str = ""
     example: str = ""
     pattern: str = ""
+    is_provided: bool = False
 
     @property
     def is_own(self) -> bool:
-        """Whether the images are the user's own, at a path."""
-        return bool(self.prefix)
+        """Whether the images are the user's own, at a path, or another package's: only a module of their kind knows
+        them.
+        """
+        return bool(self.prefix) or self.is_provided
 
     @property
     def num_images(self) -> int | None:
@@ -80,7 +86,14 @@ DATASETS: tuple[DatasetInfo, ...] = (
 FOLDER = DatasetInfo("folder:PATH", "your own images, one folder a class", "engine.data.folder:load", is_of_files=True,
                      prefix="folder:", example="folder:~/pictures with one folder a class")  # fmt: skip
 
-KINDS: tuple[DatasetInfo, ...] = (FOLDER,)
+CODE = DatasetInfo("code:FILE.py:NAME", "your own Python function that returns images", "engine.data.own_code:load",
+                   prefix="code:", example="code:./data.py:load", pattern=r"\.py:[A-Za-z_]\w*$")  # fmt: skip
+PACKAGE = DatasetInfo("PACKAGE:NAME", "from another installed package", "engine.data.own_code:load", is_provided=True)
+
+KINDS: tuple[DatasetInfo, ...] = (
+    FOLDER,
+    CODE,
+)
 """Kinds of the user's own datasets, each named by its prefix and a path."""
 
 
@@ -97,7 +110,14 @@ def find_dataset(name: str) -> DatasetInfo:
     for info in DATASETS:
         if info.name == name:
             return info
+    if PROVIDED_NAME.fullmatch(name) or find_provided("datasets", name):
+        return PACKAGE
     raise unknown_name("dataset", name, [info.name for info in (*DATASETS, *KINDS)], "dataset")
+
+
+def provided_datasets() -> tuple[DatasetInfo, ...]:
+    """The rows of datasets that installed packages provide. Reads the entry points."""
+    return tuple(replace(PACKAGE, name=one.full_name, title=one.title) for one in provided("datasets"))
 
 
 def kind_of(name: str) -> DatasetInfo | None:
@@ -112,6 +132,8 @@ def absolute_dataset(name: str) -> str:
     and a text that is neither a name nor a path, are returned unchanged.
     """
     kind = kind_of(name)
+    if kind is None and os.sep not in name and not _is_in_table(name) and (found := find_provided("datasets", name)):
+        return found.full_name
     if kind is None and (kind := _kind_of_path(name)) is not None:
         name = f"{kind.prefix}{name}"
     if kind is None or not name.removeprefix(kind.prefix).strip():
@@ -122,10 +144,10 @@ def absolute_dataset(name: str) -> str:
 
 def _kind_of_path(text: str) -> DatasetInfo | None:
     """The kind of a path without a prefix: anything with a separator, or the name of an existing file or folder."""
-    if any(info.name == text for info in DATASETS) or not text.strip():
+    if _is_in_table(text) or not text.strip():
         return None
     path = expand(text)
-    if os.sep not in text and not path.exists():
+    if os.sep not in text and not path.exists() and not CODE_REFERENCE.fullmatch(text):
         return None
     names = [path.name]
     if ARCHIVE.search(path.name) and path.is_file():
@@ -134,6 +156,10 @@ def _kind_of_path(text: str) -> DatasetInfo | None:
         if kind.pattern and sum(re.search(kind.pattern, name, re.IGNORECASE) is not None for name in names) == 1:
             return kind
     return FOLDER
+
+
+def _is_in_table(name: str) -> bool:
+    return any(info.name == name for info in DATASETS)
 
 
 def own_path(name: str) -> Path:

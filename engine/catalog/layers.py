@@ -131,7 +131,7 @@ def _conv_count(arguments: Arguments) -> int:
     height, width = _pair(arguments["kernel_size"])
     out = int(arguments["out_channels"])
     weights = out * (arguments["in_channels"] // arguments.get("groups", 1)) * height * width
-    return weights + (out if arguments.get("bias", True) else 0)
+    return int(weights) + (out if arguments.get("bias", True) else 0)
 
 
 def _pool_inferred(at: Shape, given: Arguments) -> Arguments:
@@ -182,7 +182,7 @@ def _linear_shape(at: Shape, arguments: Arguments) -> Shape:
 
 
 def _linear_count(arguments: Arguments) -> int:
-    return int(arguments["out_features"]) * (arguments["in_features"] + bool(arguments.get("bias", True)))
+    return int(arguments["out_features"]) * (int(arguments["in_features"]) + bool(arguments.get("bias", True)))
 
 
 def _flat(at: Shape, arguments: Arguments) -> Shape:

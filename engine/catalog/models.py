@@ -7,7 +7,7 @@ loaded. A test checks every figure against the built network.
 from __future__ import annotations
 
 from engine.catalog import torchvision_table
-from engine.catalog.model_info import ModelInfo
+from engine.catalog.model_info import ModelInfo as ModelInfo
 from engine.catalog.own_models import find_own_model, own_path
 from engine.errors import SpecError, unknown_name
 from engine.shape import DataShape

@@ -13,7 +13,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from engine.catalog.installed import PROVIDED_NAME, find_provided
+from engine.catalog.installed import PROVIDED_NAME, find_provided, provided
 from engine.catalog.model_info import ModelInfo, Origin
 from engine.code_reference import CODE_REFERENCE, CodeReference
 from engine.errors import SpecError
@@ -47,9 +47,26 @@ def find_own_model(name: str) -> ModelInfo | None:
         return _row(name, "described", "your own layers", Path(name).name)
     if PROVIDED_NAME.fullmatch(name):
         return _row(name, "package", f"from the package {name.partition(':')[0]}")
-    if provided := find_provided("models", name):
-        return _row(provided.full_name, "package", provided.title)
+    if found := find_provided("models", name):
+        return _row(found.full_name, "package", found.title)
     return None
+
+
+def provided_models() -> tuple[ModelInfo, ...]:
+    """The rows of networks that installed packages provide. Reads the entry points."""
+    return tuple(_row(one.full_name, "package", one.title) for one in provided("models"))
+
+
+def timm_models() -> tuple[ModelInfo, ...]:
+    """The rows of timm's networks, whether or not it is installed, with their native parameter counts."""
+    from engine.catalog.timm_table import timm_rows
+
+    return tuple(
+        replace(
+            _row(f"{TIMM}{row.name}", "timm", "timm"), num_parameters=row.num_parameters, pretrained=row.is_pretrained
+        )
+        for row in timm_rows().values()
+    )
 
 
 def absolute_model(name: str) -> str:
@@ -62,8 +79,8 @@ def absolute_model(name: str) -> str:
         return name
     from engine.catalog.models import is_in_table
 
-    provided = None if is_in_table(name) else find_provided("models", name)
-    return provided.full_name if provided else name
+    found = None if is_in_table(name) else find_provided("models", name)
+    return found.full_name if found else name
 
 
 def own_path(name: str) -> Path:

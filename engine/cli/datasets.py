@@ -6,7 +6,7 @@ import sys
 import time
 from typing import Any
 
-from engine.catalog.datasets import DATASETS, KINDS, DatasetInfo
+from engine.catalog.datasets import DATASETS, KINDS, DatasetInfo, provided_datasets
 from engine.cli.output import print_json
 from engine.cli.parser import columns
 from engine.data.cache import CacheEntry, delete_entry, entries
@@ -20,11 +20,11 @@ def datasets_command(folders: Folders, delete: str | None, as_json: bool) -> int
     """List datasets and cache entries; with `delete`, delete one entry, or "all"."""
     if delete is not None:
         return _delete(folders, delete)
-    kept = entries(folders.cache)
+    kept, shown = entries(folders.cache), (*DATASETS, *provided_datasets(), *KINDS)
     if as_json:
-        print_json([_as_json(info, [entry for entry in kept if _is_of(entry, info)]) for info in (*DATASETS, *KINDS)])
+        print_json([_as_json(info, [entry for entry in kept if _is_of(entry, info)]) for info in shown])
         return 0
-    print(columns([("DATASET", "IMAGE", "TRAIN", "TEST", "CLASSES", ""), *map(_row, (*DATASETS, *KINDS))], (2, 3, 4)))
+    print(columns([("DATASET", "IMAGE", "TRAIN", "TEST", "CLASSES", ""), *map(_row, shown)], (2, 3, 4)))
     if kept:
         print(f"\nDecoded images and unpacked archives in {folders.cache} (--delete NAME, or all):")
         print(columns([("KEPT", "IMAGES", "SIZE", "LAST USED", ""), *map(_kept_row, kept)], (1, 2)))
@@ -41,7 +41,7 @@ def _delete(folders: Folders, name: str) -> int:
 
 
 def _is_of(entry: CacheEntry, info: DatasetInfo) -> bool:
-    return entry.source.startswith(info.prefix) if info.is_own else entry.source == info.name
+    return entry.source.startswith(info.prefix) if info.prefix else entry.source == info.name
 
 
 def _row(info: DatasetInfo) -> tuple[str, ...]:

@@ -129,6 +129,7 @@ def _add_reading(add: Callable[..., argparse.ArgumentParser]) -> None:
     datasets = add("datasets", "list the datasets, and their decoded images in the cache")
     datasets.add_argument("--delete", metavar="KEPT", help="delete the decoded images of this name, or all")
     models = add("models", "list the architectures")
+    models.add_argument("family", nargs="?", metavar="timm", help="list timm's networks instead")
     models.add_argument("--all", action="store_true", help="include the rest of torchvision's classification networks")
     add("doctor", "check versions, device, NVML, SQLite, terminal and folders")
 
@@ -264,7 +265,7 @@ def given_settings(arguments: argparse.Namespace) -> dict[str, Value]:
 
 
 def _with_absolute_paths(values: dict[str, Any]) -> dict[str, Any]:
-    """Resolve the paths of images, network and weights against the current folder, so that they stay valid from anywhere."""
+    """Resolve the paths of images, network and weights against the current folder: valid from anywhere."""
     dataset, model, weights = values.get("dataset"), values.get("model"), values.get("weights")
     if isinstance(dataset, str):
         values = {**values, "dataset": absolute_dataset(dataset)}

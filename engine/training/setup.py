@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 
-from engine.catalog.models import choose_stem, describe_changes, find_model
+from engine.catalog.models import choose_stem, describe_changes, find_model, short_model
 from engine.cores import OthersMeter
 from engine.data.batches import batch_bounds
 from engine.data.images import ImageData
@@ -147,7 +147,7 @@ def set_up(spec: RunSpec, context: RunContext) -> Generator[DatasetProgressed | 
         prepared = yield from _prepare(spec, context)
     group.barrier()
     data, execution, learner = prepared.data, prepared.execution, group.join(prepared.learner)
-    holding = Holding("model", spec.model, context.run, _parts(learner), live=True)
+    holding = Holding("model", short_model(spec.model), context.run, _parts(learner), live=True)
     context.ledger.hold(("model", context.run), learner.model, holding)
     recovery = _recovery(context, learner, execution.plan)
     bounds = batch_bounds(len(data.train), spec.batch_size)
