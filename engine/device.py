@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
@@ -148,16 +149,18 @@ def cpu_name() -> str:
     return f"{name}, {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores"
 
 
-def versions() -> dict[str, str]:
-    """Versions of the packages that affect a run's figures."""
+def versions(*others: str) -> dict[str, str]:
+    """Versions of the packages that affect a run's figures, `others` among them."""
     found = {"python": platform.python_version()}
-    for package in ("torch", "torchvision", "scikit-learn", "numpy"):
+    for package in ("torch", "torchvision", "scikit-learn", "numpy", *others):
         found[package] = metadata.version(package)
     return found
 
 
-def describe(placement: Placement, stem: str, resident: bool, workers: str = "") -> Resolved:
-    """A placement as plain values for `RunStarted`."""
+def describe(
+    placement: Placement, stem: str, resident: bool, workers: str = "", packages: Sequence[str] = ()
+) -> Resolved:
+    """A placement as plain values for `RunStarted`. `packages`: others than usual that the network is from."""
     import torch
 
     return Resolved(
@@ -169,7 +172,7 @@ def describe(placement: Placement, stem: str, resident: bool, workers: str = "")
         memory_format=str(placement.memory_format).removeprefix("torch."),
         stem=stem,
         images="resident" if resident else "streamed",
-        versions=versions(),
+        versions=versions(*packages),
         gain=placement.gain,
         workers=workers,
         threads_reason=placement.threads_reason,

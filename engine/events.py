@@ -96,7 +96,8 @@ class RunStarted:
     images, such as which function the weights belong to and how each sub-folder was used. `data_rules` is the version
     of layout, sizing and splitting (`engine.data.images`); early runs have 1. `pixel_range` is the value that became
     255 in images of more than 8 bits per sample, for integers and for floats; None without such images. `resampler`
-    resized the images: "tensor", "pillow", or "" in runs stored before it was.
+    resized the images: "tensor", "pillow", or "" in runs stored before it was. `model_sha256` is of the user's own
+    file with the network; "" for a network without one.
     """
 
     run: int
@@ -121,6 +122,7 @@ class RunStarted:
     data_rules: int = 1
     pixel_range: tuple[int | None, float | None] = (None, None)
     resampler: str = ""
+    model_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from engine.catalog.datasets import FOLDER_PREFIX, find_dataset
+from engine.catalog.datasets import FOLDER, find_dataset
 from engine.catalog.models import find_model
 from engine.errors import SpecError
 from engine.format_number import KEY, check_format
@@ -45,7 +45,11 @@ class RunSpec:
     dataset: str = setting(
         help="a name that `reslab datasets` lists, or folder:PATH", group="data", affects=("images", "epoch", "result")
     )
-    model: str = setting(help="a name that `reslab models` lists", group="model", affects=("step", "memory", "result"))
+    model: str = setting(
+        help="a name that `reslab models` lists, timm:NAME, or a file of your own: ./net.py:NAME or ./net.toml",
+        group="model",
+        affects=("step", "memory", "result"),
+    )
     epochs: int = setting(
         10,
         help="passes over the training images",
@@ -281,14 +285,14 @@ class RunSpec:
         lines += [f"# unknown setting: {safe_text(f'{name} = {json.dumps(value)}')}" for name, value in unknown.items()]
         return escaped("".join(f"{line}\n" for line in lines), toml=True)
 
-    def seed_group(self, with_folder: bool = True) -> str:
+    def seed_group(self, with_path: bool = True) -> str:
         """The key of runs that differ only in their seed: canonical JSON of the other settings that affect the result.
-        Without `with_folder`, a folder of images is left out, for use with the hash of its images.
+        Without `with_path`, kind and path of the user's own images are left out, for use with the images' hash.
         """
         named = affecting("result")
         rest = {name: value for name, value in self.to_dict().items() if name in named and name != "seed"}
-        if not with_folder and self.dataset.startswith(FOLDER_PREFIX):
-            rest["dataset"] = FOLDER_PREFIX
+        if not with_path and find_dataset(self.dataset).is_own:
+            rest["dataset"] = FOLDER.prefix
         return _canonical(rest)
 
     def replace(self, **changes: Any) -> RunSpec:

@@ -17,6 +17,7 @@ from textual.driver import Driver
 from textual.events import Event, Key, Paste
 from textual.screen import Screen
 
+from engine.catalog.models import short_model
 from engine.errors import SpecError
 from engine.launch.backend import Job
 from engine.launch.in_process import InProcess
@@ -165,7 +166,7 @@ class ReslabApp(App[None]):
         if newest is None or not newest.cut_off:
             return
         why = (newest.error or "").removeprefix(CUT_OFF)  # stored runs keep this prefix
-        what = f"Run {newest.run}, {newest.model} on {newest.dataset}, was interrupted{why}."
+        what = f"Run {newest.run}, {short_model(newest.model)} on {newest.dataset}, was interrupted{why}."
         if await self.ask(f"{safe_text(what)} Resume it?"):
             self.resume_run(newest)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rich.cells import cell_len
 
 from engine.analysis.tables import duration
+from engine.catalog.models import short_model
 from engine.records import RunSummary
 from engine.text import percent, safe_text
 
@@ -38,7 +39,7 @@ def _metric(moment: str, name: str) -> Callable[[RunSummary], Any]:
 _COLUMNS: tuple[tuple[str, Callable[[RunSummary], Any], Callable[[Any], str]], ...] = (
     ("run", lambda summary: summary.run, str),
     ("dataset", lambda summary: summary.dataset, lambda value: _name(value, 28)),
-    ("model", lambda summary: summary.model, _name),
+    ("model", lambda summary: short_model(summary.model), _name),
     ("status", lambda summary: summary.status, _name),
     ("accuracy", _metric("final", "accuracy"), percent),
     ("F1", _metric("final", "f1"), percent),

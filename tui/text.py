@@ -69,8 +69,8 @@ def aligned(rows: Sequence[Sequence[str]], left: Container[int] = (0,)) -> list[
     ]
 
 
-def millions(count: int) -> str:
-    return f"{count / 1e6:.1f} M"
+def millions(count: int | None) -> str:
+    return "–" if count is None else f"{count / 1e6:.1f} M"
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.catalog.models import short_model
 from engine.errors import StoreError
 from engine.records import Predictions, RunDetails
 from engine.settings import settings_of
@@ -95,6 +96,9 @@ def compare(
     computed = tuple(_computed_in(details) for details, _ in runs)
     if len(set(computed)) > 1:
         differing["computed_in"] = computed
+    files = tuple(item.started.model_sha256[:12] if item.started else "" for item, _ in runs)
+    if len(set(files)) > 1:
+        differing["network_file"] = tuple(f"SHA-256 {file}…" if file else "none" for file in files)
     reason = _why_no_verdict([details for details, _ in runs])
     if reason is not None:
         return Comparison(sides, (), reason, differing)
@@ -168,7 +172,7 @@ def differing_settings(specs: Sequence[dict[str, Any]]) -> dict[str, tuple[Any, 
 
 def _side(details: RunDetails, predictions: Predictions) -> Side:
     right, total = int(_right(predictions).sum()), len(predictions.labels)
-    name = f"{details.record.model} #{details.record.run}"
+    name = f"{short_model(details.record.model)} #{details.record.run}"
     caveats = [text for text in (_unfinished(details), details.caveat) if text]
     return Side(details.record.run, name, total, right, wilson_interval(right, total), "; ".join(caveats) or None)
 

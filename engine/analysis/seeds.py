@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from engine.analysis.comparison import ALPHA, Comparison, differing_settings, holm, points
+from engine.catalog.models import short_model
 from engine.records import RunDetails, RunSummary
 from engine.spec import RunSpec, unknown_settings
 from engine.text import counted
@@ -19,8 +20,8 @@ from engine.text import counted
 ENOUGH_SEEDS = 3  # with fewer, a standard deviation means little
 _MOST_NAMED = 3  # settings in a group's name
 _NONE: Mapping[int, str | None] = MappingProxyType({})
-Images = tuple[str, str]
-UNKNOWN: Images = ("", "")
+Images = tuple[str, str, str]
+UNKNOWN: Images = ("", "", "")
 _NO_IMAGES: Mapping[int, Images] = MappingProxyType({})
 
 
@@ -30,6 +31,7 @@ class _Key(NamedTuple):
     settings: str
     test_sha256: str
     train_sha256: str
+    model_sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,16 +110,18 @@ def group_by_seed(
 
 
 def images_of(details: RunDetails) -> Images:
-    """The hashes of a run's test and training images; empty if an earlier version did not record them."""
+    """The hashes of a run's test and training images, and of the user's own file with its network; empty if there is
+    none, or an earlier version did not record them.
+    """
     started = details.started
-    return (started.test_sha256, started.train_sha256) if started else UNKNOWN
+    return (started.test_sha256, started.train_sha256, started.model_sha256) if started else UNKNOWN
 
 
 def _key(spec: RunSpec, unknown: Mapping[str, Any], images: Images, groups: Iterable[_Key]) -> _Key:
     """If the images are known, it matters which they were, not in which folder. `unknown` settings may affect the
     result.
     """
-    settings = spec.seed_group(with_folder=not images[0]) + (json.dumps(unknown, sort_keys=True) if unknown else "")
+    settings = spec.seed_group(with_path=not images[0]) + (json.dumps(unknown, sort_keys=True) if unknown else "")
     key = _Key(settings, *images)
     if key.train_sha256:
         return key
@@ -132,7 +136,7 @@ def _distinct(names: Sequence[str], hashes: Sequence[str]) -> list[str]:
 
 
 def _names(groups: Sequence[Sequence[RunSummary]]) -> list[str]:
-    plain = [f"{group[0].model} on {group[0].dataset}" for group in groups]
+    plain = [f"{short_model(group[0].model)} on {group[0].dataset}" for group in groups]
     names = []
     for name, group in zip(plain, groups, strict=True):
         alike = [other[0].spec for other, its in zip(groups, plain, strict=True) if its == name]

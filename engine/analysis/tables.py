@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from engine.catalog.models import short_model
 from engine.data.manifest import left_out_text
 from engine.events import ClassMetrics, Metrics, Resolved, RunContinued, RunStarted, SettingsTuned, TuningChecked
 from engine.records import MemoryRecord, RunDetails, RunSummary
@@ -53,7 +54,9 @@ def comparison_rows(
     trained in parts of batches, `micro_batches` has the sizes.
     """
     two = same_images and len(records) == 2
-    rows = [("", *(f"{record.model} #{record.run}" for record in records), *(("difference",) if two else ()))]
+    rows = [
+        ("", *(f"{short_model(record.model)} #{record.run}" for record in records), *(("difference",) if two else ()))
+    ]
     for name, title in METRIC_NAMES:
         values = [getattr(record.final, name) if record.final else None for record in records]
         rows.append((title, *_marked(values, same_images and max, percent), *((_points(*values),) if two else ())))
@@ -142,6 +145,8 @@ def facts(details: RunDetails, folder: Path) -> list[tuple[str, str]]:
         ]
         kinds = started.left_out or {"no usable image": started.num_unusable}
         rows += [("note", line) for line in data_lines(started.notes, kinds)]
+    if details.started and details.started.model_sha256:
+        rows.append(("file", f"{record.model}, SHA-256 {details.started.model_sha256}"))
     rows.append(("settings", describe_settings(record.spec)))
     if unknown := unknown_settings(record.spec):
         rows.append(("unknown", f"{unknown_text(unknown)}: settings unknown to this version of reslab"))

@@ -6,53 +6,15 @@ loaded. A test checks every figure against the built network.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from engine.catalog import torchvision_table
-from engine.errors import unknown_name
+from engine.catalog.model_info import ModelInfo as ModelInfo
+from engine.catalog.own_models import find_own_model, own_path
+from engine.errors import SpecError, unknown_name
 from engine.shape import DataShape
+from engine.text import counted
 
 NATIVE_CHANNELS = 3  # in every row
 SMALL_IMAGE = 64  # pixels: below this the 7×7/2 stem and its max-pool discard most of the image
-
-
-@dataclass(frozen=True, slots=True)
-class ModelInfo:
-    """One row of the menu.
-
-    `num_parameters` counts trainable values of the native form: 3 channels, `num_classes` classes. `first` and `last`
-    name the layers to fit; `stem_width` is the number of channels after the first, `stem_kernel` the side of its
-    filters, `features` the input width of the last, `last_bias` whether that has a bias. `builder` is
-    "module:function", a `Builder`; `pretrained`: torchvision has ImageNet weights; `own_stem`: the first layers are
-    part of the architecture; `resnet`: the norm layer can be chosen, and the names are ResNet's. `twin` is the same
-    network without, or with, its shortcuts; `padded_shortcuts`: they have no parameters and pad new channels with zeros
-    (type A of He et al. 2015). The side of an image must be at least `min_size` pixels and a multiple of `multiple`.
-    """
-
-    name: str
-    title: str
-    depth: int | None
-    num_parameters: int
-    features: int
-    num_classes: int = 1000
-    stem_width: int = 64
-    stem_kernel: int = 7
-    first: str = "conv1"
-    last: str = "fc"
-    last_bias: bool = True
-    builder: str = "engine.models.building:build_resnet"
-    pretrained: bool = True
-    own_stem: bool = False
-    resnet: bool = True
-    twin: str | None = None
-    padded_shortcuts: bool = False
-    min_size: int = 1
-    multiple: int = 1
-
-    @property
-    def in_padded_pair(self) -> bool:
-        """Whether it or its twin has padded shortcuts: twins accept the same settings, so that they can be paired."""
-        return self.padded_shortcuts or (self.twin is not None and find_model(self.twin).padded_shortcuts)
 
 
 def _plain(depth: int, num_parameters: int, features: int) -> ModelInfo:
@@ -85,6 +47,7 @@ def _cifar(depth: int, num_parameters: int, plain: bool) -> ModelInfo:
         own_stem=True,
         twin=twin,
         padded_shortcuts=not plain,
+        in_padded_pair=True,
     )
 
 
@@ -137,21 +100,37 @@ MORE_MODELS: tuple[ModelInfo, ...] = (
 
 
 def find_model(name: str) -> ModelInfo:
-    """The row for `name`.
+    """The row for `name`: of the tables, or of a form that `engine.catalog.own_models` lists. Opens no file.
 
     Raises:
         SpecError: there is no such architecture.
     """
-    for info in (*MODELS, *MORE_MODELS):
-        if info.name == name:
-            return info
+    found = _find_in_table(name) or find_own_model(name)
+    if found is not None:
+        return found
     names = [info.name for info in MODELS]
     hidden = [info.name for info in MORE_MODELS]
-    raise unknown_name("architecture", name, names, "model", hidden, "and those of reslab models --all")
+    rest = "and those of reslab models --all; or a file of your own, ./net.py:NAME or ./net.toml"
+    raise unknown_name("architecture", name, names, "model", hidden, rest)
+
+
+def _find_in_table(name: str) -> ModelInfo | None:
+    return next((info for info in (*MODELS, *MORE_MODELS) if info.name == name), None)
+
+
+def is_in_table(name: str) -> bool:
+    return _find_in_table(name) is not None
+
+
+def short_model(name: str) -> str:
+    """A model's name for titles and tables: of a path, its last part. Any text is accepted."""
+    return name.rsplit("/", 1)[-1] if name.endswith(".toml") or ".py:" in name else name
 
 
 def misfit(info: ModelInfo, shape: DataShape) -> str | None:
-    """Why `info` does not accept images of `shape`, in a sentence; None if it does."""
+    """Why `info` does not accept images of `shape`, in a sentence; None if it does, or if only building it can tell."""
+    if info.origin == "described":
+        return _misfit_of_layers(info, shape)
     sides = {shape.height, shape.width}
     if info.multiple > 1 and (len(sides) > 1 or shape.height % info.multiple):
         near = max(round(shape.height / info.multiple), 1) * info.multiple
@@ -167,6 +146,16 @@ def misfit(info: ModelInfo, shape: DataShape) -> str | None:
     return None
 
 
+def _misfit_of_layers(info: ModelInfo, shape: DataShape) -> str | None:
+    from engine.catalog.described import fit_layers
+
+    try:
+        fit_layers(own_path(info.name), shape)
+    except SpecError as error:
+        return str(error)
+    return None
+
+
 def choose_stem(info: ModelInfo, stem: str, shape: DataShape) -> str:
     """Resolve `auto`: `small` for images under 64 pixels, else `imagenet`. Other families have `own`."""
     if info.own_stem:
@@ -176,8 +165,20 @@ def choose_stem(info: ModelInfo, stem: str, shape: DataShape) -> str:
     return "small" if min(shape.height, shape.width) < SMALL_IMAGE else "imagenet"
 
 
-def count_parameters(info: ModelInfo, shape: DataShape, stem: str) -> int:
-    """Trainable values of `info` fitted to `shape` with a resolved `stem` (`imagenet`, `small` or `own`)."""
+def count_parameters(info: ModelInfo, shape: DataShape, stem: str) -> int | None:
+    """Trainable values of `info` fitted to `shape` with a resolved `stem` (`imagenet`, `small` or `own`); None if only
+    the built network can tell.
+    """
+    if info.origin == "described":
+        from engine.catalog.described import fit_layers
+
+        return sum(layer.num_parameters for layer in fit_layers(own_path(info.name), shape))
+    if info.origin == "timm":
+        from engine.catalog.timm_table import count_timm
+
+        return count_timm(info.name, shape)
+    if info.num_parameters is None:
+        return None
     kernel = 3 if stem == "small" else info.stem_kernel
     first = info.stem_width * (shape.channels * kernel**2 - NATIVE_CHANNELS * info.stem_kernel**2)
     last = (info.features + info.last_bias) * (shape.num_classes - info.num_classes)
@@ -193,6 +194,8 @@ def _positions(info: ModelInfo, shape: DataShape) -> int:
 
 def describe_changes(info: ModelInfo, shape: DataShape, stem: str) -> tuple[str, ...]:
     """The changes that fitting makes, in words: ("conv1 3→1 channels", "fc 1000→10 classes")."""
+    if info.is_whole:
+        return (f"built for {counted(shape.channels, 'channel')} and {counted(shape.num_classes, 'class', 'classes')}",)
     changes = []
     if stem == "small":
         changes.append("conv1 7×7/2→3×3/1, no max-pool")

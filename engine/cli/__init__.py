@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from engine.cli.notices import announce_code
 from engine.cli.output import Output, standard_streams
 from engine.cli.parser import build_parser, cluster_from, given_settings, specs_from, wants_settings
 from engine.environment import check_environment
@@ -128,12 +129,14 @@ def _run_lab_command(arguments: argparse.Namespace, lab: Lab) -> int:
             from engine.cli.forecast import forecast_command
 
             specs = specs_from(arguments)
+            announce_code((spec.dataset, spec.model) for spec in specs)
             return max(forecast_command(spec, lab, arguments.json) for spec in specs)
         case "autotune":
             return _autotune(arguments, lab)
         case "predict":
             from engine.cli.predict import predict_command
 
+            announce_code([("", lab.summary(arguments.run).model)])
             return predict_command(lab, arguments.run, arguments.images, arguments.json)
     from engine.cli import runs
 
@@ -143,7 +146,7 @@ def _run_lab_command(arguments: argparse.Namespace, lab: Lab) -> int:
 
             return datasets_command(lab.folders, arguments.delete, arguments.json)
         case "models":
-            return runs.list_models(arguments.all, arguments.json)
+            return runs.list_models(arguments.family, arguments.all, arguments.json)
         case "runs":
             return runs.list_runs(lab, arguments.json)
         case "show":
@@ -171,7 +174,9 @@ def _autotune(arguments: argparse.Namespace, lab: Lab) -> int:
         raise SpecError("dataset and model: missing; autotune needs both to measure, or neither to list its choices")
     if not named:
         return autotune.list_command(lab, arguments.json)
-    return max(autotune.measure_command(spec, lab, arguments.json) for spec in specs_from(arguments))
+    specs = specs_from(arguments)
+    announce_code((spec.dataset, spec.model) for spec in specs)
+    return max(autotune.measure_command(spec, lab, arguments.json) for spec in specs)
 
 
 def _train(arguments: argparse.Namespace, folders: Folders, open_app: OpenApp) -> int:
@@ -196,4 +201,5 @@ def _train(arguments: argparse.Namespace, folders: Folders, open_app: OpenApp) -
         return open_app(Opening(folders, tuple(specs), arguments.exit, cluster))
     from engine.cli.training import train_all
 
+    announce_code((spec.dataset, spec.model) for spec in specs)
     return train_all(specs, folders, arguments.json, cluster, detach)

@@ -1,4 +1,4 @@
-"""`reslab datasets`: the datasets, and the decoded images kept in the cache."""
+"""`reslab datasets`: the datasets, and the decoded images and unpacked archives kept in the cache."""
 
 from __future__ import annotations
 
@@ -6,29 +6,27 @@ import sys
 import time
 from typing import Any
 
-from engine.catalog.datasets import DATASETS, FOLDER, DatasetInfo
+from engine.catalog.datasets import DATASETS, KINDS, DatasetInfo, provided_datasets
 from engine.cli.output import print_json
 from engine.cli.parser import columns
 from engine.data.cache import CacheEntry, delete_entry, entries
 from engine.errors import DatasetError
 from engine.events import plain
 from engine.paths import Folders
-from engine.text import safe_text
+from engine.text import safe_path
 
 
 def datasets_command(folders: Folders, delete: str | None, as_json: bool) -> int:
     """List datasets and cache entries; with `delete`, delete one entry, or "all"."""
     if delete is not None:
         return _delete(folders, delete)
-    kept = entries(folders.cache)
+    kept, shown = entries(folders.cache), (*DATASETS, *provided_datasets(), *KINDS)
     if as_json:
-        rows = [_as_json(info, [entry for entry in kept if entry.source == info.name]) for info in (*DATASETS, FOLDER)]
-        rows[-1]["kept"] = plain([entry for entry in kept if entry.source.startswith("folder:")])
-        print_json(rows)
+        print_json([_as_json(info, [entry for entry in kept if _is_of(entry, info)]) for info in shown])
         return 0
-    print(columns([("DATASET", "IMAGE", "TRAIN", "TEST", "CLASSES", ""), *map(_row, (*DATASETS, FOLDER))], (2, 3, 4)))
+    print(columns([("DATASET", "IMAGE", "TRAIN", "TEST", "CLASSES", ""), *map(_row, shown)], (2, 3, 4)))
     if kept:
-        print(f"\nDecoded images in {folders.cache} (--delete NAME, or all):")
+        print(f"\nDecoded images and unpacked archives in {folders.cache} (--delete NAME, or all):")
         print(columns([("KEPT", "IMAGES", "SIZE", "LAST USED", ""), *map(_kept_row, kept)], (1, 2)))
     return 0
 
@@ -37,9 +35,13 @@ def _delete(folders: Folders, name: str) -> int:
     names = [entry.name for entry in entries(folders.cache)] if name == "all" else [name]
     for one in names:
         if not delete_entry(folders.cache, one):
-            raise DatasetError(f"no decoded images named {one!r}; reslab datasets lists the names")
+            raise DatasetError(f"nothing named {one!r} is kept in the cache; reslab datasets lists the names")
     print(f"{len(names)} deleted", file=sys.stderr)
     return 0
+
+
+def _is_of(entry: CacheEntry, info: DatasetInfo) -> bool:
+    return entry.source.startswith(info.prefix) if info.prefix else entry.source == info.name
 
 
 def _row(info: DatasetInfo) -> tuple[str, ...]:
@@ -55,6 +57,6 @@ def _as_json(info: DatasetInfo, kept: list[CacheEntry]) -> dict[str, Any]:
 
 def _kept_row(entry: CacheEntry) -> tuple[str, ...]:
     used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used_at))
-    shape = "×".join(map(str, entry.shape[1:]))
+    shape = f"at {'×'.join(map(str, entry.shape[1:]))}" if entry.shape else "unpacked"
     size = f"{entry.num_bytes / 2**20:,.1f} MiB"
-    return entry.name, f"{entry.num_images:,}", size, used, f"{safe_text(entry.source, 40)} at {shape}"
+    return entry.name, f"{entry.num_images:,}", size, used, f"{safe_path(entry.source, 48)} {shape}"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from engine.catalog.datasets import absolute_dataset
+from engine.catalog.own_models import absolute_model
 from engine.cli.output import printable
 from engine.combinations import seeds_of
 from engine.errors import SpecError
@@ -128,6 +129,7 @@ def _add_reading(add: Callable[..., argparse.ArgumentParser]) -> None:
     datasets = add("datasets", "list the datasets, and their decoded images in the cache")
     datasets.add_argument("--delete", metavar="KEPT", help="delete the decoded images of this name, or all")
     models = add("models", "list the architectures")
+    models.add_argument("family", nargs="?", metavar="timm", help="list timm's networks instead")
     models.add_argument("--all", action="store_true", help="include the rest of torchvision's classification networks")
     add("doctor", "check versions, device, NVML, SQLite, terminal and folders")
 
@@ -263,10 +265,12 @@ def given_settings(arguments: argparse.Namespace) -> dict[str, Value]:
 
 
 def _with_absolute_paths(values: dict[str, Any]) -> dict[str, Any]:
-    """Resolve folder and weights file against the current folder, so that they stay valid from anywhere."""
-    dataset, weights = values.get("dataset"), values.get("weights")
+    """Resolve the paths of images, network and weights against the current folder: valid from anywhere."""
+    dataset, model, weights = values.get("dataset"), values.get("model"), values.get("weights")
     if isinstance(dataset, str):
         values = {**values, "dataset": absolute_dataset(dataset)}
+    if isinstance(model, str):
+        values = {**values, "model": absolute_model(model)}
     if isinstance(weights, str):
         values = {**values, "weights": absolute_weights(weights)}
     return values

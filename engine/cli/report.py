@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.analysis.tables import METRIC_NAMES
+from engine.catalog.models import short_model
 from engine.cli.output import print_json
 from engine.cli.parser import columns
 from engine.cli.runs import compare_runs
@@ -37,7 +38,7 @@ def report_command(preset: Preset, lab: Lab, as_json: bool) -> int:
         print_json({"report": preset.name, "runs": runs, "published": plain(preset.published), "caveat": preset.caveat})
         return 0
     for record, rows in zip(records, report_tables(preset, records), strict=True):
-        print(f"\n{record.model} on {safe_text(record.dataset)}, run {record.run}")
+        print(f"\n{short_model(record.model)} on {safe_text(record.dataset)}, run {record.run}")
         print(columns(rows, right=(1, 2, 3, 4)))
     sources = {found.source for found in preset.published if found}
     print(f"\nPublished: {'; '.join(sorted(sources))}")

@@ -18,9 +18,13 @@ from engine.analysis.tables import (
     group_rows,
     result_table,
 )
-from engine.catalog.models import MODELS, MORE_MODELS, ModelInfo
+from engine.catalog.model_info import ModelInfo
+from engine.catalog.models import MODELS, MORE_MODELS, short_model
+from engine.catalog.own_models import provided_models, timm_models
+from engine.catalog.timm_table import HOW_TO_INSTALL, is_timm_installed, require_timm, table_version, timm_rows
 from engine.cli.output import print_json
 from engine.cli.parser import columns
+from engine.errors import SpecError
 from engine.events import plain
 from engine.export.plain_files import details_as_json, write_predictions
 from engine.lab import Lab, Pairs
@@ -29,21 +33,48 @@ from engine.records import RunDetails, RunSummary
 from engine.text import percent, safe_text
 
 
-def list_models(every: bool, as_json: bool) -> int:
-    shown = [*MODELS, *MORE_MODELS] if every else MODELS
+def list_models(family: str | None, every: bool, as_json: bool) -> int:
+    """reslab's own architectures and those of installed packages; with `every` torchvision's too; or timm's."""
+    if family is not None:
+        return _list_timm(family, as_json)
+    shown = [*MODELS, *(MORE_MODELS if every else ()), *provided_models()]
     if as_json:
         print_json(shown)
         return 0
     rows = [("MODEL", "DEPTH", "PARAMETERS", "LEAST SIZE", "")]
     rows += [
-        (info.name, str(info.depth or "–"), f"{info.num_parameters:,}", _least_size(info), info.title) for info in shown
+        (info.name, str(info.depth or "–"), _count(info), "–" if info.is_whole else _least_size(info), info.title)
+        for info in shown
     ]
     print(columns(rows, right=(1, 2, 3)))
     print("Parameters for ImageNet (3 channels, 1,000 classes); a run adapts both to its dataset.")
     print("Least size: the shorter image side in pixels; n× means a multiple of n.")
-    if not every:
-        print(f"{len(MORE_MODELS)} more with --all.")
+    more = [] if every else [f"{len(MORE_MODELS)} more with --all"]
+    of_timm = "reslab models timm" if is_timm_installed() else f"timm, once it is installed: {HOW_TO_INSTALL}"
+    print(f"{'; '.join([*more, f'{len(timm_rows()):,} of {of_timm}'])}.")
+    print("Your own: ./net.py:NAME (code) or ./net.toml (layers).")
     return 0
+
+
+def _list_timm(family: str, as_json: bool) -> int:
+    if family != "timm":
+        raise SpecError(f"models: {family!r} is not valid; expected timm, or nothing for reslab's own")
+    require_timm()
+    if as_json:
+        print_json(timm_models())
+        return 0
+    rows = [("MODEL", "PARAMETERS", "SIZE", "WEIGHTS")]
+    for info, row in zip(timm_models(), timm_rows().values(), strict=True):
+        size = f"{row.size} fixed" if row.is_fixed else str(row.size or "–")
+        rows.append((info.name, _count(info), size, "yes" if row.is_pretrained else "no"))
+    print(columns(rows, right=(1, 2)))
+    print(f"As of timm {table_version()}: parameters for 1,000 classes; the side in pixels that it was made for;")
+    print("fixed: built for the size of your images where it can be. Weights: --weights imagenet takes timm's own.")
+    return 0
+
+
+def _count(info: ModelInfo) -> str:
+    return "–" if info.num_parameters is None else f"{info.num_parameters:,}"
 
 
 def _least_size(info: ModelInfo) -> str:
@@ -69,7 +100,7 @@ def _run_row(run: RunSummary) -> tuple[str, ...]:
         str(run.run),
         time.strftime("%Y-%m-%d %H:%M", time.localtime(run.created_at)),
         safe_text(run.dataset, 40),
-        safe_text(run.model, 40),
+        safe_text(short_model(run.model), 40),
         safe_text(run.status),
         percent(run.untrained.accuracy if run.untrained else None),
         percent(run.final.accuracy if run.final else None),
@@ -91,7 +122,8 @@ def show_run(lab: Lab, run: int, as_json: bool) -> int:
 
 def _print_details(details: RunDetails, folders: Folders) -> None:
     record = details.record
-    print(f"run {record.run}: {safe_text(record.model)} on {safe_text(record.dataset)}, {safe_text(record.status)}")
+    what = f"{short_model(record.model)} on {record.dataset}, {record.status}"
+    print(f"run {record.run}: {safe_text(what)}")
     if record.error:
         print(safe_text(record.error))
     print(columns([(name, safe_text(value)) for name, value in facts(details, folders.run_folder(record.run))]))

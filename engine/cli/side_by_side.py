@@ -9,6 +9,7 @@ from typing import assert_never
 
 from engine import events
 from engine.analysis.tables import continued_text, data_lines, duration
+from engine.catalog.models import short_model
 from engine.cli.output import print_json
 from engine.cli.parser import columns
 from engine.cli.training import EXIT_CODES, JsonLines, View, on_signals, shown
@@ -154,4 +155,4 @@ class Lines:
 
 
 def _what(event: events.RunStarted) -> str:
-    return f"{event.spec.get('model')} on {event.spec.get('dataset')}, seed {event.spec.get('seed')}"
+    return f"{short_model(str(event.spec.get('model')))} on {event.spec.get('dataset')}, seed {event.spec.get('seed')}"

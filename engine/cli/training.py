@@ -26,6 +26,8 @@ from engine.analysis.tables import (
     fewer_threads,
     metric_rows,
 )
+from engine.catalog.models import short_model
+from engine.cli.notices import announce_code
 from engine.cli.output import json_line, print_json, terminal_is_gone
 from engine.cli.parser import columns
 from engine.control import RunControl
@@ -91,6 +93,7 @@ def resume_command(
         print(f"run {number} is complete; reslab show {number} shows its figures", file=sys.stderr)
         return 0
     job = Job(lab.spec(number), number, dataset)
+    announce_code([(job.spec.dataset, job.spec.model)])
     if detach:
         return _detach(Order(folders, (job,), cluster), as_json)
 
@@ -174,7 +177,7 @@ def show_events(
         rest = iter(events)
         for number, spec in enumerate(specs, start=1):
             if (len(specs) > 1 or watch.title) and not watch.as_json:
-                what = f"{spec.model} on {safe_text(spec.dataset)}, seed {spec.seed}"
+                what = f"{safe_text(short_model(spec.model))} on {safe_text(spec.dataset)}, seed {spec.seed}"
                 print(f"{watch.title} {number}/{len(specs)}: {what}".strip(), file=sys.stderr)
             with _view(spec, watch.as_json, watch.is_quiet) as view:
                 code = _show_one(rest, view, control, watch)
@@ -280,9 +283,10 @@ class _Bar:
             case RunStarted():
                 self._num_steps = event.num_steps
                 changes = ", ".join(event.changes) or "nothing changed"
+                what = f"{short_model(self._spec.model)} on {self._spec.dataset}"
                 val = f", {event.num_val:,} validation" if event.num_val else ""
                 self._print(
-                    f"run {event.run}: {self._spec.model} on {self._spec.dataset}, {event.num_train:,} training{val} "
+                    f"run {event.run}: {what}, {event.num_train:,} training{val} "
                     f"and {counted(event.num_test, 'test image')}\n{changes}, "
                     f"{counted(event.num_parameters, 'parameter')}, {event.resolved.device} "
                     f"({event.resolved.device_reason}), {event.resolved.dtype}"

@@ -1,4 +1,4 @@
-"""Decoded images on disk: decode once; a second start reads one file.
+"""Decoded images on disk: decode once; a second start reads one file. Unpacked archives (`archives`) lie beside them.
 
 An entry is a folder with `images.u8` (the usable images, one after another) and `index.json` (files, hashes, problems
 of unusable files, the SHA-256 of `images.u8`, and a hash of the index itself); every use checks both. The key covers
@@ -36,7 +36,7 @@ _BLOCK = 1 << 24
 
 @dataclass(frozen=True, slots=True)
 class CacheEntry:
-    """One entry, as `reslab datasets` lists it."""
+    """One entry, as `reslab datasets` lists it; an unpacked archive has no `shape`, and `num_images` are its files."""
 
     name: str
     source: str
@@ -72,7 +72,7 @@ def decoded(
         LoadingStopped: `control` requested a stop; no partial entry is left.
     """
     entry = cache / _key(paths, size, channels)
-    with _cache_is_written(cache):
+    with cache_is_written(cache):
         cache.mkdir(parents=True, exist_ok=True)
         with lock_of(entry).open("a") as lock:
             yield from wait_for_lock(lock, "decode", control)
@@ -90,7 +90,8 @@ def decoded(
 
 
 @contextmanager
-def _cache_is_written(cache: Path) -> Iterator[None]:
+def cache_is_written(cache: Path) -> Iterator[None]:
+    """Turn an OSError from the cache's files into a DatasetError."""
     try:
         yield
     except OSError as error:
@@ -108,14 +109,15 @@ def _key(paths: Sequence[Path], size: int | None, channels: int) -> str:
     return digest.hexdigest()[:16]
 
 
-def _part_of(entry: Path) -> Path:
+def part_of(entry: Path) -> Path:
+    """Where an entry is written before it is complete; `keep_within_bound` removes what a killed process left."""
     return entry.with_name(f".{entry.name}.part")
 
 
 def _write(
     entry: Path, paths: Sequence[Path], source: str, size: int | None, channels: int, control: Control
 ) -> Generator[Progress, None, None]:
-    part = _part_of(entry)
+    part = part_of(entry)
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     digest, shapes = hashlib.sha256(), []
@@ -137,7 +139,7 @@ def _write(
             "problems": [fact.problem for fact in facts],
             "pixel_range": [pixel_range.integers, pixel_range.floats],
         }  # fmt: skip
-        (part / "index.json").write_text(json.dumps({**index, "seal": _seal(index)}), encoding="utf-8")
+        write_index(part, index)
         shutil.rmtree(entry, ignore_errors=True)
         os.replace(part, entry)
     finally:
@@ -147,7 +149,7 @@ def _write(
 def _read(entry: Path, control: Control) -> Generator[Progress, None, Decoded | None]:
     """Map an entry; None if it is damaged."""
     try:
-        index = _read_index(entry / "index.json")
+        index = read_index(entry / "index.json")
         total = (entry / "images.u8").stat().st_size
         digest, done = hashlib.sha256(), 0
         with (entry / "images.u8").open("rb") as file:
@@ -172,7 +174,12 @@ def _seal(index: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()
 
 
-def _read_index(path: Path) -> dict[str, Any]:
+def write_index(entry: Path, index: dict[str, Any]) -> None:
+    """Write `index.json` with the hash of the index. Raises OSError."""
+    (entry / "index.json").write_text(json.dumps({**index, "seal": _seal(index)}), encoding="utf-8")
+
+
+def read_index(path: Path) -> dict[str, Any]:
     """Raises ValueError if it was modified, OSError, KeyError."""
     index: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if index.pop("seal") != _seal(index):
@@ -185,8 +192,9 @@ def entries(cache: Path) -> list[CacheEntry]:
     found = []
     for index_file in cache.glob("*/index.json"):
         try:
-            index = _read_index(index_file)
-            num_bytes = (index_file.parent / "images.u8").stat().st_size
+            index = read_index(index_file)
+            unpacked = index.get("unpacked_bytes")
+            num_bytes = unpacked or (index_file.parent / "images.u8").stat().st_size
             count, *shape = index["shape"]
             used_at = index_file.stat().st_mtime
             found.append(CacheEntry(index_file.parent.name, index["source"], count, tuple(shape), num_bytes, used_at))
@@ -196,10 +204,24 @@ def entries(cache: Path) -> list[CacheEntry]:
 
 
 def delete_entry(cache: Path, name: str) -> bool:
-    """Delete one entry; False if there is none of this name."""
+    """Delete one entry; False if there is none of this name.
+
+    Raises:
+        DatasetError: a process is reading it.
+    """
     if name not in {entry.name for entry in entries(cache)}:
         return False
-    shutil.rmtree(cache / name)
+    if not _remove(cache, name):
+        raise DatasetError(f"{name} is in use; delete it once its images are loaded")
+    return True
+
+
+def _remove(cache: Path, name: str) -> bool:
+    """Delete an entry, unless a process has its lock: files in an unpacked archive would vanish while it is read."""
+    with lock_of(cache / name).open("a") as lock:
+        if not try_to_lock(lock):
+            return False
+        shutil.rmtree(cache / name, ignore_errors=True)
     return True
 
 
@@ -219,8 +241,8 @@ def keep_within_bound(cache: Path, newest: str) -> None:
     for entry in reversed(found):
         if total <= bound or entry.name == newest:
             continue
-        shutil.rmtree(cache / entry.name, ignore_errors=True)
-        total -= entry.num_bytes
+        if _remove(cache, entry.name):
+            total -= entry.num_bytes
 
 
 def _bound_gib() -> float:

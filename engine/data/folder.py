@@ -1,4 +1,6 @@
-"""A user's own images: one folder per class, or folders of classes for training, validation and test."""
+"""A user's own images: one folder per class, or folders of classes for training, validation and test; or an archive
+of such a folder.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.catalog.datasets import folder_path
+from engine.catalog.datasets import own_path
 from engine.control import Control
+from engine.data.archives import check_archive, is_archive, opened
 from engine.data.layout import ASK_FOR, ImageFile, Layout, find_layout
 from engine.data.listing import OUTSIDE, images_directly_in, list_files
 from engine.data.manifest import FileRecord, unused
+from engine.data.own import files_below, files_state
 from engine.data.sizing import choose_sizing
 from engine.errors import DatasetError
 from engine.paths import Folders
@@ -20,6 +24,7 @@ from engine.spec import RunSpec
 
 if TYPE_CHECKING:
     from engine.data.images import RawImages
+    from engine.data.survey import Survey
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +37,14 @@ class Folder:
 
 
 def load(spec: RunSpec, folders: Folders, control: Control) -> Generator[Progress, None, RawImages]:
-    """Read the folder of `spec.dataset`; files that do not decode are skipped and counted."""
+    """Read the folder of `spec.dataset`, or the archive; files that do not decode are skipped and counted."""
+    with (yield from opened(spec, folders, control, lambda top: top)) as root:
+        return (yield from _load(spec, read_folder(spec, root), folders, control))
+
+
+def _load(spec: RunSpec, folder: Folder, folders: Folders, control: Control) -> Generator[Progress, None, RawImages]:
     from engine.data.files import Source, load_files  # loads torch, which listing a folder does not need
 
-    folder = read_folder(spec)
     layout, paths = folder.layout, [file.path for file in folder.files]
     sizing = yield from choose_sizing(paths, spec.image_size, control)
     if sizing is None:
@@ -56,12 +65,31 @@ def load(spec: RunSpec, folders: Folders, control: Control) -> Generator[Progres
 
 def check(spec: RunSpec) -> None:
     """Raise DatasetError at once if the folder cannot be a dataset, before a run is recorded."""
-    _check_val(spec, find_layout(folder_path(spec.dataset)))
+    path = own_path(spec.dataset)
+    if is_archive(path):
+        check_archive(path)
+    else:
+        _check_val(spec, find_layout(path))
 
 
-def read_folder(spec: RunSpec) -> Folder:
-    """Every file of the folder of `spec.dataset`, unopened. Raises DatasetError, as `find_layout`."""
-    layout = find_layout(folder_path(spec.dataset))
+def survey(spec: RunSpec, folders: Folders | None, control: Control) -> Generator[Progress, None, Survey]:
+    """Survey the folder, without decoding an image. Raises as `load`."""
+    from engine.data.survey import survey_files
+
+    with (yield from opened(spec, folders, control, lambda top: top)) as root:
+        folder = read_folder(spec, root)
+        layout = folder.layout
+        return (yield from survey_files(spec, folder.files, len(layout.class_names), layout.notes, control))
+
+
+def state(spec: RunSpec) -> str:
+    """A hash of the names, sizes and times of all files in the folder."""
+    return files_state(files_below(own_path(spec.dataset)))
+
+
+def read_folder(spec: RunSpec, root: Path) -> Folder:
+    """Every file of the folder `root`, unopened. Raises DatasetError, as `find_layout`."""
+    layout = find_layout(root)
     _check_val(spec, layout)
     files, left_out = [], list(_outside(layout))
     for part in layout.parts:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from pathlib import Path
 
-from engine.catalog.datasets import folder_path
+from engine.catalog.datasets import own_path
 from engine.control import Control
 from engine.data.files import Source, load_files
 from engine.data.images import RawImages
@@ -24,7 +24,7 @@ from engine.spec import RunSpec
 
 def load(spec: RunSpec, folders: Folders, control: Control) -> Generator[Progress, None, RawImages]:
     """Read the folder of `spec.dataset` by the first rules."""
-    root = folder_path(spec.dataset)
+    root = own_path(spec.dataset)
     names, files = _list(root)
     sizing = yield from choose_sizing([file.path for file in files], spec.image_size, control)
     if sizing is None:

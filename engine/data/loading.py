@@ -6,20 +6,18 @@ Every dataset passes through here, so size, validation share and normalisation m
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Generator
-from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
-from pathlib import Path
 
 import torch
 
-from engine.catalog.datasets import FOLDER, find_dataset, folder_path
+from engine.catalog.datasets import FOLDER, find_dataset
 from engine.control import Control
 from engine.data.duplicates import count_shared, groups_of, pixel_groups, shared_notes
 from engine.data.images import FIRST_RULES, NEWEST_RULES, ImageData, Loader, RawImages, Split
 from engine.data.manifest import FileRecord
+from engine.data.own import own_source
 from engine.data.resizing import resize
 from engine.data.splits import Indices, split_off_val, stratified
 from engine.errors import DatasetError
@@ -36,31 +34,17 @@ _CHUNK = 4096  # images resized at once, to limit the float copy
 
 def check_dataset(spec: RunSpec) -> None:
     """Raise DatasetError for obvious mistakes before anything is recorded: a missing folder."""
-    if find_dataset(spec.dataset) is FOLDER:
-        from engine.data.folder import check
-
+    if find_dataset(spec.dataset).is_own:
         with dataset_is_used(spec.dataset):
-            check(spec)
+            own_source(spec.dataset).check(spec)
 
 
 def data_key(spec: RunSpec) -> tuple[object, ...]:
-    """Two specs with the same key load the same images, as long as the user's folder does not change."""
+    """Two specs with the same key load the same images; it changes with the user's own files."""
     chosen = {name: getattr(spec, name) for name in affecting("images")}
     chosen["weights"] = spec.weights != "random"  # trained weights need ImageNet's normalisation
-    files = _files_now(folder_path(spec.dataset)) if find_dataset(spec.dataset) is FOLDER else ""
+    files = own_source(spec.dataset).state(spec) if find_dataset(spec.dataset).is_own else ""
     return (*chosen.values(), files)
-
-
-def _files_now(root: Path) -> str:
-    """A hash of the names, sizes and times of all files in `root`."""
-    digest = hashlib.sha256()
-    for folder, _, names in sorted(os.walk(root)):
-        for name in sorted(names):
-            path = os.path.join(folder, name)
-            with suppress(OSError):  # deleted meanwhile; loading will report it
-                found = os.stat(path)
-                digest.update(f"{path}\0{found.st_size}\0{found.st_mtime_ns}\0".encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
 
 
 def load_dataset(

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 
-from engine.catalog.datasets import FOLDER, find_dataset, folder_path
+from engine.catalog.datasets import find_dataset, own_path
 from engine.control import Control, RunControl
-from engine.data.layout import ASK_FOR, ImageFile
+from engine.data.layout import ImageFile
+from engine.data.own import own_source
 from engine.errors import DatasetError
 from engine.paths import Folders
 from engine.progress import Progress
@@ -60,8 +61,8 @@ def survey(spec: RunSpec, folders: Folders | None, control: Control | None = Non
     """
     if (known := published(spec)) is not None:
         return known
-    if find_dataset(spec.dataset) is FOLDER:
-        return (yield from _folder(spec, control or RunControl()))
+    if find_dataset(spec.dataset).is_own:
+        return (yield from own_source(spec.dataset).survey(spec, folders, control or RunControl()))
     return _cats_dogs(spec, folders)
 
 
@@ -103,20 +104,25 @@ def survey_now(spec: RunSpec, folders: Folders | None) -> Survey:
             return found
 
 
-def _folder(spec: RunSpec, control: Control) -> Generator[Progress, None, Survey]:
-    from engine.data.folder import read_folder
-    from engine.data.sizing import choose_sizing
+def survey_files(
+    spec: RunSpec, files: Sequence[ImageFile], num_classes: int, notes: Sequence[str], control: Control
+) -> Generator[Progress, None, Survey]:
+    """Survey listed files, by their headers.
 
-    folder = read_folder(spec)
-    paths = [file.path for file in folder.files]
-    sizing = yield from choose_sizing(paths, spec.image_size, control, MOST_HEADERS)
+    Raises:
+        DatasetError: none of them is an image.
+        LoadingStopped: `control` requested a stop.
+    """
+    from engine.data.sizing import choose_sizing  # loads Pillow and numpy, which the first screen does not need
+
+    sizing = yield from choose_sizing([file.path for file in files], spec.image_size, control, MOST_HEADERS)
     if sizing is None:
-        raise DatasetError(f"no image in {folder_path(spec.dataset)} can be read; {ASK_FOR}")
-    counts = _split(folder.files, spec.test_share)
+        raise DatasetError(f"no image in {own_path(spec.dataset)} can be read; expected images such as JPEG or PNG")
+    counts = _split(files, spec.test_share)
     num_train, num_val = _with_val(spec, counts["train"])
-    notes = (*folder.layout.notes, *([sizing.note] if sizing.note else []))
-    shape = DataShape(sizing.channels, *sizing.height_width, len(folder.layout.class_names))
-    return Survey(shape, num_train, num_val + counts["val"], counts["test"], notes, is_exact=False)
+    notes = (*notes, *([sizing.note] if sizing.note else []))
+    shape = DataShape(sizing.channels, *sizing.height_width, num_classes)
+    return Survey(shape, num_train, num_val + counts["val"], counts["test"], tuple(notes), is_exact=False)
 
 
 def _split(files: Iterable[ImageFile], test_share: float) -> Counter[str]:

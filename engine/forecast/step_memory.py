@@ -29,6 +29,8 @@ from engine.forecast.shapes import COMPOSITES, RETURNS
 from engine.forecast.timeline import Forecast, Held, Timeline
 from engine.forecast.workspace import CONVOLUTIONS, Convolution
 from engine.memory.calibration import Calibration
+from engine.models.whole import fingerprint
+from engine.own_code import OwnModelError
 from engine.shape import DataShape
 from engine.spec import RunSpec, affecting, settings_of
 from engine.step.forward import EVALUATED_PER_PART, evaluation_batch, forward
@@ -73,6 +75,7 @@ class _ForecastKey:
     frozen: bool
     recompute: bool
     micro_batch: int | None
+    network: str = ""
 
 
 def forecast(step: Step, micro_batch: int | None = None, recompute: bool = False) -> Forecast:
@@ -91,9 +94,11 @@ def forecast(step: Step, micro_batch: int | None = None, recompute: bool = False
             _ForecastKey(
                 spec=memory_key(spec), shape=step.shape, device_type=placement.device.type, dtype=placement.dtype,
                 memory_format=placement.memory_format, eval_batch=at_once, frozen=spec.freeze == "backbone",
-                recompute=recompute, micro_batch=micro_batch,
+                recompute=recompute, micro_batch=micro_batch, network=fingerprint(spec.model),
             )
         )  # fmt: skip
+    except OwnModelError:  # with tensors that have no contents; with real ones it may work
+        raise ForecastError(f"no memory forecast for {spec.model}: it cannot run without values") from None
     except ReslabError:
         raise
     except Exception as error:  # the forecast depends on private parts of torch

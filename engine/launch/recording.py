@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Protocol
 
 from engine.analysis.remarks import closing_remarks
-from engine.catalog.datasets import FOLDER, absolute_dataset, find_dataset
+from engine.catalog.datasets import absolute_dataset, find_dataset
 from engine.catalog.models import find_model, misfit
+from engine.catalog.own_models import absolute_model
 from engine.control import Control, RunControl
 from engine.data.loading import check_dataset
 from engine.device import choose_placement, import_torch
@@ -27,6 +28,7 @@ from engine.launch.backend import Job
 from engine.launch.requests import RequestListener
 from engine.launch.stream import remove_stream
 from engine.models.building import check_weights
+from engine.models.whole import check_model
 from engine.paths import Folders, absolute_weights
 from engine.records import RunDetails, WeightsRecord
 from engine.spec import RunSpec
@@ -66,10 +68,18 @@ def check(spec: RunSpec, load_weights: bool = True, on_this_machine: bool = True
     shape = find_dataset(spec.dataset).spec_shape(spec.image_size)
     if shape is not None and (problem := misfit(find_model(spec.model), shape)):
         raise ModelError(problem)
+    check_model(spec, shape)
     if load_weights:
         check_weights(spec)
     if on_this_machine:
         choose_placement(spec)
+
+
+def with_absolute_paths(spec: RunSpec) -> RunSpec:
+    """The same run from any folder."""
+    return spec.replace(
+        dataset=absolute_dataset(spec.dataset), model=absolute_model(spec.model), weights=absolute_weights(spec.weights)
+    )
 
 
 def record_events(job: Job, folders: Folders, trainer: Trainer, control: RunControl) -> Generator[Event, None, None]:
@@ -84,7 +94,7 @@ def record_events(job: Job, folders: Folders, trainer: Trainer, control: RunCont
             or the run to be resumed is missing, complete, diverged, running or tampered with, or its images have
             changed. Later failures end in RunEnded with the status `failed`.
     """
-    spec = job.spec.replace(dataset=absolute_dataset(job.spec.dataset), weights=absolute_weights(job.spec.weights))
+    spec = with_absolute_paths(job.spec)
     if job.resume is None:
         check(spec, on_this_machine=trainer.on_this_machine)
     with Store(folders.database) as store:
@@ -127,9 +137,9 @@ def _check_again(number: int, spec: RunSpec, load_weights: bool, on_this_machine
     try:
         check(spec, load_weights, on_this_machine)
     except DatasetError as error:
-        if find_dataset(spec.dataset) is not FOLDER:
+        if not (kind := find_dataset(spec.dataset)).is_own:
             raise
-        raise DatasetError(f"{error}; if it has moved, use reslab resume {number} --dataset folder:PATH") from None
+        raise DatasetError(f"{error}; if it has moved, use reslab resume {number} --dataset {kind.name}") from None
 
 
 def not_resumable(details: RunDetails) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from engine.catalog.models import ModelInfo, choose_stem, find_model, misfit
 from engine.control import Control
@@ -20,6 +21,7 @@ from engine.models.first_last import fit_first_last
 from engine.models.form import apply_form, form_of
 from engine.models.one_pixel import fold_one_pixel
 from engine.models.weights import Weights, check_fit, read_weights
+from engine.models.whole import build_whole
 from engine.paths import expand
 from engine.progress import Progress
 from engine.shape import DataShape
@@ -53,15 +55,7 @@ def build_model(spec: RunSpec, shape: DataShape, seeded: bool = True, load_weigh
     with torch.random.fork_rng(devices=[], enabled=seeded):
         if seeded:  # otherwise another thread may be using the same global state
             torch.manual_seed(spec.seed)
-        module, function = info.builder.split(":")
-        pretrained = spec.weights != "random"
-        builder: Builder = getattr(import_module(module), function)
-        network = builder(info, group_norm if spec.norm == "group" else None, shape, pretrained)
-        stem = choose_stem(info, spec.stem, shape)
-        network.notes, network.is_foreign = (), False  # type: ignore[assignment]
-        if pretrained and load_weights:
-            _load_weights(network, spec, stem, shape)
-        network.new_names = fit_first_last(network, info, shape, stem, keep_weights=pretrained)  # type: ignore[assignment]
+        network = build_whole(spec, info, shape, load_weights) if info.is_whole else _fitted(spec, shape, load_weights)
     if spec.shortcut_padding != "auto":
         apply_form(network, {"shortcut_padding": spec.shortcut_padding})
     if load_weights:
@@ -69,6 +63,21 @@ def build_model(spec: RunSpec, shape: DataShape, seeded: bool = True, load_weigh
     if spec.freeze == "backbone":
         freeze_backbone(network)
     fold_one_pixel(network)
+    return network
+
+
+def _fitted(spec: RunSpec, shape: DataShape, load_weights: bool) -> nn.Module:
+    """A network of the tables in its native form, fitted to `shape`."""
+    info = find_model(spec.model)
+    module, function = info.builder.split(":")
+    pretrained = spec.weights != "random"
+    builder: Builder = getattr(import_module(module), function)
+    network = builder(info, group_norm if spec.norm == "group" else None, shape, pretrained)
+    stem = choose_stem(info, spec.stem, shape)
+    network.notes, network.is_foreign = (), False  # type: ignore[assignment]
+    if pretrained and load_weights:
+        _load_weights(network, spec, stem, shape)
+    network.new_names = fit_first_last(network, info, shape, stem, keep_weights=pretrained)  # type: ignore[assignment]
     return network
 
 
@@ -84,7 +93,7 @@ def freeze_backbone(network: nn.Module) -> None:
     for values in network.parameters():
         values.requires_grad_(id(values) in learning)
     for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, _BatchNorm):
             module.eval()
             module.train = lambda mode=True, module=module: module  # type: ignore[method-assign,misc]
 

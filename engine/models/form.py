@@ -25,7 +25,7 @@ def form_of(network: nn.Module) -> dict[str, Any]:
     for module in network.modules():
         if isinstance(module, Block) and module.shortcut:
             form["shortcut_padding"] = module.padding
-        elif hasattr(module, "transform_input"):
+        elif _is_torchvisions(module) and hasattr(module, "transform_input"):
             form["transform_input"] = bool(module.transform_input)
     return form
 
@@ -43,5 +43,10 @@ def apply_form(network: nn.Module, form: Mapping[str, Any]) -> None:
     for module in network.modules():
         if isinstance(module, Block) and "shortcut_padding" in form:
             module.padding = form["shortcut_padding"]
-        elif hasattr(module, "transform_input") and "transform_input" in form:
+        elif "transform_input" in form and _is_torchvisions(module) and hasattr(module, "transform_input"):
             module.transform_input = bool(form["transform_input"])  # type: ignore[assignment]
+
+
+def _is_torchvisions(module: nn.Module) -> bool:
+    """A user's own network may use the same name for something else."""
+    return type(module).__module__.startswith("torchvision.")

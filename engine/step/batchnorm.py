@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from engine.errors import ModelError
+
 
 class SharedBatchNorm(nn.BatchNorm2d):
     """Replaces torch's BatchNorm1d, 2d or 3d, for images (N, C) or (N, C, …), with the same parameter names.
@@ -120,6 +122,11 @@ def _all_but_channels(images: Tensor) -> tuple[int, ...]:
 def share_batchnorm(model: nn.Module) -> nn.Module:
     """Replace every batch-norm of `model` that is not frozen by a SharedBatchNorm; returns the model."""
     if isinstance(model, _BatchNorm) and model.training:
+        if type(model).forward is not _BatchNorm.forward:
+            raise ModelError(
+                f"its {type(model).__name__} computes more than batch-norm, which cannot be shared between workers; "
+                "leave --sync-batchnorm out"
+            )
         return SharedBatchNorm.like(model)
     for name, child in model.named_children():
         shared = share_batchnorm(child)

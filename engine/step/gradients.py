@@ -49,7 +49,10 @@ class Gradients:
 
     def _before(self) -> tuple[list[Tensor], list[list[Tensor]]]:
         """Each stage's gradient norm, and a copy of its weights."""
-        norms = [_norm([values.grad for values in stage if values.grad is not None]) for stage in self._stages.values()]
+        norms = [
+            _norm([values.grad for values in stage if values.grad is not None] or [torch.zeros_like(stage[0][:0])])
+            for stage in self._stages.values()
+        ]
         return norms, [[values.detach().clone() for values in stage] for stage in self._stages.values()]
 
     def _after(self, norms: list[Tensor], before: list[list[Tensor]]) -> Tensor:

@@ -44,7 +44,7 @@ class StepGuard:
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
         self.flag = torch.zeros((), dtype=torch.float32, device=device)
-        self._live = [flat for flat in (_flatten(model, True), _flatten(model, False)) if flat is not None]
+        self._live = [_flatten(model, dtype) for dtype in dict.fromkeys(buffer.dtype for buffer in model.buffers())]
         self._kept = [flat.clone() for flat in self._live]
         self._within = False
         optimizer.found_inf = self.flag  # type: ignore[attr-defined]  # read by every fused step of torch.optim
@@ -79,16 +79,14 @@ class StepGuard:
             torch.where(self.flag > 0, kept, live, out=live)
 
 
-def _flatten(model: nn.Module, floating: bool) -> Tensor | None:
-    """Put all floating (or all integer) buffers of `model` into one tensor, and make them views of it."""
+def _flatten(model: nn.Module, dtype: torch.dtype) -> Tensor:
+    """Put all buffers of `model` of one dtype into one tensor, and make them views of it."""
     buffers = [
         (module, name, buffer)
         for module in model.modules()
         for name, buffer in module.named_buffers(recurse=False)
-        if buffer.is_floating_point() == floating
+        if buffer.dtype is dtype
     ]
-    if not buffers:
-        return None
     flat = torch.cat([buffer.flatten() for _, _, buffer in buffers])
     parts = torch.split(flat, [buffer.numel() for _, _, buffer in buffers])
     for (module, name, buffer), part in zip(buffers, parts, strict=True):

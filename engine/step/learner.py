@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 from torchvision.ops import StochasticDepth
 
+from engine.catalog.models import find_model
 from engine.data.batches import Preparation, step_seed
 from engine.data.feeding import Batch
 from engine.device import Placement
@@ -155,7 +156,7 @@ def build_learner(
         optimizer=optimizer,
         guard=StepGuard(model, optimizer, placement.device),
         prepare=Preparation.build(*moments, placement.device, placement.memory_format, spec.flip, spec.crop_padding),
-        uses_rng=options.seeded and _uses_rng(model),
+        uses_rng=options.seeded and (find_model(spec.model).may_draw or _uses_rng(model)),
     )
 
 

@@ -26,12 +26,18 @@ def recompute_activations(model: nn.Module, uses_rng: bool) -> None:
 
 
 def sequences_of(model: nn.Module) -> list[nn.Sequential]:
-    """A ResNet's stages; in other networks the sequence with the most modules."""
-    stages = [child for name, child in model.named_children() if name.startswith("layer")]
+    """A ResNet's stages; in other networks the sequence with the most modules. Sequences that compute something else
+    than their layers one after another are left alone.
+    """
+    stages = [child for name, child in model.named_children() if name.startswith("layer") and _is_plain(child)]
     if stages:
         return [stage for stage in stages if isinstance(stage, nn.Sequential)]
-    found = [module for module in model.modules() if isinstance(module, nn.Sequential)]
+    found = [module for module in model.modules() if isinstance(module, nn.Sequential) and _is_plain(module)]
     return sorted(found, key=lambda module: len(list(module.modules())))[-1:]
+
+
+def _is_plain(module: nn.Module) -> bool:
+    return type(module).forward is nn.Sequential.forward
 
 
 def segments_of(sequence: nn.Sequential) -> list[list[nn.Module]]:

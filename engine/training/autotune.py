@@ -30,6 +30,7 @@ from engine.device import Placement, choose_placement, cpu_name, share_cores
 from engine.environment import TUNE, is_on
 from engine.errors import SpecError
 from engine.events import SettingsTuned, TuningChecked
+from engine.models.whole import fingerprint
 from engine.progress import LoadingStopped, Progress
 from engine.shape import DataShape
 from engine.spec import RunSpec, affecting, settings_of
@@ -76,6 +77,8 @@ def autotune_key(spec: RunSpec, shape: DataShape) -> str:
     known = settings_of(RunSpec)
     others = {name: getattr(spec, name) for name in affecting("step") if name not in _STATED}
     changed = {name: value for name, value in others.items() if value != known[name].default}
+    if network := fingerprint(spec.model):
+        changed["network"] = network
     stated = [*machine, spec.model, stem, spec.norm, spec.optimizer, *images]
     return json.dumps([*stated, changed] if changed else stated)
 

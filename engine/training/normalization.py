@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from engine.catalog.models import find_model
 from engine.data.images import ImageData
 from engine.data.loading import moments_of
 from engine.models.weights import own_header
@@ -17,16 +18,20 @@ Values = tuple[float, ...]
 
 
 def normalized_for(spec: RunSpec, data: ImageData, resume: Resume) -> ImageData:
-    """`data` with the mean and std that another run's weights were trained with; unchanged if the weights are not from
-    a run.
+    """`data` with the mean and std that another run's weights, or timm's, were trained with; unchanged for others.
 
     A resumed run normalises as before. Old checkpoints that do not record the values used their dataset's own, unless
     their weights came from elsewhere, too; the same dataset has the same values.
     """
-    if spec.weights in ("random", "imagenet"):
+    if spec.weights == "random" or (spec.weights == "imagenet" and find_model(spec.model).origin != "timm"):
         return data
     if resume.started is not None:
         return replace(data, mean=resume.started.mean, std=resume.started.std)
+    if spec.weights == "imagenet":
+        from engine.models.timm_models import pretrained_moments
+
+        mean, std = pretrained_moments(find_model(spec.model), len(data.mean))
+        return replace(data, mean=mean, std=std)
     header = own_header(expand(spec.weights))
     if header is None:
         return data

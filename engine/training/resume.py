@@ -13,6 +13,7 @@ from engine.device import Placement
 from engine.errors import CheckpointError
 from engine.events import Resolved, RunStarted
 from engine.models.form import apply_form
+from engine.models.whole import changed_since, fingerprint
 from engine.spec import unknown_settings
 from engine.step.learner import Learner
 from engine.training.checkpoint import Checkpoint
@@ -75,6 +76,12 @@ class Resume:
                 "the images are not those that the run began with (number, order or SHA-256 differ); "
                 "train a new run on them"
             )
+
+    def check_network(self, model: str) -> None:
+        """Raises CheckpointError if the user's own file is not the one of the run so far."""
+        before = self.started.model_sha256 if self.started is not None else ""
+        if before and (now := fingerprint(model)) != before:
+            raise CheckpointError(changed_since(model, before, now, "restore it, or train a new run"))
 
     def restore(self, learner: Learner) -> None:
         """Copy the checkpoint's weights, statistics and optimizer state into the existing tensors.

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 
-from engine.catalog.models import choose_stem, describe_changes, find_model
+from engine.catalog.models import choose_stem, describe_changes, find_model, short_model
 from engine.cores import OthersMeter
 from engine.data.batches import batch_bounds
 from engine.data.images import ImageData
@@ -24,6 +24,7 @@ from engine.memory.headroom import bound_gpu, free_bytes, headroom_bytes, images
 from engine.memory.ledger import Holding, HoldingPart, Ledger
 from engine.memory.out_of_memory import is_out_of_memory
 from engine.models.building import fetch_imagenet_weights
+from engine.models.whole import check_forward, fingerprint, packages_of
 from engine.progress import Progress
 from engine.spec import RunSpec
 from engine.step.forward import evaluation_batch
@@ -92,10 +93,11 @@ class Setup:
         info = find_model(self.spec.model)
         stem = choose_stem(info, self.spec.stem, shape)
         resident = self.data.train.is_on(self.placement.device)
+        workers = self.context.group.describe(self.learner.model)
         return RunStarted(
             run=self.run,
             spec=self.spec.to_dict(),
-            resolved=describe(self.placement, stem, resident, self.context.group.describe(self.learner.model)),
+            resolved=describe(self.placement, stem, resident, workers, packages_of(self.spec.model)),
             num_train=len(self.data.train),
             num_val=len(self.data.val) if self.data.val else 0,
             num_test=len(self.data.test),
@@ -115,6 +117,7 @@ class Setup:
             data_rules=self.data.rules,
             pixel_range=(self.data.pixel_range.integers, self.data.pixel_range.floats),
             resampler=self.data.resampler,
+            model_sha256=fingerprint(self.spec.model),
         )
 
     def forecasted(self) -> Iterator[MemoryForecasted]:
@@ -144,7 +147,7 @@ def set_up(spec: RunSpec, context: RunContext) -> Generator[DatasetProgressed | 
         prepared = yield from _prepare(spec, context)
     group.barrier()
     data, execution, learner = prepared.data, prepared.execution, group.join(prepared.learner)
-    holding = Holding("model", spec.model, context.run, _parts(learner), live=True)
+    holding = Holding("model", short_model(spec.model), context.run, _parts(learner), live=True)
     context.ledger.hold(("model", context.run), learner.model, holding)
     recovery = _recovery(context, learner, execution.plan)
     bounds = batch_bounds(len(data.train), spec.batch_size)
@@ -162,9 +165,11 @@ def _prepare(spec: RunSpec, context: RunContext) -> Generator[DatasetProgressed 
     data = yield from load_images(spec, context, placement.device)
     data = normalized_for(spec, data, resume)
     resume.check_images(data)
+    resume.check_network(spec.model)
     if data.manifest and group.is_rank_zero:
         write_manifest(context.folders.run_folder(context.run) / MANIFEST_NAME, data.manifest)
-    if spec.weights == "imagenet" and resume.checkpoint is None:
+    is_timm = find_model(spec.model).origin == "timm"  # which fetches its own
+    if spec.weights == "imagenet" and resume.checkpoint is None and not is_timm:
         fetching = fetch_imagenet_weights(spec.model, context.control)
         yield from _reported(fetching, context.run, f"weights of {spec.model}")
     execution = _Execution(placement, _planned(spec, data, placement, context))
@@ -268,7 +273,10 @@ def _build(spec: RunSpec, data: ImageData, placement: Placement, context: RunCon
     options = BuildOptions(sync_batchnorm=context.group.sync_batchnorm, load_weights=load_weights)
 
     def built() -> Learner:
-        return build_learner(spec, data.shape, moments, placement, options)
+        learner = build_learner(spec, data.shape, moments, placement, options)
+        if (info := find_model(spec.model)).is_whole:
+            check_forward(learner.model, info, data.shape)
+        return learner
 
     try:
         return settle_shortcuts(built(), data)

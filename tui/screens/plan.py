@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from textual.content import Content
 
-from engine.catalog.datasets import FOLDER_PREFIX, find_dataset
+from engine.catalog.datasets import find_dataset, short_name
 from engine.catalog.models import (
     SMALL_IMAGE,
     choose_stem,
@@ -58,7 +57,7 @@ def marked_lines(datasets: Sequence[str], models: Sequence[str], recipe: Mapping
     """The marked rows, and the keys that act on them."""
     from engine.combinations import combine
 
-    short = [Path(name).name if name.startswith(FOLDER_PREFIX) else name for name in datasets]
+    short = list(map(short_name, datasets))
     names = f"{', '.join(short) or 'no dataset'} × {', '.join(models) or 'no architecture'}"
     try:
         number = len(combine(datasets, models, dict(recipe)))

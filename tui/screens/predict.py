@@ -18,6 +18,7 @@ from textual.content import Content
 from textual.suggester import Suggester
 from textual.widgets import Input, Static
 
+from engine.catalog.models import short_model
 from engine.control import RunControl
 from engine.errors import ReslabError
 from engine.paths import expand
@@ -75,7 +76,7 @@ class PredictScreen(LabDialog[None]):
     def compose(self) -> ComposeResult:
         record = self._details.record
         with Vertical(classes="dialog wide", id="predict"):
-            title = f"Predict an image with run {record.run}, {record.model} on {record.dataset}:"
+            title = f"Predict an image with run {record.run}, {short_model(record.model)} on {record.dataset}:"
             yield Static(plain_content(title))
             yield Input(placeholder="path of an image or a folder", id="path", suggester=PathSuggester())
             with Horizontal():

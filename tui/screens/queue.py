@@ -9,6 +9,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.widgets import Static
 
+from engine.catalog.models import short_model
 from tui.screens.base import LabDialog, follow
 from tui.text import counted, plain_content
 from tui.widgets.key_bar import KeyBar
@@ -41,7 +42,9 @@ class QueueScreen(LabDialog[None]):
 
     def redraw(self) -> None:
         queue, live = self.state.queue.value, self.state.live.value
-        running = f"{live.spec.model} on {live.spec.dataset}, {live.state}" if live and not live.over else "nothing"
+        running = "nothing"
+        if live and not live.over:
+            running = f"{short_model(live.spec.model)} on {live.spec.dataset}, {live.state}"
         resume = " · g resumes" if queue.held else ""
         text = f"{queue.done} done, running: {running}\n{queue.summary or 'no runs waiting'}{resume}"
         if self.state.settings.side_by_side:
@@ -55,7 +58,7 @@ class QueueScreen(LabDialog[None]):
             Row(
                 str(item.number),
                 (
-                    f"{item.spec.model} on {item.spec.dataset}",
+                    f"{short_model(item.spec.model)} on {item.spec.dataset}",
                     *(["on hold" if item in queue.held else ""] if queue.held else []),
                     counted(item.spec.epochs, "epoch"),
                     f"seed {item.spec.seed}",

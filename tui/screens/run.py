@@ -16,6 +16,7 @@ from textual.widgets import Static, TabbedContent, TabPane, Tabs
 
 from engine.analysis.remarks import remarks_on
 from engine.analysis.tables import class_rows, facts, result_table, setting_rows
+from engine.catalog.models import short_model
 from engine.data.manifest import MANIFEST_NAME, FileRecord
 from engine.errors import ReslabError
 from engine.progress import Progress
@@ -113,7 +114,7 @@ class RunScreen(LabScreen[None]):
     def _show(self, details: RunDetails) -> None:
         self._details = details
         record = details.record
-        title = f"run {record.run}: {record.model} on {record.dataset}, {record.status}"
+        title = f"run {record.run}: {short_model(record.model)} on {record.dataset}, {record.status}"
         title += f": {record.error}" if record.error else ""
         self.query_one("#title", Static).update(plain_content(title, "bold"))
         warning = "" if details.intact is not False else "✗ changed after the run ended: do not trust these figures\n\n"

@@ -15,7 +15,7 @@ from textual.content import Content
 from textual.timer import Timer
 from textual.widgets import Static
 
-from engine.catalog.datasets import DATASETS, FOLDER_PREFIX, absolute_dataset
+from engine.catalog.datasets import DATASETS, FOLDER, absolute_dataset, find_dataset, kind_of, short_name
 from engine.catalog.models import MODELS, MORE_MODELS
 from engine.data.survey import published
 from engine.errors import ReslabError, SpecError
@@ -127,7 +127,7 @@ class SetupScreen(LabScreen[None]):
 
     def show_spec(self, spec: RunSpec) -> None:
         """Show a spec in the panes, as after `train --tui`."""
-        if spec.dataset.startswith(FOLDER_PREFIX):
+        if kind_of(spec.dataset) is not None:
             self._add_folder(spec.dataset)
         self._add_model(spec.model)
         self.query_one("#datasets", Menu).choose(spec.dataset)
@@ -277,7 +277,7 @@ class SetupScreen(LabScreen[None]):
 
         folder: Path | None = await self.app.push_screen_wait(FolderQuestion())
         if folder is not None:
-            self._add_folder(absolute_dataset(f"{FOLDER_PREFIX}{folder}"))
+            self._add_folder(absolute_dataset(f"{FOLDER.prefix}{folder}"))
             self.query_one("#models", Menu).focus()
 
     def _add_folder(self, name: str) -> None:
@@ -388,7 +388,7 @@ def _result_or_error(work: Callable[[], T]) -> T | str:
 
 def _dataset_rows(folders: list[str]) -> list[Row]:
     rows = [Row(info.name, (info.name, str(info.shape), f"{info.num_images:,}")) for info in DATASETS]
-    rows += [Row(name, (Path(name.removeprefix(FOLDER_PREFIX)).name, "folder", "")) for name in folders]
+    rows += [Row(name, (short_name(name), find_dataset(name).prefix.removesuffix(":"), "")) for name in folders]
     return [*rows, Row(_YOUR_FOLDER, (_YOUR_FOLDER, "", ""))]
 
 

@@ -13,6 +13,7 @@ from textual.reactive import reactive, var
 from textual.widgets import Button, Static
 
 from engine.analysis.tables import duration
+from engine.catalog.models import short_model
 from engine.memory.freeing import Freed
 from engine.text import memory_size
 from tui.commands import Commands
@@ -197,7 +198,10 @@ class TrainScreen(LabScreen[None]):
     def _draw_gradients(self, live: LiveRun) -> None:
         twin = live.twin
         self.query_one(GradientBars).show(
-            live.spec.model, live.gradients, twin.spec.model if twin else "", twin.gradients if twin else None
+            short_model(live.spec.model),
+            live.gradients,
+            twin.spec.model if twin else "",
+            twin.gradients if twin else None,
         )
 
     def action_scroll_memory(self, by: int) -> None:
@@ -239,7 +243,7 @@ def _title(live: LiveRun | None, on_hold: str) -> str:
         return f"no run yet · 1: set one up{' · ' if on_hold else ''}{on_hold}"
     number = f"run {live.run}: " if live.run is not None else ""
     why = live.refused or (live.ended.error or "; ".join(live.ended.remarks) if live.ended else None)
-    title = f"{number}{live.spec.model} on {live.spec.dataset}, {live.state}"
+    title = f"{number}{short_model(live.spec.model)} on {live.spec.dataset}, {live.state}"
     if live.note is not None:
         title += f" · {live.note}"
     if live.recovered is not None:
