@@ -80,7 +80,13 @@ DATASETS: tuple[DatasetInfo, ...] = (
 FOLDER = DatasetInfo("folder:PATH", "your own images, one folder a class", "engine.data.folder:load", is_of_files=True,
                      prefix="folder:", example="folder:~/pictures with one folder a class")  # fmt: skip
 
-KINDS: tuple[DatasetInfo, ...] = (FOLDER,)
+KINDS: tuple[DatasetInfo, ...] = (
+    FOLDER,
+    DatasetInfo("csv:FILE", "your own images, a table of paths and labels", "engine.data.table:load", is_of_files=True,
+                prefix="csv:", example="csv:labels.csv with columns path and label", pattern=r"\.(csv|tsv|parquet)$"),
+    DatasetInfo("npz:FILE", "your own images, arrays as MedMNIST has them", "engine.data.npz:load", prefix="npz:",
+                example="npz:set.npz with train_images and train_labels", pattern=r"\.npz$"),
+)  # fmt: skip
 """Kinds of the user's own datasets, each named by its prefix and a path."""
 
 
