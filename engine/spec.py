@@ -44,7 +44,7 @@ class RunSpec:
     """
 
     dataset: str = setting(
-        help="a name that `reslab datasets` lists, or folder:PATH", group="data", affects=("images", "epoch", "result")
+        help="a name that `reslab datasets` lists, or a path", group="data", affects=("images", "epoch", "result")
     )
     model: str = setting(help="a name that `reslab models` lists", group="model", affects=("step", "memory", "result"))
     epochs: int = setting(

@@ -6,7 +6,7 @@ import sys
 import time
 from typing import Any
 
-from engine.catalog.datasets import DATASETS, KINDS, DatasetInfo
+from engine.catalog.datasets import DATASETS, KINDS, MEDMNIST, DatasetInfo
 from engine.cli.output import print_json
 from engine.cli.parser import columns
 from engine.data.cache import CacheEntry, delete_entry, entries
@@ -22,9 +22,15 @@ def datasets_command(folders: Folders, delete: str | None, as_json: bool) -> int
         return _delete(folders, delete)
     kept = entries(folders.cache)
     if as_json:
-        print_json([_as_json(info, [entry for entry in kept if _is_of(entry, info)]) for info in (*DATASETS, *KINDS)])
+        print_json(
+            [_as_json(info, [entry for entry in kept if _is_of(entry, info)]) for info in (*DATASETS, MEDMNIST, *KINDS)]
+        )
         return 0
-    print(columns([("DATASET", "IMAGE", "TRAIN", "TEST", "CLASSES", ""), *map(_row, (*DATASETS, *KINDS))], (2, 3, 4)))
+    print(
+        columns(
+            [("DATASET", "IMAGE", "TRAIN", "TEST", "CLASSES", ""), *map(_row, (*DATASETS, MEDMNIST, *KINDS))], (2, 3, 4)
+        )
+    )
     if kept:
         print(f"\nDecoded images and unpacked archives in {folders.cache} (--delete NAME, or all):")
         print(columns([("KEPT", "IMAGES", "SIZE", "LAST USED", ""), *map(_kept_row, kept)], (1, 2)))

@@ -71,7 +71,8 @@ def published(spec: RunSpec) -> Survey | None:
     shape = info.spec_shape(spec.image_size)
     if spec.dataset == "cats-dogs" or shape is None or info.num_train is None or info.num_test is None:
         return None
-    return Survey(shape, *with_val(spec, info.num_train), info.num_test)
+    num_train, num_val = with_val(spec, info.num_train)
+    return Survey(shape, num_train, num_val + info.num_val, info.num_test)
 
 
 def _cats_dogs(spec: RunSpec, folders: Folders | None) -> Survey:
