@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from engine.errors import SpecError
 
 DEFAULT_CACHE_GIB = 20.0
+MOST_PIXELS = 2**30
+"""That a file may declare in its header: larger ones are never read, not even a JPEG at an eighth of its size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,11 @@ def _not_gib_or_0(text: str) -> str | None:
         return "GiB of at least 0, such as 6.5"
 
 
+def _not_pixels(text: str) -> str | None:
+    expected = f"a whole number from 1 to {MOST_PIXELS:,}"
+    return None if text.isascii() and text.isdigit() and 1 <= int(text) <= MOST_PIXELS else expected
+
+
 def _not_switch(text: str) -> str | None:
     return None if text in ("0", "1") else "0 or 1"
 
@@ -53,8 +60,11 @@ CACHE_GIB = Variable("RESLAB_CACHE_GIB", "GiB of decoded images to keep", f"{DEF
 MEMORY_GIB = Variable("RESLAB_MEMORY_GIB", "GiB to hold on the training device", "all that is free", _not_gib)
 TUNE = Variable("RESLAB_TUNE", "0: measure no settings for dtype auto", "1", _not_switch)
 GRAPH = Variable("RESLAB_GRAPH", "0: capture no CUDA graph of a step", "1", _not_switch)
+MAX_PIXELS = Variable(
+    "RESLAB_MAX_PIXELS", "pixels of an image that is still decoded", "64,000,000; resized, 256,000,000", _not_pixels
+)
 TEST_DATA = Variable("RESLAB_TEST_DATA", "folder of images for reslab's own tests", "none", _no_problem)
-VARIABLES = (HOME, DATA, CACHE, CACHE_GIB, MEMORY_GIB, TUNE, GRAPH, TEST_DATA)
+VARIABLES = (HOME, DATA, CACHE, CACHE_GIB, MEMORY_GIB, TUNE, GRAPH, MAX_PIXELS, TEST_DATA)
 
 
 def text_of(variable: Variable) -> str:

@@ -16,8 +16,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from engine.catalog.datasets import FOLDER, find_dataset
+from engine.catalog.datasets import FOLDER, absolute_dataset, find_dataset
 from engine.catalog.models import find_model
+from engine.columns import AUTO, EXAMPLE, parse_columns
 from engine.errors import SpecError
 from engine.format_number import KEY, check_format
 from engine.settings import Effect, Setting, Value, setting, settings_of
@@ -43,7 +44,7 @@ class RunSpec:
     """
 
     dataset: str = setting(
-        help="a name that `reslab datasets` lists, or folder:PATH", group="data", affects=("images", "epoch", "result")
+        help="a name that `reslab datasets` lists, or a path", group="data", affects=("images", "epoch", "result")
     )
     model: str = setting(
         help="a name that `reslab models` lists, timm:NAME, or a file of your own: ./net.py:NAME or ./net.toml",
@@ -164,6 +165,12 @@ class RunSpec:
         low=0,
         high=2**32 - 1,
     )
+    columns: str = setting(
+        AUTO,
+        help=f"of a csv: dataset, such as {EXAMPLE}; auto: by their usual names",
+        group="data",
+        affects=("images", "epoch", "result"),
+    )
     stem: Stem = setting(
         "imagenet",
         help="ResNet's first layers: 7×7/2 with max-pool, or 3×3/1 without; auto: small under 64 pixels",
@@ -242,7 +249,9 @@ class RunSpec:
     def __post_init__(self) -> None:
         for name, described in settings_of(RunSpec).items():
             object.__setattr__(self, name, described.check(getattr(self, name)))
+        object.__setattr__(self, "dataset", absolute_dataset(self.dataset))
         find_dataset(self.dataset)
+        parse_columns(self.columns)
         info = find_model(self.model)
         if self.norm != "batch" and not info.resnet:
             raise SpecError(f"norm: {self.model} has its own normalisation; set norm to batch, which keeps it", "norm")

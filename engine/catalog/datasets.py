@@ -15,6 +15,7 @@ from pathlib import Path
 from engine.catalog.inside import ARCHIVE, names_inside
 from engine.catalog.installed import PROVIDED_NAME, find_provided, provided
 from engine.code_reference import CODE_REFERENCE
+from engine.catalog.medmnist import MEDSETS, PREFIX, SIZES, find_medset
 from engine.errors import SpecError, unknown_name
 from engine.paths import expand
 from engine.shape import DataShape
@@ -25,8 +26,8 @@ class DatasetInfo:
     """One row of the menu.
 
     `shape` is the native shape, None if only the images can tell; `loader` is "module:function", a function as in
-    `engine.data.images.Loader`. `num_train` and `num_test` are images of the published split. `is_of_files`: its images
-    are files rather than arrays that are read as a whole.
+    `engine.data.images.Loader`. `num_train`, `num_val` and `num_test` are images of the published split.
+    `is_of_files`: its images are files rather than arrays that are read as a whole.
 
     The row of a kind has a `prefix`, after which its datasets' names have a path; `example` is such a name, and
     `pattern` the regular expression of paths that belong to the kind without its prefix ("": folders). `is_provided`:
@@ -39,6 +40,7 @@ class DatasetInfo:
     shape: DataShape | None = None
     num_train: int | None = None
     num_test: int | None = None
+    num_val: int = 0
     downloads: bool = False
     is_of_files: bool = False
     prefix: str = ""
@@ -55,7 +57,9 @@ class DatasetInfo:
 
     @property
     def num_images(self) -> int | None:
-        return None if self.num_train is None or self.num_test is None else self.num_train + self.num_test
+        if self.num_train is None or self.num_test is None:
+            return None
+        return self.num_train + self.num_val + self.num_test
 
     def spec_shape(self, image_size: int | None) -> DataShape | None:
         """The shape after resizing to `image_size` pixels (None: native)."""
@@ -83,6 +87,14 @@ DATASETS: tuple[DatasetInfo, ...] = (
                 DataShape(3, 224, 224, 2), 3680, 3669, downloads=True, is_of_files=True),
 )  # fmt: skip
 
+MEDMNIST = DatasetInfo(
+    f"{PREFIX}NAME",
+    f"{', '.join(one.name for one in MEDSETS)}; in other sizes as NAME:{', :'.join(map(str, SIZES[1:]))}",
+    "engine.data.medmnist:load",
+    downloads=True,
+)
+"""Stands for all of MedMNIST's sets in lists and messages."""
+
 FOLDER = DatasetInfo("folder:PATH", "your own images, one folder a class", "engine.data.folder:load", is_of_files=True,
                      prefix="folder:", example="folder:~/pictures with one folder a class")  # fmt: skip
 
@@ -92,8 +104,12 @@ PACKAGE = DatasetInfo("PACKAGE:NAME", "from another installed package", "engine.
 
 KINDS: tuple[DatasetInfo, ...] = (
     FOLDER,
+    DatasetInfo("csv:FILE", "your own images, a table of paths and labels", "engine.data.table:load", is_of_files=True,
+                prefix="csv:", example="csv:labels.csv with columns path and label", pattern=r"\.(csv|tsv|parquet)$"),
+    DatasetInfo("npz:FILE", "your own images, arrays as MedMNIST has them", "engine.data.npz:load", prefix="npz:",
+                example="npz:set.npz with train_images and train_labels", pattern=r"\.npz$"),
     CODE,
-)
+)  # fmt: skip
 """Kinds of the user's own datasets, each named by its prefix and a path."""
 
 
@@ -107,12 +123,24 @@ def find_dataset(name: str) -> DatasetInfo:
         if not name.removeprefix(kind.prefix).strip():
             raise SpecError(f"{kind.prefix} needs a path, such as {kind.example}", "dataset")
         return kind
+    if name.startswith(PREFIX):
+        return _medmnist(name)
     for info in DATASETS:
         if info.name == name:
             return info
     if PROVIDED_NAME.fullmatch(name) or find_provided("datasets", name):
         return PACKAGE
-    raise unknown_name("dataset", name, [info.name for info in (*DATASETS, *KINDS)], "dataset")
+    raise unknown_name("dataset", name, [info.name for info in (*DATASETS, MEDMNIST, *KINDS)], "dataset")
+
+
+def _medmnist(name: str) -> DatasetInfo:
+    """The row of `medmnist:NAME[:SIZE]`."""
+    found, size = find_medset(name)
+    num_train, num_val, num_test = found.counts
+    shape = DataShape(found.channels, size, size, len(found.class_names))
+    return DatasetInfo(
+        name, found.title, MEDMNIST.loader, shape, num_train, num_test, num_val=num_val, downloads=True
+    )  # fmt: skip
 
 
 def provided_datasets() -> tuple[DatasetInfo, ...]:

@@ -6,7 +6,7 @@ import sys
 import time
 from typing import Any
 
-from engine.catalog.datasets import DATASETS, KINDS, DatasetInfo, provided_datasets
+from engine.catalog.datasets import DATASETS, KINDS, MEDMNIST, DatasetInfo, provided_datasets
 from engine.cli.output import print_json
 from engine.cli.parser import columns
 from engine.data.cache import CacheEntry, delete_entry, entries
@@ -20,7 +20,7 @@ def datasets_command(folders: Folders, delete: str | None, as_json: bool) -> int
     """List datasets and cache entries; with `delete`, delete one entry, or "all"."""
     if delete is not None:
         return _delete(folders, delete)
-    kept, shown = entries(folders.cache), (*DATASETS, *provided_datasets(), *KINDS)
+    kept, shown = entries(folders.cache), (*DATASETS, MEDMNIST, *provided_datasets(), *KINDS)
     if as_json:
         print_json([_as_json(info, [entry for entry in kept if _is_of(entry, info)]) for info in shown])
         return 0

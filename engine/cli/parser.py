@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from engine.catalog.datasets import absolute_dataset
+from engine.catalog.datasets import absolute_dataset, kind_of
 from engine.catalog.own_models import absolute_model
 from engine.cli.output import printable
 from engine.combinations import seeds_of
@@ -67,8 +68,8 @@ def _add_training(add: Callable[..., argparse.ArgumentParser], settings: bool) -
     resume.add_argument("run", type=int, metavar="RUN")
     resume.add_argument(
         "--dataset",
-        metavar="folder:PATH",
-        type=absolute_dataset,
+        metavar="PATH",
+        type=_found_dataset,
         help="where the run's images are now, if they have moved; checked by their SHA-256 (for other datasets: "
         "--data-dir)",
     )
@@ -268,12 +269,20 @@ def _with_absolute_paths(values: dict[str, Any]) -> dict[str, Any]:
     """Resolve the paths of images, network and weights against the current folder: valid from anywhere."""
     dataset, model, weights = values.get("dataset"), values.get("model"), values.get("weights")
     if isinstance(dataset, str):
-        values = {**values, "dataset": absolute_dataset(dataset)}
+        values = {**values, "dataset": _found_dataset(dataset)}
     if isinstance(model, str):
         values = {**values, "model": absolute_model(model)}
     if isinstance(weights, str):
         values = {**values, "weights": absolute_weights(weights)}
     return values
+
+
+def _found_dataset(text: str) -> str:
+    """The dataset's full name; says so if a path alone was given."""
+    name = absolute_dataset(text)
+    if kind_of(text) is None and kind_of(name) is not None:
+        print(f"{printable(text)} is read as {printable(name)}", file=sys.stderr)
+    return name
 
 
 def wants_settings(argv: Sequence[str]) -> bool:

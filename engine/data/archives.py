@@ -36,7 +36,7 @@ from engine.locking import lock_of, wait_for_lock
 from engine.paths import Folders, find_folders
 from engine.progress import LoadingStopped, Progress
 from engine.spec import RunSpec
-from engine.text import memory_size, safe_text
+from engine.text import memory_size, safe_text, some_of
 
 MAX_FILES = 5_000_000
 MAX_RATIO = 200  # of unpacked to packed bytes; photographs hardly compress, uncompressed scans about tenfold
@@ -280,6 +280,15 @@ def _inside(path: Path, name: str) -> PurePosixPath:
 def _target(path: Path, link: Member) -> PurePosixPath:
     """Where a link leads, from the archive's top."""
     return _inside(path, os.path.normpath(link.target) if link.target else "..")
+
+
+def only_file(folder: Path, pattern: re.Pattern[str], expected: str) -> Path:
+    """The one file directly in `folder` whose name matches. Raises DatasetError if there are more, or none."""
+    found = [e.name for e in entries_of(folder) if pattern.search(e.name) and not e.name.startswith(".")]
+    if len(found) != 1:
+        names = f"several: {some_of([_shown(name) for name in found])}" if found else "none"
+        raise DatasetError(f"{folder} has {names}; expected {expected}")
+    return folder / found[0]
 
 
 def _shown(name: object) -> str:

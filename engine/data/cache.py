@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.control import Control
-from engine.data.decoding import RULE, TOO_LITTLE_MEMORY, FileFacts, Pixels, decode_files, measure_range
+from engine.data.decoding import TOO_LITTLE_MEMORY, FileFacts, Pixels, decode_files, decoding_rule, measure_range
 from engine.data.depth import PixelRange
 from engine.environment import CACHE_GIB, DEFAULT_CACHE_GIB, number_of
 from engine.errors import DatasetError
@@ -102,7 +102,7 @@ def cache_is_written(cache: Path) -> Iterator[None]:
 
 
 def _key(paths: Sequence[Path], size: int | None, channels: int) -> str:
-    digest = hashlib.sha256(json.dumps([_VERSION, RULE, size, channels]).encode())
+    digest = hashlib.sha256(json.dumps([_VERSION, decoding_rule(), size, channels]).encode())
     for path in paths:
         stat = path.stat()
         digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode("utf-8", "surrogateescape"))

@@ -12,7 +12,7 @@ Every file goes through the same steps, in this order, in training, in `predict`
 
 Size limits. Up to 64 million pixels, several files are decoded at once. Up to 256 million, one at a time, if twice the
 memory needed is free. A JPEG may have 1,024 million: if a size is given, it is decoded at 1/2, 1/4 or 1/8, as long as
-that is not smaller than requested, and the reduced size counts.
+that is not smaller than requested, and the reduced size counts. RESLAB_MAX_PIXELS sets another limit than these.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ import psutil
 from numpy.typing import NDArray
 from PIL import Image
 
+from engine import environment
 from engine.control import Control
 from engine.data.depth import (
     BIT_DEPTHS,
@@ -48,7 +49,7 @@ from engine.data.depth import (
     read_samples,
     to_8_bits,
 )
-from engine.data.formats import EMPTY, FORMATS, UnusableImageError, open_image
+from engine.data.formats import EMPTY, FORMATS, UnusableImageError, open_image, reads_heic
 from engine.memory.headroom import container_headroom
 from engine.progress import LoadingStopped, Progress
 from engine.text import memory_size
@@ -93,6 +94,20 @@ class Header:
 
     size: tuple[int, int]
     colour: bool
+
+
+def max_pixels() -> int:
+    """The user's bound for the pixels of an image, 0 without one.
+
+    Raises:
+        SpecError: the variable is not valid.
+    """
+    return int(environment.text_of(environment.MAX_PIXELS) or 0)
+
+
+def decoding_rule() -> tuple[object, ...]:
+    """`RULE`, and what of this machine determines which files are usable."""
+    return (*RULE, *(("HEIC",) if reads_heic() else ()), *((max_pixels(),) if max_pixels() else ()))
 
 
 def read_header(source: Path | bytes) -> Header | None:
@@ -147,9 +162,9 @@ def _prepared(image: Image.Image, shape: tuple[int, int] | None) -> Iterator[Non
     if shape is not None and image.format in ("JPEG", "MPO"):
         image.draft(None, (max(shape), max(shape)))
     decoded = image.width * image.height
-    most = MAX_PIXELS if shape is None else MAX_LARGE_PIXELS
+    most = max_pixels() or (MAX_PIXELS if shape is None else MAX_LARGE_PIXELS)
     if decoded > most:
-        raise UnusableImageError(f"larger than {most:,} pixels")
+        raise UnusableImageError(f"larger than {most:,} pixels ({environment.MAX_PIXELS.name} raises this bound)")
     # 4 bytes a pixel, twice while it is turned or converted; a progressive JPEG is held at full size; 16-bit colour
     # needs both halves and the result.
     needed = (20 if is_deep(image) else 8) * decoded + (6 * declared if image.info.get("progressive") else 0)
@@ -196,8 +211,8 @@ def _opaque(picture: Image.Image, has_alpha: bool) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """1 to 8 as in EXIF; 1 if unreadable or missing, and for TIFF, which Pillow turns itself."""
-    if image.format == "TIFF":
+    """1 to 8 as in EXIF; 1 if unreadable or missing, and for TIFF and HEIC, which come upright."""
+    if image.format in ("TIFF", "HEIF"):
         return 1
     try:
         # Pillow's PNG method would decode the whole image to find a late chunk.

@@ -238,17 +238,22 @@ def to_8_bits(samples: Samples, pixel_range: PixelRange) -> Image.Image:
         UnusableImageError: there is no range for it, or it is on another scale.
     """
     low, high = samples.declared or (0.0, _checked_high(samples, pixel_range))
-    values = samples.values
-    exact: Any = np.float64 if values.dtype.itemsize > 2 else np.float32
-    pixels: NDArray[np.uint8] = np.empty(values.shape, np.uint8)
-    for start in range(0, len(values), _ROWS):
-        rows = (values[start : start + _ROWS].astype(exact) - exact(low)) * exact(255 / (high - low))
-        pixels[start : start + _ROWS] = np.clip(np.nan_to_num(rows), 0, 255).round()
+    pixels = rescaled(samples.values, low, high)
     if samples.inverted:
         pixels = 255 - pixels
     if samples.alpha is not None:
         pixels = np.concatenate([pixels, samples.alpha[..., None]], axis=2)
     return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+
+
+def rescaled(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
+    """Samples of any shape and kind in 8 bits, a few at a time along the first axis."""
+    exact: Any = np.float64 if values.dtype.itemsize > 2 else np.float32
+    pixels: NDArray[np.uint8] = np.empty(values.shape, np.uint8)
+    for start in range(0, len(values), _ROWS):
+        rows = (values[start : start + _ROWS].astype(exact) - exact(low)) * exact(255 / (high - low))
+        pixels[start : start + _ROWS] = np.clip(np.nan_to_num(rows), 0, 255).round()
+    return pixels
 
 
 def _checked_high(samples: Samples, pixel_range: PixelRange) -> float:

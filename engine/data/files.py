@@ -43,6 +43,10 @@ class Source:
     left_out: Sequence[FileRecord] = ()
     notes: tuple[str, ...] = ()
 
+    def name_of(self, path: Path) -> str:
+        """The file's name in the manifest: a table may list files outside its folder, which keep their whole path."""
+        return str(path.relative_to(self.root) if path.is_relative_to(self.root) else path)
+
 
 def load_files(
     source: Source, test_share: float, split_seed: int, cache: Path, control: Control
@@ -60,7 +64,7 @@ def load_files(
     labels = np.array([file.label for file in usable], dtype=np.int64)
     manifest = [
         FileRecord(
-            file=str(file.path.relative_to(source.root)),
+            file=source.name_of(file.path),
             sha256=fact.sha256,
             class_name=source.class_names[file.label],
             split=UNUSABLE,
@@ -124,5 +128,5 @@ def _check_classes(labels: NDArray[np.int64], source: Source, least: int, what: 
     if poor:
         raise DatasetError(
             f"too few {what}s in {source.root}: {some_of(poor)}; expected at least {'one' if least == 1 else 'two'} in "
-            "every class: add some, or move such folders elsewhere"
+            "every class: add some, or leave such classes out"
         )

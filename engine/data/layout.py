@@ -8,10 +8,10 @@ refused with a sentence, never guessed. No image is opened here. Loads no torch.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 from engine.data.listing import folders_in, holds_files, images_directly_in
 from engine.errors import DatasetError
@@ -73,7 +73,7 @@ class Layout:
         found = []
         named = [part for part in self.parts if part.folder != self.root]
         if named:
-            found.append(", ".join(f"{p.folder.name} → {_role_words(p.part)}" for p in named))
+            found.append(", ".join(f"{p.folder.name} → {role_words(p.part)}" for p in named))
         if self.passed_over:
             found.append(f"not used, no class in common with the training part: {some_of(self.passed_over)}")
         if self.empty:
@@ -134,7 +134,39 @@ def part_by_name(name: str) -> SplitRole | None:
     return _ROLES.get(tokens[0]) if len(tokens) == 1 else None
 
 
-def _role_words(part: SplitRole | None) -> str:
+def choose_roles(where: str, parts: Collection[SplitRole]) -> Mapping[SplitRole | None, SplitRole | None]:
+    """What each part is used for, where parts are given by name: a single one beside the training part is the test set.
+
+    Empty if the training part is the only one: it is then split by the spec's shares.
+
+    Raises:
+        DatasetError: there are parts, but none for training.
+    """
+    if "train" not in parts:
+        raise DatasetError(f"{where} has no training part; expected train, val and test, or no parts at all")
+    if len(parts) == 1:
+        return {}
+    return {
+        "train": "train",
+        **{part: part if "test" in parts else "test" for part in ("val", "test") if part in parts},
+    }
+
+
+def notes_on_roles(roles: Mapping[SplitRole | None, SplitRole | None]) -> list[str]:
+    """One sentence on how parts are used; none if there are none."""
+    return [", ".join(f"{part} → {role_words(role)}" for part, role in roles.items())] if roles else []
+
+
+def refuse_second_val(where: str, part: str) -> NoReturn:
+    """Only one validation set makes sense; do not drop either of two silently."""
+    raise DatasetError(
+        f"{where} has a validation part of its own, {part}; set val share to 0 to use it, or move it elsewhere to hold "
+        "out training images"
+    )
+
+
+def role_words(part: SplitRole | None) -> str:
+    """What a part is used for, in words."""
     return "split into training and test" if part is None else _WORDS[part]
 
 

@@ -18,7 +18,7 @@ SYSTEM_FILE = "system file"
 BROKEN_LINK = "broken link"
 OUTSIDE = "outside the class folders"
 _SYSTEM_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})
-_NEW_ENDINGS = frozenset({".webp", ".avif", ".jp2", ".heic", ".jxl"})  # not known to `mimetypes` everywhere
+_NEW_ENDINGS = frozenset({".webp", ".avif", ".jp2", ".heic", ".heif", ".jxl"})  # not known to `mimetypes` everywhere
 _SYSTEM_FOLDERS = frozenset({"__macosx", "__pycache__", "$recycle.bin", "system volume information", "lost+found"})
 
 

@@ -16,6 +16,7 @@ from engine.catalog.datasets import FOLDER, find_dataset
 from engine.control import Control
 from engine.data.duplicates import count_shared, groups_of, pixel_groups, shared_notes
 from engine.data.images import FIRST_RULES, NEWEST_RULES, ImageData, Loader, RawImages, Split
+from engine.data.layout import refuse_second_val
 from engine.data.manifest import FileRecord
 from engine.data.own import own_source
 from engine.data.resizing import resize
@@ -33,8 +34,11 @@ _CHUNK = 4096  # images resized at once, to limit the float copy
 
 
 def check_dataset(spec: RunSpec) -> None:
-    """Raise DatasetError for obvious mistakes before anything is recorded: a missing folder."""
-    if find_dataset(spec.dataset).is_own:
+    """Raise DatasetError for obvious mistakes before anything is recorded, such as a missing folder."""
+    info = find_dataset(spec.dataset)
+    if info.num_val and spec.val_share > 0:
+        refuse_second_val(spec.dataset, "val")
+    if info.is_own:
         with dataset_is_used(spec.dataset):
             own_source(spec.dataset).check(spec)
 

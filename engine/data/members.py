@@ -42,7 +42,7 @@ class Member:
 def zip_members(path: Path) -> Iterator[Member]:
     """Raises DatasetError, zipfile.BadZipFile, OSError."""
     with path.open("rb") as file:
-        _check_list_size(path, file)
+        check_list_size(path, file)
         with zipfile.ZipFile(file) as archive:
             for info in archive.infolist():
                 yield _zip_member(archive, info, file)
@@ -84,8 +84,15 @@ def _zip_time(info: zipfile.ZipInfo) -> float:
         return 0.0
 
 
-def _check_list_size(path: Path, file: IO[bytes]) -> None:
-    """The size of the list is in the record at the end, or in that of the zip64 form (APPNOTE 4.3.14 to 4.3.16)."""
+def check_list_size(path: Path, file: IO[bytes]) -> None:
+    """Raise DatasetError if a .zip's list of files is too long, which is read into memory as a whole.
+
+    Its size is in the record at the end, or in that of the zip64 form (APPNOTE 4.3.14 to 4.3.16).
+
+    Raises:
+        zipfile.BadZipFile: there is no list.
+        OSError: the file cannot be read.
+    """
     size = file.seek(0, os.SEEK_END)
     file.seek(max(size - 66_000, 0))
     end = file.read()

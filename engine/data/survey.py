@@ -11,11 +11,10 @@ from collections import Counter
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 
-from engine.catalog.datasets import find_dataset, own_path
+from engine.catalog.datasets import find_dataset
 from engine.control import Control, RunControl
 from engine.data.layout import ImageFile
 from engine.data.own import own_source
-from engine.errors import DatasetError
 from engine.paths import Folders
 from engine.progress import Progress
 from engine.shape import DataShape
@@ -72,7 +71,8 @@ def published(spec: RunSpec) -> Survey | None:
     shape = info.spec_shape(spec.image_size)
     if spec.dataset == "cats-dogs" or shape is None or info.num_train is None or info.num_test is None:
         return None
-    return Survey(shape, *_with_val(spec, info.num_train), info.num_test)
+    num_train, num_val = with_val(spec, info.num_train)
+    return Survey(shape, num_train, num_val + info.num_val, info.num_test)
 
 
 def _cats_dogs(spec: RunSpec, folders: Folders | None) -> Survey:
@@ -88,9 +88,9 @@ def _cats_dogs(spec: RunSpec, folders: Folders | None) -> Survey:
     if found is not None:
         counts = _split(found.files, TEST_SHARE)
         note = f"{counted(len(found.files), 'file')} in {found.root}"
-        return Survey(shape, *_with_val(spec, counts["train"]), counts["test"], (note,), is_exact=False)
+        return Survey(shape, *with_val(spec, counts["train"]), counts["test"], (note,), is_exact=False)
     notes = (f"not in {folders.data} yet: the published archive will be downloaded",) if folders is not None else ()
-    return Survey(shape, *_with_val(spec, num_train), num_test, notes)
+    return Survey(shape, *with_val(spec, num_train), num_test, notes)
 
 
 def survey_now(spec: RunSpec, folders: Folders | None) -> Survey:
@@ -106,29 +106,34 @@ def survey_now(spec: RunSpec, folders: Folders | None) -> Survey:
 
 def survey_files(
     spec: RunSpec, files: Sequence[ImageFile], num_classes: int, notes: Sequence[str], control: Control
-) -> Generator[Progress, None, Survey]:
-    """Survey listed files, by their headers.
+) -> Generator[Progress, None, Survey | None]:
+    """Survey listed files, by their headers; None if none of them is an image.
 
     Raises:
-        DatasetError: none of them is an image.
         LoadingStopped: `control` requested a stop.
     """
     from engine.data.sizing import choose_sizing  # loads Pillow and numpy, which the first screen does not need
 
     sizing = yield from choose_sizing([file.path for file in files], spec.image_size, control, MOST_HEADERS)
     if sizing is None:
-        raise DatasetError(f"no image in {own_path(spec.dataset)} can be read; expected images such as JPEG or PNG")
+        return None
     counts = _split(files, spec.test_share)
-    num_train, num_val = _with_val(spec, counts["train"])
+    num_train, num_val = with_val(spec, counts["train"])
     notes = (*notes, *([sizing.note] if sizing.note else []))
     shape = DataShape(sizing.channels, *sizing.height_width, num_classes)
     return Survey(shape, num_train, num_val + counts["val"], counts["test"], tuple(notes), is_exact=False)
 
 
 def _split(files: Iterable[ImageFile], test_share: float) -> Counter[str]:
-    """How many files go into each part; files without one by the share, rounded as in `stratified_groups`."""
+    return split_counts(((file.part, file.label) for file in files), test_share)
+
+
+def split_counts(images: Iterable[tuple[str | None, int]], test_share: float) -> Counter[str]:
+    """How many images, given as part and class, go into each part; those without a part by the share, rounded as in
+    `stratified_groups`.
+    """
     counts: Counter[str] = Counter()
-    for (part, _), number in Counter((file.part, file.label) for file in files).items():
+    for (part, _), number in Counter(images).items():
         if part is not None:
             counts[part] += number
         else:
@@ -137,6 +142,7 @@ def _split(files: Iterable[ImageFile], test_share: float) -> Counter[str]:
     return counts
 
 
-def _with_val(spec: RunSpec, num_train: int) -> tuple[int, int]:
+def with_val(spec: RunSpec, num_train: int) -> tuple[int, int]:
+    """How many training images remain, and how many are held out for validation."""
     num_val = math.ceil(spec.val_share * num_train)
     return num_train - num_val, num_val

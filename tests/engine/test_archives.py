@@ -248,10 +248,10 @@ def test_a_damaged_archive_is_said_to_be_so(ending: str, harm: str, tmp_path: Pa
     middle = len(content) // 2 // 512 * 512
     content[middle : middle + 512] = bytes(255 - byte for byte in content[middle : middle + 512])
     harmed = {
-        "cut": content[: len(content) // 3],
-        "rubbish": bytearray(b"rubbish" * 99),
+        "cut": bytes(content[: len(content) // 3]),
+        "rubbish": b"rubbish" * 99,
         "empty": b"",
-        "flipped": content,
+        "flipped": bytes(content),
     }
     if harm == "missing":
         archive.unlink()

@@ -13,17 +13,21 @@ from numpy.typing import NDArray
 from PIL import Image, features
 
 from engine.control import RunControl
-from engine.data import decoding
+from engine.data import decoding, formats
 from engine.data.cache import decoded
 from engine.data.decoding import BACKGROUND, decode, read_header
 from engine.data.depth import PixelRange
 from engine.data.formats import FORMATS, is_another_kind
 from engine.data.images import ImageData
 from engine.data.loading import load_dataset
+from engine.environment import check_environment
+from engine.errors import SpecError
 from engine.paths import Folders
 from engine.spec import RunSpec
 from tests.engine.deep_files import png16, tiff
 from tests.fakes import drain
+
+HEIC_WITHOUT = "HEIC (uv sync --extra heic installs what reads it)"
 
 Array = NDArray[Any]
 DRAWS = np.random.default_rng(0)
@@ -280,7 +284,6 @@ def test_a_folder_of_traffic_signs_as_ppm_is_a_dataset(tmp_path: Path, folders: 
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG, a drawing, which is not read"),
         (b"\xd7\xcd\xc6\x9a" + bytes(100), "WMF, a drawing, which is not read"),
         (b"SIMPLE  =                    T" + b" " * 50 + b"END", "FITS, which is not read"),
-        (b"\0\0\0\x18ftypheic" + bytes(64), "HEIC, which is not read"),
         (b"#define x_width 8\n#define x_height 8\nstatic char x_bits[] = {0,0,0,0,0,0,0,0};", "no image"),
         (b"\xd0\xcf\x11\xe0" + bytes(600), "no image"),
     ],
@@ -312,14 +315,78 @@ def small_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_large_jpeg_is_decoded_at_a_part_of_its_size() -> None:
     panorama = encoded(Image.new("RGB", (1600, 400), (10, 200, 90)), "JPEG")  # 640,000 pixels
     assert np.abs(found(panorama, 50).astype(int) - (10, 200, 90)).max() < 4
-    assert decode(panorama, 300, 3) == "larger than 40,000 pixels"  # as much is left at that size
-    assert decode(panorama, None, 3) == "larger than 10,000 pixels"
+    assert (
+        decode(panorama, 300, 3) == "larger than 40,000 pixels (RESLAB_MAX_PIXELS raises this bound)"
+    )  # as much is left at that size
+    assert decode(panorama, None, 3) == "larger than 10,000 pixels (RESLAB_MAX_PIXELS raises this bound)"
 
 
 @pytest.mark.usefixtures("small_bounds")
 def test_other_large_images_are_decoded_alone_and_up_to_a_bound() -> None:
     assert found(encoded(Image.new("RGB", (300, 100), "red"), "PNG"), 8).shape == (8, 8, 3)
-    assert decode(encoded(Image.new("RGB", (300, 200), "red"), "PNG"), 8, 3) == "larger than 40,000 pixels"
+    larger = encoded(Image.new("RGB", (300, 200), "red"), "PNG")
+    assert decode(larger, 8, 3) == "larger than 40,000 pixels (RESLAB_MAX_PIXELS raises this bound)"
+
+
+@pytest.mark.usefixtures("small_bounds")
+def test_the_bound_can_be_moved_and_images_are_then_decoded_anew(
+    tmp_path: Path, folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a/1.png", "a/2.png", "b/3.png", "b/4.png", "b/scan.png"):
+        (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+        size = (300, 200) if "scan" in name else (20, 20)
+        (tmp_path / "set" / name).write_bytes(
+            encoded(Image.new("RGB", size, f"#{name[2]}00" if size[0] < 99 else "red"), "PNG")
+        )
+    spec = RunSpec(f"folder:{tmp_path / 'set'}", "resnet20", image_size=8)
+
+    def problems() -> set[str | None]:
+        data: ImageData = drain(load_dataset(spec, folders, RunControl()))[1]
+        return {record.problem for record in data.manifest}
+
+    assert problems() == {None, "larger than 40,000 pixels (RESLAB_MAX_PIXELS raises this bound)"}
+    monkeypatch.setenv("RESLAB_MAX_PIXELS", "60000")
+    assert problems() == {None}
+    monkeypatch.setenv("RESLAB_MAX_PIXELS", "1000")
+    assert problems() == {None, "larger than 1,000 pixels (RESLAB_MAX_PIXELS raises this bound)"}
+    monkeypatch.setenv("RESLAB_MAX_PIXELS", "many")
+    with pytest.raises(SpecError, match="RESLAB_MAX_PIXELS: 'many' is not valid; expected a whole number from 1"):
+        check_environment()
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF", "PPM", "WEBP", "AVIF", "BMP", "GIF", "JPEG"])
+def test_an_image_of_one_pixel_is_an_image(format: str) -> None:
+    assert (
+        np.abs(found(encoded(Image.new("RGB", (1, 1), (200, 100, 50)), format), 8).astype(int) - (200, 100, 50)).max()
+        < 9
+    )
+    assert found(encoded(Image.new("RGB", (1, 40), (200, 100, 50)), format), 8).shape == (8, 8, 3)
+
+
+def test_a_heic_image_is_read_where_pillow_heif_is_and_otherwise_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = pytest.importorskip("pillow_heif")
+    pixels = np.kron(np.array([[0, 255], [128, 128]], np.uint8), np.ones((32, 48), np.uint8))
+    picture = Image.fromarray(pixels).convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter, clockwise
+    file = io.BytesIO()
+    library.from_pillow(picture).save(file, quality=95, exif=exif.tobytes())
+    turned = np.asarray(picture.transpose(Image.Transpose.ROTATE_270))
+    assert np.abs(found(file.getvalue(), None).astype(int) - turned).max() < 12
+    header = read_header(file.getvalue())
+    assert header is not None
+    assert header.size == (64, 96)
+    damaged = decode(file.getvalue()[:300], 8, 3)
+    assert isinstance(damaged, str)
+    assert damaged.startswith("damaged")
+    monkeypatch.setattr(formats, "reads_heic", lambda: False)
+    assert decode(file.getvalue(), 8, 3) == HEIC_WITHOUT
+
+
+def test_a_heic_image_is_named_without_pillow_heif(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formats, "reads_heic", lambda: False)
+    assert decode(b"\0\0\0\x18ftypheic" + bytes(64), 8, 3) == HEIC_WITHOUT
+    assert decode(b"\0\0\0\x18ftypmif1" + bytes(64), 8, 3) == HEIC_WITHOUT
 
 
 @pytest.mark.usefixtures("small_bounds")

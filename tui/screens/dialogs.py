@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import ClassVar
 
 from textual import on
@@ -17,9 +16,9 @@ from textual.widgets import Input, Static
 from engine.catalog.models import ModelInfo
 from engine.errors import DatasetError, SpecError
 from engine.memory.ledger import Holding
-from engine.paths import expand
 from engine.text import memory_size, safe_text
-from tui.text import counted, millions, plain_content
+from tui.screens.own_datasets import find_own_dataset
+from tui.text import millions, plain_content
 from tui.widgets.menu import Menu, Row
 
 
@@ -182,51 +181,32 @@ class ModelQuestion(ModalScreen[str | None]):
         self.dismiss(self.query_one(Menu).chosen)
 
 
-class FolderQuestion(ModalScreen[Path | None]):
-    """Asks for a folder of classes; stays open until the folder is valid or escape is pressed."""
+class FolderQuestion(ModalScreen[str | None]):
+    """Asks for the path of the user's own images; stays open until it is a dataset or escape is pressed. `columns` is
+    the recipe's setting for tables.
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", "Back")]
 
+    def __init__(self, columns: str) -> None:
+        super().__init__()
+        self._columns = columns
+
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog wide"):
-            yield Static("Your own images: one folder per class, or train/ and test/ folders of classes.", markup=False)
+            yield Static("Your own images: one folder per class, or train/ and test/ folders of classes;", markup=False)
+            yield Static("a table of paths and labels (.csv), arrays (.npz), or an archive of these.", markup=False)
             yield Input(placeholder="~/pictures", id="path")
             yield Static("enter: accept · esc: cancel", id="verdict", classes="dim", markup=False)
 
     @on(Input.Submitted)
     def _accept(self, event: Input.Submitted) -> None:
         try:
-            self.dismiss(find_class_folder(event.value))
+            self.dismiss(find_own_dataset(event.value, self._columns))
         except (SpecError, DatasetError) as error:
             verdict = self.query_one("#verdict", Static)
             verdict.update(plain_content(f"✗ {error}"))
             verdict.add_class("wrong")
-
-
-def find_class_folder(text: str) -> Path:
-    """The folder at this path, if it looks like a dataset.
-
-    Raises:
-        SpecError, DatasetError: it does not.
-    """
-    if not text.strip():
-        raise SpecError("type the path of a folder")
-    try:
-        folder = expand(text.strip()).absolute()
-    except RuntimeError as error:  # ~ of an unknown user
-        raise DatasetError(f"no folder {text.strip()} ({error})") from None
-    if not folder.is_dir():
-        raise DatasetError(f"no folder {folder}; expected one folder per class inside it")
-    try:
-        part = folder / "train" if (folder / "train").is_dir() else folder
-        classes = [path for path in part.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    except OSError as error:
-        raise DatasetError(f"cannot read {folder} ({error.strerror}); choose one that is readable") from None
-    if len(classes) < 2:
-        raise DatasetError(
-            f"{part} has {counted(len(classes), 'class folder')}; expected at least two, with images in each"
-        )
-    return folder
 
 
 def _key_line(keys: str, about: str) -> Content:

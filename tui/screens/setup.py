@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from textual import on, work
@@ -15,7 +14,7 @@ from textual.content import Content
 from textual.timer import Timer
 from textual.widgets import Static
 
-from engine.catalog.datasets import DATASETS, FOLDER, absolute_dataset, find_dataset, kind_of, short_name
+from engine.catalog.datasets import DATASETS
 from engine.catalog.models import MODELS, MORE_MODELS
 from engine.data.survey import published
 from engine.errors import ReslabError, SpecError
@@ -23,6 +22,7 @@ from engine.settings import Value, settings_of
 from engine.spec import RunSpec
 from tui.commands import Commands
 from tui.screens.base import LabScreen, follow
+from tui.screens.own_datasets import YOUR_FOLDER, dataset_rows, remembered
 from tui.screens.plan import marked_lines, plan_lines, plan_text, survey_key
 from tui.state import AppState
 from tui.text import estimate_text, millions, plain_content
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from tui.live import LiveRun  # numpy
 
 T = TypeVar("T")
-_YOUR_FOLDER = "your folder …"
 _MORE = "more …"
 _REST_S = 0.3  # the cursor must rest this long before a forecast starts
 _REST_DURING_RUN_S = 1.0  # a forecast holds the GIL for a second, which delays keys and training
@@ -51,7 +50,7 @@ class _Datasets(Menu):
     ]
 
     def action_mark(self) -> None:
-        if self.chosen != _YOUR_FOLDER:
+        if self.chosen != YOUR_FOLDER:
             self.mark()
 
 
@@ -82,7 +81,7 @@ class SetupScreen(LabScreen[None]):
 
     def __init__(self, state: AppState, commands: Commands) -> None:
         super().__init__(state, commands)
-        self._folders: list[str] = []
+        self._own: list[str] = []
         self._more: list[str] = []
         self._forecast_timer: Timer | None = None
         self._survey_timer: Timer | None = None
@@ -90,7 +89,7 @@ class SetupScreen(LabScreen[None]):
     def compose(self) -> ComposeResult:
         yield ModeBar("setup")
         with Horizontal(id="panes"):
-            yield _Datasets(_dataset_rows([]), id="datasets", title="Dataset")
+            yield _Datasets(dataset_rows([]), id="datasets", title="Dataset")
             yield _Models(_model_rows([]), id="models", title="Architecture")
             names = sorted(_RECIPE, key=lambda name: not _RECIPE[name].common)
             yield RecipeForm({name: _RECIPE[name] for name in names}, self._check, id="recipe")
@@ -103,7 +102,7 @@ class SetupScreen(LabScreen[None]):
         self.query_one("#datasets", Menu).focus()
         if self.state.settings.first_spec is not None:
             self.show_spec(self.state.settings.first_spec)
-        follow(self, self.state.listing, lambda listing: self.show_plan())
+        follow(self, self.state.listing, lambda listing: self._listed())
         follow(self, self.state.torch_loaded, lambda loaded: self.show_plan())
         follow(self, self.state.forecasts, lambda forecast: self.show_plan())
         follow(self, self.state.surveys, lambda survey: self.show_plan())
@@ -127,8 +126,8 @@ class SetupScreen(LabScreen[None]):
 
     def show_spec(self, spec: RunSpec) -> None:
         """Show a spec in the panes, as after `train --tui`."""
-        if kind_of(spec.dataset) is not None:
-            self._add_folder(spec.dataset)
+        if spec.dataset not in (info.name for info in DATASETS):
+            self._add_own(spec.dataset)
         self._add_model(spec.model)
         self.query_one("#datasets", Menu).choose(spec.dataset)
         self.recipe.set_values({name: getattr(spec, name) for name in _RECIPE})
@@ -148,7 +147,7 @@ class SetupScreen(LabScreen[None]):
 
     @on(Menu.Selected, "#datasets")
     def _dataset_chosen(self) -> None:
-        if self.dataset == _YOUR_FOLDER:
+        if self.dataset == YOUR_FOLDER:
             self._ask_for_folder()
         else:
             self.query_one("#models", Menu).focus()
@@ -184,7 +183,7 @@ class SetupScreen(LabScreen[None]):
         """The marked datasets and architectures, each defaulting to the one under the cursor."""
         datasets, models = self._menus
         return (
-            [name for name in datasets.marked_or_chosen if name != _YOUR_FOLDER],
+            [name for name in datasets.marked_or_chosen if name != YOUR_FOLDER],
             [name for name in models.marked_or_chosen if name != _MORE],
         )
 
@@ -275,22 +274,29 @@ class SetupScreen(LabScreen[None]):
     async def _ask_for_folder(self) -> None:
         from tui.screens.dialogs import FolderQuestion
 
-        folder: Path | None = await self.app.push_screen_wait(FolderQuestion())
-        if folder is not None:
-            self._add_folder(absolute_dataset(f"{FOLDER.prefix}{folder}"))
+        name = await self.app.push_screen_wait(FolderQuestion(str(self.recipe.values["columns"])))
+        if name is not None:
+            self._add_own(name)
             self.query_one("#models", Menu).focus()
 
-    def _add_folder(self, name: str) -> None:
-        if name not in self._folders:
-            self._folders.append(name)
-        menu = self.query_one("#datasets", Menu)
-        menu.set_rows(_dataset_rows(self._folders))
-        menu.choose(name)
+    def _add_own(self, name: str) -> None:
+        if name not in self._menus[0].ids:
+            self._own.insert(0, name)
+        self._show_own(name)
+
+    def _listed(self) -> None:
+        """Offer the user's own datasets that earlier runs were trained on."""
+        self._own += [name for name in remembered(self.state.summaries) if name not in self._own]
+        self._show_own(self.dataset)
+
+    def _show_own(self, highlight: str) -> None:
+        self._menus[0].set_rows(dataset_rows(self._own))
+        self._menus[0].choose(highlight)
         self.show_plan()
 
     def _open_row_dialog(self) -> bool:
         """If the row under the cursor opens a dialog, open it and return True."""
-        if self.dataset == _YOUR_FOLDER:
+        if self.dataset == YOUR_FOLDER:
             self._ask_for_folder()
         elif self.model == _MORE:
             self._ask_for_model()
@@ -324,8 +330,10 @@ class SetupScreen(LabScreen[None]):
             return
         if self._marked:
             lines = marked_lines(*self._pairs, self.recipe.values)
-        elif self.dataset == _YOUR_FOLDER:
-            lines = [plain_content("enter: choose a folder of your own images, one folder per class")]
+        elif self.dataset == YOUR_FOLDER:
+            lines = [
+                plain_content("enter: choose your own images: folders of classes, a table, an .npz file, an archive")
+            ]
         elif self.model == _MORE:
             lines = [plain_content(f"enter: {len(MORE_MODELS)} more architectures from torchvision")]
         else:
@@ -384,12 +392,6 @@ def _result_or_error(work: Callable[[], T]) -> T | str:
         return work()
     except ReslabError as error:
         return str(error)
-
-
-def _dataset_rows(folders: list[str]) -> list[Row]:
-    rows = [Row(info.name, (info.name, str(info.shape), f"{info.num_images:,}")) for info in DATASETS]
-    rows += [Row(name, (short_name(name), find_dataset(name).prefix.removesuffix(":"), "")) for name in folders]
-    return [*rows, Row(_YOUR_FOLDER, (_YOUR_FOLDER, "", ""))]
 
 
 def _model_rows(more: list[str]) -> list[Row]:
