@@ -25,8 +25,10 @@ from engine.events import CheckpointSaved, Evaluated, Event, Metrics, RunEnded, 
 from engine.failures import describe_failure
 from engine.launch.backend import Job
 from engine.launch.requests import RequestListener
+from engine.launch.run_weights import with_run_weights
 from engine.launch.stream import remove_stream
 from engine.models.building import check_weights
+from engine.normalization import stated_moments
 from engine.paths import Folders, absolute_weights
 from engine.records import RunDetails, WeightsRecord
 from engine.spec import RunSpec
@@ -64,8 +66,10 @@ def check(spec: RunSpec, load_weights: bool = True, on_this_machine: bool = True
     import_torch()
     check_dataset(spec)
     shape = find_dataset(spec.dataset).spec_shape(spec.image_size)
-    if shape is not None and (problem := misfit(find_model(spec.model), shape)):
-        raise ModelError(problem)
+    if shape is not None:
+        if problem := misfit(find_model(spec.model), shape):
+            raise ModelError(problem)
+        stated_moments(spec.normalization, shape.channels)
     if load_weights:
         check_weights(spec)
     if on_this_machine:
@@ -86,6 +90,7 @@ def record_events(job: Job, folders: Folders, trainer: Trainer, control: RunCont
     """
     spec = job.spec.replace(dataset=absolute_dataset(job.spec.dataset), weights=absolute_weights(job.spec.weights))
     if job.resume is None:
+        spec = with_run_weights(spec, folders)
         check(spec, on_this_machine=trainer.on_this_machine)
     with Store(folders.database) as store:
         if job.resume is None:
