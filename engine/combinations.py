@@ -7,6 +7,7 @@ from itertools import product
 from typing import Any
 
 from engine.catalog.models import find_model
+from engine.errors import SpecError
 from engine.spec import RunSpec
 
 
@@ -18,9 +19,8 @@ def combine(
     Raises:
         SpecError: a combination is not valid.
     """
-    first = int(settings.get("seed", 0))
-    seeds = range(first, first + num_seeds)
-    return [RunSpec(d, m, **{**settings, "seed": seed}) for d, m, seed in product(datasets, models, seeds)]
+    pairs = product(datasets, models)
+    return [spec for d, m in pairs for spec in seeds_of(RunSpec(d, m, **settings), num_seeds)]
 
 
 def with_twin(spec: RunSpec) -> list[RunSpec]:
@@ -36,5 +36,11 @@ def are_twins(a: RunSpec, b: RunSpec) -> bool:
 
 
 def seeds_of(spec: RunSpec, num_seeds: int) -> Iterable[RunSpec]:
-    """The spec with `num_seeds` seeds, from its own upwards."""
+    """The spec with `num_seeds` seeds, from its own upwards.
+
+    Raises:
+        SpecError: they would all be the same run.
+    """
+    if num_seeds > 1 and spec.epochs == 0 and spec.weights != "random" and spec.head != "new":
+        raise SpecError("seeds: an evaluation of given weights is the same for every seed; choose 1", "seed")
     return (spec.replace(seed=spec.seed + number) for number in range(num_seeds))

@@ -77,7 +77,8 @@ def choose_placement(spec: RunSpec) -> Placement:
 
     device, reason = _choose_device(spec.device)
     if spec.dtype == "auto":
-        has_bf16 = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8
+        trains = spec.epochs > 0  # an evaluation alone needs no speed, and others' figures are those of float32
+        has_bf16 = trains and device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8
         dtype = torch.bfloat16 if has_bf16 else torch.float32
     else:
         dtype = getattr(torch, spec.dtype)

@@ -97,6 +97,10 @@ class Lab:
 
         return self.backend.start(Job(spec), control)
 
+    def evaluate(self, spec: RunSpec, control: RunControl | None = None) -> Handle:
+        """The same without training: the weights of `spec` on its test set."""
+        return self.train(spec.replace(epochs=0, warmup_epochs=0.0), control)
+
     def train_all(self, specs: Sequence[RunSpec]) -> Scheduler:
         """New runs, one after another."""
         from engine.launch.backend import Limit
@@ -190,10 +194,8 @@ class Lab:
         with Store(self.folders.database) as store:
             store.settle_lost_runs()
             found = store.runs()
-        wanted = [
-            (name, value) for name, value in (("dataset", dataset), ("model", model), ("status", status)) if value
-        ]
-        return [run for run in found if all(getattr(run, name) == value for name, value in wanted)]
+        wanted = {"dataset": dataset, "model": model, "status": status}
+        return [run for run in found if all(not value or getattr(run, name) == value for name, value in wanted.items())]
 
     def run(self, run: int) -> RunDetails:
         """Everything stored about one run. Raises StoreError if there is none."""

@@ -10,6 +10,7 @@ from engine.environment import CACHE, DATA, HOME, text_of
 
 DATABASE_NAME = "runs.db"
 LOG_NAME = "reslab.log"
+_RUN_PREFIX, _MOST_DIGITS = "run:", 18  # SQLite's integers
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,21 @@ def expand(path: str | Path) -> Path:
 
 def absolute_weights(weights: str) -> str:
     """A spec's `weights` with an absolute path, so that it is valid from any folder."""
-    return weights if not weights.strip() or weights in ("random", "imagenet") else str(expand(weights).absolute())
+    if not weights.strip() or weights in ("random", "imagenet") or names_run(weights):
+        return weights
+    return str(expand(weights).absolute())
+
+
+def names_run(weights: str) -> bool:
+    """Whether a spec's `weights` are those of a run, and not a path."""
+    return weights.startswith(_RUN_PREFIX)
+
+
+def run_of(weights: str) -> int | None:
+    """The number in `run:12`; None if it is no number from 1 on."""
+    digits = weights.removeprefix(_RUN_PREFIX)
+    valid = digits.isascii() and digits.isdecimal() and len(digits) <= _MOST_DIGITS
+    return int(digits) or None if valid else None
 
 
 def _default_home() -> Path:

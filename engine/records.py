@@ -176,7 +176,8 @@ class RunDetails:
         """How this run's training differed from its spec; None if it did not."""
         reasons = []
         micro_batch = self.memory.micro_batch
-        if micro_batch is not None and self.record.spec.get("norm", "batch") == "batch":
+        trains = self.record.spec.get("epochs") != 0
+        if trains and micro_batch is not None and self.record.spec.get("norm", "batch") == "batch":
             reasons.append(f"trained in micro-batches of {micro_batch}: batch-norm statistics differ")
         reasons += [
             f"resumed from step {item.step:,} with {', '.join(item.differs)}" for item in self.resumes if item.differs

@@ -12,7 +12,6 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -21,6 +20,8 @@ from engine.catalog.models import find_model
 from engine.columns import AUTO, EXAMPLE, parse_columns
 from engine.errors import SpecError
 from engine.format_number import KEY, check_format
+from engine.normalization import read_moments
+from engine.paths import names_run, run_of
 from engine.settings import Effect, Setting, Value, setting, settings_of
 from engine.text import counted, escaped, safe_text
 
@@ -32,6 +33,7 @@ OnOom = Literal["micro-batch", "checkpoint", "fail"]
 DtypeChoice = Literal["auto", "float32", "bfloat16"]
 FORMAT = 1
 """Format of stored specs and spec files. Raised when a setting changes its meaning; a new one has a default instead."""
+_WEIGHTS = "random, imagenet, run:NUMBER or the path of a file with weights"
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -53,11 +55,11 @@ class RunSpec:
     )
     epochs: int = setting(
         10,
-        help="passes over the training images",
+        help="passes over the training images; 0 trains nothing: the network is evaluated on the test set",
         group="recipe",
         affects=("result",),
         common=True,
-        low=1,
+        low=0,
         high=100_000,
     )
     batch_size: int = setting(
@@ -171,6 +173,13 @@ class RunSpec:
         group="data",
         affects=("images", "epoch", "result"),
     )
+    normalization: str = setting(
+        "auto",
+        help="of the pixels: dataset, imagenet, none, or MEAN/STD such as 0.5/0.25; auto: as the weights' run had it, "
+        "ImageNet's for other trained weights, else the dataset's own",
+        group="data",
+        affects=("images", "result"),
+    )
     stem: Stem = setting(
         "imagenet",
         help="ResNet's first layers: 7×7/2 with max-pool, or 3×3/1 without; auto: small under 64 pixels",
@@ -180,10 +189,17 @@ class RunSpec:
     )
     weights: str = setting(
         "random",
-        help="random, imagenet, or the path of a state dict",
+        help="random, imagenet, run:NUMBER for the weights of a run, or the path of a file with weights",
         group="model",
         affects=("images", "result"),
         common=True,
+    )
+    head: Literal["auto", "keep", "new"] = setting(
+        "auto",
+        help="the last layer of trained weights; auto: kept if the classes and their order are the same, or unknown "
+        "but as many",
+        group="model",
+        affects=("result",),
     )
     freeze: Literal["none", "backbone"] = setting(
         "none",
@@ -217,7 +233,8 @@ class RunSpec:
     )
     dtype: DtypeChoice = setting(
         "auto",
-        help="of the arithmetic; auto: bfloat16 on GPUs that support it, on a CPU whichever measures fastest",
+        help="of the arithmetic; auto: bfloat16 on GPUs that support it, on a CPU whichever measures fastest; "
+        "float32 with 0 epochs",
         group="run",
         affects=("step", "memory", "result"),
     )
@@ -262,18 +279,29 @@ class RunSpec:
             )
         if self.nesterov and self.optimizer == "sgd" and self.momentum == 0:
             raise SpecError("nesterov: needs a momentum above 0; set momentum, or turn nesterov off", "nesterov")
-        if self.warmup_epochs >= self.epochs:
+        if self.warmup_epochs > 0 and self.warmup_epochs >= self.epochs:
             raise SpecError(
                 f"warmup epochs: {self.warmup_epochs:g} is not valid; expected less than the "
                 f"{counted(self.epochs, 'epoch')} of the run",
                 "warmup_epochs",
             )
-        if self.weights == "random" and (self.freeze != "none" or self.backbone_rate != 1):
-            field = "freeze" if self.freeze != "none" else "backbone_rate"
+        self._check_weights()
+        read_moments(self.normalization)
+
+    def _check_weights(self) -> None:
+        needing = {
+            "freeze": self.freeze != "none",
+            "backbone_rate": self.backbone_rate != 1,
+            "head": self.head == "keep",
+        }
+        if self.weights == "random" and any(needing.values()):
+            field = next(name for name, is_set in needing.items() if is_set)
             label = field.replace("_", " ")
             raise SpecError(f"{label}: needs trained weights; set weights to imagenet or a path, or leave it", field)
         if not self.weights.strip():
-            raise SpecError("weights: expected random, imagenet or the path of a state dict", "weights")
+            raise SpecError(f"weights: missing; expected {_WEIGHTS}", "weights")
+        if names_run(self.weights) and run_of(self.weights) is None:
+            raise SpecError(f"weights: {safe_text(self.weights, 40)!r} is not valid; expected run:NUMBER", "weights")
 
     def to_dict(self) -> dict[str, Any]:
         """Every setting by name, without those that are None."""
@@ -374,22 +402,4 @@ def affecting(*effects: Effect) -> tuple[str, ...]:
     return tuple(name for name, item in described if not set(effects).isdisjoint(item.affects))
 
 
-def read_spec_file(path: Path) -> dict[str, Any]:
-    """The settings in a TOML file, unchecked (`RunSpec.from_mapping` checks them).
-
-    Raises:
-        SpecError: the file cannot be read, is not TOML, or a newer reslab wrote it.
-    """
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SpecError(f"cannot read {path}: {error.strerror or error}; expected a TOML file of settings") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path} is not TOML: {error}; expected lines such as epochs = 10") from None
-    check_format(values, FORMAT, str(path), SpecError)
-    return values
-
-
-__all__ = [
-    "RunSpec", "Setting", "Value", "affecting", "parse_object", "read_spec_file", "settings_of", "unknown_settings",
-]  # fmt: skip
+__all__ = ["RunSpec", "Setting", "Value", "affecting", "parse_object", "settings_of", "unknown_settings"]

@@ -70,6 +70,7 @@ class LiveRun:
     def latest_name(self) -> str:
         """Column title of the latest figures; those under "untrained" are always from the test set."""
         name = "trained" if self.ended and self.ended.final else "now"
+        name = name if self.spec.epochs else "evaluated"
         return name if self.latest_split == "test" else f"{name}, on val"
 
     @property
@@ -100,7 +101,7 @@ class LiveRun:
 
     @property
     def steps_per_epoch(self) -> int:
-        return max(self.num_steps // self.spec.epochs, 1)
+        return max(self.num_steps // max(self.spec.epochs, 1), 1)
 
     @property
     def run_share(self) -> float:

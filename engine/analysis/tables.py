@@ -35,9 +35,14 @@ def metric_rows(*columns: Metrics | None) -> list[tuple[str, ...]]:
 
 
 def result_table(details: RunDetails) -> list[tuple[str, ...]]:
-    """The final table: untrained and trained on the test set, and the last validation if there was one."""
+    """The final table: untrained and trained on the test set, and the last validation if there was one. A run of 0
+    epochs was evaluated once.
+    """
     record = details.record
     val = [item for item in details.evaluations if item.split == "val"]
+    if record.spec.get("epochs") == 0:
+        figures = [("evaluated", record.final), *(("validation", item.metrics) for item in val[-1:])]
+        return [("", *(title for title, _ in figures)), *metric_rows(*(metrics for _, metrics in figures))]
     part = details.memory.micro_batch
     trained = f"trained, parts of {part}" if part is not None else "trained"
     if not val:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from engine.catalog.inside import ARCHIVE, names_inside
 from engine.catalog.installed import PROVIDED_NAME, find_provided, provided
-from engine.code_reference import CODE_REFERENCE
 from engine.catalog.medmnist import MEDSETS, PREFIX, SIZES, find_medset
+from engine.code_reference import CODE_REFERENCE
 from engine.errors import SpecError, unknown_name
 from engine.paths import expand
 from engine.shape import DataShape

@@ -100,7 +100,7 @@ def _run_command(arguments: argparse.Namespace, folders: Folders, open_app: Open
     match arguments.command:
         case None:
             return open_app(Opening(folders, cluster=cluster_from(arguments)))
-        case "train" | "resume" | "attach":
+        case "train" | "evaluate" | "resume" | "attach":
             return _train(arguments, folders, open_app)
         case "doctor":
             from engine.cli.doctor import doctor_command

@@ -18,7 +18,8 @@ from engine.paths import absolute_weights
 from engine.recipes import RECIPE_HELP, RECIPES, find_recipe
 from engine.reports import PRESETS
 from engine.settings import Setting, Value, settings_of
-from engine.spec import RunSpec, read_spec_file
+from engine.spec import RunSpec
+from engine.spec_files import read_spec_file
 
 _STEERING = {
     "stop": "end a run in another process after its step, save it, and wait until it has ended",
@@ -63,7 +64,16 @@ def _add_training(add: Callable[..., argparse.ArgumentParser], settings: bool) -
     train = add("train", "train one run", formatter_class=argparse.RawDescriptionHelpFormatter)
     if settings:
         _add_settings(train)
+        train.add_argument("--seeds", metavar="N", type=int, default=1, help="train N times, from this seed upwards")
         _add_run_options(train)
+    evaluate = add(
+        "evaluate",
+        "evaluate given weights on a dataset's test set, without training; the result is a run like any other",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    if settings:
+        _add_settings(evaluate)
+        _add_run_options(evaluate)
     resume = add("resume", "continue a run that was interrupted, from its last checkpoint, or one that is paused")
     resume.add_argument("run", type=int, metavar="RUN")
     resume.add_argument(
@@ -162,7 +172,6 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seeds", metavar="N", type=int, default=1, help="train N times, from this seed upwards")
     parser.add_argument("--tui", action="store_true", help="open the app on the live screen with this run started")
     parser.add_argument("--exit", action="store_true", help="with --tui: leave the app when the run ends")
     _add_where_to_train(parser)
@@ -221,8 +230,16 @@ def specs_from(arguments: argparse.Namespace) -> list[RunSpec]:
     given = given_settings(arguments)
     files = [read_spec_file(path) for path in arguments.spec] or [{}]
     recipe = find_recipe(arguments.recipe)
+    given = _without_training(given) if arguments.command == "evaluate" else given
     specs = [_spec_from({**recipe, **file, **given}, arguments.command) for file in files]
     return [one for spec in specs for one in seeds_of(spec, num_seeds)]
+
+
+def _without_training(given: dict[str, Value]) -> dict[str, Value]:
+    """The options of `evaluate`: 0 epochs, whatever recipe and files say."""
+    if given.get("epochs", 0) != 0:
+        raise SpecError("epochs: evaluate trains nothing; leave out --epochs, or use reslab train", "epochs")
+    return {**given, "epochs": 0, "warmup_epochs": 0.0}
 
 
 def _spec_from(values: dict[str, Any], command: str) -> RunSpec:
@@ -232,6 +249,8 @@ def _spec_from(values: dict[str, Any], command: str) -> RunSpec:
             f"{command} needs a dataset and a model; missing: {' and '.join(missing)}. "
             f"Example: reslab {command} digits resnet18"
         )
+    if command == "evaluate" and "weights" not in values:
+        raise SpecError("weights: missing; evaluate needs --weights PATH, run:NUMBER or imagenet", "weights")
     return RunSpec.from_mapping(_with_absolute_paths(values))
 
 
@@ -287,7 +306,7 @@ def _found_dataset(text: str) -> str:
 
 def wants_settings(argv: Sequence[str]) -> bool:
     """Whether this command line needs the settings' options."""
-    return any(command in argv for command in ("train", "report", "forecast", "autotune"))
+    return any(command in argv for command in ("train", "evaluate", "report", "forecast", "autotune"))
 
 
 def columns(rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> str:

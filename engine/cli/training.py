@@ -349,5 +349,7 @@ class _Bar:
             self._print(event.error)
         if event.untrained and not self._quiet:
             print(columns([("", "UNTRAINED", "TRAINED"), *metric_rows(event.untrained, event.final)], right=(1, 2)))
+        elif event.final and not self._quiet:
+            print(columns([("", "EVALUATED"), *metric_rows(event.final)], right=(1,)))
         for remark in () if self._quiet else event.remarks:
             print(f"note: {safe_text(remark)}")

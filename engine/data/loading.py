@@ -23,6 +23,7 @@ from engine.data.resizing import resize
 from engine.data.splits import Indices, split_off_val, stratified
 from engine.errors import DatasetError
 from engine.failures import dataset_is_used
+from engine.normalization import Moments, stated_moments
 from engine.paths import Folders
 from engine.progress import LoadingStopped, Progress
 from engine.spec import RunSpec, affecting
@@ -76,8 +77,7 @@ def load_dataset(
         manifest = _with_val(manifest, set(held_out.tolist()))
     if len(train) < 2:
         raise DatasetError(f"{spec.dataset} has {counted(len(train), 'training image')}; expected at least two")
-    pretrained = spec.weights != "random"
-    mean, std = imagenet_moments(train.images.shape[1]) if pretrained else moments_of(train)
+    mean, std = moments_for(spec, train)
     hashed = _sha256_of_files(manifest) if manifest else train.sha256() + (val.sha256() if val else "")
     return ImageData(
         train, val, test, raw.class_names, mean, std, test.sha256(), hashed, manifest, raw.notes, raw.shared, rules,
@@ -130,7 +130,24 @@ def _with_val(manifest: tuple[FileRecord, ...], held_out: set[int]) -> tuple[Fil
     )
 
 
-def imagenet_moments(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def moments_for(spec: RunSpec, train: Split) -> Moments:
+    """The run's normalisation; `auto` is ImageNet's for trained weights, else that of the training images.
+
+    Raises:
+        SpecError: the spec states it for another number of channels.
+    """
+    channels = train.images.shape[1]
+    stated = stated_moments(spec.normalization, channels)
+    if stated is not None:
+        return stated
+    if spec.normalization == "none":
+        return (0.0,) * channels, (1.0,) * channels
+    if spec.normalization == "dataset" or (spec.normalization == "auto" and spec.weights == "random"):
+        return moments_of(train)
+    return imagenet_moments(channels)
+
+
+def imagenet_moments(channels: int) -> Moments:
     """Normalisation of pretrained weights: the three published values, or their mean for other numbers of channels."""
     if channels == len(IMAGENET_MEAN):
         return IMAGENET_MEAN, IMAGENET_STD
@@ -149,7 +166,7 @@ def _resized(split: Split, size: int, control: Control) -> Generator[Progress, N
     return Split(torch.cat(chunks), split.labels)
 
 
-def moments_of(split: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def moments_of(split: Split) -> Moments:
     """Mean and standard deviation per channel, exactly, from the counts of the 256 values; pixels from 0 to 1."""
     values = torch.arange(256, dtype=torch.float64) / 255
     means, stds = [], []

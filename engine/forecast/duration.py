@@ -20,14 +20,14 @@ class Estimate:
 
 def estimate_run(spec: RunSpec, records: Iterable[RunSummary]) -> Estimate | None:
     """Scale the newest completed run of the same dataset and network by its epochs; otherwise the newest with images of
-    the same shape, by its images. None if there is neither.
+    the same shape, by its images, as for an evaluation alone. None if there is neither.
     """
     step, pace = affecting("step"), affecting("step", "epoch")
     near: Estimate | None = None
     for record in sorted(records, key=lambda record: -record.run):
         if record.status != "completed" or record.is_newer or not record.elapsed_s or not record.train_images_per_s:
             continue
-        if _are_alike(spec, record, pace):
+        if spec.epochs and _are_alike(spec, record, pace):
             return Estimate(record.elapsed_s * spec.epochs / record.spec["epochs"], record.run)
         if near is None and _are_alike(spec, record, step):
             near = _by_images(spec, record)

@@ -75,6 +75,7 @@ class _ForecastKey:
     frozen: bool
     recompute: bool
     micro_batch: int | None
+    trains: bool
     network: str = ""
 
 
@@ -94,7 +95,7 @@ def forecast(step: Step, micro_batch: int | None = None, recompute: bool = False
             _ForecastKey(
                 spec=memory_key(spec), shape=step.shape, device_type=placement.device.type, dtype=placement.dtype,
                 memory_format=placement.memory_format, eval_batch=at_once, frozen=spec.freeze == "backbone",
-                recompute=recompute, micro_batch=micro_batch, network=fingerprint(spec.model),
+                recompute=recompute, micro_batch=micro_batch, trains=spec.epochs > 0, network=fingerprint(spec.model),
             )
         )  # fmt: skip
     except OwnModelError:  # with tensors that have no contents; with real ones it may work
@@ -130,8 +131,8 @@ def resident_bytes(num_images: int, shape: DataShape) -> int:
 
 @lru_cache(maxsize=256)
 def forecast_step(key: _ForecastKey) -> Forecast:
-    """One evaluation batch, and one training step whose gradients are measured."""
-    spec, shape = key.spec, key.shape
+    """One evaluation batch, and, if the run `trains`, one training step whose gradients are measured."""
+    spec, shape = key.spec if key.trains else key.spec.replace(epochs=0), key.shape
     # Sizes are the same on every device, and none is needed here.
     placement = Placement(torch.device("cpu"), key.dtype, key.memory_format, "forecast")
     storages = _Storages()
@@ -145,16 +146,22 @@ def forecast_step(key: _ForecastKey) -> Forecast:
         number = key.eval_batch
         with torch.no_grad():
             forward(learner.model.eval(), learner.prepare(_images(number, shape)), _labels(number), placement)
-        learner.model.train()
-        # One step is enough: the optimizer's state exists before it, and gradients are freed with each step.
-        storages.timeline.moment = "forward and backward"
-        batch = _images(spec.batch_size, shape), _labels(spec.batch_size)
-        first = _of_two_parts(spec.batch_size, key.micro_batch)
-        learner.compute_gradients((batch[0][:first], batch[1][:first]), 1, 0, key.micro_batch)
-        storages.timeline.moment = "update"
-        Gradients(0, learner.model).around(learner.optimizer.step, 1)
+        if key.trains:
+            _train_one_step(learner, shape, key.micro_batch, storages.timeline)
         held = storages.held_by(learner)
     return storages.timeline.forecast(held, spec.batch_size, inside=key.device_type == "cpu")
+
+
+def _train_one_step(learner: Learner, shape: DataShape, micro_batch: int | None, timeline: Timeline) -> None:
+    """One is enough: the optimizer's state exists before it, and gradients are freed with each step."""
+    learner.model.train()
+    batch_size = learner.spec.batch_size
+    timeline.moment = "forward and backward"
+    batch = _images(batch_size, shape), _labels(batch_size)
+    first = _of_two_parts(batch_size, micro_batch)
+    learner.compute_gradients((batch[0][:first], batch[1][:first]), 1, 0, micro_batch)
+    timeline.moment = "update"
+    Gradients(0, learner.model).around(learner.optimizer.step, 1)
 
 
 def _of_two_parts(batch_size: int, micro_batch: int | None) -> int:

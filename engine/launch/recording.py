@@ -26,9 +26,11 @@ from engine.events import CheckpointSaved, Evaluated, Event, Metrics, RunEnded, 
 from engine.failures import describe_failure
 from engine.launch.backend import Job
 from engine.launch.requests import RequestListener
+from engine.launch.run_weights import with_run_weights
 from engine.launch.stream import remove_stream
 from engine.models.building import check_weights
 from engine.models.whole import check_model
+from engine.normalization import stated_moments
 from engine.paths import Folders, absolute_weights
 from engine.records import RunDetails, WeightsRecord
 from engine.spec import RunSpec
@@ -66,8 +68,10 @@ def check(spec: RunSpec, load_weights: bool = True, on_this_machine: bool = True
     import_torch()
     check_dataset(spec)
     shape = find_dataset(spec.dataset).spec_shape(spec.image_size)
-    if shape is not None and (problem := misfit(find_model(spec.model), shape)):
-        raise ModelError(problem)
+    if shape is not None:
+        if problem := misfit(find_model(spec.model), shape):
+            raise ModelError(problem)
+        stated_moments(spec.normalization, shape.channels)
     check_model(spec, shape)
     if load_weights:
         check_weights(spec)
@@ -96,6 +100,7 @@ def record_events(job: Job, folders: Folders, trainer: Trainer, control: RunCont
     """
     spec = with_absolute_paths(job.spec)
     if job.resume is None:
+        spec = with_run_weights(spec, folders)
         check(spec, on_this_machine=trainer.on_this_machine)
     with Store(folders.database) as store:
         if job.resume is None:

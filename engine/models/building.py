@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from importlib import import_module
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from engine.catalog.models import ModelInfo, choose_stem, find_model, misfit
-from engine.control import Control
-from engine.errors import FetchError, ModelError
-from engine.fetching import fetch
-from engine.models.cifar import PADDINGS, CifarNet
+from engine.errors import ModelError
+from engine.models import loading
+from engine.models.cifar import PADDINGS
 from engine.models.first_last import fit_first_last
 from engine.models.form import apply_form, form_of
 from engine.models.one_pixel import fold_one_pixel
-from engine.models.weights import Weights, check_fit, read_weights
 from engine.models.whole import build_whole
 from engine.paths import expand
-from engine.progress import Progress
 from engine.shape import DataShape
 from engine.spec import RunSpec
-from engine.text import safe_text
 
 
 class Builder(Protocol):
@@ -40,11 +34,14 @@ class Builder(Protocol):
 _GROUPS = 32  # Wu and He 2018, "Group Normalization", the default
 
 
-def build_model(spec: RunSpec, shape: DataShape, seeded: bool = True, load_weights: bool = True) -> nn.Module:
+def build_model(
+    spec: RunSpec, shape: DataShape, seeded: bool = True, load_weights: bool = True, class_names: tuple[str, ...] = ()
+) -> nn.Module:
     """Return the network on the CPU, in training mode; the same seed gives the same initial weights.
 
     torch's global random state is left unchanged. `fetch_imagenet_weights` must have fetched ImageNet weights before.
-    Without `load_weights` the spec's weights are not loaded, because others will be.
+    Without `load_weights` the spec's weights are not loaded, because others will be. `class_names`: of the images, if
+    known; with them trained weights keep their last layer only for the same classes.
 
     Raises:
         ModelError: the network does not accept such images, or the weights are missing, unreadable or do not fit.
@@ -55,7 +52,10 @@ def build_model(spec: RunSpec, shape: DataShape, seeded: bool = True, load_weigh
     with torch.random.fork_rng(devices=[], enabled=seeded):
         if seeded:  # otherwise another thread may be using the same global state
             torch.manual_seed(spec.seed)
-        network = build_whole(spec, info, shape, load_weights) if info.is_whole else _fitted(spec, shape, load_weights)
+        if info.is_whole:
+            network = build_whole(spec, info, shape, load_weights)
+        else:
+            network = _fitted(spec, shape, load_weights, class_names)
     if spec.shortcut_padding != "auto":
         apply_form(network, {"shortcut_padding": spec.shortcut_padding})
     if load_weights:
@@ -66,7 +66,7 @@ def build_model(spec: RunSpec, shape: DataShape, seeded: bool = True, load_weigh
     return network
 
 
-def _fitted(spec: RunSpec, shape: DataShape, load_weights: bool) -> nn.Module:
+def _fitted(spec: RunSpec, shape: DataShape, load_weights: bool, class_names: tuple[str, ...]) -> nn.Module:
     """A network of the tables in its native form, fitted to `shape`."""
     info = find_model(spec.model)
     module, function = info.builder.split(":")
@@ -74,10 +74,12 @@ def _fitted(spec: RunSpec, shape: DataShape, load_weights: bool) -> nn.Module:
     builder: Builder = getattr(import_module(module), function)
     network = builder(info, group_norm if spec.norm == "group" else None, shape, pretrained)
     stem = choose_stem(info, spec.stem, shape)
-    network.notes, network.is_foreign = (), False  # type: ignore[assignment]
+    network.notes, network.is_foreign, new_last = (), False, False  # type: ignore[assignment]
     if pretrained and load_weights:
-        _load_weights(network, spec, stem, shape)
-    network.new_names = fit_first_last(network, info, shape, stem, keep_weights=pretrained)  # type: ignore[assignment]
+        loaded = loading.load_weights(network, spec, stem, shape, class_names)
+        network.notes, network.is_foreign = loaded.notes, loaded.is_foreign  # type: ignore[assignment]
+        new_last = not loaded.head.is_kept
+    network.new_names = fit_first_last(network, info, shape, stem, pretrained, new_last)  # type: ignore[assignment]
     return network
 
 
@@ -134,31 +136,6 @@ def group_norm(num_channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(min(_GROUPS, num_channels // 4), num_channels)
 
 
-def _load_weights(network: nn.Module, spec: RunSpec, stem: str, shape: DataShape) -> None:
-    """Load trained weights into `network`, strictly: a run's, or others in the network's native form."""
-    path = _imagenet_file(spec.model)[1] if spec.weights == "imagenet" else expand(spec.weights)
-    weights = read_weights(path, sum(values.nbytes for values in network.state_dict().values()))
-    if weights.header is not None:
-        _load_own(network, spec, stem, shape, weights, weights.header)
-        return
-    if spec.norm != "batch":
-        raise ModelError(_group_norm_refusal(spec, weights.state))
-    _load_native(network, spec, weights.state)
-    network.is_foreign = spec.weights != "imagenet" and isinstance(network, CifarNet)  # type: ignore[assignment]
-    if spec.weights != "imagenet" and form_of(network).get("transform_input"):
-        network.notes = ("pixels are rescaled as for torchvision's weights",)  # type: ignore[assignment]
-
-
-def _group_norm_refusal(spec: RunSpec, state: dict[str, Tensor]) -> str:
-    """Group-norms of 16 and of 32 groups have the same names and shapes; only a run's own header tells them apart."""
-    if any(name.endswith("running_mean") for name in state):
-        return "weights trained with batch-norm do not fit norm=group; choose norm=batch or weights=random"
-    return (
-        f"the weights {spec.weights} do not say how many groups their group-norm has; with norm=group, expected the "
-        "weights file of a reslab run, or weights=random"
-    )
-
-
 def _padding_notes(network: nn.Module, info: ModelInfo, spec: RunSpec) -> tuple[str, ...]:
     """Where the shortcuts' zeros go, if the user or a run's weights say so."""
     stated, padding = spec.shortcut_padding != "auto", form_of(network).get("shortcut_padding")
@@ -169,87 +146,9 @@ def _padding_notes(network: nn.Module, info: ModelInfo, spec: RunSpec) -> tuple[
     return (f"shortcuts padded {PADDINGS[padding]}",)
 
 
-def _load_own(
-    network: nn.Module, spec: RunSpec, stem: str, shape: DataShape, weights: Weights, header: dict[str, Any]
-) -> None:
-    """Weights of a reslab run: first fit `network` to that run's dataset, as its own network was."""
-    theirs, info = header["spec"], find_model(spec.model)
-    run = f"the weights {spec.weights} are from run {header.get('run', '?')}"
-    if (name := safe_text(theirs["model"], 40)) != spec.model:
-        raise ModelError(f"{run}, which trained {name}; expected {spec.model}: choose its network, or other weights")
-    if (norm := safe_text(theirs.get("norm", "batch"), 40)) != spec.norm:
-        raise ModelError(f"{run}, with norm={norm}; expected norm={spec.norm}: set norm to {norm}")
-    form: dict[str, Any] = {"shortcut_padding": "end", "transform_input": _scaled_its_input(info, theirs, weights)}
-    form |= header.get("form", {})
-    form["transform_input"] = form["transform_input"] and shape.channels == 3  # torchvision's layer needs three
-    apply_form(network, form)
-    padding = form["shortcut_padding"]
-    if info.padded_shortcuts and spec.shortcut_padding not in ("auto", padding):
-        raise ModelError(f"{run}, with shortcuts padded {PADDINGS[padding]}; set shortcut padding to auto or {padding}")
-    first, last = (weights.state.get(f"{name}.weight") for name in (info.first, info.last))
-    if first is not None and last is not None and first.dim() == 4 and last.dim() >= 2:
-        their_stem = "own" if info.own_stem else "small" if first.shape[-1] == 3 else "imagenet"
-        if their_stem != stem:
-            raise ModelError(f"{run}, with stem={their_stem}; expected stem={stem}: set stem to {their_stem}")
-        their_shape = DataShape(first.shape[1], 1, 1, last.shape[0])
-        fit_first_last(network, info, their_shape, their_stem, keep_weights=True)
-    if problem := check_fit(weights.state, network):
-        raise ModelError(f"{run}, and do not fit {spec.model} here ({problem}); expected another image size or network")
-    network.load_state_dict(weights.state)
-    network.notes = (f"weights of run {header.get('run', '?')}",)  # type: ignore[assignment]
-
-
-def _scaled_its_input(info: ModelInfo, theirs: dict[str, Any], weights: Weights) -> bool:
-    """For GoogLeNet and Inception, in old checkpoints whose headers do not say."""
-    first = weights.state.get(f"{info.first}.weight")
-    has_three_channels = first is not None and first.dim() == 4 and first.shape[1] == 3
-    return theirs.get("weights", "random") != "random" and has_three_channels
-
-
-def _load_native(network: nn.Module, spec: RunSpec, state: dict[str, Tensor]) -> None:
-    # DenseNet's published files have norm.1 for torchvision's norm1.
-    state = {
-        re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", name): value
-        for name, value in state.items()
-        if not name.startswith(("aux", "AuxLogits"))
-    }
-    problem = check_fit(state, network)
-    if problem is not None:
-        raise ModelError(
-            f"the weights {spec.weights} do not fit {spec.model} ({problem}); expected a state dict of {spec.model} "
-            f"with 3 channels and {find_model(spec.model).num_classes} classes"
-        )
-    network.load_state_dict(state)
-
-
-def fetch_imagenet_weights(name: str, control: Control) -> Generator[Progress, None, None]:
-    """Download torchvision's weights for `name` into torch's cache, unless they are there.
-
-    Raises:
-        ModelError: they could not be downloaded; the text says where they are expected.
-        LoadingStopped: `control` requested a stop.
-    """
-    url, path = _imagenet_file(name)
-    try:
-        # torch's naming: the file's SHA-256 begins with the eight digits after the hyphen.
-        yield from fetch([url], path, path.stem.rpartition("-")[2], control, "sha256")
-    except (FetchError, OSError) as error:
-        raise ModelError(
-            f"torchvision's ImageNet weights for {name} are not in {path.parent} and {error}; "
-            f"put {path.name} there, or choose weights=random"
-        ) from None
-
-
-def _imagenet_file(name: str) -> tuple[str, Path]:
-    from torchvision import models
-
-    url: str = models.get_model_weights(name).DEFAULT.url
-    return url, Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
-
-
 def check_weights(spec: RunSpec) -> None:
     """Raise ModelError at once if a weights file is missing, before a run is recorded."""
     if spec.weights == "imagenet" and not find_model(spec.model).pretrained:
-        raise ModelError(f"there are no ImageNet weights for {spec.model}; expected random or the path of a state dict")
+        raise ModelError(f"there are no ImageNet weights for {spec.model}; expected random or the path of a file")
     if spec.weights not in ("random", "imagenet") and not expand(spec.weights).is_file():
-        raise ModelError(f"no weights file {spec.weights}; expected random, imagenet or the path of a state dict")
+        raise ModelError(f"no weights file {spec.weights}; expected random, imagenet, run:NUMBER or the path of a file")

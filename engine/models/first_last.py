@@ -14,7 +14,7 @@ from engine.shape import DataShape
 
 
 def fit_first_last(
-    network: nn.Module, info: ModelInfo, shape: DataShape, stem: str, keep_weights: bool
+    network: nn.Module, info: ModelInfo, shape: DataShape, stem: str, keep_weights: bool, new_last: bool = False
 ) -> tuple[str, ...]:
     """Change `network` in place to accept and return `shape`; returns the names of the new layers.
 
@@ -26,6 +26,7 @@ def fit_first_last(
             `own` keeps the family's stem.
         keep_weights: a changed first convolution starts from the existing filters (their centre 3×3, their channels
             adapted) instead of random ones. A changed last layer always starts from random weights.
+        new_last: make a new last layer even if the number of classes is the same.
     """
     new = [info.last]
     old = network.get_submodule(info.first)
@@ -37,7 +38,7 @@ def fit_first_last(
         _replace(network, info.first, _fitted_conv(old, shape.channels, kernel, keep_weights))
         new.insert(0, info.first)
     last = network.get_submodule(info.last)
-    if shape.num_classes != _num_classes(last):
+    if new_last or shape.num_classes != _num_classes(last):
         _replace(network, info.last, _fitted_last(last, shape.num_classes))
     return tuple(new)
 

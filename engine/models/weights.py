@@ -22,22 +22,30 @@ from torch import Tensor, nn
 
 from engine.errors import ModelError
 from engine.format_number import check_format
+from engine.models.unpickle import ALSO_UNDER, FOUND_UNDER, ORDER
 from engine.text import counted, memory_size
 
 _MOST_HEADER = 16 * 2**20  # bytes: a header of a thousand tensors is under 0.2 MiB
-_MOST_TIMES = 4  # file size relative to the network's weights: float64 needs two
+_MOST_TIMES = 8  # file size relative to the network's weights: with an EMA and Adam's state four, in float64 twice that
 _MOST_SECONDS = 300  # for reading a pickle: torchvision's largest takes 10 s including torch's import
-_WANTED = "expected a state dict as .safetensors or .pth"
+_WANTED = "expected a state dict as .safetensors or .pth, alone or in a checkpoint"
 NEWEST_FORMAT = 1  # of the header in a run's weights file
 _OWN, _MODEL = "reslab", "model."  # key of a checkpoint's header, prefix of its weights' names
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A state dict, and the header of the checkpoint if a reslab run wrote the file."""
+    """A state dict, and the header of the checkpoint if a reslab run wrote the file.
+
+    `is_ordered`: in the order in which the network registers its layers, which a pickle keeps and safetensors does not.
+    `key` is the key under which a pickle holds the state dict ("": it is one), `beside` the others that hold some.
+    """
 
     state: dict[str, Tensor]
     header: dict[str, Any] | None = None
+    is_ordered: bool = False
+    key: str = ""
+    beside: tuple[str, ...] = ()
 
 
 def read_weights(path: Path, num_bytes: int) -> Weights:
@@ -59,7 +67,7 @@ def read_weights(path: Path, num_bytes: int) -> Weights:
         weights = _read_safetensors(path)
     else:
         with tempfile.TemporaryDirectory(prefix="reslab-") as folder:
-            weights = _read_safetensors(_unpickled(path, Path(folder) / "state.safetensors"), path)
+            weights = _in_order(_unpickled(path, Path(folder) / "state.safetensors"), path)
     for name, value in weights.state.items():
         if value.is_floating_point() and not torch.isfinite(value.float()).all():
             raise ModelError(f"the weights {path} are not finite in {name}; expected numbers")
@@ -101,6 +109,14 @@ def _read_safetensors(path: Path, named: Path | None = None) -> Weights:
         raise ModelError(f"cannot read the weights {named} ({reason}); {_WANTED}") from None
 
 
+def _in_order(unpickled: Path, named: Path) -> Weights:
+    """What the reader of pickles wrote, in the order in which it found it."""
+    state = _read_safetensors(unpickled, named).state
+    about = {key: json.loads(text) for key, text in _read_header(unpickled)["__metadata__"].items()}
+    ordered = {name: state[name] for name in about[ORDER]}
+    return Weights(ordered, None, True, about[FOUND_UNDER], tuple(about[ALSO_UNDER]))
+
+
 def own_header(path: Path) -> dict[str, Any] | None:
     """The header that a reslab run wrote into its weights file; None for other files.
 
@@ -126,6 +142,7 @@ def _own(header: dict[str, Any]) -> dict[str, Any] | None:
         own = json.loads(metadata[_OWN])
         is_whole = isinstance(own["spec"]["model"], str) and isinstance(own.get("form", {}), dict)
         is_whole = is_whole and isinstance(own.get("run", 0), int) and _is_normalization(own.get("normalization"))
+        is_whole = is_whole and all(isinstance(name, str) for name in own.get("classes", ()))
     except Exception:  # arbitrary content
         is_whole = False
     if not is_whole:

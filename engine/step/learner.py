@@ -116,13 +116,15 @@ def micro_batch_bounds(num_images: int, micro_batch: int) -> Iterator[tuple[int,
 @dataclass(frozen=True, slots=True)
 class BuildOptions:
     """A forecast builds without a seed, and `frozen` without the weights that freezing needs. With `sync_batchnorm`,
-    batch-norm sees the parts of all processes. Without `load_weights`, a checkpoint is loaded later.
+    batch-norm sees the parts of all processes. Without `load_weights`, a checkpoint is loaded later. `class_names`: of
+    the images, which decide whether trained weights keep their last layer.
     """
 
     seeded: bool = True
     frozen: bool = False
     sync_batchnorm: bool = False
     load_weights: bool = True
+    class_names: tuple[str, ...] = ()
 
 
 _USUAL = BuildOptions()
@@ -137,7 +139,7 @@ def build_learner(
     Raises:
         ModelError: the network does not accept such images, or the weights do not fit it.
     """
-    model = build_model(spec, shape, options.seeded, options.load_weights)
+    model = build_model(spec, shape, options.seeded, options.load_weights, options.class_names)
     if options.frozen:
         freeze_backbone(model)
     if options.sync_batchnorm:

@@ -37,7 +37,8 @@ def build_optimizer(spec: RunSpec, model: nn.Module) -> torch.optim.Optimizer:
     else:
         adam = torch.optim.Adam if spec.optimizer == "adam" else torch.optim.AdamW
         optimizer = adam(groups, lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True)
-    _allocate_state(spec, optimizer)
+    if spec.epochs:  # else there is no update, and a checkpoint need not hold the state of one
+        _allocate_state(spec, optimizer)
     return optimizer
 
 

@@ -61,8 +61,8 @@ class _TimeIsUpError(Exception):
 
 
 def is_tunable(spec: RunSpec, placement: Placement) -> bool:
-    """Whether there is a choice to make: `auto` on a processor, neither deterministic nor switched off."""
-    wanted = spec.dtype == "auto" and not spec.deterministic and is_on(TUNE)
+    """Whether there is a choice to make: training with `auto` on a processor, not deterministic nor switched off."""
+    wanted = spec.dtype == "auto" and spec.epochs > 0 and not spec.deterministic and is_on(TUNE)
     return wanted and placement.device.type == "cpu"
 
 
@@ -145,7 +145,8 @@ def measure_choice(spec: RunSpec, found: Survey) -> Generator[Progress, None, Se
     placement, others = choose_placement(spec), OthersMeter()
     if not is_tunable(spec, placement):
         raise SpecError(
-            "there is nothing to measure: set dtype auto on a CPU, deterministic off, and RESLAB_TUNE not to 0"
+            "there is nothing to measure: set dtype auto on a CPU, deterministic off, epochs above 0, and RESLAB_TUNE "
+            "not to 0"
         )
     if problem := misfit(find_model(spec.model), found.shape):
         raise SpecError(problem)

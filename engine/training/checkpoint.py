@@ -138,10 +138,7 @@ def load_checkpoint(path: Path, sha256: str) -> Checkpoint:
     from safetensors import SafetensorError, safe_open
 
     try:
-        if not path.is_file():  # reading a pipe would never end
-            raise CheckpointError(f"cannot read weights {path}: there is no such file")
-        if (found := file_sha256(path)) != sha256:
-            raise CheckpointError(f"{path} is damaged: its SHA-256 is {found[:12]}…, expected {sha256[:12]}…")
+        verify_checkpoint(path, sha256)
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no dict
             header = _checked_header(json.loads((file.metadata() or {})[_META]), path)
@@ -158,6 +155,14 @@ def load_checkpoint(path: Path, sha256: str) -> Checkpoint:
                 raise CheckpointError(f"{path} is not a reslab checkpoint (it has a tensor {name})")
             optimizer.setdefault(int(index), {})[key] = value
     return Checkpoint(model, optimizer, header)
+
+
+def verify_checkpoint(path: Path, sha256: str) -> None:
+    """Raises CheckpointError if the file is missing or not the recorded one, OSError if it cannot be read."""
+    if not path.is_file():  # reading a pipe would never end
+        raise CheckpointError(f"cannot read weights {path}: there is no such file")
+    if (found := file_sha256(path)) != sha256:
+        raise CheckpointError(f"{path} is damaged: its SHA-256 is {found[:12]}…, expected {sha256[:12]}…")
 
 
 def remove_other_checkpoints(folder: Path, keep: Collection[str], newer: bool = True) -> None:

@@ -2,7 +2,7 @@
 
     load the images                          → DatasetProgressed …
     build network, optimizer, guard          → RunStarted
-    evaluate on the test set                 → Evaluated (untrained)
+    evaluate on the test set                 → Evaluated (untrained; final, and nothing more, with 0 epochs)
     for every epoch:
         for every batch, in the order of (seed, epoch):
             wait while paused                → RunPaused, RunResumed
@@ -130,7 +130,8 @@ class _Loop:
         self.not_finite: str | None = None  # what, and when
         self.began = time.perf_counter() - start.elapsed_s
         folder = context.folders.run_folder(setup.run)
-        self.saver = Saver(setup.run, folder, setup.spec.checkpoint_every, self.learner.num_bytes, start.step)
+        every_s, num_bytes = setup.spec.checkpoint_every, self.learner.num_bytes
+        self.saver = Saver(setup.run, folder, every_s, num_bytes, start.step, setup.data.class_names)
 
     def all_epochs(self) -> Generator[Event, None, Ending]:
         try:
@@ -240,9 +241,10 @@ class _Loop:
     def evaluate_epoch(self) -> Generator[Event, None, bool]:
         """After an epoch: the validation images if there are any, else the test set; after the last one, both.
 
-        Before the first epoch: the test set. False if a stop was requested meanwhile.
+        Before the first epoch: the test set. A run of 0 epochs is after its last one from the start. False if a stop
+        was requested meanwhile.
         """
-        if self.epochs_done == 0:
+        if self.epochs_done == 0 and self.setup.spec.epochs:
             return (yield from self.evaluate("test", "untrained"))
         if self.setup.data.val is not None and not (yield from self.evaluate("val", "epoch")):
             return False

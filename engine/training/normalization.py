@@ -14,11 +14,10 @@ from engine.paths import expand
 from engine.spec import RunSpec
 from engine.training.resume import Resume
 
-Values = tuple[float, ...]
-
 
 def normalized_for(spec: RunSpec, data: ImageData, resume: Resume) -> ImageData:
-    """`data` with the mean and std that another run's weights, or timm's, were trained with; unchanged for others.
+    """`data` with the mean and std that another run's weights, or timm's, were trained with; unchanged for others, and
+    if the spec states its normalisation.
 
     A resumed run normalises as before. Old checkpoints that do not record the values used their dataset's own, unless
     their weights came from elsewhere, too; the same dataset has the same values.
@@ -27,6 +26,8 @@ def normalized_for(spec: RunSpec, data: ImageData, resume: Resume) -> ImageData:
         return data
     if resume.started is not None:
         return replace(data, mean=resume.started.mean, std=resume.started.std)
+    if spec.normalization != "auto":
+        return data
     if spec.weights == "imagenet":
         from engine.models.timm_models import pretrained_moments
 
@@ -45,6 +46,6 @@ def normalized_for(spec: RunSpec, data: ImageData, resume: Resume) -> ImageData:
     return data
 
 
-def _for(values: Sequence[float], channels: int) -> Values:
+def _for(values: Sequence[float], channels: int) -> tuple[float, ...]:
     """One value per channel: their mean, if the number of channels differs."""
     return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels

@@ -10,8 +10,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from engine.errors import CheckpointError
 from engine.events import CheckpointFailed, CheckpointSaved
@@ -29,9 +30,11 @@ _log = logging.getLogger("reslab")
 class Saver:
     """One run's checkpoints. Call its methods between two steps, in the training thread."""
 
-    def __init__(self, run: int, folder: Path, every_s: float, num_bytes: int, start: int = 0) -> None:
+    def __init__(
+        self, run: int, folder: Path, every_s: float, num_bytes: int, start: int = 0, class_names: Sequence[str] = ()
+    ) -> None:
         self.saved_step: int | None = start or None  # a resumed run is at its checkpoint
-        self._run, self._folder, self._every_s = run, folder, every_s
+        self._run, self._folder, self._every_s, self._class_names = run, folder, every_s, list(class_names)
         self._cost_s = num_bytes / _BYTES_PER_S
         self._began_at = time.monotonic()
         self._writer: threading.Thread | None = None
@@ -54,8 +57,8 @@ class Saver:
         self._began_at = began = time.monotonic()
         form = form_of(learner.model)
         normalization = {"mean": learner.prepare.mean, "std": learner.prepare.std}
-        about = {"spec": learner.spec.to_dict(), "form": form, "normalization": normalization}
-        header = {"run": self._run, **about, **position.to_dict()}
+        about: dict[str, Any] = {"spec": learner.spec.to_dict(), "form": form, "normalization": normalization}
+        header = {"run": self._run, "classes": self._class_names, **about, **position.to_dict()}
         tensors = snapshot(learner.model, learner.optimizer)
         copied_s = time.monotonic() - began
 

@@ -23,7 +23,7 @@ from engine.forecast.timeline import BYTES_FIELDS
 from engine.memory.headroom import bound_gpu, free_bytes, headroom_bytes, images_fit
 from engine.memory.ledger import Holding, HoldingPart, Ledger
 from engine.memory.out_of_memory import is_out_of_memory
-from engine.models.building import fetch_imagenet_weights
+from engine.models.imagenet import fetch_imagenet_weights
 from engine.models.whole import check_forward, fingerprint, packages_of
 from engine.progress import Progress
 from engine.spec import RunSpec
@@ -270,7 +270,9 @@ def _sizes(data: ImageData, spec: RunSpec, bounds: Bounds) -> tuple[list[int], l
 def _build(spec: RunSpec, data: ImageData, placement: Placement, context: RunContext) -> Learner:
     moments, ledger = (data.mean, data.std), context.ledger
     load_weights = context.resume.checkpoint is None
-    options = BuildOptions(sync_batchnorm=context.group.sync_batchnorm, load_weights=load_weights)
+    options = BuildOptions(
+        sync_batchnorm=context.group.sync_batchnorm, load_weights=load_weights, class_names=data.class_names
+    )
 
     def built() -> Learner:
         learner = build_learner(spec, data.shape, moments, placement, options)

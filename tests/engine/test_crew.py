@@ -89,8 +89,8 @@ def carry_out(group: WorkerGroup, trial: Trial) -> tuple[list[Event], Ending] | 
 def in_float64() -> Iterator[None]:
     """The network computes in float64, so that rounding does not grow to what can be seen within an epoch."""
 
-    def build(spec: RunSpec, shape: DataShape, seeded: bool, load_weights: bool) -> nn.Module:
-        network = build_model(spec, shape, seeded, load_weights)
+    def build(spec: RunSpec, shape: DataShape, seeded: bool, load_weights: bool, names: tuple[str, ...]) -> nn.Module:
+        network = build_model(spec, shape, seeded, load_weights, names)
         if not seeded:  # the forecast's
             return network
         network.double()

@@ -26,7 +26,8 @@ from engine.launch import wire
 from engine.launch.follow import follow
 from engine.launch.stream import stream_path
 from engine.paths import Folders
-from engine.spec import RunSpec, read_spec_file
+from engine.spec import RunSpec
+from engine.spec_files import read_spec_file
 from engine.store.store import Store
 from engine.training import checkpoint
 from engine.training.checkpoint import load_checkpoint, write_checkpoint

@@ -23,8 +23,9 @@ from engine.catalog.models import (
 )
 from engine.control import RunControl
 from engine.errors import ModelError, SpecError
-from engine.models.building import build_model, check_weights, fetch_imagenet_weights
+from engine.models.building import build_model, check_weights
 from engine.models.first_last import adapt_channels
+from engine.models.imagenet import fetch_imagenet_weights
 from engine.paths import Folders
 from engine.shape import DataShape
 from engine.spec import RunSpec, Stem

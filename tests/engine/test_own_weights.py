@@ -41,7 +41,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunEnded]:
 def test_a_runs_own_weights_are_taken_whole(folders: Folders, own: tuple[Path, RunEnded]) -> None:
     path, ended = own
     events = begun(folders, spec_with(path, "resnet18", stem="small"))
-    assert "weights of run 1" in notes_of(events)
+    assert notes_of(events) == ("weights of run 1: 102 tensors kept; fc kept: the same 10 classes",)
     assert ended.final is not None
     # The last layer is kept, for the classes are as many, and the images are normalised as they were.
     assert next(event for event in events if isinstance(event, Evaluated)).metrics == ended.final

@@ -162,12 +162,14 @@ def test_their_network_is_told_by_its_statistics(folders: Folders, theirs: tuple
             assert "are from a network without shortcuts" in said
             assert "choose plain20" in said
         found = begun(folders, spec_with(path, "plain20"))
-        (said,) = notes_of(found)
+        line, said = notes_of(found)
+        assert line.startswith("weights theirs.safetensors: 97 tensors kept; fc kept: 10 classes, their names unknown")
         assert said.startswith("weights of a network without shortcuts: ")
     else:
         found = begun(folders, spec_with(path.with_suffix(".pth")))  # as it is handed about; read by another process
         where = {"end": "at the end", "both-sides": "on both sides"}[padding]
-        (said,) = notes_of(found)
+        line, said = notes_of(found)
+        assert line.startswith("weights theirs.pth: 97 tensors kept; fc kept: 10 classes, their names unknown")
         assert said.startswith(f"shortcuts padded {where}: 10 of the 10 batch-norms")
         refusal = error_of(begun(folders, spec_with(path, "plain20")))
         assert "are from a network with shortcuts" in refusal
@@ -175,10 +177,10 @@ def test_their_network_is_told_by_its_statistics(folders: Folders, theirs: tuple
         other = "end" if padding == "both-sides" else "both-sides"
         wrong = begun(folders, spec_with(path, shortcut_padding=other))
         assert accuracy_of(wrong) < accuracy - 0.1
-        assert notes_of(wrong)[1].startswith(f"the weights say {where} instead: ")
+        assert notes_of(wrong)[2].startswith(f"the weights say {where} instead: ")
         right = begun(folders, spec_with(path, shortcut_padding=padding))
         assert accuracy_of(right) == accuracy_of(found)
-        assert notes_of(right)[1].startswith("the weights confirm that: ")
+        assert notes_of(right)[2].startswith("the weights confirm that: ")
     assert accuracy_of(found) == pytest.approx(accuracy, abs=1e-6)
 
 
@@ -190,9 +192,9 @@ def test_weights_that_do_not_tell_need_the_setting(folders: Folders, tmp_path: P
     assert "do not show where their shortcuts put the zeros" in said
     assert "set shortcut padding to end or both-sides" in said
     stated = notes_of(begun(folders, spec_with(path, shortcut_padding="both-sides")))
-    assert stated[0] == "shortcuts padded on both sides"
-    assert stated[1].startswith("the weights do not show whether that is right: ")
-    (said,) = notes_of(begun(folders, spec_with(path, "plain20")))
+    assert stated[1] == "shortcuts padded on both sides"
+    assert stated[2].startswith("the weights do not show whether that is right: ")
+    _, said = notes_of(begun(folders, spec_with(path, "plain20")))
     assert said.startswith("weights of a network that may have shortcuts: ")
 
 
@@ -278,7 +280,8 @@ def test_the_form_is_kept_by_checkpoints_resumes_and_predictions(
         assert from_disk.guesses[0].confidence == pytest.approx(confidences["both-sides"], abs=1e-4)
         assert from_disk.guesses[0].confidence != pytest.approx(confidences["end"], abs=1e-4)
         # As weights of another run: of whatever padding the file says, without measuring.
-        assert notes_of(begun(folders, spec_with(file))) == ("weights of run 1", "shortcuts padded on both sides")
+        line = "weights of run 1: 97 tensors kept; fc kept: the same 10 classes"
+        assert notes_of(begun(folders, spec_with(file))) == (line, "shortcuts padded on both sides")
         assert accuracy_of(begun(folders, spec_with(file))) == pytest.approx(events[-1].final.accuracy)
         with pytest.raises(ModelError, match="with shortcuts padded on both sides; set shortcut padding to auto"):
             build_model(spec_with(file, shortcut_padding="end"), GREY)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from engine.errors import SpecError
 from engine.settings import Setting, settings_of
-from engine.spec import RunSpec, read_spec_file
+from engine.spec import RunSpec
+from engine.spec_files import read_spec_file
 
 
 def _values(item: Setting) -> st.SearchStrategy[Any]:
@@ -35,10 +36,11 @@ def specs(draw: st.DrawFn) -> RunSpec:
     values = {
         name: draw(_values(item)) for name, item in settings_of(RunSpec).items() if name not in ("dataset", "model")
     }
-    values["warmup_epochs"] = draw(st.floats(0, values["epochs"], exclude_max=True))
+    values["warmup_epochs"] = draw(st.floats(0, values["epochs"], exclude_max=True)) if values["epochs"] else 0.0
+    values["normalization"] = draw(st.sampled_from(["auto", "dataset", "imagenet", "none", "0.5/0.25", "0,1,2/1,1,1"]))
     values["nesterov"] = values["nesterov"] and values["momentum"] > 0
     if values["weights"] == "random":
-        values["freeze"], values["backbone_rate"] = "none", 1.0
+        values["freeze"], values["backbone_rate"], values["head"] = "none", 1.0, "auto"
     values["shortcut_padding"] = "auto"  # the others are for the CIFAR networks
     dataset = draw(st.sampled_from(["digits", "mnist", "folder:/tmp/[red]x \x1b]52;c;x\x07"]))
     return RunSpec(dataset, draw(st.sampled_from(["resnet18", "wide_resnet50_2"])), **values)
@@ -60,7 +62,15 @@ def test_a_seed_group_is_a_spec_without_its_seed(spec: RunSpec, seed: int) -> No
 @pytest.mark.parametrize(
     ("change", "field", "says"),
     [
-        ({"epochs": 0}, "epochs", "from 1 to 100,000"),
+        ({"epochs": -1}, "epochs", "from 0 to 100,000"),
+        ({"head": "keep"}, "head", "needs trained weights"),
+        ({"weights": "run:"}, "weights", "expected run:NUMBER"),
+        ({"weights": "run:0"}, "weights", "expected run:NUMBER"),
+        ({"weights": "run:1.5"}, "weights", "expected run:NUMBER"),
+        *(
+            ({"normalization": text}, "normalization", "expected auto, dataset, imagenet, none, or MEAN/STD")
+            for text in ("", "cifar", "0.5", "0.5/0", "0.5/-1", "nan/1", "0/inf", "1,2/3", "1/2/3", "/")
+        ),
         ({"epochs": 2.5}, "epochs", "a whole number"),
         ({"epochs": True}, "epochs", "a whole number"),
         ({"learning_rate": 0.0}, "learning_rate", "above 0"),

@@ -151,7 +151,7 @@ class CompareScreen(LabScreen[None]):
         gallery.show(pictures, "both runs classify the same images correctly")
 
     def _show_curves(self, details: Sequence[RunDetails]) -> None:
-        epochs = max(item.record.spec["epochs"] for item in details)
+        epochs = max(1, *(item.record.spec["epochs"] for item in details))
         for name in ("loss", "accuracy"):
             lines = []
             for number, item in enumerate(details):

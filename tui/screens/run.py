@@ -157,8 +157,8 @@ class RunScreen(LabScreen[None]):
     def _show_curves(self, details: RunDetails) -> None:
         steps = len(details.curve.losses)
         x = np.arange(1, steps + 1, dtype=np.float64)
-        num_steps = details.started.num_steps if details.started else 1
-        ticks = epoch_ticks(details.record.spec["epochs"], max(num_steps // details.record.spec["epochs"], 1))
+        num_steps, epochs = max(details.started.num_steps if details.started else 1, 1), details.record.spec["epochs"]
+        ticks = epoch_ticks(epochs, max(num_steps // max(epochs, 1), 1))
         for name, values in (("loss", details.curve.losses), ("accuracy", details.curve.accuracies)):
             lines = [Line("train", TRAIN_COLOUR, x, np.array(values, dtype=np.float64))]
             for split, colour, marker in (("test", TEST_COLOUR, "●"), ("val", VAL_COLOUR, "◆")):
@@ -297,4 +297,5 @@ def _footnote(details: RunDetails) -> str:
         return ""
     val = details.started and details.started.num_val
     read = "The test set was evaluated before training and at the end" if val else "Figures from the last epoch"
+    read = read if details.record.spec["epochs"] else "Nothing was trained"
     return f"\n\n{read}; nothing was selected on the test set.\nBalanced accuracy is the mean of the classes' recalls."

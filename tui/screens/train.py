@@ -253,7 +253,7 @@ def _title(live: LiveRun | None, on_hold: str) -> str:
 
 def epoch_ticks(epochs: int, steps_per_epoch: int) -> dict[float, str]:
     """Ticks of the x axis: at most eleven epochs, evenly spaced."""
-    apart = -(-epochs // 10)
+    apart = max(-(-epochs // 10), 1)
     return {float(epoch * steps_per_epoch): str(epoch) for epoch in range(0, epochs + 1, apart)}
 
 
