@@ -30,13 +30,14 @@ from engine.errors import DatasetError
 from engine.locking import lock_of, try_to_lock, wait_for_lock
 from engine.progress import LoadingStopped, Progress
 
+IMAGES, AUDIT = "images", "audit"
 _VERSION = 3
 _BLOCK = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
 class CacheEntry:
-    """One entry, as `reslab datasets` lists it."""
+    """One entry, as `reslab datasets` lists it: decoded images, or the audit of a dataset (`what`)."""
 
     name: str
     source: str
@@ -44,6 +45,7 @@ class CacheEntry:
     shape: tuple[int, ...]
     num_bytes: int
     used_at: float
+    what: str = IMAGES
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,7 @@ def _write(
             "problems": [fact.problem for fact in facts],
             "pixel_range": [pixel_range.integers, pixel_range.floats],
         }  # fmt: skip
-        (part / "index.json").write_text(json.dumps({**index, "seal": _seal(index)}), encoding="utf-8")
+        (part / "index.json").write_text(json.dumps({**index, "seal": seal_of(index)}), encoding="utf-8")
         shutil.rmtree(entry, ignore_errors=True)
         os.replace(part, entry)
     finally:
@@ -147,7 +149,7 @@ def _write(
 def _read(entry: Path, control: Control) -> Generator[Progress, None, Decoded | None]:
     """Map an entry; None if it is damaged."""
     try:
-        index = _read_index(entry / "index.json")
+        index = read_index(entry / "index.json")
         total = (entry / "images.u8").stat().st_size
         digest, done = hashlib.sha256(), 0
         with (entry / "images.u8").open("rb") as file:
@@ -168,14 +170,14 @@ def _read(entry: Path, control: Control) -> Generator[Progress, None, Decoded | 
         return None
 
 
-def _seal(index: dict[str, Any]) -> str:
+def seal_of(index: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()
 
 
-def _read_index(path: Path) -> dict[str, Any]:
+def read_index(path: Path) -> dict[str, Any]:
     """Raises ValueError if it was modified, OSError, KeyError."""
     index: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if index.pop("seal") != _seal(index):
+    if index.pop("seal") != seal_of(index):
         raise ValueError("the index was changed")
     return index
 
@@ -185,11 +187,15 @@ def entries(cache: Path) -> list[CacheEntry]:
     found = []
     for index_file in cache.glob("*/index.json"):
         try:
-            index = _read_index(index_file)
-            num_bytes = (index_file.parent / "images.u8").stat().st_size
+            index = read_index(index_file)
+            num_bytes = sum(path.stat().st_size for path in index_file.parent.iterdir() if path != index_file)
             count, *shape = index["shape"]
-            used_at = index_file.stat().st_mtime
-            found.append(CacheEntry(index_file.parent.name, index["source"], count, tuple(shape), num_bytes, used_at))
+            found.append(
+                CacheEntry(
+                    index_file.parent.name, index["source"], count, tuple(shape), num_bytes,
+                    index_file.stat().st_mtime, index.get("what", IMAGES),
+                )
+            )  # fmt: skip
         except (OSError, ValueError, KeyError, AttributeError, TypeError):
             continue
     return sorted(found, key=lambda entry: -entry.used_at)

@@ -6,9 +6,11 @@ the counts add up to all files of a folder. Loads no torch.
 
 from __future__ import annotations
 
+import hashlib
 import mimetypes
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,6 +107,18 @@ def folders_in(folder: Path) -> list[Path]:
 def holds_files(folder: Path) -> bool:
     """Whether there is any file below `folder` that is not a system file."""
     return any(listed.problem is None for listed in list_files(folder))
+
+
+def files_state(root: Path) -> str:
+    """A hash of the names, sizes and times of all files in `root`."""
+    digest = hashlib.sha256()
+    for folder, _, names in sorted(os.walk(root)):
+        for name in sorted(names):
+            path = os.path.join(folder, name)
+            with suppress(OSError):  # deleted meanwhile; loading will report it
+                found = os.stat(path)
+                digest.update(f"{path}\0{found.st_size}\0{found.st_mtime_ns}\0".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
 
 
 def named_as_image(name: str) -> bool:

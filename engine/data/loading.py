@@ -6,19 +6,19 @@ Every dataset passes through here, so size, validation share and normalisation m
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Generator
-from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
-from pathlib import Path
 
 import torch
 
 from engine.catalog.datasets import FOLDER, find_dataset, folder_path
 from engine.control import Control
 from engine.data.duplicates import count_shared, groups_of, pixel_groups, shared_notes
+from engine.data.exclusion import Exclusion, read_exclusion
 from engine.data.images import FIRST_RULES, NEWEST_RULES, ImageData, Loader, RawImages, Split
+from engine.data.leaving_out import Parts, image_hashes, without_excluded
+from engine.data.listing import files_state
 from engine.data.manifest import FileRecord
 from engine.data.resizing import resize
 from engine.data.splits import Indices, split_off_val, stratified
@@ -35,32 +35,26 @@ _CHUNK = 4096  # images resized at once, to limit the float copy
 
 
 def check_dataset(spec: RunSpec) -> None:
-    """Raise DatasetError for obvious mistakes before anything is recorded: a missing folder."""
+    """Raise DatasetError for obvious mistakes before anything is recorded: a missing folder or exclude list."""
     if find_dataset(spec.dataset) is FOLDER:
         from engine.data.folder import check
 
         with dataset_is_used(spec.dataset):
             check(spec)
+    read_exclusion(spec)
 
 
 def data_key(spec: RunSpec) -> tuple[object, ...]:
-    """Two specs with the same key load the same images, as long as the user's folder does not change."""
+    """Two specs with the same key load the same images: the user's folder and exclude list are part of it.
+
+    Raises:
+        DatasetError: the exclude list cannot be read.
+    """
     chosen = {name: getattr(spec, name) for name in affecting("images")}
     chosen["weights"] = spec.weights != "random"  # trained weights need ImageNet's normalisation
-    files = _files_now(folder_path(spec.dataset)) if find_dataset(spec.dataset) is FOLDER else ""
-    return (*chosen.values(), files)
-
-
-def _files_now(root: Path) -> str:
-    """A hash of the names, sizes and times of all files in `root`."""
-    digest = hashlib.sha256()
-    for folder, _, names in sorted(os.walk(root)):
-        for name in sorted(names):
-            path = os.path.join(folder, name)
-            with suppress(OSError):  # deleted meanwhile; loading will report it
-                found = os.stat(path)
-                digest.update(f"{path}\0{found.st_size}\0{found.st_mtime_ns}\0".encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
+    files = files_state(folder_path(spec.dataset)) if find_dataset(spec.dataset) is FOLDER else ""
+    excluded = read_exclusion(spec)
+    return (*chosen.values(), files, excluded.sha256 if excluded else "")
 
 
 def load_dataset(
@@ -74,6 +68,7 @@ def load_dataset(
         DatasetError: they are missing, unreadable or too few.
         LoadingStopped: `control` requested a stop.
     """
+    exclusion = read_exclusion(spec)
     with dataset_is_used(spec.dataset, folders):
         raw = yield from _loader(spec, rules)(spec, folders, control)
     raw = _with_shared(raw)
@@ -82,18 +77,30 @@ def load_dataset(
         train = yield from _resized(train, spec.image_size, control)
         val = val and (yield from _resized(val, spec.image_size, control))
         test = yield from _resized(test, spec.image_size, control)
+    held_out: Indices | None = None
     if spec.val_share > 0:  # a folder with its own validation part was refused
         rest, held_out = _held_out(raw, spec, rules)
         train, val = train.part(torch.from_numpy(rest)), train.part(torch.from_numpy(held_out))
         manifest = _with_val(manifest, set(held_out.tolist()))
+    parts = Parts(train, val, test, manifest, raw.notes, raw.shared)
+    if exclusion is not None:
+        hashes = image_hashes(raw, manifest, held_out)
+        parts = without_excluded(parts, hashes, exclusion, raw.class_names, spec.dataset)
+    return _finished(parts, raw, spec, rules, exclusion)
+
+
+def _finished(parts: Parts, raw: RawImages, spec: RunSpec, rules: int, exclusion: Exclusion | None) -> ImageData:
+    """The dataset with its normalisation and hashes."""
+    train, val, test = parts.train, parts.val, parts.test
     if len(train) < 2:
         raise DatasetError(f"{spec.dataset} has {counted(len(train), 'training image')}; expected at least two")
     pretrained = spec.weights != "random"
     mean, std = imagenet_moments(train.images.shape[1]) if pretrained else moments_of(train)
-    hashed = _sha256_of_files(manifest) if manifest else train.sha256() + (val.sha256() if val else "")
+    files = parts.manifest
+    hashed = _sha256_of_files(files) if files else train.sha256() + (val.sha256() if val else "")
     return ImageData(
-        train, val, test, raw.class_names, mean, std, test.sha256(), hashed, manifest, raw.notes, raw.shared, rules,
-        raw.pixel_range, raw.resampler,
+        train, val, test, raw.class_names, mean, std, test.sha256(), hashed, files, parts.notes, parts.shared, rules,
+        raw.pixel_range, raw.resampler, raw.root, exclusion,
     )  # fmt: skip
 
 

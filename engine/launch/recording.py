@@ -18,6 +18,7 @@ from engine.analysis.remarks import closing_remarks
 from engine.catalog.datasets import FOLDER, absolute_dataset, find_dataset
 from engine.catalog.models import find_model, misfit
 from engine.control import Control, RunControl
+from engine.data.exclusion import check_unchanged, with_kept_list
 from engine.data.loading import check_dataset
 from engine.device import choose_placement, import_torch
 from engine.errors import CheckpointError, DatasetError, ModelError, StoreError
@@ -27,7 +28,7 @@ from engine.launch.backend import Job
 from engine.launch.requests import RequestListener
 from engine.launch.stream import remove_stream
 from engine.models.building import check_weights
-from engine.paths import Folders, absolute_weights
+from engine.paths import Folders, absolute_file, absolute_weights
 from engine.records import RunDetails, WeightsRecord
 from engine.spec import RunSpec
 from engine.store.store import Store
@@ -84,7 +85,11 @@ def record_events(job: Job, folders: Folders, trainer: Trainer, control: RunCont
             or the run to be resumed is missing, complete, diverged, running or tampered with, or its images have
             changed. Later failures end in RunEnded with the status `failed`.
     """
-    spec = job.spec.replace(dataset=absolute_dataset(job.spec.dataset), weights=absolute_weights(job.spec.weights))
+    spec = job.spec.replace(
+        dataset=absolute_dataset(job.spec.dataset),
+        weights=absolute_weights(job.spec.weights),
+        exclude=None if job.spec.exclude is None else absolute_file(job.spec.exclude),
+    )
     if job.resume is None:
         check(spec, on_this_machine=trainer.on_this_machine)
     with Store(folders.database) as store:
@@ -103,8 +108,10 @@ def _resumed(job: Job, store: Store, folders: Folders, trainer: Trainer) -> _Rec
     details = store.details(number)
     if (why_not := not_resumable(details)) is not None:
         raise StoreError(why_not)
-    spec = _moved(RunSpec.from_stored(details.record.spec), details, job.dataset)
-    found = _from_newest(details.started, store.checkpoints(number), folders.run_folder(number))
+    stored, folder = RunSpec.from_stored(details.record.spec), folders.run_folder(number)
+    check_unchanged(stored, folder)
+    spec = with_kept_list(_moved(stored, details, job.dataset), folder)
+    found = _from_newest(details.started, store.checkpoints(number), folder)
     _check_again(number, spec, found.checkpoint is None, trainer.on_this_machine)
     at = found.position
     tally = _Tally(number, at.elapsed_s, images=at.images, steps=at.step, train_s=at.train_s)
