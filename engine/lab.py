@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from engine.analysis.mistakes import Mistake
     from engine.analysis.naming import NamedPrediction
     from engine.analysis.seeds import Compared
+    from engine.auditing import DatasetLook
     from engine.control import Control
+    from engine.data.audit.values import Audit
     from engine.data.manifest import FileRecord
     from engine.data.survey import Survey
     from engine.forecast.memory_plan import Plan
@@ -195,7 +197,7 @@ class Lab:
             store.settle_lost_runs()
             found = store.runs()
         wanted = {"dataset": dataset, "model": model, "status": status}
-        return [run for run in found if all(not value or getattr(run, name) == value for name, value in wanted.items())]
+        return [run for run in found if all(value in (None, "", getattr(run, name)) for name, value in wanted.items())]
 
     def run(self, run: int) -> RunDetails:
         """Everything stored about one run. Raises StoreError if there is none."""
@@ -204,11 +206,7 @@ class Lab:
             return store.details(run)
 
     def spec(self, run: int) -> RunSpec:
-        """What a run was asked to be.
-
-        Raises:
-            ReslabError: there is no such run, or a newer reslab stored its spec.
-        """
+        """What a run was asked to be. Raises ReslabError if there is no such run, or a newer reslab stored it."""
         stored = self.summary(run).spec
         check_format(stored, FORMAT, f"the spec of run {run}", StoreError)
         return RunSpec.from_stored(stored)
@@ -247,24 +245,18 @@ class Lab:
             return export_run(store, run, self.folders.run_folder(run), target)
 
     def compare(self, runs: Sequence[int], pairs: Pairs | None = None) -> Compared:
-        """Runs side by side, with the verdict of every pair, or of `pairs`.
+        """Runs side by side, with the verdict of every pair, or of `pairs`; once more without test images that also lie
+        in the training set, if an audit of these images is kept.
 
         Raises:
             StoreError: there are fewer than two different runs, or one is missing or has no evaluation.
         """
-        from engine.analysis.comparison import compare
-        from engine.analysis.seeds import Compared, compare_groups, group_by_seed, images_of
+        from engine.analysis.seeds import compare_all
+        from engine.auditing import compare_rest
 
         with Store(self.folders.database) as store:
             compared = store.compared(runs)
-        details = tuple(item for item, _ in compared)
-        found = compare(compared, pairs)
-        caveats = {item.record.run: item.caveat for item in details}
-        images = {item.record.run: images_of(item) for item in details}
-        of_seeds = group_by_seed([item.record for item in details], caveats, images)
-        groups = [group for group in of_seeds if len(group.runs) > 1]
-        between = compare_groups(groups) if found.no_verdict is None else []
-        return Compared(details, found, tuple(groups), tuple(between))
+        return compare_rest(compare_all(compared, pairs), compared, pairs, self.folders)
 
     def mistakes(
         self, details: RunDetails, cell: tuple[int, int] | None, report: Callable[[Progress], None], control: Control
@@ -321,10 +313,8 @@ class Lab:
         return predict(self.run(run), self.folders, [file.path for file in files], self.ledger)
 
     def predict_picture(self, details: RunDetails, file: Path) -> tuple[tuple[Guess, ...], NDArray[np.uint8]]:
-        """The most likely classes of one image, and its thumbnail (3, H, W). Loads torch.
-
-        Raises:
-            ReslabError: the run has no weights, or the file is not an image.
+        """The most likely classes of one image, and its thumbnail (3, H, W). Loads torch. Raises ReslabError if the run
+        has no weights, or the file is not an image.
         """
         _load_torch()
         from engine.predicting import predict_picture
@@ -335,21 +325,32 @@ class Lab:
         self, details: RunDetails, folder: Path, report: Callable[[int, int], None], control: Control
     ) -> FolderGuesses:
         """The same for the first `MOST_PICTURES` images of a folder; `report` gets the files done and in total. Loads
-        torch.
-
-        Raises:
-            ReslabError: the run has no weights, or the folder has no usable image.
+        torch. Raises ReslabError if the run has no weights, or the folder no usable image.
         """
         _load_torch()
         from engine.predicting import predict_pictures
 
         return predict_pictures(details, self.folders, folder, self.ledger, report, control)
 
-    def survey(self, spec: RunSpec) -> Generator[Progress, None, Survey]:
-        """What a spec's dataset contains, from file names and headers; yields its progress.
+    @property
+    def look(self) -> DatasetLook:
+        """Kept audits, decisions on near-duplicates, exclude lists."""
+        from engine.auditing import DatasetLook
 
-        Raises:
-            DatasetError: there is no such folder, or it is not a dataset.
+        return DatasetLook(self.folders)
+
+    def audit(
+        self, spec: RunSpec, control: Control | None = None, run: int | None = None
+    ) -> Generator[Progress, None, Audit]:
+        """What a spec's dataset holds, also as the network of `run` sees it; yields progress, and is instant the second
+        time. Raises ReslabError without the images or the run's weights, LoadingStopped if `control` requests a stop.
+        """
+        details = None if run is None else self.run(run)
+        return self.look.audit(spec, control or RunControl(), details, self._ledger)
+
+    def survey(self, spec: RunSpec) -> Generator[Progress, None, Survey]:
+        """What a spec's dataset contains, from file names and headers; yields its progress. Raises DatasetError if
+        there is no such folder, or it is not a dataset.
         """
         from engine.data.survey import survey
 

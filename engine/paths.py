@@ -58,6 +58,11 @@ def expand(path: str | Path) -> Path:
     return Path(os.path.expanduser(path))
 
 
+def absolute_file(path: str) -> str:
+    """`path` as an absolute one, so that it is valid from any folder; unchanged if it is empty."""
+    return str(expand(path).absolute()) if path.strip() else path
+
+
 def absolute_weights(weights: str) -> str:
     """A spec's `weights` with an absolute path, so that it is valid from any folder."""
     if not weights.strip() or weights in ("random", "imagenet") or names_run(weights):

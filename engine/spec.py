@@ -180,6 +180,12 @@ class RunSpec:
         group="data",
         affects=("images", "result"),
     )
+    exclude: str | None = setting(
+        None,
+        help="a text file of images to leave out, one SHA-256 of a file (or of its pixels) a line",
+        group="data",
+        affects=("images", "epoch", "result"),
+    )
     stem: Stem = setting(
         "imagenet",
         help="ResNet's first layers: 7×7/2 with max-pool, or 3×3/1 without; auto: small under 64 pixels",

@@ -94,11 +94,14 @@ def load_test_images(
     """
     import torch
 
+    from engine.data.exclusion import with_kept_list
     from engine.data.images import FIRST_RULES
     from engine.data.loading import load_dataset
 
     rules = details.started.data_rules if details.started else FIRST_RULES
-    loading = load_dataset(RunSpec.from_stored(details.record.spec), folders, control, rules)
+    folder = folders.run_folder(details.record.run)
+    spec = with_kept_list(RunSpec.from_stored(details.record.spec), folder)
+    loading = load_dataset(spec, folders, control, rules)
     while True:
         try:
             report(next(loading))

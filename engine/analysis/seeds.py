@@ -11,9 +11,9 @@ from itertools import combinations
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from engine.analysis.comparison import ALPHA, Comparison, differing_settings, holm, points
+from engine.analysis.comparison import ALPHA, Comparison, compare, differing_settings, holm, points
 from engine.catalog.models import short_model
-from engine.records import RunDetails, RunSummary
+from engine.records import Predictions, RunDetails, RunSummary
 from engine.spec import RunSpec, unknown_settings
 from engine.text import counted
 
@@ -79,13 +79,29 @@ class GroupVerdict:
 class Compared:
     """Runs side by side, the verdicts between them, their seed groups, and the verdicts between the groups.
 
-    A group has at least two runs that differ only in their seed.
+    A group has at least two runs that differ only in their seed. `without` are the same verdicts without test images
+    that also lie in the training set, each a sentence; empty if none is known.
     """
 
     runs: tuple[RunDetails, ...]
     comparison: Comparison
     groups: tuple[SeedGroup, ...]
     group_verdicts: tuple[GroupVerdict, ...]
+    without: tuple[str, ...] = ()
+
+
+def compare_all(
+    compared: Sequence[tuple[RunDetails, Predictions]], pairs: Sequence[tuple[int, int]] | None
+) -> Compared:
+    """Runs side by side: pair by pair, and by groups that differ only in their seed. Raises as `compare`."""
+    found = compare(compared, pairs)
+    details = tuple(item for item, _ in compared)
+    caveats = {item.record.run: item.caveat for item in details}
+    images = {item.record.run: images_of(item) for item in details}
+    of_seeds = group_by_seed([item.record for item in details], caveats, images)
+    groups = [group for group in of_seeds if len(group.runs) > 1]
+    between = compare_groups(groups) if found.no_verdict is None else []
+    return Compared(details, found, tuple(groups), tuple(between))
 
 
 def group_by_seed(

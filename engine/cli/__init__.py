@@ -1,7 +1,7 @@
 """The command line: the same engine without the app.
 
 Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 the run failed or diverged, 2 bad input, 130
-stopped. What loads torch is imported inside the command that needs it.
+stopped. `audit` ends with 0 whatever it finds. What loads torch is imported inside the command that needs it.
 """
 
 from __future__ import annotations
@@ -131,6 +131,10 @@ def _run_lab_command(arguments: argparse.Namespace, lab: Lab) -> int:
             specs = specs_from(arguments)
             announce_code((spec.dataset, spec.model) for spec in specs)
             return max(forecast_command(spec, lab, arguments.json) for spec in specs)
+        case "audit":
+            from engine.cli.audit import audit_command
+
+            return audit_command(arguments, lab)
         case "autotune":
             return _autotune(arguments, lab)
         case "predict":

@@ -9,7 +9,7 @@ from typing import Any
 from engine.catalog.datasets import DATASETS, KINDS, MEDMNIST, DatasetInfo, provided_datasets
 from engine.cli.output import print_json
 from engine.cli.parser import columns
-from engine.data.cache import CacheEntry, delete_entry, entries
+from engine.data.cache import AUDIT, CacheEntry, delete_entry, entries
 from engine.errors import DatasetError
 from engine.events import plain
 from engine.paths import Folders
@@ -26,7 +26,7 @@ def datasets_command(folders: Folders, delete: str | None, as_json: bool) -> int
         return 0
     print(columns([("DATASET", "IMAGE", "TRAIN", "TEST", "CLASSES", ""), *map(_row, shown)], (2, 3, 4)))
     if kept:
-        print(f"\nDecoded images and unpacked archives in {folders.cache} (--delete NAME, or all):")
+        print(f"\nDecoded images, unpacked archives and audits in {folders.cache} (--delete NAME, or all):")
         print(columns([("KEPT", "IMAGES", "SIZE", "LAST USED", ""), *map(_kept_row, kept)], (1, 2)))
     return 0
 
@@ -59,4 +59,5 @@ def _kept_row(entry: CacheEntry) -> tuple[str, ...]:
     used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used_at))
     shape = f"at {'×'.join(map(str, entry.shape[1:]))}" if entry.shape else "unpacked"
     size = f"{entry.num_bytes / 2**20:,.1f} MiB"
-    return entry.name, f"{entry.num_images:,}", size, used, f"{safe_path(entry.source, 48)} {shape}"
+    source = f"{'audit of ' if entry.what == AUDIT else ''}{safe_path(entry.source, 40)}"
+    return entry.name, f"{entry.num_images:,}", size, used, f"{source} {shape}"

@@ -14,7 +14,7 @@ from engine.cli.output import printable
 from engine.combinations import seeds_of
 from engine.errors import SpecError
 from engine.launch.ray import Cluster, find_cluster
-from engine.paths import absolute_weights
+from engine.paths import absolute_file, absolute_weights
 from engine.recipes import RECIPE_HELP, RECIPES, find_recipe
 from engine.reports import PRESETS
 from engine.settings import Setting, Value, settings_of
@@ -121,6 +121,16 @@ def _add_reading(add: Callable[..., argparse.ArgumentParser]) -> None:
     add("show", "show one run: settings, metric tables, per-class figures").add_argument("run", type=int, metavar="RUN")
     predictions = add("predictions", "print a run's final test predictions as CSV")
     predictions.add_argument("run", type=int, metavar="RUN")
+    audit = add(
+        "audit",
+        "look at a dataset before training: counts, sizes, duplicates, unusable files",
+        epilog="Exit status: 0 whatever is found; 2 if the dataset cannot be read; 130 if stopped.",
+    )
+    audit.add_argument("dataset", metavar="DATASET", help=settings_of(RunSpec)["dataset"].help)
+    audit.add_argument("--run", type=int, metavar="N", help="also look with the network of run N")
+    for item in settings_of(RunSpec).values():
+        if (item.group == "data" and item.name != "dataset") or item.name == "batch_size":
+            _add_setting(audit, item)
     compare = add("compare", "compare runs: metric tables side by side, and whether the difference is significant")
     compare.add_argument("runs", type=int, nargs="+", metavar="RUN")
     predict = add(
@@ -207,7 +217,7 @@ def _add_groups(parser: argparse.ArgumentParser) -> None:
                 _add_setting(group, item)
 
 
-def _add_setting(group: argparse._ArgumentGroup, item: Setting) -> None:
+def _add_setting(group: argparse._ActionsContainer, item: Setting) -> None:
     text = f"{item.help} ({item.expected}; default {item.show(item.default)})".replace("%", "%%")
     if item.kind is bool:
         group.add_argument(
@@ -293,6 +303,8 @@ def _with_absolute_paths(values: dict[str, Any]) -> dict[str, Any]:
         values = {**values, "model": absolute_model(model)}
     if isinstance(weights, str):
         values = {**values, "weights": absolute_weights(weights)}
+    if isinstance(exclude := values.get("exclude"), str):
+        values = {**values, "exclude": absolute_file(exclude)}
     return values
 
 

@@ -144,7 +144,8 @@ def compare_runs(lab: Lab, runs: Sequence[int], as_json: bool, pairs: Pairs | No
     parts = [details.memory.micro_batch for details in compared.runs]
     if as_json:
         first: dict[str, Any] = plain(found.verdicts[0]) if len(found.verdicts) == 1 else {"verdict": found.no_verdict}
-        print_json({**first, **plain(found), "groups": plain(groups), "group_verdicts": plain(between)})
+        print_json({**first, **plain(found), "groups": plain(groups), "group_verdicts": plain(between),
+                    "without": list(compared.without)})  # fmt: skip
         return 0
     rows = [tuple(map(safe_text, row)) for row in comparison_rows(records, found.no_verdict is None, parts)]
     print(columns(rows, right=range(1, len(rows[0]))))
@@ -162,7 +163,8 @@ def compare_runs(lab: Lab, runs: Sequence[int], as_json: bool, pairs: Pairs | No
                 f"95 % interval {percent(low, 2)} to {percent(high, 2)} (Wilson)"
             )
         )
-    for text in (found.no_verdict, *(item.verdict for item in found.verdicts), *(item.verdict for item in between)):
+    verdicts = [item.verdict for item in found.verdicts] + [item.verdict for item in between]
+    for text in (found.no_verdict, *verdicts, *compared.without):
         if text:
             print(safe_text(text))
     return 0

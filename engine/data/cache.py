@@ -30,13 +30,17 @@ from engine.errors import DatasetError
 from engine.locking import lock_of, try_to_lock, wait_for_lock
 from engine.progress import LoadingStopped, Progress
 
+IMAGES, AUDIT = "images", "audit"
 _VERSION = 3
 _BLOCK = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
 class CacheEntry:
-    """One entry, as `reslab datasets` lists it; an unpacked archive has no `shape`, and `num_images` are its files."""
+    """One entry, as `reslab datasets` lists it: decoded images, an unpacked archive, or an audit of a dataset (`what`).
+
+    An unpacked archive has no `shape`, and `num_images` are its files.
+    """
 
     name: str
     source: str
@@ -44,6 +48,7 @@ class CacheEntry:
     shape: tuple[int, ...]
     num_bytes: int
     used_at: float
+    what: str = IMAGES
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,19 +175,19 @@ def _read(entry: Path, control: Control) -> Generator[Progress, None, Decoded | 
         return None
 
 
-def _seal(index: dict[str, Any]) -> str:
+def seal_of(index: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()
 
 
 def write_index(entry: Path, index: dict[str, Any]) -> None:
     """Write `index.json` with the hash of the index. Raises OSError."""
-    (entry / "index.json").write_text(json.dumps({**index, "seal": _seal(index)}), encoding="utf-8")
+    (entry / "index.json").write_text(json.dumps({**index, "seal": seal_of(index)}), encoding="utf-8")
 
 
 def read_index(path: Path) -> dict[str, Any]:
     """Raises ValueError if it was modified, OSError, KeyError."""
     index: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if index.pop("seal") != _seal(index):
+    if index.pop("seal") != seal_of(index):
         raise ValueError("the index was changed")
     return index
 
@@ -193,11 +198,16 @@ def entries(cache: Path) -> list[CacheEntry]:
     for index_file in cache.glob("*/index.json"):
         try:
             index = read_index(index_file)
-            unpacked = index.get("unpacked_bytes")
-            num_bytes = unpacked or (index_file.parent / "images.u8").stat().st_size
+            num_bytes = index.get("unpacked_bytes") or sum(
+                path.stat().st_size for path in index_file.parent.iterdir() if path != index_file
+            )
             count, *shape = index["shape"]
-            used_at = index_file.stat().st_mtime
-            found.append(CacheEntry(index_file.parent.name, index["source"], count, tuple(shape), num_bytes, used_at))
+            found.append(
+                CacheEntry(
+                    index_file.parent.name, index["source"], count, tuple(shape), num_bytes,
+                    index_file.stat().st_mtime, index.get("what", IMAGES),
+                )
+            )  # fmt: skip
         except (OSError, ValueError, KeyError, AttributeError, TypeError):
             continue
     return sorted(found, key=lambda entry: -entry.used_at)

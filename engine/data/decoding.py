@@ -121,6 +121,15 @@ def read_header(source: Path | bytes) -> Header | None:
         return None
 
 
+def read_kind(path: Path) -> tuple[str, str] | None:
+    """The size of one file ("200×150", as stored), and its format and mode ("JPEG RGB"); None if it is no image."""
+    try:
+        with _quietly(), open_image(path) as image:
+            return f"{image.width}×{image.height}", f"{image.format} {image.mode}"
+    except Exception:  # as in read_header
+        return None
+
+
 def decode(data: bytes, size: Size, channels: int, pixel_range: PixelRange = PixelRange()) -> Pixels | str:  # noqa: B008
     """Decode one file's bytes to (C, H, W) uint8, or return the reason why not in a few words.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 
@@ -37,6 +38,13 @@ def pixel_groups(splits: Sequence[Split]) -> list[NDArray[np.int64]]:
         groups[alike] = len(counts) + groups_of(pixels)
     edges = np.cumsum([len(split) for split in splits])[:-1]
     return list(np.split(groups, edges))
+
+
+def pixel_hashes(split: Split) -> list[str]:
+    """The SHA-256 of each image's pixels, channel by channel, row by row."""
+    return [
+        hashlib.sha256(image.tobytes()).hexdigest() for chunk in split.chunks(_CHUNK) for image in chunk.cpu().numpy()
+    ]
 
 
 def _sums(split: Split) -> NDArray[np.uint64]:

@@ -89,7 +89,7 @@ def load_files(
     notes = (*source.notes, *shared_notes(shared), *_notes(source, labels, hashes, parts))
     return RawImages(
         splits["train"], splits["test"], source.class_names, (*listed, *source.left_out), splits.get("val"), notes,
-        shared, keys["train"], found.pixel_range, "pillow",
+        shared, keys["train"], found.pixel_range, "pillow", source.root,
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from engine.control import Control
 from engine.data.depth import PixelRange
+from engine.data.exclusion import Exclusion
 from engine.data.manifest import UNUSABLE, FileRecord
 from engine.paths import Folders
 from engine.progress import Progress
@@ -97,7 +99,7 @@ class RawImages:
 
     `manifest` lists every file, in file order; the usable files of a part are in the order of its images. `val` is set
     if the dataset has its own validation part. `notes` and `shared` are as in `ImageData`. `train_keys` (N,) are equal
-    for identical training images; None: compare their pixels.
+    for identical training images; None: compare their pixels. `root` is the folder of the manifest's files.
     """
 
     train: Split
@@ -110,6 +112,7 @@ class RawImages:
     train_keys: NDArray[np.str_] | NDArray[np.int64] | None = None
     pixel_range: PixelRange = PixelRange()  # noqa: RUF009
     resampler: Resampler = "tensor"
+    root: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +121,7 @@ class ImageData:
 
     `train_sha256` covers the images for training and validation and their labels, in order; for files, the files'
     hashes. `notes` are sentences about the dataset for the user; `shared` counts images that two parts have in common
-    ({"train and test": 12}); `rules` are those it was read by.
+    ({"train and test": 12}); `rules` are those it was read by. `exclusion` is the list of images left out.
     """
 
     train: Split
@@ -135,6 +138,8 @@ class ImageData:
     rules: int = NEWEST_RULES
     pixel_range: PixelRange = PixelRange()  # noqa: RUF009
     resampler: Resampler = "tensor"
+    root: Path | None = None
+    exclusion: Exclusion | None = None
 
     @property
     def num_unusable(self) -> int:

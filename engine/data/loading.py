@@ -15,8 +15,10 @@ import torch
 from engine.catalog.datasets import FOLDER, find_dataset
 from engine.control import Control
 from engine.data.duplicates import count_shared, groups_of, pixel_groups, shared_notes
+from engine.data.exclusion import Exclusion, read_exclusion
 from engine.data.images import FIRST_RULES, NEWEST_RULES, ImageData, Loader, RawImages, Split
 from engine.data.layout import refuse_second_val
+from engine.data.leaving_out import Parts, image_hashes, without_excluded
 from engine.data.manifest import FileRecord
 from engine.data.own import own_source
 from engine.data.resizing import resize
@@ -35,21 +37,27 @@ _CHUNK = 4096  # images resized at once, to limit the float copy
 
 
 def check_dataset(spec: RunSpec) -> None:
-    """Raise DatasetError for obvious mistakes before anything is recorded, such as a missing folder."""
+    """Raise DatasetError for obvious mistakes before anything is recorded: a missing folder, file or exclude list."""
     info = find_dataset(spec.dataset)
     if info.num_val and spec.val_share > 0:
         refuse_second_val(spec.dataset, "val")
     if info.is_own:
         with dataset_is_used(spec.dataset):
             own_source(spec.dataset).check(spec)
+    read_exclusion(spec)
 
 
 def data_key(spec: RunSpec) -> tuple[object, ...]:
-    """Two specs with the same key load the same images; it changes with the user's own files."""
+    """Two specs with the same key load the same images: the user's files and exclude list are part of it.
+
+    Raises:
+        DatasetError: the exclude list cannot be read.
+    """
     chosen = {name: getattr(spec, name) for name in affecting("images")}
     chosen["weights"] = spec.weights != "random"  # trained weights need ImageNet's normalisation
     files = own_source(spec.dataset).state(spec) if find_dataset(spec.dataset).is_own else ""
-    return (*chosen.values(), files)
+    excluded = read_exclusion(spec)
+    return (*chosen.values(), files, excluded.sha256 if excluded else "")
 
 
 def load_dataset(
@@ -63,6 +71,7 @@ def load_dataset(
         DatasetError: they are missing, unreadable or too few.
         LoadingStopped: `control` requested a stop.
     """
+    exclusion = read_exclusion(spec)
     with dataset_is_used(spec.dataset, folders):
         raw = yield from _loader(spec, rules)(spec, folders, control)
     raw = _with_shared(raw)
@@ -71,17 +80,29 @@ def load_dataset(
         train = yield from _resized(train, spec.image_size, control)
         val = val and (yield from _resized(val, spec.image_size, control))
         test = yield from _resized(test, spec.image_size, control)
+    held_out: Indices | None = None
     if spec.val_share > 0:  # a folder with its own validation part was refused
         rest, held_out = _held_out(raw, spec, rules)
         train, val = train.part(torch.from_numpy(rest)), train.part(torch.from_numpy(held_out))
         manifest = _with_val(manifest, set(held_out.tolist()))
+    parts = Parts(train, val, test, manifest, raw.notes, raw.shared)
+    if exclusion is not None:
+        hashes = image_hashes(raw, manifest, held_out)
+        parts = without_excluded(parts, hashes, exclusion, raw.class_names, spec.dataset)
+    return _finished(parts, raw, spec, rules, exclusion)
+
+
+def _finished(parts: Parts, raw: RawImages, spec: RunSpec, rules: int, exclusion: Exclusion | None) -> ImageData:
+    """The dataset with its normalisation and hashes."""
+    train, val, test = parts.train, parts.val, parts.test
     if len(train) < 2:
         raise DatasetError(f"{spec.dataset} has {counted(len(train), 'training image')}; expected at least two")
     mean, std = moments_for(spec, train)
-    hashed = _sha256_of_files(manifest) if manifest else train.sha256() + (val.sha256() if val else "")
+    files = parts.manifest
+    hashed = _sha256_of_files(files) if files else train.sha256() + (val.sha256() if val else "")
     return ImageData(
-        train, val, test, raw.class_names, mean, std, test.sha256(), hashed, manifest, raw.notes, raw.shared, rules,
-        raw.pixel_range, raw.resampler,
+        train, val, test, raw.class_names, mean, std, test.sha256(), hashed, files, parts.notes, parts.shared, rules,
+        raw.pixel_range, raw.resampler, raw.root, exclusion,
     )  # fmt: skip
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engine.catalog.datasets import find_dataset
 from engine.control import Control, RunControl
+from engine.data.exclusion import read_exclusion
 from engine.data.layout import ImageFile
 from engine.data.own import own_source
 from engine.paths import Folders
@@ -58,11 +59,19 @@ def survey(spec: RunSpec, folders: Folders | None, control: Control | None = Non
         DatasetError: the folder is missing, or is not a dataset.
         LoadingStopped: `control` requested a stop.
     """
-    if (known := published(spec)) is not None:
-        return known
-    if find_dataset(spec.dataset).is_own:
-        return (yield from own_source(spec.dataset).survey(spec, folders, control or RunControl()))
-    return _cats_dogs(spec, folders)
+    found = published(spec)
+    if found is None and find_dataset(spec.dataset).is_own:
+        found = yield from own_source(spec.dataset).survey(spec, folders, control or RunControl())
+    return _with_exclusion(found or _cats_dogs(spec, folders), spec)
+
+
+def _with_exclusion(found: Survey, spec: RunSpec) -> Survey:
+    """Which part an excluded image is in shows only when the images are loaded."""
+    exclusion = read_exclusion(spec)
+    if exclusion is None:
+        return found
+    note = f"up to {counted(len(exclusion.hashes), 'image')} less, left out by {exclusion.file}"
+    return replace(found, notes=(*found.notes, note), is_exact=False)
 
 
 def published(spec: RunSpec) -> Survey | None:

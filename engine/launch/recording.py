@@ -19,6 +19,7 @@ from engine.catalog.datasets import absolute_dataset, find_dataset
 from engine.catalog.models import find_model, misfit
 from engine.catalog.own_models import absolute_model
 from engine.control import Control, RunControl
+from engine.data.exclusion import check_unchanged, with_kept_list
 from engine.data.loading import check_dataset
 from engine.device import choose_placement, import_torch
 from engine.errors import CheckpointError, DatasetError, ModelError, StoreError
@@ -31,7 +32,7 @@ from engine.launch.stream import remove_stream
 from engine.models.building import check_weights
 from engine.models.whole import check_model
 from engine.normalization import stated_moments
-from engine.paths import Folders, absolute_weights
+from engine.paths import Folders, absolute_file, absolute_weights
 from engine.records import RunDetails, WeightsRecord
 from engine.spec import RunSpec
 from engine.store.store import Store
@@ -82,7 +83,10 @@ def check(spec: RunSpec, load_weights: bool = True, on_this_machine: bool = True
 def with_absolute_paths(spec: RunSpec) -> RunSpec:
     """The same run from any folder."""
     return spec.replace(
-        dataset=absolute_dataset(spec.dataset), model=absolute_model(spec.model), weights=absolute_weights(spec.weights)
+        dataset=absolute_dataset(spec.dataset),
+        model=absolute_model(spec.model),
+        weights=absolute_weights(spec.weights),
+        exclude=None if spec.exclude is None else absolute_file(spec.exclude),
     )
 
 
@@ -118,8 +122,10 @@ def _resumed(job: Job, store: Store, folders: Folders, trainer: Trainer) -> _Rec
     details = store.details(number)
     if (why_not := not_resumable(details)) is not None:
         raise StoreError(why_not)
-    spec = _moved(RunSpec.from_stored(details.record.spec), details, job.dataset)
-    found = _from_newest(details.started, store.checkpoints(number), folders.run_folder(number))
+    stored, folder = RunSpec.from_stored(details.record.spec), folders.run_folder(number)
+    check_unchanged(stored, folder)
+    spec = with_kept_list(_moved(stored, details, job.dataset), folder)
+    found = _from_newest(details.started, store.checkpoints(number), folder)
     _check_again(number, spec, found.checkpoint is None, trainer.on_this_machine)
     at = found.position
     tally = _Tally(number, at.elapsed_s, images=at.images, steps=at.step, train_s=at.train_s)

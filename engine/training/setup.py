@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -11,6 +12,7 @@ import torch
 from engine.catalog.models import choose_stem, describe_changes, find_model, short_model
 from engine.cores import OthersMeter
 from engine.data.batches import batch_bounds
+from engine.data.exclusion import keep_list
 from engine.data.images import ImageData
 from engine.data.loading import data_key, load_dataset
 from engine.data.manifest import MANIFEST_NAME, left_out_by_kind, write_manifest
@@ -166,8 +168,8 @@ def _prepare(spec: RunSpec, context: RunContext) -> Generator[DatasetProgressed 
     data = normalized_for(spec, data, resume)
     resume.check_images(data)
     resume.check_network(spec.model)
-    if data.manifest and group.is_rank_zero:
-        write_manifest(context.folders.run_folder(context.run) / MANIFEST_NAME, data.manifest)
+    if group.is_rank_zero:
+        _keep_files(data, context.folders.run_folder(context.run))
     is_timm = find_model(spec.model).origin == "timm"  # which fetches its own
     if spec.weights == "imagenet" and resume.checkpoint is None and not is_timm:
         fetching = fetch_imagenet_weights(spec.model, context.control)
@@ -180,6 +182,13 @@ def _prepare(spec: RunSpec, context: RunContext) -> Generator[DatasetProgressed 
         if execution.plan.is_whole and is_tunable(spec, execution.placement):
             execution = yield from _tuned(spec, context, data, execution, others)
     return _Prepared(data, execution, _build(spec, data, execution.placement, context))
+
+
+def _keep_files(data: ImageData, folder: Path) -> None:
+    """The manifest and the exclude list, in the run's folder."""
+    if data.manifest:
+        write_manifest(folder / MANIFEST_NAME, data.manifest)
+    keep_list(data.exclusion, folder)
 
 
 def _planned(spec: RunSpec, data: ImageData, placement: Placement, context: RunContext) -> Plan:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.benchmarks import app, cluster, company, predicting, training, tuning
+from tests.benchmarks import app, auditing, cluster, company, predicting, training, tuning
 from tests.benchmarks.reporting import report
 from tests.benchmarks.terminal import as_installed, run_in_terminal
 
@@ -187,6 +187,7 @@ BENCHMARKS: dict[str, Callable[..., None]] = {
     "alone": company.alone,
     "company": company.company,
     "predict-memory": predicting.memory,
+    "audit": auditing.audit,
     "feeding": feeding,
     "many-runs": app.many_runs,
     "keys": app.keys,
