@@ -155,18 +155,24 @@ def test_a_damaged_entry_is_made_again(planted: Path, folders: Folders) -> None:
         assert again == first
 
 
+def kept_of_folders(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    (row,) = [row for row in output_of(capsys, "datasets", "--json") if row["name"] == "folder:PATH"]
+    kept: list[dict[str, Any]] = row["kept"]
+    return kept
+
+
 def test_kept_audits_are_listed_counted_and_deleted_with_the_decoded_images(
     planted: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert reslab("audit", f"folder:{planted}", "--image-size", "32") == 0
-    kept = output_of(capsys, "datasets", "--json")[-1]["kept"]
+    kept = kept_of_folders(capsys)
     (audit,) = [entry for entry in kept if entry["what"] == "audit"]
     assert audit["num_images"] == 37
     assert audit["num_bytes"] > 12 * 3 * 48 * 48
     assert reslab("datasets") == 0
     assert f"audit of folder:{planted}"[:40] in capsys.readouterr().out
     assert reslab("datasets", "--delete", audit["name"]) == 0
-    assert [entry["what"] for entry in output_of(capsys, "datasets", "--json")[-1]["kept"]] == ["images"]
+    assert [entry["what"] for entry in kept_of_folders(capsys)] == ["images"]
 
 
 def test_a_stopped_audit_keeps_nothing(planted: Path, folders: Folders) -> None:
