@@ -170,7 +170,7 @@ def test_kept_audits_are_listed_counted_and_deleted_with_the_decoded_images(
     assert audit["num_images"] == 37
     assert audit["num_bytes"] > 12 * 3 * 48 * 48
     assert reslab("datasets") == 0
-    assert f"audit of folder:{planted}"[:40] in capsys.readouterr().out
+    assert "audit of …" in capsys.readouterr().out
     assert reslab("datasets", "--delete", audit["name"]) == 0
     assert [entry["what"] for entry in kept_of_folders(capsys)] == ["images"]
 
