@@ -23,6 +23,7 @@ from engine.models.head import Classes, Head, decide_head
 from engine.models.imagenet import imagenet_file
 from engine.models.loaded import Loaded
 from engine.models.matching import LEAST_MATCHED, Matched, Target, match, mismatches
+from engine.models.state import load_state
 from engine.models.weights import Weights, check_fit, read_weights
 from engine.paths import expand
 from engine.shape import DataShape
@@ -113,7 +114,7 @@ def _load_own(network: nn.Module, wanted: _Wanted, weights: Weights, header: dic
         wanted.fit(network, weights.state, their_stem)
     if problem := check_fit(weights.state, network):
         raise ModelError(f"{run}, and do not fit {spec.model} here ({problem}); expected another image size or network")
-    network.load_state_dict(weights.state)
+    load_state(network, weights.state)
     names = tuple(header.get("classes", ()))  # early versions did not record them
     head = decide_head(spec.head, Classes(number, names if len(names) == number else ()), wanted.classes)
     return _loaded(f"weights of run {header.get('run', '?')}", wanted, Matched(weights.state), head)
@@ -139,12 +140,13 @@ def _load_foreign(network: nn.Module, wanted: _Wanted, weights: Weights) -> Load
     matched = match(state, target, weights.is_ordered)
     if problem := _misfit(wanted, matched):
         found = "; ".join(mismatches(state, target, matched))
-        raise ModelError(f"the weights {spec.weights} do not fit {spec.model}: {problem} ({found})")
+        named = "" if weights.is_ordered else "; only names count, for safetensors has no order: a .pth may match by it"
+        raise ModelError(f"the weights {spec.weights} do not fit {spec.model}: {problem} ({found}){named}")
     stem = _their_stem(wanted, matched, target)
     theirs = wanted.fit(network, matched.state, stem)
     if problem := check_fit({**network.state_dict(), **matched.state}, network):
         raise ModelError(f"the weights {spec.weights} do not fit {spec.model}: {problem}")
-    network.load_state_dict(matched.state, strict=False)
+    load_state(network, matched.state, strict=False)
     source = "ImageNet weights" if spec.weights == "imagenet" else f"weights {safe_text(Path(spec.weights).name, 40)}"
     is_theirs = spec.weights != "imagenet"
     rescales = is_theirs and form_of(network).get("transform_input")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from engine.models.state import COUNTS
 from engine.text import safe_text
 
 LEAST_MATCHED = 0.9  # of the values of both networks, without the first and the last layer
@@ -31,7 +32,6 @@ _WRAPPERS = (
     "student",
     "trunk",
 )
-_COUNTS = "num_batches_tracked"  # batch-norm's; files from before torch 0.4.1 lack them, and torch sets them to 0
 _DEEPEST = 16  # dots in a name that may end a prefix
 _MOST_SHOWN = 5
 _MOST_COMPARED = 2_000  # names whose likeness is computed
@@ -93,7 +93,7 @@ class Matched:
     @property
     def names(self) -> list[str]:
         """The network's tensors that were found, without batch-norm's counts."""
-        return [name for name in self.state if not name.endswith(_COUNTS)]
+        return [name for name in self.state if not name.endswith(COUNTS)]
 
     def num_of(self, layer: str) -> int:
         """How many tensors of this layer were found."""
@@ -115,10 +115,11 @@ def mismatches(state: Mapping[str, Tensor], target: Target, matched: Matched) ->
     wrong = [name for name in matched.missing if name in left]
     rest = [name for name in matched.missing if name not in left]
     texts = [f"{name} is {_shape(left[name])} instead of {_shape(target.tensors[name])}" for name in wrong]
-    theirs = [name[:_NAME] for name in left if name not in wrong][:_MOST_COMPARED]
-    for name in rest[: _MOST_SHOWN - len(texts)]:
-        near = difflib.get_close_matches(name, theirs, n=1, cutoff=0)
-        texts.append(f"{name} is missing" + (f" (nearest: {safe_text(near[0])})" if near else ""))
+    theirs = [name for name in left if name not in wrong][:_MOST_COMPARED]
+    for name in rest[:_MOST_SHOWN]:
+        alike = [other[:_NAME] for other in theirs if left[other].shape == target.tensors[name].shape]
+        near = difflib.get_close_matches(name, alike, n=1, cutoff=0)
+        texts.append(f"{name} is missing" + (f" (of its shape: {safe_text(near[0])})" if near else ""))
     unknown = [f"{safe_text(name, _NAME)} is unknown" for name in left if name not in wrong]
     return [*texts, *unknown][:_MOST_SHOWN]
 
@@ -141,7 +142,7 @@ def _match_names(state: Mapping[str, Tensor], target: Target) -> Matched:
             found[f"{target.last}.{name.rpartition('.')[2]}"] = value
             inside.pop(name, None)
             outside.pop(name, None)
-    left_out = tuple(name for name in inside if name not in found and not name.endswith(_COUNTS))
+    left_out = tuple(name for name in inside if name not in found and not name.endswith(COUNTS))
     return Matched(
         found, prefix, last, missing=_missing(found, target), left_out=left_out, outside=len(outside),
         share=_share(found, inside, left_out, target),
@@ -150,7 +151,7 @@ def _match_names(state: Mapping[str, Tensor], target: Target) -> Matched:
 
 def _missing(found: Mapping[str, Tensor], target: Target) -> tuple[str, ...]:
     """The network's tensors that are not `found`; a last layer that is not there at all is no mismatch."""
-    names = [name for name in target.tensors if name not in found and not name.endswith(_COUNTS)]
+    names = [name for name in target.tensors if name not in found and not name.endswith(COUNTS)]
     has_last = f"{target.last}.weight" in found
     return tuple(name for name in names if has_last or name.rpartition(".")[0] != target.last)
 
@@ -164,13 +165,15 @@ def _share(found: Mapping[str, Tensor], inside: Mapping[str, Tensor], left_out: 
 
 
 def _best_prefix(state: Mapping[str, Tensor], target: Target) -> str:
-    """What to remove from their names so that most values fit; the first one if several do equally well."""
+    """What to remove from their names so that most values fit, of the layers whose shape says something; the first one
+    if several do equally well.
+    """
     values: Counter[str] = Counter()
     for name, value in state.items():
         parts = name.split(".")
         for number in range(min(len(parts), _DEEPEST)):
             rest = ".".join(parts[number:])
-            if rest in target.tensors and target.fits(rest, value):
+            if rest in target.tensors and target.is_counted(rest) and target.fits(rest, value):
                 values[name.removesuffix(rest)] += value.numel()
     return max(values, key=lambda prefix: values[prefix]) if values else ""
 
@@ -239,7 +242,7 @@ def _layers(tensors: Mapping[str, Tensor]) -> Layers:
     layers: Layers = {}
     for name, value in tensors.items():
         layer, _, leaf = name.rpartition(".")
-        if leaf != _COUNTS:
+        if leaf != COUNTS:
             layers.setdefault(layer, {})[leaf] = value
     return layers
 
