@@ -105,8 +105,8 @@ def test_a_checkpoint_of_lightning_is_read_as_far_as_it_is_tensors(tmp_path: Pat
     torch.save({**content, "hyper_parameters": {"lr": 0.1, "name": "resnet18"}}, tmp_path / "last.ckpt")
     network = loaded(tmp_path / "last.ckpt")
     assert line_of(network) == (
-        "weights last.ckpt (from state_dict, without the prefix model.): 97 tensors kept; "
-        "fc kept: 10 classes, their names unknown; 1 tensor beside the network left out"
+        "weights last.ckpt (from state_dict, without model.): 97 tensors kept; "
+        "fc kept: 10 classes, names unknown; 1 tensor beside the network left out"
     )
     assert network.get_parameter("layer3.1.conv2.weight").equal(state["layer3.1.conv2.weight"])
     torch.save({**content, "hyper_parameters": argparse.Namespace(lr=0.1)}, tmp_path / "last.ckpt")
@@ -124,8 +124,8 @@ def test_a_pickle_keeps_the_order_of_its_layers(tmp_path: Path) -> None:
     torch.save({"net": {f"module.{name}": value for name, value in theirs.items()}, "acc": 95.0}, tmp_path / "ckpt.pth")
     network = loaded(tmp_path / "ckpt.pth", model="resnet18")
     assert line_of(network) == (
-        "weights ckpt.pth (from net, without the prefix module.): 102 tensors matched by order and shape, their names "
-        "differ; fc kept: 10 classes, their names unknown"
+        "weights ckpt.pth (from net, without module.): 102 tensors matched by order and shape, their names "
+        "differ; fc kept: 10 classes, names unknown"
     )
     assert all(value.equal(state[name]) for name, value in network.state_dict().items())
     with pytest.raises(ModelError, match=r"with 0 epochs nothing trains the rest.*only names count"):
@@ -155,8 +155,8 @@ def test_the_first_layer_is_summed_to_grey_and_repeated_to_colour(tmp_path: Path
 @pytest.mark.parametrize(
     ("head", "number", "is_kept", "says"),
     [
-        ("auto", 10, True, "fc kept: 10 classes, their names unknown"),
-        ("keep", 10, True, "fc kept: 10 classes, their names unknown"),
+        ("auto", 10, True, "fc kept: 10 classes, names unknown"),
+        ("keep", 10, True, "fc kept: 10 classes, names unknown"),
         ("new", 10, False, "fc new: 10 classes, as set"),
         ("auto", 4, False, "fc new: 10→4 classes"),
         ("new", 4, False, "fc new: 10→4 classes"),

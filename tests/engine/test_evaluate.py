@@ -12,13 +12,15 @@ from safetensors import safe_open
 from engine.analysis.tables import result_table
 from engine.cli import main
 from engine.combinations import combine, seeds_of
+from engine.control import RunControl
 from engine.errors import ReslabError, SpecError
 from engine.events import CheckpointSaved, Evaluated, RunEnded, RunStarted
 from engine.forecast.duration import estimate_run
 from engine.forecast.from_spec import plan_from_spec
 from engine.lab import Lab
-from engine.launch.backend import Job
+from engine.launch.backend import Job, Limit
 from engine.launch.detached import Detached, Order
+from engine.launch.scheduler import Scheduler, StoredQueue
 from engine.memory.ledger import Ledger
 from engine.paths import Folders
 from engine.records import RunDetails
@@ -240,3 +242,14 @@ def test_the_command_evaluates_and_shows_one_column(
         code, out, err = printed(capsys, "evaluate", "digits", "resnet20", *wrong)
         assert (code, out) == (2, "")
         assert err.startswith(f"reslab: {says}")
+
+
+def test_the_queue_finds_the_run_when_its_turn_comes(folders: Folders) -> None:
+    """An entry may name a run that is still ahead of it in the queue."""
+    lab = Lab(folders)
+    lab.enqueue([SPEC.replace(epochs=0), SPEC.replace(epochs=0, weights="run:1")])
+    for _ in Scheduler(StoredQueue(folders), lab.backend, Limit(), folders).events(RunControl()):
+        pass
+    two, one = lab.runs()
+    assert two.status == one.status == "completed"
+    assert two.final == one.final

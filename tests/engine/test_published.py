@@ -144,8 +144,8 @@ def test_evaluate_predicts_what_the_published_network_predicts(folders: Folders,
     events = list(lab.evaluate(RunSpec(f"folder:{tmp_path / 'digits'}", "resnet20", weights=str(path))).events())
     notes = next(event.notes for event in events if isinstance(event, RunStarted))
     assert notes[0] == (
-        "weights resnet20-12fca82f.th (from state_dict, without the prefix module.): 97 tensors kept; "
-        "fc (linear in the file) kept: 10 classes, their names unknown"
+        "weights resnet20-12fca82f.th (from state_dict, without module.): 97 tensors kept; "
+        "fc (linear in the file) kept: 10 classes, names unknown"
     )
     assert notes[1].startswith("shortcuts padded on both sides: 10 of the 10 batch-norms")
     (evaluated,) = [event for event in events if isinstance(event, Evaluated)]
