@@ -271,7 +271,7 @@ def _groups(layers: Iterable[str]) -> Groups:
         parts = layer.split(".")[:_DEEPEST]
         for number in range(1, len(parts)):
             groups.setdefault(".".join(parts[:number]), []).append(position)
-    return {(places[0], places[-1]) for places in groups.values() if len(places) > 1}
+    return {(positions[0], positions[-1]) for positions in groups.values() if len(positions) > 1}
 
 
 def _cross(some: Groups, others: Groups) -> bool:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from engine.control import RunControl
 from engine.data.loading import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -27,6 +28,7 @@ from engine.normalization import Moments, read_moments, stated_moments
 from engine.paths import Folders
 from engine.shape import DataShape
 from engine.spec import RunSpec
+from tests.fakes import drain
 from tests.running import run_until
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -50,12 +52,7 @@ def test_values_are_read_for_all_channels_or_for_each() -> None:
 
 
 def test_each_name_means_what_it_says(folders: Folders) -> None:
-    loading = load_dataset(SPEC, folders, _NeverStopped())
-    try:
-        while True:
-            next(loading)
-    except StopIteration as end:
-        train = end.value.train
+    train = drain(load_dataset(SPEC, folders, RunControl()))[1].train
 
     def of(name: str, weights: str = "random") -> Moments:
         return moments_for(SPEC.replace(normalization=name, weights=weights), train)
@@ -66,10 +63,6 @@ def test_each_name_means_what_it_says(folders: Folders) -> None:
     assert of("none") == ((0.0,), (1.0,))
     assert of("0.5/0.25") == ((0.5,), (0.25,))
     assert data_key(SPEC) != data_key(SPEC.replace(normalization="0.5/0.2"))
-
-
-class _NeverStopped:
-    stop_requested = False
 
 
 def test_a_run_is_normalised_as_stated_throughout(folders: Folders, tmp_path: Path) -> None:

@@ -153,6 +153,6 @@ def test_evaluate_predicts_what_the_published_network_predicts(folders: Folders,
         float(F.cross_entropy(logits, torch.from_numpy(labels[_NUM_TRAIN:]))), rel=1e-5
     )
     assert lab.run(1).record.final == evaluated.metrics
-    ours = {Path(row.file).name: int(row.predicted) for row in lab.predictions(1)}
+    ours = {Path(row.file or "").name: int(row.predicted) for row in lab.predictions(1)}
     assert [ours[f"{number:04}.png"] for number in range(_NUM_TRAIN, _NUM_TRAIN + _NUM_TEST)] == theirs
     assert evaluated.metrics.accuracy == pytest.approx(accuracy)
