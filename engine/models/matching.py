@@ -38,16 +38,22 @@ _MOST_COMPARED = 2_000  # names whose likeness is computed
 _NAME = 60  # characters of a name that are shown
 
 
+def layer_of(name: str) -> str:
+    """The layer of a tensor."""
+    return name.rpartition(".")[0]
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a network wants: its tensors by name, and its first and last layer, whose channels and classes may differ.
+    """What a network wants: its tensors by name, and its first and last layer, whose channels and classes may differ
+    (None: it has no such layer).
 
     `small_first`: the first layer's filters may also be 3×3.
     """
 
     tensors: Mapping[str, Tensor]
-    first: str
-    last: str
+    first: str | None
+    last: str | None
     small_first: bool = False
 
     def fits(self, name: str, value: Tensor) -> bool:
@@ -59,13 +65,13 @@ class Target:
             case _ if name == f"{self.first}.weight":
                 sides = (wanted.shape[2:], (3, 3)) if self.small_first else (wanted.shape[2:],)
                 return value.shape[0] == wanted.shape[0] and value.shape[2:] in sides
-            case _ if name.rpartition(".")[0] == self.last:
+            case _ if layer_of(name) == self.last:
                 return value.shape[1:] == wanted.shape[1:]
         return value.shape == wanted.shape
 
     def is_counted(self, name: str) -> bool:
         """Whether it counts towards the share that is matched."""
-        return name.rpartition(".")[0] not in (self.first, self.last) and self.tensors[name].is_floating_point()
+        return layer_of(name) not in (self.first, self.last) and self.tensors[name].is_floating_point()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +103,7 @@ class Matched:
 
     def num_of(self, layer: str) -> int:
         """How many tensors of this layer were found."""
-        return sum(name.rpartition(".")[0] == layer for name in self.names)
+        return sum(layer_of(name) == layer for name in self.names)
 
 
 def match(state: Mapping[str, Tensor], target: Target, is_ordered: bool) -> Matched:
@@ -138,7 +144,7 @@ def _match_names(state: Mapping[str, Tensor], target: Target) -> Matched:
         left = {name: value for name, value in inside.items() if name not in found}
         last = _last_layer(left, target) or _last_layer(outside, target)
     for name, value in {**outside, **inside}.items() if last else ():
-        if name.rpartition(".")[0] == last:
+        if layer_of(name) == last:
             found[f"{target.last}.{name.rpartition('.')[2]}"] = value
             inside.pop(name, None)
             outside.pop(name, None)
@@ -153,7 +159,7 @@ def _missing(found: Mapping[str, Tensor], target: Target) -> tuple[str, ...]:
     """The network's tensors that are not `found`; a last layer that is not there at all is no mismatch."""
     names = [name for name in target.tensors if name not in found and not name.endswith(COUNTS)]
     has_last = f"{target.last}.weight" in found
-    return tuple(name for name in names if has_last or name.rpartition(".")[0] != target.last)
+    return tuple(name for name in names if has_last or layer_of(name) != target.last)
 
 
 def _share(found: Mapping[str, Tensor], inside: Mapping[str, Tensor], left_out: Iterable[str], target: Target) -> float:
@@ -188,7 +194,7 @@ def _last_layer(left: Mapping[str, Tensor], target: Target) -> str:
         layer, _, leaf = name.rpartition(".")
         layers.setdefault(layer, set()).add(leaf)
     parents = Counter(layer.rpartition(".")[0] for layer in layers)
-    wanted = {name.rpartition(".")[2] for name in target.tensors if name.rpartition(".")[0] == target.last}
+    wanted = {name.rpartition(".")[2] for name in target.tensors if layer_of(name) == target.last}
     able = [
         layer
         for layer, leaves in layers.items()

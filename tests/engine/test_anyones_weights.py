@@ -248,3 +248,38 @@ def test_a_run_of_such_a_network_predicts(folders: Folders, tmp_path: Path) -> N
     (found,) = Lab(folders).predict(1, [tmp_path / "grey.png"])
     assert found.error is None
     assert len(found.guesses) == 5
+
+
+_OWN = """
+from torch import nn
+
+class Net(nn.Sequential):
+    def __init__(self, num_classes, in_channels):
+        super().__init__()
+        self.stem = nn.Conv2d(in_channels, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.flat = nn.Flatten()
+        self.top = nn.Linear(8, num_classes)
+"""
+
+
+def test_weights_for_a_network_of_ones_own_are_matched_in_the_same_way(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(_OWN)
+    model = f"{tmp_path}/net.py:Net"
+    theirs = build_model(RunSpec("cifar10", model), SHAPE).state_dict()
+    other = {f"module.{name.replace('top', 'linear')}": value + 1 for name, value in theirs.items()}
+    path = saved(tmp_path, other)
+    kept = loaded(path, model=model, stem="imagenet", epochs=0)
+    assert line_of(kept) == (
+        "weights theirs.safetensors (without module.): 8 tensors kept; "
+        "top (linear in the file) kept: 10 classes, names unknown"
+    )
+    assert kept.get_parameter("top.weight").equal(theirs["top.weight"] + 1)
+    grey = loaded(path, DataShape(1, 32, 32, 3), model=model, stem="imagenet")
+    assert "top (linear in the file) new: 10→3 classes; stem 3→1 channels, filters summed" in line_of(grey)
+    assert grey.get_parameter("stem.weight").allclose((theirs["stem.weight"] + 1).sum(1, keepdim=True))
+    with pytest.raises(ModelError, match=r"10→3 classes.*with 0 epochs nothing trains a new one"):
+        loaded(path, DataShape(1, 32, 32, 3), model=model, stem="imagenet", epochs=0)
+    with pytest.raises(ModelError, match="of the values match, expected at least 90 %"):
+        loaded(saved(tmp_path, {"a.weight": torch.ones(3)}), model=model, stem="imagenet")
