@@ -55,7 +55,7 @@ class RunSpec:
     )
     epochs: int = setting(
         10,
-        help="passes over the training images; 0 trains nothing: the network is evaluated on the test set",
+        help="passes over the images; 0: evaluate",
         group="recipe",
         affects=("result",),
         common=True,

@@ -153,7 +153,7 @@ def set_up(spec: RunSpec, context: RunContext) -> Generator[DatasetProgressed | 
     context.ledger.hold(("model", context.run), learner.model, holding)
     recovery = _recovery(context, learner, execution.plan)
     bounds = batch_bounds(len(data.train), spec.batch_size)
-    if spec.compile and execution.plan.is_whole and group.adapts:
+    if spec.compile and spec.epochs and execution.plan.is_whole and group.adapts:
         compiling = compile_network(learner, data.shape, *_sizes(data, spec, bounds), context.control)
         yield from _reported(compiling, context.run, "network")
     return Setup(spec, context, execution.placement, data, learner, recovery, bounds, execution.plan, execution.tuned)
