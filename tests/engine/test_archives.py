@@ -88,7 +88,7 @@ def test_what_is_unpacked_is_listed_bounded_and_deleted_like_other_entries(
     archive = packed(pictures(tmp_path / "mine", {"a": 3, "b": 3}), tmp_path / "set.tar")
     first = load(f"folder:{archive}", folders)
     unpacked = next(entry for entry in entries(folders.cache) if not entry.shape)
-    assert (unpacked.source, unpacked.num_images) == (str(archive), 6)
+    assert (unpacked.source, unpacked.num_images) == (f"folder:{archive}", 6)
     assert unpacked.num_bytes == sum(path.stat().st_size for path in (tmp_path / "mine").rglob("*.png"))
     (folders.cache / unpacked.name / "files/a/0.png").unlink()
     assert load(f"folder:{archive}", folders).test_sha256 == first.test_sha256  # unpacked again
