@@ -138,7 +138,7 @@ def _is_whole(entry: Path) -> bool:
 
 
 def _count(folder: Path) -> tuple[int, int]:
-    sizes = [os.stat(os.path.join(place, name)).st_size for place, _, names in os.walk(folder) for name in names]
+    sizes = [os.stat(os.path.join(inner, name)).st_size for inner, _, names in os.walk(folder) for name in names]
     return len(sizes), sum(sizes)
 
 
@@ -220,10 +220,10 @@ class _Bounds:
     num_files: int = 0
 
     @classmethod
-    def of(cls, path: Path, place: Path, packed: int | None) -> _Bounds:
-        disk = os.statvfs(place)
+    def of(cls, path: Path, cache: Path, packed: int | None) -> _Bounds:
+        disk = os.statvfs(cache)
         free_files = disk.f_favail if disk.f_files else MAX_FILES  # some file systems do not count
-        return cls(path, SHARE_OF_FREE * shutil.disk_usage(place).free, min(free_files, MAX_FILES), packed)
+        return cls(path, SHARE_OF_FREE * shutil.disk_usage(cache).free, min(free_files, MAX_FILES), packed)
 
     def add(self, member: Member) -> None:
         """Raises DatasetError if this is too much."""

@@ -96,13 +96,13 @@ def check_list_size(path: Path, file: IO[bytes]) -> None:
     size = file.seek(0, os.SEEK_END)
     file.seek(max(size - 66_000, 0))
     end = file.read()
-    place = end.rfind(b"PK\5\6")
-    if place < 0 or place + 22 > len(end):
+    start = end.rfind(b"PK\5\6")
+    if start < 0 or start + 22 > len(end):
         raise zipfile.BadZipFile("it has no list of files: it is damaged, or no .zip")
-    (num_bytes,) = struct.unpack_from("<I", end, place + 12)
-    if place >= 20 and end[place - 20 : place - 16] == b"PK\6\7":
-        (start,) = struct.unpack_from("<Q", end, place - 12)
-        file.seek(min(start, size))
+    (num_bytes,) = struct.unpack_from("<I", end, start + 12)
+    if start >= 20 and end[start - 20 : start - 16] == b"PK\6\7":
+        (record_start,) = struct.unpack_from("<Q", end, start - 12)
+        file.seek(min(record_start, size))
         record = file.read(56)
         num_bytes = struct.unpack_from("<Q", record, 40)[0] if len(record) == 56 else num_bytes
     file.seek(0)

@@ -111,13 +111,13 @@ def read_table(spec: RunSpec, path: Path, control: Control) -> Generator[Progres
 def _rows(path: Path, setting: str) -> tuple[Columns, Iterator[Row]]:
     header, rows = open_table(path)
     columns = choose_columns(header, setting, str(path))
-    places = [header.index(name) for name in (columns.path, columns.label, columns.split) if name is not None]
-    return columns, _read_rows(path.parent, rows, places)
+    positions = [header.index(name) for name in (columns.path, columns.label, columns.split) if name is not None]
+    return columns, _read_rows(path.parent, rows, positions)
 
 
-def _read_rows(root: Path, rows: Iterable[list[str]], places: list[int]) -> Iterator[Row]:
+def _read_rows(root: Path, rows: Iterable[list[str]], positions: list[int]) -> Iterator[Row]:
     for cells in rows:
-        name, label, *split = [cells[place].strip() if place < len(cells) else "" for place in places]
+        name, label, *split = [cells[at].strip() if at < len(cells) else "" for at in positions]
         yield Row(name, _file_of(root, name), label, split[0] if split else "")
 
 
