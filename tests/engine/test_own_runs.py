@@ -47,9 +47,11 @@ def spec_of(name: str, **settings: object) -> RunSpec:
 def test_a_run_is_stopped_resumed_to_the_same_end_and_looked_into(kind: str, folders: Folders, tmp_path: Path) -> None:
     lab, name = Lab(folders), dataset(kind, tmp_path)
     whole = lab.train(spec_of(name)).wait()
+    assert whole is not None
     assert whole.status == "completed"
     cut(folders, 2, spec_of(name))
     ended = lab.resume(2).wait()
+    assert ended is not None
     assert (ended.status, ended.final) == ("completed", whole.final)
     compared = lab.compare([1, 2])
     assert compared.comparison.no_verdict is None
