@@ -93,6 +93,7 @@ def test_what_is_unpacked_is_listed_bounded_and_deleted_like_other_entries(
     (folders.cache / unpacked.name / "files/a/0.png").unlink()
     assert load(f"folder:{archive}", folders).test_sha256 == first.test_sha256  # unpacked again
     assert delete_entry(folders.cache, unpacked.name)
+    monkeypatch.setattr("engine.data.cache.decode_files", lambda *args: pytest.fail("decoded again"))
     assert load(f"folder:{archive}", folders).train_sha256 == first.train_sha256
     monkeypatch.setenv("RESLAB_CACHE_GIB", "0")
     keep_within_bound(folders.cache, "none")
@@ -236,7 +237,7 @@ def test_an_encrypted_archive_is_refused(tmp_path: Path, folders: Folders) -> No
             place += 4
         place = 0
     (tmp_path / "set.zip").write_bytes(content)
-    with pytest.raises(DatasetError, match="is encrypted"):
+    with pytest.raises(DatasetError, match="is encrypted; unpack it yourself, and choose the folder"):
         load(f"folder:{tmp_path}/set.zip", folders)
 
 
