@@ -157,7 +157,14 @@ async def test_a_folder_becomes_a_dataset(make_app: MakeApp, tmp_path: Path) -> 
     assert script.specs[0].dataset == f"folder:{root}"
 
 
-@pytest.mark.parametrize(("typed", "shown"), [("set.csv", "csv"), ("set.npz", "npz"), ("set.zip", "folder")])
+@pytest.mark.parametrize(
+    ("typed", "shown"),
+    [
+        pytest.param("set.csv", "csv", marks=pytest.mark.slow),
+        pytest.param("set.npz", "npz", marks=pytest.mark.slow),
+        ("set.zip", "folder"),
+    ],
+)
 async def test_a_table_arrays_or_an_archive_become_a_dataset(
     typed: str, shown: str, make_app: MakeApp, tmp_path: Path
 ) -> None:
@@ -189,6 +196,7 @@ async def test_a_table_arrays_or_an_archive_become_a_dataset(
         await until(pilot, lambda: "classes, about train" in text_of(app))
 
 
+@pytest.mark.slow
 async def test_medmnists_sets_can_be_named(make_app: MakeApp) -> None:
     app = make_app()
     async with app.run_test(size=(120, 36)) as pilot:
