@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -72,7 +73,7 @@ def test_windows_are_torchs(
     numbers = f"kernel_size = {kernel}\nstride = {stride}\npadding = {padding}\ndilation = {dilation}\n"
     kind = f'"MaxPool2d"\nceil_mode = {str(ceil).lower()}' if pools else '"Conv2d"\nout_channels = 2'
     path = write(tmp_path_factory.mktemp("net") / "net.toml", f"[[layers]]\ntype = {kind}\n{numbers}{HEAD}")
-    arguments = {"kernel_size": kernel, "stride": stride, "padding": padding, "dilation": dilation}
+    arguments: dict[str, Any] = {"kernel_size": kernel, "stride": stride, "padding": padding, "dilation": dilation}
     layer = nn.MaxPool2d(**arguments, ceil_mode=ceil) if pools else nn.Conv2d(1, 2, **arguments)
     try:
         expected = layer(torch.zeros(1, 1, height, width)).flatten(1).shape[1]

@@ -208,9 +208,9 @@ def _about(text: str) -> str:
     try:
         info = find_model(text.strip())
     except SpecError:
-        return "✗ no matching architecture · your own: ~/net.toml, or net.py:Net, which is code and runs · esc: cancel"
+        return "✗ no matching architecture · your own: ~/net.toml or ~/net.py:Net"
     if info.runs_code:
-        return "enter: accept; it is code and runs on this machine with all your rights · esc: cancel"
+        return "enter: accept; it is code and runs with all your rights · esc: cancel"
     return "enter: accept · esc: cancel"
 
 

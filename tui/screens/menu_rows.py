@@ -65,8 +65,9 @@ def more_models() -> list[ModelInfo]:
 
 
 def more_text() -> str:
-    """What "more …" offers, in words."""
-    from engine.catalog.timm_table import HOW_TO_INSTALL, is_timm_installed
+    """What "more …" offers, in a line of a narrow terminal."""
+    from engine.catalog.timm_table import is_timm_installed
 
-    timm = "all of timm" if is_timm_installed() else f"timm where it is installed ({HOW_TO_INSTALL})"
-    return f"enter: {len(MORE_MODELS)} more architectures from torchvision, a file of your own, {timm}"
+    if is_timm_installed():
+        return f"enter: {len(MORE_MODELS)} more from torchvision, all of timm, or a file of your own"
+    return f"enter: {len(MORE_MODELS)} more from torchvision, or your own file · timm: uv pip install timm"
