@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from engine.errors import ModelError
 from engine.models.first_last import adapt_channels
+from engine.models.head import Classes, decide_head
 from engine.models.weights import check_fit, read_weights
 from engine.paths import expand
 from engine.shape import DataShape
@@ -35,7 +36,9 @@ def _first_layer(network: nn.Module, channels: int) -> str | None:
     return None
 
 
-def load_own_weights(network: nn.Module, spec: RunSpec, shape: DataShape) -> tuple[str, ...]:
+def load_own_weights(
+    network: nn.Module, spec: RunSpec, shape: DataShape, class_names: tuple[str, ...]
+) -> tuple[str, ...]:
     """Load the weights file of `spec`, a run's or any other state dict; returns notes for the user.
 
     Raises:
@@ -43,23 +46,38 @@ def load_own_weights(network: nn.Module, spec: RunSpec, shape: DataShape) -> tup
     """
     wanted = network.state_dict()
     weights = read_weights(expand(spec.weights), sum(values.nbytes for values in wanted.values()))
-    state, notes = dict(weights.state), list[str]()
+    state, notes, names = dict(weights.state), list[str](), tuple[str, ...]()
     if (header := weights.header) is not None:
-        trained = header["spec"]["model"]
+        trained, names = header["spec"]["model"], tuple(header.get("classes", ()))
         other = "" if trained == spec.model else f", which trained {safe_text(trained, 80)}: names and shapes fit"
         notes.append(f"weights of run {header.get('run', '?')}{other}")
     if (first := _first_layer(network, shape.channels)) is not None:
         _adapt_first(state, wanted, f"{first}.weight", notes)
-    new: tuple[str, ...] = network.new_names  # type: ignore[assignment]
-    for name in [f"{layer}.{part}" for layer in new for part in ("weight", "bias")]:
-        if name in state and name in wanted and state[name].shape[1:] == wanted[name].shape[1:]:
-            state[name] = state[name] if len(state[name]) == len(wanted[name]) else wanted[name]
+    _decide_last(network, state, wanted, spec.head, (names, Classes(shape.num_classes, class_names)))
     if problem := check_fit(state, network):
         raise ModelError(
             f"the weights {spec.weights} do not fit {spec.model} ({problem}); expected a state dict of this network"
         )
     network.load_state_dict(state)
     return tuple(notes)
+
+
+def _decide_last(
+    network: nn.Module,
+    state: dict[str, Tensor],
+    wanted: dict[str, Tensor],
+    stated: str,
+    classes: tuple[tuple[str, ...], Classes],
+) -> None:
+    """Keep the last layer of `state`, or give it the network's random one, as for every network."""
+    (names, ours), new = classes, tuple(network.new_names)  # type: ignore[arg-type]
+    if not new or (last := state.get(f"{new[-1]}.weight")) is None:
+        return
+    head = decide_head(stated, Classes(len(last), names if len(names) == len(last) else ()), ours)
+    for name in [f"{layer}.{part}" for layer in new for part in ("weight", "bias")]:
+        same_inputs = name in state and name in wanted and state[name].shape[1:] == wanted[name].shape[1:]
+        if same_inputs and not head.is_kept:
+            state[name] = wanted[name]
 
 
 def _adapt_first(state: dict[str, Tensor], wanted: dict[str, Tensor], name: str, notes: list[str]) -> None:
