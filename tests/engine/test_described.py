@@ -60,7 +60,7 @@ def test_every_kind_of_layer_has_torchs_shape_and_count(kind: str, tmp_path: Pat
     assert counted == sum(values.numel() for values in network.parameters())
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(
     kernel=st.integers(1, 5), stride=st.integers(1, 4), padding=st.integers(0, 2), dilation=st.integers(1, 3),
     ceil=st.booleans(), height=st.integers(1, 12), width=st.integers(1, 12), pools=st.booleans(),

@@ -98,4 +98,4 @@ def test_entry_points_are_read_for_names_that_no_table_has() -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("installed", "one_thread")
 def test_killed_and_resumed_it_is_the_run_that_was_never_killed(folders: Folders, tmp_path: Path) -> None:
-    killed_resumed_and_compared(SPEC.replace(epochs=40, checkpoint_every=1), folders, tmp_path)
+    killed_resumed_and_compared(SPEC.replace(epochs=30, checkpoint_every=1), folders, tmp_path)

@@ -128,6 +128,7 @@ def test_what_can_be_seen_at_once_leaves_no_run(tmp_path: Path, folders: Folders
     assert Lab(folders).runs() == []
 
 
+@pytest.mark.slow
 def test_it_is_surveyed_trained_and_resized(
     tmp_path: Path, folders: Folders, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -178,6 +178,7 @@ def test_weights_of_a_run_start_another_one_with_other_classes_and_channels(tmp_
         build_model(own.replace(model=f"{wide}:Net"), GREY)
 
 
+@pytest.mark.slow
 def test_it_is_forecast_or_a_sentence_says_why_not(tmp_path: Path, folders: Folders) -> None:
     lab = Lab(folders)
     assert lab.forecast(spec_of(tmp_path).replace(dataset="digits")).forecast is not None
@@ -191,4 +192,4 @@ def test_it_is_forecast_or_a_sentence_says_why_not(tmp_path: Path, folders: Fold
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["net.py:Net", "net.toml"])
 def test_killed_and_resumed_it_is_the_run_that_was_never_killed(model: str, tmp_path: Path, folders: Folders) -> None:
-    killed_resumed_and_compared(spec_of(tmp_path, model, epochs=40, checkpoint_every=1), folders, tmp_path)
+    killed_resumed_and_compared(spec_of(tmp_path, model, epochs=30, checkpoint_every=1), folders, tmp_path)

@@ -66,7 +66,7 @@ async def test_that_a_file_is_code_is_said_before_it_runs(make_app: MakeApp, tmp
     assert [spec.model for spec in script.specs] == [f"{path}:Net"]
 
 
-@pytest.mark.parametrize("is_installed", [True, False])
+@pytest.mark.parametrize("is_installed", [pytest.param(True, marks=pytest.mark.slow), False])
 async def test_timms_networks_are_searched_where_it_is_installed(
     is_installed: bool, make_app: MakeApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
