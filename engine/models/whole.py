@@ -104,7 +104,7 @@ def check_forward(network: nn.Module, info: ModelInfo, shape: DataShape) -> None
     try:
         check_outputs(network, info, shape)
     except OwnModelError as error:
-        raise cannot_take(info, shape, str(error)) from None
+        raise cannot_take(info, shape, str(error).removeprefix(f"{info.name}: ")) from None
 
 
 def fingerprint(model: str) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from textual.content import Content
 
+from engine.catalog.code_names import code_of
 from engine.catalog.datasets import find_dataset, short_name
 from engine.catalog.models import (
     SMALL_IMAGE,
@@ -15,6 +16,7 @@ from engine.catalog.models import (
     describe_changes,
     find_model,
     misfit,
+    short_model,
 )
 from engine.data.survey import Survey, published
 from engine.errors import SpecError
@@ -32,25 +34,37 @@ def plan_lines(spec: RunSpec, estimate: str, found: Survey | None = None) -> lis
     info, found = find_model(spec.model), found or published(spec)
     shape = found.shape if found else find_dataset(spec.dataset).spec_shape(spec.image_size)
     if shape is None:
+        code = " · ".join(code_notes(spec))
         size = f"{spec.image_size}×{spec.image_size}" if spec.image_size else "native size if uniform, else 224×224"
         return [
             plain_content(f"{spec.dataset}"),
             plain_content(f"images {size} · channels and classes read from the files · {estimate}"),
+            *([plain_content(code, "$warning")] if code else []),
         ]
     if problem := misfit(info, shape):
         return [plain_content(problem, "$warning")]
     stem = choose_stem(info, spec.stem, shape)
     changes = " · ".join(describe_changes(info, shape, stem)) or "no changes"
+    number = count_parameters(info, shape, stem)
+    size = "parameters counted when it is built" if number is None else counted(number, "parameter")
     lines = [
-        plain_content(f"{changes} · {count_parameters(info, shape, stem):,} parameters"),
+        plain_content(f"{changes} · {size}"),
         plain_content(f"images {shape} · {found.counts if found else 'scanning files …'} · {estimate}"),
     ]
-    last = list(found.notes) if found else []
+    last = [*code_notes(spec), *(found.notes if found else ())]
     if stem == "imagenet" and min(shape.height, shape.width) < SMALL_IMAGE:
         last.append(f"{shape.height}×{shape.width}: press s for the small stem, which preserves resolution")
     if last:
         lines.append(plain_content(" · ".join(last), "$warning"))
     return lines
+
+
+def code_notes(spec: RunSpec) -> list[str]:
+    """Whose code runs, in a sentence; empty if none but reslab's, torchvision's and timm's."""
+    return [
+        f"{short_model(name)} is code: it runs on this machine with all your rights"
+        for name in code_of(spec.dataset, spec.model)
+    ]
 
 
 def marked_lines(datasets: Sequence[str], models: Sequence[str], recipe: Mapping[str, Value]) -> list[Content]:

@@ -15,19 +15,19 @@ from textual.timer import Timer
 from textual.widgets import Static
 
 from engine.catalog.datasets import DATASETS
-from engine.catalog.models import MODELS, MORE_MODELS
 from engine.data.survey import published
 from engine.errors import ReslabError, SpecError
 from engine.settings import Value, settings_of
 from engine.spec import RunSpec
 from tui.commands import Commands
 from tui.screens.base import LabScreen, follow
+from tui.screens.menu_rows import MORE, DatasetMenu, ModelMenu, model_rows, more_models, more_text
 from tui.screens.own_datasets import YOUR_FOLDER, dataset_rows, remembered
 from tui.screens.plan import marked_lines, plan_lines, plan_text, survey_key
 from tui.state import AppState
-from tui.text import estimate_text, millions, plain_content
+from tui.text import estimate_text, plain_content
 from tui.widgets.key_bar import KeyBar
-from tui.widgets.menu import Menu, Row
+from tui.widgets.menu import Menu
 from tui.widgets.mode_bar import ModeBar
 from tui.widgets.recipe import RecipeForm
 
@@ -35,34 +35,9 @@ if TYPE_CHECKING:
     from tui.live import LiveRun  # numpy
 
 T = TypeVar("T")
-_MORE = "more …"
 _REST_S = 0.3  # the cursor must rest this long before a forecast starts
 _REST_DURING_RUN_S = 1.0  # a forecast holds the GIL for a second, which delays keys and training
 _RECIPE = {name: item for name, item in settings_of(RunSpec).items() if name not in ("dataset", "model")}
-
-_MARK = Binding("space", "mark", "Mark", tooltip="mark the row for the queue, or unmark it")
-
-
-class _Datasets(Menu):
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "select", "Architecture", tooltip="continue to Architecture"),
-        _MARK,
-    ]
-
-    def action_mark(self) -> None:
-        if self.chosen != YOUR_FOLDER:
-            self.mark()
-
-
-class _Models(Menu):
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "select", "Train", tooltip="train the highlighted pair now"),
-        _MARK,
-    ]
-
-    def action_mark(self) -> None:
-        if self.chosen != _MORE:
-            self.mark()
 
 
 class SetupScreen(LabScreen[None]):
@@ -89,8 +64,8 @@ class SetupScreen(LabScreen[None]):
     def compose(self) -> ComposeResult:
         yield ModeBar("setup")
         with Horizontal(id="panes"):
-            yield _Datasets(dataset_rows([]), id="datasets", title="Dataset")
-            yield _Models(_model_rows([]), id="models", title="Architecture")
+            yield DatasetMenu(dataset_rows([]), id="datasets", title="Dataset")
+            yield ModelMenu(model_rows([]), id="models", title="Architecture")
             names = sorted(_RECIPE, key=lambda name: not _RECIPE[name].common)
             yield RecipeForm({name: _RECIPE[name] for name in names}, self._check, id="recipe")
         plan = Static(id="plan", classes="pane", markup=False)
@@ -107,6 +82,23 @@ class SetupScreen(LabScreen[None]):
         follow(self, self.state.forecasts, lambda forecast: self.show_plan())
         follow(self, self.state.surveys, lambda survey: self.show_plan())
         follow(self, self.state.run_changed, self._run_changed)
+        self.call_after_refresh(self._add_provided)  # the first paint need not wait for it
+
+    @work
+    async def _add_provided(self) -> None:
+        """Add the networks and datasets of installed packages to the menus."""
+        from engine.catalog.datasets import provided_datasets
+        from engine.catalog.own_models import provided_models
+
+        datasets, models = await self.commands.run_in_thread(lambda: (provided_datasets(), provided_models()))
+        self._own += [info.name for info in datasets if info.name not in self._own]
+        self._more += [info.name for info in models if info.name not in self._more]
+        if self.is_mounted and self.query("#datasets"):  # else the screen is closing
+            for menu, rows in zip(self._menus, (dataset_rows(self._own), model_rows(self._more)), strict=True):
+                if len(rows) != len(menu.rows):
+                    chosen = menu.chosen
+                    menu.set_rows(rows)
+                    menu.choose(chosen)
 
     def on_screen_resume(self) -> None:
         self.state.surveys.clear()  # files may have changed meanwhile
@@ -154,7 +146,7 @@ class SetupScreen(LabScreen[None]):
 
     @on(Menu.Selected, "#models")
     def _model_chosen(self) -> None:
-        if self.model == _MORE:
+        if self.model == MORE:
             self._ask_for_model()
         elif self._marked:
             self._add(1, show=True)
@@ -184,7 +176,7 @@ class SetupScreen(LabScreen[None]):
         datasets, models = self._menus
         return (
             [name for name in datasets.marked_or_chosen if name != YOUR_FOLDER],
-            [name for name in models.marked_or_chosen if name != _MORE],
+            [name for name in models.marked_or_chosen if name != MORE],
         )
 
     def _specs(self, num_seeds: int = 1) -> list[RunSpec]:
@@ -298,7 +290,7 @@ class SetupScreen(LabScreen[None]):
         """If the row under the cursor opens a dialog, open it and return True."""
         if self.dataset == YOUR_FOLDER:
             self._ask_for_folder()
-        elif self.model == _MORE:
+        elif self.model == MORE:
             self._ask_for_model()
         else:
             return False
@@ -308,7 +300,7 @@ class SetupScreen(LabScreen[None]):
     async def _ask_for_model(self) -> None:
         from tui.screens.dialogs import ModelQuestion
 
-        name = await self.app.push_screen_wait(ModelQuestion(MORE_MODELS))
+        name = await self.app.push_screen_wait(ModelQuestion(more_models()))
         if name is not None:
             self._add_model(name)
 
@@ -317,13 +309,13 @@ class SetupScreen(LabScreen[None]):
         menu = self.query_one("#models", Menu)
         if name not in menu.ids:
             self._more.append(name)
-            menu.set_rows(_model_rows(self._more))
+            menu.set_rows(model_rows(self._more))
         menu.choose(name)
         self.show_plan()
 
     def _check(self, values: dict[str, Value]) -> None:
         """Raise SpecError if a recipe is not valid for any dataset."""
-        RunSpec("digits", "resnet18" if self.model == _MORE else self.model, **values)  # type: ignore[arg-type]
+        RunSpec("digits", "resnet18" if self.model == MORE else self.model, **values)  # type: ignore[arg-type]
 
     def show_plan(self) -> None:
         if not (self.is_mounted and self.query("#datasets")):  # the screen may be closing
@@ -334,8 +326,8 @@ class SetupScreen(LabScreen[None]):
             lines = [
                 plain_content("enter: choose your own images: folders of classes, a table, an .npz file, an archive")
             ]
-        elif self.model == _MORE:
-            lines = [plain_content(f"enter: {len(MORE_MODELS)} more architectures from torchvision")]
+        elif self.model == MORE:
+            lines = [plain_content(more_text())]
         else:
             lines = self._plan()
         self.query_one("#plan", Static).update(Content("\n").join(lines))
@@ -392,9 +384,3 @@ def _result_or_error(work: Callable[[], T]) -> T | str:
         return work()
     except ReslabError as error:
         return str(error)
-
-
-def _model_rows(more: list[str]) -> list[Row]:
-    shown = [*MODELS, *(info for info in MORE_MODELS if info.name in more)]
-    rows = [Row(info.name, (info.name, millions(info.num_parameters), str(info.depth or "–"))) for info in shown]
-    return [*rows, Row(_MORE, (_MORE, "", ""))]
