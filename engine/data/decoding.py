@@ -67,6 +67,7 @@ _LARGE_BYTES = 64 * 2**20  # a file that is read alone
 _PROGRESS_EVERY_S = 0.1
 _AT_ONCE = 64  # files per batch of work, so that a stop takes effect soon
 _GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")
+_PNG = b"\x89PNG\r\n\x1a\nIHDR"
 _NEVER_DEEP = (b"\xff\xd8", b"GIF8", b"RIFF", b"BM")
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -265,8 +266,9 @@ def _measured(path: Path) -> Extreme | None:
     """None if a file does not affect the range: 8 bits, a range of its own, or unusable."""
     try:
         with path.open("rb") as file:
-            if file.read(4).startswith(_NEVER_DEEP):
-                return None
+            start = file.read(25)
+        if start.startswith(_NEVER_DEEP) or (start[:8] + start[12:16] == _PNG and start[24:] <= b"\x08"):
+            return None  # a PNG's 25th byte is its bits a sample
         with _quietly(), open_image(path) as image:
             if not is_deep(image):
                 return None

@@ -148,6 +148,22 @@ def test_another_split_counts_only_the_images_that_are_not_trained_on(
     assert used.train.sha256() == kept.train.sha256()
 
 
+def test_images_that_a_list_leaves_out_are_not_counted(
+    folders: Folders, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = spec_of(photographs, val_share=0.2)
+    _, whole = load(folders, spec)
+    left_out = [record.sha256 for record in whole.manifest if record.split != "unusable"][::5]
+    (tmp_path / "leave.txt").write_text("\n".join(left_out))
+    _, kept = load(folders, spec.replace(exclude=str(tmp_path / "leave.txt")))
+    monkeypatch.setenv("RESLAB_CACHE_GIB", "0")
+    _, used = load(folders, spec.replace(exclude=str(tmp_path / "leave.txt")))
+    assert used.is_streamed
+    assert (used.mean, used.std, used.test_sha256) == (kept.mean, kept.std, kept.test_sha256)
+    assert used.mean != whole.mean
+    assert used.manifest == kept.manifest
+
+
 def test_a_disk_that_is_too_small_is_found_out_before_decoding(
     folders: Folders, photographs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
