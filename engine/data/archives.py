@@ -28,7 +28,8 @@ from typing import IO
 from engine.catalog.datasets import own_path
 from engine.catalog.inside import ARCHIVE
 from engine.control import Control
-from engine.data.cache import cache_is_written, keep_within_bound, part_of, read_index, write_index
+from engine.data.cache import cache_is_written, keep_within_bound, part_of
+from engine.data.cache_index import INDEX, read_sealed, write_sealed
 from engine.data.listing import entries_of, is_directory, is_hidden_folder
 from engine.data.members import Member, tar_members, zip_members
 from engine.errors import DatasetError
@@ -131,7 +132,7 @@ def _unpacked(dataset: str, path: Path, cache: Path, control: Control) -> Genera
 def _is_whole(entry: Path) -> bool:
     """Whether the folder has as many files and bytes as were unpacked into it."""
     try:
-        index = read_index(entry / "index.json")
+        index = read_sealed(entry / INDEX)
         return _count(entry / "files") == (index["shape"][0], index["unpacked_bytes"])
     except (OSError, ValueError, KeyError, AttributeError, TypeError, IndexError):
         return False
@@ -154,7 +155,7 @@ def _unpack(dataset: str, path: Path, entry: Path, control: Control) -> Generato
             num_files, num_bytes = _count(part / "files")
             if not num_files:
                 raise DatasetError(f"{path} holds no file; expected images")
-            write_index(part, {"source": dataset, "shape": [num_files], "unpacked_bytes": num_bytes})
+            write_sealed(part / INDEX, {"source": dataset, "shape": [num_files], "unpacked_bytes": num_bytes})
             shutil.rmtree(entry, ignore_errors=True)
             os.replace(part, entry)
     finally:

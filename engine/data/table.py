@@ -68,7 +68,7 @@ def survey(spec: RunSpec, folders: Folders | None, control: Control) -> Generato
     """Survey the table's images, without decoding one; an archive is unpacked. Raises as `load`."""
     with (yield from opened(spec, folders, control, _only_table)) as path:
         found = yield from read_table(spec, path, control)
-        return (yield from survey_own_files(spec, found, control))
+        return (yield from survey_own_files(spec, found, folders, control))
 
 
 def state(spec: RunSpec) -> str:

@@ -18,7 +18,7 @@ from engine.device import Placement
 from engine.errors import DatasetError, ModelError
 from engine.events import MemoryForecasted, MemoryRecovered, RunEnded, RunStarted
 from engine.forecast import step_memory as forecast_module
-from engine.forecast.from_spec import expected_images, plan_from_spec
+from engine.forecast.from_spec import expected_bytes, plan_from_spec
 from engine.forecast.memory_plan import Plan, plan_run
 from engine.forecast.step_memory import Step, forecast, resident_bytes
 from engine.forecast.timeline import BYTES_FIELDS, Forecast
@@ -184,12 +184,13 @@ def test_the_largest_batch_fits_and_a_larger_one_does_not(monkeypatch: pytest.Mo
 
 
 def test_what_is_asked_of_a_dataset_needs_no_images(folders: Folders, tmp_path: Path) -> None:
-    assert expected_images(RunSpec("mnist", "resnet18", image_size=8)) == (DataShape(1, 8, 8, 10), 70_000)
+    shape = DataShape(1, 8, 8, 10)
+    assert expected_bytes(RunSpec("mnist", "resnet18", image_size=8)) == (shape, resident_bytes(70_000, shape))
     folder = make_folder(tmp_path / "mine", {"ant": 3, "bee": 4})
-    shape, number = expected_images(RunSpec(f"folder:{folder}", "resnet18"))
-    assert (shape, number) == (DataShape(3, 10, 12, 2), 7)
+    shape, num_bytes = expected_bytes(RunSpec(f"folder:{folder}", "resnet18"))
+    assert (shape, num_bytes) == (DataShape(3, 10, 12, 2), resident_bytes(7, shape))
     with pytest.raises(DatasetError):
-        expected_images(RunSpec(f"folder:{tmp_path / 'nowhere'}", "resnet18"))
+        expected_bytes(RunSpec(f"folder:{tmp_path / 'nowhere'}", "resnet18"))
     with pytest.raises(ModelError, match="at least 63 pixels"):
         plan_from_spec(RunSpec("mnist", "alexnet"), folders, Ledger())
     plan = plan_from_spec(RunSpec("mnist", "resnet20"), folders, Ledger())

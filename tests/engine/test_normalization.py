@@ -17,8 +17,8 @@ from engine.data.loading import (
     imagenet_moments,
     load_dataset,
     moments_for,
-    moments_of,
 )
+from engine.data.measuring import Measured, moments_of
 from engine.errors import SpecError
 from engine.events import RunEnded, RunStarted
 from engine.lab import Lab
@@ -55,7 +55,7 @@ def test_each_name_means_what_it_says(folders: Folders) -> None:
     train = drain(load_dataset(SPEC, folders, RunControl()))[1].train
 
     def of(name: str, weights: str = "random") -> Moments:
-        return moments_for(SPEC.replace(normalization=name, weights=weights), train)
+        return moments_for(SPEC.replace(normalization=name, weights=weights), Measured(train, ""))
 
     assert of("dataset") == of("auto") == of("dataset", "x.pth") == moments_of(train)
     assert of("imagenet") == of("auto", "x.pth") == of("imagenet", "x.pth") == imagenet_moments(1)

@@ -52,6 +52,8 @@ def plan_lines(spec: RunSpec, estimate: str, found: Survey | None = None) -> lis
         plain_content(f"images {shape} · {found.counts if found else 'scanning files …'} · {estimate}"),
     ]
     last = [*code_notes(spec), *(found.notes if found else ())]
+    if found and found.decoding is not None and found.decoding.is_worth_saying:
+        last.append(found.decoding.words)
     if stem == "imagenet" and min(shape.height, shape.width) < SMALL_IMAGE:
         last.append(f"{shape.height}×{shape.width}: press s for the small stem, which preserves resolution")
     if last:

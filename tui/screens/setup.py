@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual import on, work
 from textual.app import ComposeResult
@@ -16,11 +15,12 @@ from textual.widgets import Static
 
 from engine.catalog.datasets import DATASETS
 from engine.data.survey import published
-from engine.errors import ReslabError, SpecError
+from engine.errors import SpecError
 from engine.settings import Value, settings_of
 from engine.spec import RunSpec
 from tui.commands import Commands
 from tui.screens.base import LabScreen, follow
+from tui.screens.decoding import is_agreed, result_or_error
 from tui.screens.menu_rows import MORE, DatasetMenu, ModelMenu, model_rows, more_models, more_text
 from tui.screens.own_datasets import YOUR_FOLDER, dataset_rows, remembered
 from tui.screens.plan import marked_lines, plan_lines, plan_text, survey_key
@@ -34,7 +34,6 @@ from tui.widgets.recipe import RecipeForm
 if TYPE_CHECKING:
     from tui.live import LiveRun  # numpy
 
-T = TypeVar("T")
 _REST_S = 0.3  # the cursor must rest this long before a forecast starts
 _REST_DURING_RUN_S = 1.0  # a forecast holds the GIL for a second, which delays keys and training
 _RECIPE = {name: item for name, item in settings_of(RunSpec).items() if name not in ("dataset", "model")}
@@ -155,9 +154,19 @@ class SetupScreen(LabScreen[None]):
 
     def _train(self) -> None:
         try:
-            self.commands.start_run(RunSpec(self.dataset, self.model, **self.recipe.values))  # type: ignore[arg-type]
+            spec = RunSpec(self.dataset, self.model, **self.recipe.values)  # type: ignore[arg-type]
         except SpecError as error:
             self.commands.report(str(error), "error")
+            return
+        if published(spec) is None:  # there are files to decode
+            self._train_if_agreed(spec)
+        else:
+            self.commands.start_run(spec)
+
+    @work(exclusive=True, group="agree")
+    async def _train_if_agreed(self, spec: RunSpec) -> None:
+        if await is_agreed(spec, self.state, self.commands):
+            self.commands.start_run(spec)
 
     def action_add(self) -> None:
         self._add(1)
@@ -211,9 +220,8 @@ class SetupScreen(LabScreen[None]):
     async def action_add_seeds(self) -> None:
         from tui.screens.dialogs import NumberQuestion
 
-        number = await self.app.push_screen_wait(
-            NumberQuestion("How many seeds, from the recipe's seed upwards?", 5, 100)
-        )
+        question = NumberQuestion("How many seeds, from the recipe's seed upwards?", 5, 100)
+        number = await self.app.push_screen_wait(question)
         if number is not None:
             self._add(number)
 
@@ -361,7 +369,7 @@ class SetupScreen(LabScreen[None]):
     @work(exclusive=True, group="survey")
     async def _survey(self, spec: RunSpec) -> None:
         lab = self.state.lab
-        found = await self.commands.run_in_thread(lambda: _result_or_error(lambda: lab.survey_now(spec)))
+        found = await self.commands.run_in_thread(lambda: result_or_error(lambda: lab.survey_now(spec)))
         self.state.surveys.add(survey_key(spec), found)
 
     def _schedule_forecast(self, spec: RunSpec) -> None:
@@ -374,13 +382,5 @@ class SetupScreen(LabScreen[None]):
     @work(exclusive=True, group="forecast")
     async def _forecast(self, spec: RunSpec) -> None:
         lab = self.state.lab
-        found = await self.commands.run_in_thread(lambda: _result_or_error(lambda: plan_text(lab.forecast(spec))))
+        found = await self.commands.run_in_thread(lambda: result_or_error(lambda: plan_text(lab.forecast(spec))))
         self.state.forecasts.add(spec, found)
-
-
-def _result_or_error(work: Callable[[], T]) -> T | str:
-    """The result of `work`, or the message of its error."""
-    try:
-        return work()
-    except ReslabError as error:
-        return str(error)
