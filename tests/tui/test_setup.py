@@ -65,12 +65,12 @@ async def test_a_number_is_edited_in_place_and_refused_at_the_field(make_app: Ma
     app = make_app()
     async with app.run_test(size=(100, 30)) as pilot:
         await pilot.press("tab", "tab", "enter")
-        await pilot.press("backspace", "backspace", "0", "enter")
+        await pilot.press("backspace", "backspace", "minus", "1", "enter")
         await drawn(pilot)
-        assert "✗ epochs: 0 is not valid" in text_of(app)
+        assert "✗ epochs: -1 is not valid" in text_of(app)
         recipe = setup_of(app).recipe
         assert (recipe.has_class("editing"), recipe.values["epochs"]) == (True, 10)
-        await pilot.press("backspace", "3", "enter")
+        await pilot.press("backspace", "backspace", "3", "enter")
         await drawn(pilot)
         assert (recipe.has_class("editing"), recipe.values["epochs"]) == (False, 3)
         assert "• 3" in text_of(app)
