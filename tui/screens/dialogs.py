@@ -195,8 +195,8 @@ class FolderQuestion(ModalScreen[str | None]):
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog wide"):
             about = (
-                "Your own images: one folder per class, train/ and test/ folders of classes, a table of paths and labels "
-                "(.csv), arrays (.npz), or an archive of these."
+                "Your own images: one folder per class, train/ and test/ folders of classes, a table of paths and "
+                "labels (.csv), arrays (.npz), or an archive of these."
             )
             yield Static(about, markup=False)
             yield Input(placeholder="~/pictures", id="path")
