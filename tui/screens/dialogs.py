@@ -227,8 +227,11 @@ class FolderQuestion(ModalScreen[str | None]):
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog wide"):
-            yield Static("Your own images: one folder per class, or train/ and test/ folders of classes;", markup=False)
-            yield Static("a table of paths and labels (.csv), arrays (.npz), or an archive of these.", markup=False)
+            about = (
+                "Your own images: one folder per class, train/ and test/ folders of classes, a table of paths and "
+                "labels (.csv), arrays (.npz), or an archive of these."
+            )
+            yield Static(about, markup=False)
             yield Input(placeholder="~/pictures", id="path")
             yield Static("enter: accept · esc: cancel", id="verdict", classes="dim", markup=False)
 
