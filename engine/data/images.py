@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
@@ -37,7 +37,7 @@ Resampler = Literal["tensor", "pillow"]
 class ImageSource(Protocol):
     """Images that are in no array: each is read and decoded when it is used."""
 
-    def read(self, parts: Sequence[Tensor], pinned: bool, control: Control | None) -> Iterator[Tensor]:
+    def read(self, parts: Iterable[Tensor], pinned: bool, control: Control | None) -> Iterator[Tensor]:
         """The images (n, C, H, W) uint8 at the positions in each of `parts`, read ahead by threads; `pinned`: in
         page-locked memory.
 

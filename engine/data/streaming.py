@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -93,7 +93,7 @@ class FileImages:
         """The images at `rows` of the usable files."""
         return Split(torch.empty(self.shape, dtype=torch.uint8, device="meta"), labels, rows, self)
 
-    def read(self, parts: Sequence[Tensor], pinned: bool = False, control: Control | None = None) -> Iterator[Tensor]:
+    def read(self, parts: Iterable[Tensor], pinned: bool = False, control: Control | None = None) -> Iterator[Tensor]:
         """As `ImageSource.read`. Batches ahead are bounded in number and in bytes."""
         waiting: deque[_Batch] = deque()
         pool = ThreadPoolExecutor(self._threads.number(), "decode")
