@@ -79,7 +79,9 @@ def run_of(
         run=number, model=f"net{number}", dataset=dataset, spec={"dataset": dataset, **spec}, status=status
     )
     memory_format = "channels_last" if dtype == "bfloat16" else "contiguous_format"
-    started = SimpleNamespace(test_sha256=sha, resolved=SimpleNamespace(dtype=dtype, memory_format=memory_format))
+    started = SimpleNamespace(
+        model_sha256="", test_sha256=sha, resolved=SimpleNamespace(dtype=dtype, memory_format=memory_format)
+    )
     details = SimpleNamespace(record=record, started=started, caveat=caveat, epochs=(1, 2))
     predicted = array("H", [0 if item else 1 for item in right])
     return details, Predictions(array("H", [0] * len(right)), predicted, array("f", [1.0] * len(right)))
