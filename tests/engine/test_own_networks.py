@@ -167,14 +167,17 @@ def test_weights_of_a_run_start_another_one_with_other_classes_and_channels(tmp_
     network = build_model(own.replace(freeze="backbone"), DataShape(3, 8, 8, 4))
     assert network.new_names == ("head",)
     assert {name for name, values in network.named_parameters() if values.requires_grad} == {"head.weight", "head.bias"}
-    assert network.notes == ("weights of run 1", "layer1 1→3 channels")
+    notes: tuple[str, ...] = network.notes  # type: ignore[assignment]
+    (note,) = notes
+    assert note.startswith("weights of run 1: ")
+    assert "head new: 10→4 classes; layer1 1→3 channels" in note
     grey = build_model(own, GREY)
     assert grey.get_parameter("head.weight").shape[0] == 10
     torch.testing.assert_close(
         network.get_parameter("layer1.weight").sum(1), grey.get_parameter("layer1.weight").sum(1)
     )
     wide = write(tmp_path / "wide.py", NET.replace("8", "9"))
-    with pytest.raises(ModelError, match=r"do not fit .*wide.py:Net \(head.weight is"):
+    with pytest.raises(ModelError, match=r"do not fit .*wide\.py:Net"):
         build_model(own.replace(model=f"{wide}:Net"), GREY)
 
 
