@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from textual.content import Content
 
@@ -17,7 +17,7 @@ from engine.catalog.models import (
     misfit,
 )
 from engine.data.survey import Survey, published
-from engine.errors import SpecError
+from engine.errors import ReslabError, SpecError
 from engine.settings import Value
 from engine.spec import RunSpec
 from engine.text import memory_size
@@ -25,6 +25,8 @@ from tui.text import counted, plain_content
 
 if TYPE_CHECKING:
     from engine.forecast.memory_plan import Plan
+
+T = TypeVar("T")
 
 
 def plan_lines(spec: RunSpec, estimate: str, found: Survey | None = None) -> list[Content]:
@@ -72,10 +74,19 @@ def marked_lines(datasets: Sequence[str], models: Sequence[str], recipe: Mapping
 
 def survey_key(spec: RunSpec) -> tuple[object, ...]:
     """The settings that decide which images are loaded and how they are split."""
-    return spec.dataset, spec.image_size, spec.test_share, spec.val_share, spec.columns
+    images = spec.dataset, spec.image_size, spec.test_share, spec.val_share, spec.columns
+    return (*images, spec.split_seed, spec.exclude)
 
 
 def plan_text(plan: Plan) -> str:
     """Whether a run would fit in memory now."""
     peak = memory_size(plan.forecast.allocator_bytes if plan.forecast else None)
     return f"memory {peak} of {memory_size(plan.room_bytes)}: {plan.words} · batch size up to {plan.largest_batch:,}"
+
+
+def result_or_error(work: Callable[[], T]) -> T | str:
+    """The result of `work`, or the message of its error."""
+    try:
+        return work()
+    except ReslabError as error:
+        return str(error)

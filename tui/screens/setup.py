@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual import on, work
 from textual.app import ComposeResult
@@ -15,54 +15,31 @@ from textual.timer import Timer
 from textual.widgets import Static
 
 from engine.catalog.datasets import DATASETS
-from engine.catalog.models import MODELS, MORE_MODELS
+from engine.catalog.models import MORE_MODELS
 from engine.data.survey import published
-from engine.errors import ReslabError, SpecError
+from engine.errors import SpecError
 from engine.settings import Value, settings_of
 from engine.spec import RunSpec
 from tui.commands import Commands
 from tui.screens.base import LabScreen, follow
+from tui.screens.glancing import Glancing
 from tui.screens.own_datasets import YOUR_FOLDER, dataset_rows, remembered
-from tui.screens.plan import marked_lines, plan_lines, plan_text, survey_key
+from tui.screens.plan import marked_lines, plan_lines, plan_text, result_or_error, survey_key
+from tui.screens.setup_menus import MORE, Datasets, Models, model_rows
 from tui.state import AppState
-from tui.text import estimate_text, millions, plain_content
+from tui.text import estimate_text, plain_content
+from tui.widgets.data_pane import DataPane
 from tui.widgets.key_bar import KeyBar
-from tui.widgets.menu import Menu, Row
+from tui.widgets.menu import Menu
 from tui.widgets.mode_bar import ModeBar
 from tui.widgets.recipe import RecipeForm
 
 if TYPE_CHECKING:
     from tui.live import LiveRun  # numpy
 
-T = TypeVar("T")
-_MORE = "more …"
 _REST_S = 0.3  # the cursor must rest this long before a forecast starts
 _REST_DURING_RUN_S = 1.0  # a forecast holds the GIL for a second, which delays keys and training
 _RECIPE = {name: item for name, item in settings_of(RunSpec).items() if name not in ("dataset", "model")}
-
-_MARK = Binding("space", "mark", "Mark", tooltip="mark the row for the queue, or unmark it")
-
-
-class _Datasets(Menu):
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "select", "Architecture", tooltip="continue to Architecture"),
-        _MARK,
-    ]
-
-    def action_mark(self) -> None:
-        if self.chosen != YOUR_FOLDER:
-            self.mark()
-
-
-class _Models(Menu):
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "select", "Train", tooltip="train the highlighted pair now"),
-        _MARK,
-    ]
-
-    def action_mark(self) -> None:
-        if self.chosen != _MORE:
-            self.mark()
 
 
 class SetupScreen(LabScreen[None]):
@@ -73,6 +50,7 @@ class SetupScreen(LabScreen[None]):
         Binding("shift+tab", "app.focus_previous", "Pane back", show=False, tooltip="go to the previous pane"),
         Binding("a", "add", "Add", tooltip="add all marked datasets × architectures to the queue"),
         Binding("A", "add_seeds", "Seeds", show=False, tooltip="add all marked pairs with several seeds"),
+        Binding("v", "data", "Data", tooltip="look at the dataset: classes, pictures, what an audit finds"),
         Binding("t", "twin", "Twin", tooltip="queue it and its twin without (or with) shortcuts"),
         Binding("o", "report", "Report", tooltip="queue one of the report's experiments"),
         Binding("r", "recipe", "Recipe", show=False, tooltip="switch between the recipe fast and the defaults"),
@@ -89,13 +67,17 @@ class SetupScreen(LabScreen[None]):
     def compose(self) -> ComposeResult:
         yield ModeBar("setup")
         with Horizontal(id="panes"):
-            yield _Datasets(dataset_rows([]), id="datasets", title="Dataset")
-            yield _Models(_model_rows([]), id="models", title="Architecture")
+            yield Datasets(dataset_rows([]), id="datasets", title="Dataset")
+            yield Models(model_rows([]), id="models", title="Architecture")
             names = sorted(_RECIPE, key=lambda name: not _RECIPE[name].common)
             yield RecipeForm({name: _RECIPE[name] for name in names}, self._check, id="recipe")
-        plan = Static(id="plan", classes="pane", markup=False)
-        plan.border_title = "What will run"
-        yield plan
+        with Horizontal(id="below"):
+            plan = Static(id="plan", classes="pane", markup=False)
+            plan.border_title = "What will run"
+            yield plan
+            pane = DataPane("data")
+            self._glancing = Glancing(self, pane)
+            yield pane
         yield KeyBar()
 
     def on_mount(self) -> None:
@@ -108,8 +90,15 @@ class SetupScreen(LabScreen[None]):
         follow(self, self.state.surveys, lambda survey: self.show_plan())
         follow(self, self.state.run_changed, self._run_changed)
 
+    def on_resize(self) -> None:
+        """From 100 columns on there is room for the data beside the plan."""
+        self.set_class(self.size.width >= 100, "broad")
+        self.set_class(self.size.height >= 45, "tall")
+        self.query_one("#plan").border_subtitle = "" if self.has_class("broad") else "v: look at the data"
+
     def on_screen_resume(self) -> None:
         self.state.surveys.clear()  # files may have changed meanwhile
+        self._glancing.forget()
         self.show_plan()
 
     @property
@@ -154,7 +143,7 @@ class SetupScreen(LabScreen[None]):
 
     @on(Menu.Selected, "#models")
     def _model_chosen(self) -> None:
-        if self.model == _MORE:
+        if self.model == MORE:
             self._ask_for_model()
         elif self._marked:
             self._add(1, show=True)
@@ -184,7 +173,7 @@ class SetupScreen(LabScreen[None]):
         datasets, models = self._menus
         return (
             [name for name in datasets.marked_or_chosen if name != YOUR_FOLDER],
-            [name for name in models.marked_or_chosen if name != _MORE],
+            [name for name in models.marked_or_chosen if name != MORE],
         )
 
     def _specs(self, num_seeds: int = 1) -> list[RunSpec]:
@@ -298,7 +287,7 @@ class SetupScreen(LabScreen[None]):
         """If the row under the cursor opens a dialog, open it and return True."""
         if self.dataset == YOUR_FOLDER:
             self._ask_for_folder()
-        elif self.model == _MORE:
+        elif self.model == MORE:
             self._ask_for_model()
         else:
             return False
@@ -317,13 +306,13 @@ class SetupScreen(LabScreen[None]):
         menu = self.query_one("#models", Menu)
         if name not in menu.ids:
             self._more.append(name)
-            menu.set_rows(_model_rows(self._more))
+            menu.set_rows(model_rows(self._more))
         menu.choose(name)
         self.show_plan()
 
     def _check(self, values: dict[str, Value]) -> None:
         """Raise SpecError if a recipe is not valid for any dataset."""
-        RunSpec("digits", "resnet18" if self.model == _MORE else self.model, **values)  # type: ignore[arg-type]
+        RunSpec("digits", "resnet18" if self.model == MORE else self.model, **values)  # type: ignore[arg-type]
 
     def show_plan(self) -> None:
         if not (self.is_mounted and self.query("#datasets")):  # the screen may be closing
@@ -334,11 +323,35 @@ class SetupScreen(LabScreen[None]):
             lines = [
                 plain_content("enter: choose your own images: folders of classes, a table, an .npz file, an archive")
             ]
-        elif self.model == _MORE:
+        elif self.model == MORE:
             lines = [plain_content(f"enter: {len(MORE_MODELS)} more architectures from torchvision")]
         else:
             lines = self._plan()
         self.query_one("#plan", Static).update(Content("\n").join(lines))
+        spec = self._spec_of_data()
+        if spec is None:
+            self._glancing.clear("choose a dataset")
+        else:
+            self._glancing.show(spec, self.state.torch_loaded.value)
+
+    def _spec_of_data(self) -> RunSpec | None:
+        """The dataset under the cursor with the recipe; None if there is none, or the recipe is not valid."""
+        if self.dataset == YOUR_FOLDER:
+            return None
+        try:
+            return RunSpec(self.dataset, "resnet18" if self.model == MORE else self.model, **self.recipe.values)  # type: ignore[arg-type]
+        except SpecError:
+            return None
+
+    def action_data(self) -> None:
+        spec = self._spec_of_data()
+        if spec is None:
+            self.commands.report("choose a dataset first: enter on the last row lists more", "warning")
+            return
+        from tui.screens.data import DataScreen
+
+        set_exclude: Callable[[str | None], None] = lambda path: self.recipe.set_values({"exclude": path})
+        self.app.push_screen(DataScreen(self.state, self.commands, spec, set_exclude))
 
     def _plan(self) -> list[Content]:
         try:
@@ -369,7 +382,7 @@ class SetupScreen(LabScreen[None]):
     @work(exclusive=True, group="survey")
     async def _survey(self, spec: RunSpec) -> None:
         lab = self.state.lab
-        found = await self.commands.run_in_thread(lambda: _result_or_error(lambda: lab.survey_now(spec)))
+        found = await self.commands.run_in_thread(lambda: result_or_error(lambda: lab.survey_now(spec)))
         self.state.surveys.add(survey_key(spec), found)
 
     def _schedule_forecast(self, spec: RunSpec) -> None:
@@ -382,19 +395,5 @@ class SetupScreen(LabScreen[None]):
     @work(exclusive=True, group="forecast")
     async def _forecast(self, spec: RunSpec) -> None:
         lab = self.state.lab
-        found = await self.commands.run_in_thread(lambda: _result_or_error(lambda: plan_text(lab.forecast(spec))))
+        found = await self.commands.run_in_thread(lambda: result_or_error(lambda: plan_text(lab.forecast(spec))))
         self.state.forecasts.add(spec, found)
-
-
-def _result_or_error(work: Callable[[], T]) -> T | str:
-    """The result of `work`, or the message of its error."""
-    try:
-        return work()
-    except ReslabError as error:
-        return str(error)
-
-
-def _model_rows(more: list[str]) -> list[Row]:
-    shown = [*MODELS, *(info for info in MORE_MODELS if info.name in more)]
-    rows = [Row(info.name, (info.name, millions(info.num_parameters), str(info.depth or "–"))) for info in shown]
-    return [*rows, Row(_MORE, (_MORE, "", ""))]
