@@ -14,14 +14,13 @@ from engine.control import RunControl
 from engine.errors import ReslabError
 from engine.progress import LoadingStopped, Progress
 from engine.spec import RunSpec
-from engine.text import safe_path
 from tui.commands import Commands
 from tui.screens.base import LabScreen
 from tui.screens.data_images import ImagesPane, PairsPane
 from tui.screens.data_panes import AugmentedPane, ClassesPane, FindingsPane, LeftOutPane
 from tui.screens.data_session import DataSession, LookPane
 from tui.state import AppState
-from tui.text import counted, plain_content
+from tui.text import counted, dataset_title, plain_content
 from tui.widgets.key_bar import KeyBar
 from tui.widgets.mode_bar import ModeBar
 
@@ -43,7 +42,7 @@ class DataScreen(LabScreen[None]):
     ) -> None:
         super().__init__(state, commands)
         self._spec, self._set_exclude = spec, set_exclude
-        self._control = RunControl()
+        self.control = RunControl()
         self._session: DataSession | None = None
 
     def compose(self) -> ComposeResult:
@@ -68,18 +67,23 @@ class DataScreen(LabScreen[None]):
         self._focus_pane()
         self.load()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the dataset is loaded and audited."""
+        return self._session is not None
+
     def on_unmount(self) -> None:
-        self._control.stop()
+        self.control.stop()
 
     def _say(self, text: str) -> None:
-        self.query_one("#title", Static).update(plain_content(f"{safe_path(self._spec.dataset, 40)}: {text}", "bold"))
+        self.query_one("#title", Static).update(plain_content(f"{dataset_title(self._spec.dataset)}: {text}", "bold"))
 
     # --- opening -----------------------------------------------------------------------------------------------------
 
     @work(exclusive=True, group="open")
     async def load(self) -> None:
         """Load and audit in a thread; leaving the screen stops it."""
-        look, spec, control = self.state.lab.look, self._spec, self._control
+        look, spec, control = self.state.lab.look, self._spec, self.control
         try:
             opened = await self.commands.run_in_thread(lambda: self._run(look.open(spec, control)))
             decisions = look.decisions()

@@ -16,7 +16,7 @@ from engine.data.audit.findings import pairs_to_decide
 from engine.data.audit.values import PART_WORDS, ImagePair, ImageRef
 from tui.screens.data_session import DataSession, LookPane
 from tui.text import counted, plain_content
-from tui.widgets.gallery import Gallery, Picture
+from tui.widgets.gallery import Picture, StillGallery
 from tui.widgets.picker import LargePicture, LazyPictures, Picker
 
 _ANSWERS = {"same": "✓ the same", "different": "✗ different", "undecided": "undecided"}
@@ -44,7 +44,7 @@ class ImagesPane(LookPane):
         Binding("p", "part", "Part", tooltip="training, validation, test, or all"),
         Binding("c", "class(1)", "Class", tooltip="the next class, or all"),
         Binding("C", "class(-1)", "Class back", show=False, tooltip="the class before"),
-        Binding("a", "mark_all", "Mark all", tooltip="mark all images listed here, or unmark them"),
+        Binding("a", "mark_all", "All", tooltip="mark all images listed here, or unmark them"),
         Binding("x", "exclude", "Exclude", tooltip="leave the marked images out of the next runs, or take them back"),
     ]
 
@@ -144,7 +144,7 @@ class PairsPane(LookPane):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("s", "decide('same')", "Same", tooltip="both show the same image"),
         Binding("d", "decide('different')", "Different", tooltip="they are different images"),
-        Binding("z", "decide('undecided')", "Undecide", tooltip="take the decision back"),
+        Binding("z", "decide('undecided')", "Undecide", show=False, tooltip="take the decision back"),
         Binding("n,right,l,down,j", "move(1)", "Next", key_display="→", tooltip="the next pair"),
         Binding("b,left,h,up,k", "move(-1)", "Before", key_display="←", tooltip="the pair before"),
         Binding("space", "mark", "Mark", tooltip="mark the second image, for x in Images"),
@@ -220,10 +220,8 @@ class PairsPane(LookPane):
         self.refresh_pane()
 
 
-class PairGallery(Gallery):
-    """Two pictures side by side, as large as fits; the pane has the keys."""
-
-    BINDINGS: ClassVar[list[BindingType]] = []
+class PairGallery(StillGallery, can_focus=True):
+    """Two pictures side by side, as large as fits."""
 
     def side_of(self, width: int, height: int) -> int:
         return max(min((width - 2) // 2, 2 * (height - self._lines_below - 1)) // 2 * 2, 2)

@@ -20,11 +20,12 @@ from engine.data.manifest import left_out_text
 from engine.text import safe_text
 from tui.screens.data_session import LookPane
 from tui.text import plain_content
-from tui.widgets.gallery import Gallery, Picture
+from tui.widgets.gallery import Picture, StillGallery
 from tui.widgets.table import Table
 
 _MOST_NAME = 40
 _MOST_ITEMS = 200
+_PICTURES_OF_A_CLASS = 36
 _DRAWS_ON_A_PAGE = 24
 
 
@@ -61,6 +62,7 @@ class ClassesPane(LookPane):
         yield Input(placeholder="part of a class name · enter: accept", id="filter")
         yield Static(id="class-totals", classes="dim", markup=False)
         yield OpeningTable("class-table")
+        yield StillGallery(id="class-pictures")
 
     def on_mount(self) -> None:
         self.query_one("#filter").display = False
@@ -82,7 +84,10 @@ class ClassesPane(LookPane):
              "█" * round(20 * totals[row] / most))
             for row in self._shown
         ]  # fmt: skip
-        show_rows(self.query_one("#class-table", Table), titles, rows, left=(0, len(titles) - 1))
+        table = self.query_one("#class-table", Table)
+        table.styles.height = len(rows) + 1
+        show_rows(table, titles, rows, left=(0, len(titles) - 1))
+        self._show_pictures()
         words = [f"{part.part} {part.total:,}" for part in audit.parts]
         smallest, largest = min(totals), max(totals)
         ratio = f" · largest : smallest {largest / smallest:.1f}" if smallest else ""
@@ -119,6 +124,15 @@ class ClassesPane(LookPane):
         field.value, field.display = "", False
         self.query_one("#class-table").focus()
         return True
+
+    @on(Table.Highlighted, "#class-table")
+    def _show_pictures(self) -> None:
+        row = self.query_one("#class-table", Table).highlighted
+        if self.session is None or row is None or row >= len(self._shown):
+            return
+        name = self.session.opened.audit.class_names[self._shown[row]]
+        images = self.session.opened.chosen(None, name)[:_PICTURES_OF_A_CLASS]
+        self.query_one("#class-pictures", StillGallery).show([self.session.picture(image) for image in images])
 
     @on(Table.Selected, "#class-table")
     def _open(self) -> None:
@@ -185,6 +199,10 @@ class FindingsPane(LookPane):
             self.post_message(self.Opened(self._findings[row].title, self._findings[row].images))
 
 
+class Draws(StillGallery, can_focus=True):
+    """Takes the focus for its pane's keys."""
+
+
 class AugmentedPane(LookPane):
     """One image, and what the recipe's augmentation makes of it."""
 
@@ -200,7 +218,7 @@ class AugmentedPane(LookPane):
 
     def compose(self) -> ComposeResult:
         yield Static(id="augmentation", classes="dim", markup=False)
-        yield Gallery(id="draws")
+        yield Draws(id="draws")
 
     def action_draw(self) -> None:
         self._first += _DRAWS_ON_A_PAGE
@@ -223,7 +241,7 @@ class AugmentedPane(LookPane):
             )
             for draw in range(self._first, self._first + _DRAWS_ON_A_PAGE):
                 pictures.append(Picture(session.opened.augmented(image, spec, draw), (f"draw {draw}",)))
-        self.query_one("#draws", Gallery).show(pictures)
+        self.query_one(Draws).show(pictures)
 
 
 class LeftOutPane(LookPane):

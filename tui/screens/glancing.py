@@ -9,7 +9,7 @@ from engine.errors import ReslabError
 from engine.spec import RunSpec
 from tui.screens.base import LabScreen
 from tui.screens.plan import survey_key
-from tui.text import counted
+from tui.text import counted, dataset_title
 from tui.widgets.data_pane import DataPane, DataView
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Glancing:
             self._present(*known)
         elif key != self._wanted:
             if (numbers := published(spec)) is not None:
-                self._present(f"Data · {spec.dataset}", _published_view(numbers))
+                self._present(f"Data · {dataset_title(spec.dataset)}", _published_view(numbers))
             else:
                 self.clear("looking …")
             self._screen.set_timer(_REST_S, lambda: self._look_if_wanted(key, spec, may_load))
@@ -79,12 +79,10 @@ def _published_view(found: Survey) -> DataView:
 
 
 def _title(spec: RunSpec, found: Glance) -> str:
-    from engine.text import safe_path
-
     total = sum(part.total for part in found.parts)
     left_out = f", {counted(found.num_left_out, 'file')} left out" if found.num_left_out else ""
     about = "" if found.is_exact else "about "
-    return f"Data · {safe_path(spec.dataset, 30)} · {about}{total:,} usable{left_out}"
+    return f"Data · {dataset_title(spec.dataset)} · {about}{total:,} usable{left_out}"
 
 
 def _view(found: Glance, num_findings: int | None) -> DataView:

@@ -23,6 +23,8 @@ from tui.widgets.sharp import ImageWidget
 Image = NDArray[np.uint8]
 _GAP = 2
 _MIN_LINES = 2  # below a picture
+_ROW, _TALL_ROW, _WIDE = 13, 17, 150  # lines that a row of pictures takes, and the width from which it takes more
+_LEAST_SIDE, _MOST_SIDE = 8, 40  # cells
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +161,20 @@ class Gallery(Widget, can_focus=True):
         if len(strips) <= size.height and len(self._pictures) > 1:
             strips[-1] = Strip([Segment(range_text, base + Style(dim=True))])
         return strips
+
+
+class StillGallery(Gallery, inherit_bindings=False, can_focus=False):
+    """A gallery whose surroundings have the keys; its pictures fill the height."""
+
+    def side_of(self, width: int, height: int) -> int:
+        return filling_side(width, height, self._lines_below)
+
+
+def filling_side(width: int, height: int, lines_below: int) -> int:
+    """The side of pictures whose rows fill the height, in cells."""
+    rows = max(round(height / (_ROW if width < _WIDE else _TALL_ROW)), 1)
+    side = 2 * (height // rows - lines_below - 1)
+    return max(min(side, width, _MOST_SIDE) // 2 * 2, _LEAST_SIDE)
 
 
 def _joined(parts: Sequence[Sequence[Segment]], side: int, base: Style) -> Strip:

@@ -13,10 +13,7 @@ from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
 
-from tui.widgets.gallery import Gallery, Picture, half_blocks
-
-_ROW, _TALL_ROW, _WIDE = 13, 17, 150  # lines that a row of pictures takes, and the width from which it takes more
-_LEAST_SIDE, _MOST_SIDE = 8, 40  # cells
+from tui.widgets.gallery import Gallery, Picture, filling_side, half_blocks
 
 
 class LazyPictures(Sequence[Picture]):
@@ -42,7 +39,7 @@ class Picker(Gallery):
     """Arrows move the cursor, space marks, enter posts Picker.Chosen. Three lines stand below each picture."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "choose", "Enlarge", tooltip="show the picture as large as the screen allows"),
+        Binding("enter", "choose", "Zoom", tooltip="show the picture as large as the screen allows"),
         Binding("space", "mark", "Mark", tooltip="mark the picture, or unmark it"),
         Binding("left,h", "move(-1,0)", "Left", show=False),
         Binding("right,l", "move(1,0)", "Right", show=False),
@@ -77,10 +74,7 @@ class Picker(Gallery):
         super().show(pictures, empty_text)
 
     def side_of(self, width: int, height: int) -> int:
-        """As large as fills whole rows of the height."""
-        rows = max(round(height / (_ROW if width < _WIDE else _TALL_ROW)), 1)
-        side = 2 * (height // rows - self._lines_below - 1)
-        return max(min(side, width, _MOST_SIDE) // 2 * 2, _LEAST_SIDE)
+        return filling_side(width, height, self._lines_below)
 
     def lines_below(self, pictures: Sequence[Picture]) -> int:
         return 3

@@ -99,7 +99,8 @@ def _shared_sentence(audit: Audit, groups: Sequence[Sequence[ImageRef]], one: st
 
 def _also_in(audit: Audit, number: int, one: str, other: str) -> str:
     total = next(part.total for part in audit.parts if part.part == other)
-    known = "the network has seen them, so they count as right too easily" if one == "train" else "they are not new"
+    seen = "the network has seen it, so it counts" if number == 1 else "the network has seen them, so they count"
+    known = f"{seen} as right too easily" if one == "train" else "the test set is not new"
     return (
         f"{number:,} of {total:,} {PART_WORDS[other]} images also {'lies' if number == 1 else 'lie'} in the "
         f"{PART_WORDS[one]} set: {known}."
