@@ -13,7 +13,7 @@ from textual.app import App
 from textual.widgets import TabbedContent
 
 from engine.control import RunControl
-from engine.data.audit import scan as scanning
+from engine.data.audit.hashing import looks_of
 from engine.data.exclusion import read_list
 from engine.lab import Lab
 from engine.paths import Folders
@@ -110,6 +110,7 @@ async def test_without_an_audit_set_up_lists_the_files_and_shows_some(make_app: 
         await until(pilot, lambda: "as published" in text_of(app) and "60,000" in text_of(app))
 
 
+@pytest.mark.slow
 async def test_classes_are_filtered_sorted_and_opened(make_app: MakeApp, root: Path) -> None:
     app = make_app()
     async with app.run_test(size=(80, 24)) as pilot:
@@ -151,7 +152,7 @@ async def test_marked_images_are_left_out_of_the_next_runs_and_taken_back(
         await drawn(pilot)
         setup = app.screen_stack[0]
         assert isinstance(setup, SetupScreen)
-        path = setup.recipe.values["exclude"]
+        path = excluded(setup)
         assert isinstance(path, str)
         first = screen.query_one(ImagesPane)
         hashes = {hashlib.sha256((root / f"train/cat/{name}.png").read_bytes()).hexdigest() for name in ("0", "1")}
@@ -160,15 +161,20 @@ async def test_marked_images_are_left_out_of_the_next_runs_and_taken_back(
         assert "✗ train 0" in text_of(app)
         assert first.image is not None
         await pilot.press("x")
-        assert setup.recipe.values["exclude"] is None
+        assert excluded(setup) is None
         await pilot.press("space", "x", "escape")
         await drawn(pilot)
-        chosen = setup.recipe.values["exclude"]
+        chosen = excluded(setup)
         assert isinstance(chosen, str)
     data = drain(Lab(folders).look.open(spec_of(root, exclude=chosen), RunControl()))[1]
     assert [part.total for part in data.audit.parts] == [24, 8]
 
 
+def excluded(setup: SetupScreen) -> object:
+    return setup.recipe.values["exclude"]
+
+
+@pytest.mark.slow
 async def test_a_finding_opens_its_images(make_app: MakeApp, root: Path) -> None:
     app = make_app()
     async with app.run_test(size=(80, 24)) as pilot:
@@ -185,6 +191,7 @@ async def test_a_finding_opens_its_images(make_app: MakeApp, root: Path) -> None
         assert "1 marked ●" in text_of(app)
 
 
+@pytest.mark.slow
 async def test_a_person_decides_on_pairs(make_app: MakeApp, root: Path, folders: Folders) -> None:
     app = make_app()
     async with app.run_test(size=(80, 24)) as pilot:
@@ -207,6 +214,7 @@ async def test_a_person_decides_on_pairs(make_app: MakeApp, root: Path, folders:
         assert Lab(folders).look.decisions() == {}
 
 
+@pytest.mark.slow
 async def test_augmentation_draws_again(make_app: MakeApp, root: Path) -> None:
     app = make_app()
     async with app.run_test(size=(120, 36)) as pilot:
@@ -222,12 +230,13 @@ async def test_augmentation_draws_again(make_app: MakeApp, root: Path) -> None:
         assert text_of(app) != before
 
 
+@pytest.mark.slow
 async def test_leaving_stops_the_scan_at_once(
     make_app: MakeApp, root: Path, folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The scan waits until the screen is gone, and then finds that it is to stop."""
     stopped: list[bool] = []
-    whole = scanning.looks_of
+    whole = looks_of
 
     def slow(images: Any) -> Any:
         screen = app.screen_stack[-1]
@@ -237,7 +246,7 @@ async def test_leaving_stops_the_scan_at_once(
             stopped.append(True)
         return whole(images)
 
-    monkeypatch.setattr(scanning, "looks_of", slow)
+    monkeypatch.setattr("engine.data.audit.scan.looks_of", slow)
     app = make_app()
     async with app.run_test(size=(80, 24)) as pilot:
         setup = app.screen

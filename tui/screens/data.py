@@ -13,6 +13,7 @@ from textual.widgets import Static, TabbedContent, TabPane, Tabs
 from engine.control import RunControl
 from engine.errors import ReslabError
 from engine.progress import LoadingStopped, Progress
+from engine.settings import Value
 from engine.spec import RunSpec
 from tui.commands import Commands
 from tui.screens.base import LabScreen
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class DataScreen(LabScreen[None]):
-    """Opens the dataset of `spec` in a thread. `set_exclude` takes the path of a new exclude list, or None."""
+    """Opens the dataset of `spec` in a thread. `set_values` changes the recipe in Set up."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("tab", "turn(1)", "Tab", tooltip="the next tab", priority=True),
@@ -38,10 +39,10 @@ class DataScreen(LabScreen[None]):
     ]
 
     def __init__(
-        self, state: AppState, commands: Commands, spec: RunSpec, set_exclude: Callable[[str | None], None]
+        self, state: AppState, commands: Commands, spec: RunSpec, set_values: Callable[[dict[str, Value]], None]
     ) -> None:
         super().__init__(state, commands)
-        self._spec, self._set_exclude = spec, set_exclude
+        self._spec, self._set_values = spec, set_values
         self.control = RunControl()
         self._session: DataSession | None = None
 
@@ -196,7 +197,7 @@ class DataScreen(LabScreen[None]):
             self.commands.report(str(error), "error")
             return
         session.excluded, session.marked = excluded, {}
-        self._set_exclude(path)
+        self._set_values({"exclude": path})
         self.query_one(ImagesPane).redraw()
         number = counted(len(excluded), "image")
         again = "x again takes them back"

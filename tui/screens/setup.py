@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
@@ -350,8 +349,7 @@ class SetupScreen(LabScreen[None]):
             return
         from tui.screens.data import DataScreen
 
-        set_exclude: Callable[[str | None], None] = lambda path: self.recipe.set_values({"exclude": path})
-        self.app.push_screen(DataScreen(self.state, self.commands, spec, set_exclude))
+        self.app.push_screen(DataScreen(self.state, self.commands, spec, self.recipe.set_values))
 
     def _plan(self) -> list[Content]:
         try:
