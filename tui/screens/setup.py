@@ -90,8 +90,8 @@ class SetupScreen(LabScreen[None]):
         follow(self, self.state.run_changed, self._run_changed)
 
     def on_resize(self) -> None:
-        """From 100 columns on there is room for the data beside the plan."""
-        self.set_class(self.size.width >= 100, "broad")
+        """From 110 columns on there is room for the data beside the plan."""
+        self.set_class(self.size.width >= 110, "broad")
         self.set_class(self.size.height >= 45, "tall")
         self.query_one("#plan").border_subtitle = "" if self.has_class("broad") else "v: look at the data"
 
