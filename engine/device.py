@@ -158,9 +158,7 @@ def versions(*others: str) -> dict[str, str]:
     return found
 
 
-def describe(
-    placement: Placement, stem: str, resident: bool, workers: str = "", packages: Sequence[str] = ()
-) -> Resolved:
+def describe(placement: Placement, stem: str, images: str, workers: str = "", packages: Sequence[str] = ()) -> Resolved:
     """A placement as plain values for `RunStarted`. `packages`: others than usual that the network is from."""
     import torch
 
@@ -172,7 +170,7 @@ def describe(
         num_threads=torch.get_num_threads(),
         memory_format=str(placement.memory_format).removeprefix("torch."),
         stem=stem,
-        images="resident" if resident else "streamed",
+        images=images,
         versions=versions(*packages),
         gain=placement.gain,
         workers=workers,

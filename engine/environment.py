@@ -56,7 +56,9 @@ def _not_switch(text: str) -> str | None:
 HOME = Variable("RESLAB_HOME", "folder of runs and weights", "see --home", _no_problem)
 DATA = Variable("RESLAB_DATA", "folder of datasets", "see --data-dir", _no_problem)
 CACHE = Variable("RESLAB_CACHE", "folder of decoded images", "the user's cache folder", _no_problem)
-CACHE_GIB = Variable("RESLAB_CACHE_GIB", "GiB of decoded images to keep", f"{DEFAULT_CACHE_GIB:g}", _not_gib_or_0)
+CACHE_GIB = Variable(
+    "RESLAB_CACHE_GIB", "GiB of decoded images to keep; 0: none", f"{DEFAULT_CACHE_GIB:g}", _not_gib_or_0
+)
 MEMORY_GIB = Variable("RESLAB_MEMORY_GIB", "GiB to hold on the training device", "all that is free", _not_gib)
 TUNE = Variable("RESLAB_TUNE", "0: measure no settings for dtype auto", "1", _not_switch)
 GRAPH = Variable("RESLAB_GRAPH", "0: capture no CUDA graph of a step", "1", _not_switch)

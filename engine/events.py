@@ -51,9 +51,9 @@ class Resolved:
     """How a spec was resolved on this machine: needed to repeat a run, and to explain differences.
 
     `gain` is the measured speed of dtype, layout and threads relative to plain float32; 1: not tuned. `images` is
-    `resident` if the dataset is in the device's memory, `streamed` if a thread reads it ahead. `workers` says how many
-    processes share each step, and where; empty: one. `threads_reason` says why there are fewer threads than cores;
-    empty: there are not.
+    `resident` if the dataset is in the device's memory, `streamed` if a thread reads it ahead, `decoded` if threads
+    decode its files as they are used. `workers` says how many processes share each step, and where; empty: one.
+    `threads_reason` says why there are fewer threads than cores; empty: there are not.
     """
 
     device: str
@@ -74,7 +74,8 @@ class Resolved:
 class DatasetProgressed:
     """Work before the first step, on the dataset or on pretrained weights (`dataset` says which).
 
-    `stage` is a word such as "download", `done` of `total` in `unit`s (0: unknown).
+    `stage` is a word such as "download", `done` of `total` in `unit`s (0: unknown). `note` is a sentence for the user
+    before long work, empty otherwise.
     """
 
     run: int
@@ -83,6 +84,7 @@ class DatasetProgressed:
     done: int
     total: int
     unit: str
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from engine.errors import DatasetError, ReslabError
 from engine.log import write_report
-from engine.own_code import own_fault
 from engine.paths import Folders
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -30,6 +29,8 @@ def describe_failure(error: Exception, folders: Folders, about: str) -> str:
 def _sentence(error: Exception, folders: Folders) -> str:
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
         return "memory ran out; free some, or choose a smaller batch, image size or network"
+    from engine.own_code import own_fault  # only a failure needs it
+
     if (fault := own_fault(error)) is not None:
         return fault
     if isinstance(error, OSError):

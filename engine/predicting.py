@@ -21,6 +21,7 @@ from engine.memory.ledger import Ledger
 from engine.memory.out_of_memory import none_if_out_of_memory
 from engine.models.building import build_model
 from engine.models.form import apply_form
+from engine.models.state import load_state
 from engine.models.whole import changed_since, fingerprint
 from engine.paths import Folders, expand
 from engine.records import RunDetails
@@ -223,12 +224,14 @@ def _from_disk(details: RunDetails, folders: Folders, shape: DataShape) -> nn.Mo
     assert details.weights is not None
     path = folders.run_folder(details.record.run) / details.weights.file
     checkpoint = load_checkpoint(path, details.weights.sha256)
-    spec = RunSpec.from_stored({**details.record.spec, "weights": "random", "freeze": "none", "backbone_rate": 1.0})
+    spec = RunSpec.from_stored(
+        {**details.record.spec, "weights": "random", "freeze": "none", "backbone_rate": 1.0, "head": "auto"}
+    )
     before = details.started.model_sha256 if details.started is not None else ""
     if before and (now := fingerprint(spec.model)) != before:
         raise CheckpointError(changed_since(spec.model, before, now, "restore it to predict with this run"))
     model = build_model(spec, shape, seeded=False)  # a live run may be drawing from the same global state
-    model.load_state_dict(checkpoint.model)
+    load_state(model, checkpoint.model)
     # Headers of early checkpoints lack the form: GoogLeNet and Inception then scaled pixels like their first weights.
     scaled = details.record.spec.get("weights", "random") != "random" and shape.channels == 3
     apply_form(model, checkpoint.header.get("form", {"transform_input": scaled, "shortcut_padding": "end"}))

@@ -11,9 +11,12 @@ class LoadingStopped(Exception):  # noqa: N818  # no error
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """`done` of `total` `unit`s of a stage such as "download" (total 0: unknown)."""
+    """`done` of `total` `unit`s of a stage such as "download" (total 0: unknown). `note` is a sentence for the user,
+    said once.
+    """
 
     stage: str
     done: int
     total: int
     unit: str
+    note: str = ""

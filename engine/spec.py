@@ -15,7 +15,7 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any, Literal
 
-from engine.catalog.datasets import FOLDER, absolute_dataset, find_dataset
+from engine.catalog.datasets import FOLDER, absolute_dataset, find_dataset, kind_of
 from engine.catalog.models import find_model
 from engine.columns import AUTO, EXAMPLE, parse_columns
 from engine.errors import SpecError
@@ -55,7 +55,7 @@ class RunSpec:
     )
     epochs: int = setting(
         10,
-        help="passes over the training images; 0 trains nothing: the network is evaluated on the test set",
+        help="passes over the images; 0: evaluate",
         group="recipe",
         affects=("result",),
         common=True,
@@ -272,7 +272,8 @@ class RunSpec:
     def __post_init__(self) -> None:
         for name, described in settings_of(RunSpec).items():
             object.__setattr__(self, name, described.check(getattr(self, name)))
-        object.__setattr__(self, "dataset", absolute_dataset(self.dataset))
+        if kind_of(self.dataset) is None:  # a path alone
+            object.__setattr__(self, "dataset", absolute_dataset(self.dataset))
         find_dataset(self.dataset)
         parse_columns(self.columns)
         info = find_model(self.model)

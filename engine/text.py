@@ -70,3 +70,10 @@ def some_of(names: Sequence[str]) -> str:
     """The first few names, and the number of the others."""
     rest = len(names) - _MOST_NAMED
     return ", ".join(names[:_MOST_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def about_duration(seconds: float) -> str:
+    """A rough duration in words: "1 s", "45 s", "3 min", "2.5 h"."""
+    if seconds < 90:
+        return f"{max(round(seconds), 1)} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

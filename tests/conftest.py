@@ -37,7 +37,7 @@ def pytest_xdist_auto_num_workers() -> int:
     return usable_cores() + 1
 
 
-SUITES = ("cluster", "reliability", "slow")
+SUITES = ("cluster", "timm", "reliability", "slow")
 """Each needs all that those after it need. A test with several of these marks belongs to the first alone."""
 
 

@@ -31,4 +31,4 @@ def test_a_parameter_with_a_heavier_mark_takes_the_test_out_of_the_lighter_suite
     collected = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     names = [line for line in collected.splitlines() if "::" in line]
     assert ("[ray]" in collected) == (suite == "cluster")
-    assert all("[ray]" in name for name in names) == (suite in ("cluster", "reliability"))
+    assert all("[ray]" in name for name in names) == (suite in ("cluster", "timm", "reliability"))

@@ -131,6 +131,12 @@ def data_lines(notes: Sequence[str], left_out: Mapping[str, int]) -> list[str]:
     return [*notes, *([text] if text else [])]
 
 
+_WHERE_IMAGES_ARE = {
+    "streamed": ", images read ahead by a thread",
+    "decoded": ", images decoded as they are used",
+}
+
+
 def facts(details: RunDetails, folder: Path) -> list[tuple[str, str]]:
     """A run beyond its figures, as (name, text); the texts are not yet safe to print."""
     record = details.record
@@ -143,7 +149,7 @@ def facts(details: RunDetails, folder: Path) -> list[tuple[str, str]]:
             (
                 "device",
                 f"{resolved.device} ({resolved.device_name}), {_arithmetic(resolved)}"
-                + (", images read ahead by a thread" if resolved.images == "streamed" else ""),
+                + _WHERE_IMAGES_ARE.get(resolved.images, ""),
             ),
             *([("where", resolved.workers)] if resolved.workers else []),
             *_pixel_range(started),

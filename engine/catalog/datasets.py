@@ -89,7 +89,7 @@ DATASETS: tuple[DatasetInfo, ...] = (
 
 MEDMNIST = DatasetInfo(
     f"{PREFIX}NAME",
-    f"{', '.join(one.name for one in MEDSETS)}; in other sizes as NAME:{', :'.join(map(str, SIZES[1:]))}",
+    f"biomedical images such as {PREFIX}breast:64, {len(MEDSETS)} sets of {SIZES[0]} to {SIZES[-1]} pixels",
     "engine.data.medmnist:load",
     downloads=True,
 )

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 from engine.catalog.layers import CLASSES, LAYERS, Shape
 from engine.errors import SpecError
 from engine.shape import DataShape
-from engine.text import safe_text
+from engine.text import counted, memory_size, safe_text
 
 T = TypeVar("T")
 _MOST_BYTES = 2**20
@@ -76,7 +76,9 @@ def _unreadable(path: Path, why: str) -> SpecError:
 @lru_cache(maxsize=32)
 def _read(path: Path, modified_ns: int, size: int) -> tuple[Layer, ...]:
     if size > _MOST_BYTES:
-        raise SpecError(f"{path} has {size:,} bytes; expected at most {_MOST_BYTES:,} for a network", "model")
+        raise SpecError(
+            f"{path} has {memory_size(size)}; expected at most {memory_size(_MOST_BYTES)} for a network", "model"
+        )
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -147,7 +149,9 @@ def _fitted(layers: tuple[Layer, ...], shape: DataShape) -> tuple[FittedLayer, .
         number = described.count(arguments)
         total += number
         if total > _MOST_PARAMETERS or _values(after) > _MOST_VALUES:
-            raise layer.fault(f"the network grows beyond {_MOST_PARAMETERS:,} parameters or {_MOST_VALUES:,} values")
+            raise layer.fault(
+                f"the network would have more than {counted(_MOST_PARAMETERS, 'parameter')}, or layers as large"
+            )
         fitted.append(FittedLayer(layer.kind, arguments, number))
         at = after
     if at != (shape.num_classes,):

@@ -105,13 +105,13 @@ def _windows(at: Shape, arguments: Arguments, default_stride: Any) -> tuple[int,
     found = []
     for axis in range(2):
         size, reach = at[1 + axis] + 2 * padding[axis], dilation[axis] * (kernel[axis] - 1) + 1
-        if size < reach:
-            raise ValueError(f"kernel_size: it reaches over {reach} pixels and gets {at[1]}×{at[2]}")
         steps = (size - reach) / stride[axis]
         number = (math.ceil(steps) if arguments.get("ceil_mode") else math.floor(steps)) + 1
         # As torch: the last window must start inside the image or its left padding.
         if arguments.get("ceil_mode") and (number - 1) * stride[axis] >= at[1 + axis] + padding[axis]:
             number -= 1
+        if number < 1:
+            raise ValueError(f"kernel_size: it reaches over {reach} pixels and gets {at[1]}×{at[2]}")
         found.append(number)
     return found[0], found[1]
 

@@ -70,9 +70,20 @@ def _row(name: str, number: str, *others: str) -> TimmRow:
     return TimmRow(name, int(number) if number else None, *sizes, bool(is_fixed), bool(is_pretrained))
 
 
+def native_count(name: str) -> int | None:
+    """Trainable values of the native form, for 1,000 classes."""
+    row = _find(name)
+    return None if row is None else row.num_parameters
+
+
+def _find(name: str) -> TimmRow | None:
+    """The row of a name with the prefix; what follows a dot names trained weights."""
+    return timm_rows().get(name.removeprefix(PREFIX).partition(".")[0])
+
+
 def count_timm(name: str, shape: DataShape) -> int | None:
     """Trainable values for images of `shape`; None if only the built network can tell."""
-    row = timm_rows().get(name.removeprefix(PREFIX).partition(".")[0])  # the rest names weights
+    row = _find(name)
     if row is None or row.num_parameters is None:
         return None
     if row.is_fixed and (shape.height, shape.width) != (row.size, row.size):

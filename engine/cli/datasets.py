@@ -9,11 +9,13 @@ from typing import Any
 from engine.catalog.datasets import DATASETS, KINDS, MEDMNIST, DatasetInfo, provided_datasets
 from engine.cli.output import print_json
 from engine.cli.parser import columns
-from engine.data.cache import AUDIT, CacheEntry, delete_entry, entries
+from engine.data.cache import AUDIT, HASHES_ONLY, CacheEntry, delete_entry, entries
 from engine.errors import DatasetError
 from engine.events import plain
 from engine.paths import Folders
 from engine.text import safe_path
+
+_OF = {AUDIT: "audit of ", HASHES_ONLY: "hashes of "}
 
 
 def datasets_command(folders: Folders, delete: str | None, as_json: bool) -> int:
@@ -59,5 +61,5 @@ def _kept_row(entry: CacheEntry) -> tuple[str, ...]:
     used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used_at))
     shape = f"at {'×'.join(map(str, entry.shape[1:]))}" if entry.shape else "unpacked"
     size = f"{entry.num_bytes / 2**20:,.1f} MiB"
-    source = f"{'audit of ' if entry.what == AUDIT else ''}{safe_path(entry.source, 40)}"
+    source = f"{_OF.get(entry.what, '')}{safe_path(entry.source, 40)}"
     return entry.name, f"{entry.num_images:,}", size, used, f"{source} {shape}"

@@ -31,12 +31,15 @@ def forecast_command(spec: RunSpec, lab: Lab, as_json: bool) -> int:
             "micro_batch": plan.micro_batch, "largest_batch_size": plan.largest_batch, "during": plan.forecast.during,
             "images": {"shape": found.shape, "num_train": found.num_train, "num_val": found.num_val,
                        "num_test": found.num_test, "notes": found.notes},
+            "decoding": _decoding(found),
         }  # fmt: skip
         print_json(values)
     else:
         print(safe_text(f"images {found.shape}, {found.counts}"))
         for note in found.notes:
             print(safe_text(note))
+        if found.decoding is not None:
+            print(safe_text(found.decoding.words))
         print(columns([(title, memory_size(parts[name])) for name, title in _TITLES.items()], right=(1,)))
         print(
             f"{plan.words}: {memory_size(plan.forecast.allocator_bytes)} for tensors, {memory_size(plan.room_bytes)} "
@@ -44,6 +47,15 @@ def forecast_command(spec: RunSpec, lab: Lab, as_json: bool) -> int:
         )
         print(f"largest batch size that fits: {plan.largest_batch:,}")
     return 1 if plan.fit == "not" else 0
+
+
+def _decoding(found: Survey) -> dict[str, Any] | None:
+    """Bytes of all images decoded, seconds to decode them, and why they are not kept; None: there is nothing to do."""
+    plan = found.decoding
+    if plan is None:
+        return None
+    return {"num_bytes": plan.num_bytes, "pass_s": round(plan.pass_s, 2), "kept": not plan.is_streamed,
+            "reason": plan.reason, "is_counted": plan.is_counted}  # fmt: skip
 
 
 def _survey(spec: RunSpec, lab: Lab) -> Survey:

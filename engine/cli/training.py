@@ -279,6 +279,8 @@ class _Bar:
     def show(self, event: Event) -> None:
         match event:
             case DatasetProgressed():
+                if event.note:
+                    self._print(event.note)
                 self._update(f"{event.stage} {safe_text(event.dataset, 30)}", event.done, event.total or None)
             case RunStarted():
                 self._num_steps = event.num_steps

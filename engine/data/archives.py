@@ -28,7 +28,8 @@ from typing import IO
 from engine.catalog.datasets import own_path
 from engine.catalog.inside import ARCHIVE
 from engine.control import Control
-from engine.data.cache import cache_is_written, keep_within_bound, part_of, read_index, write_index
+from engine.data.cache import cache_is_written, keep_within_bound, part_of
+from engine.data.cache_index import INDEX, read_sealed, write_sealed
 from engine.data.listing import entries_of, is_directory, is_hidden_folder
 from engine.data.members import Member, tar_members, zip_members
 from engine.errors import DatasetError
@@ -76,7 +77,7 @@ def opened(
     if not is_archive(path):
         return _Held(path)
     cache = (folders or find_folders()).cache
-    held = yield from _unpacked(path, cache, control)
+    held = yield from _unpacked(spec.dataset, path, cache, control)
     with held.on_error():
         return _Held(find(_top(held.path)), held.lock, held.path, path)
 
@@ -109,7 +110,7 @@ class _Held:
             raise
 
 
-def _unpacked(path: Path, cache: Path, control: Control) -> Generator[Progress, None, _Held]:
+def _unpacked(dataset: str, path: Path, cache: Path, control: Control) -> Generator[Progress, None, _Held]:
     with _explained(path):
         found = path.stat()
     key = hashlib.sha256(f"{_VERSION}\0{path}\0{found.st_size}\0{found.st_mtime_ns}".encode("utf-8", "surrogateescape"))
@@ -121,7 +122,7 @@ def _unpacked(path: Path, cache: Path, control: Control) -> Generator[Progress, 
         assert held.lock is not None
         yield from wait_for_lock(held.lock, f"read {path.name}", control)
         if not _is_whole(entry):
-            yield from _unpack(path, entry, control)
+            yield from _unpack(dataset, path, entry, control)
             keep_within_bound(cache, entry.name)
         with cache_is_written(cache):
             os.utime(entry / "index.json")
@@ -131,18 +132,18 @@ def _unpacked(path: Path, cache: Path, control: Control) -> Generator[Progress, 
 def _is_whole(entry: Path) -> bool:
     """Whether the folder has as many files and bytes as were unpacked into it."""
     try:
-        index = read_index(entry / "index.json")
+        index = read_sealed(entry / INDEX)
         return _count(entry / "files") == (index["shape"][0], index["unpacked_bytes"])
     except (OSError, ValueError, KeyError, AttributeError, TypeError, IndexError):
         return False
 
 
 def _count(folder: Path) -> tuple[int, int]:
-    sizes = [os.stat(os.path.join(place, name)).st_size for place, _, names in os.walk(folder) for name in names]
+    sizes = [os.stat(os.path.join(inner, name)).st_size for inner, _, names in os.walk(folder) for name in names]
     return len(sizes), sum(sizes)
 
 
-def _unpack(path: Path, entry: Path, control: Control) -> Generator[Progress, None, None]:
+def _unpack(dataset: str, path: Path, entry: Path, control: Control) -> Generator[Progress, None, None]:
     part = part_of(entry)
     try:
         with cache_is_written(entry.parent):
@@ -154,7 +155,7 @@ def _unpack(path: Path, entry: Path, control: Control) -> Generator[Progress, No
             num_files, num_bytes = _count(part / "files")
             if not num_files:
                 raise DatasetError(f"{path} holds no file; expected images")
-            write_index(part, {"source": str(path), "shape": [num_files], "unpacked_bytes": num_bytes})
+            write_sealed(part / INDEX, {"source": dataset, "shape": [num_files], "unpacked_bytes": num_bytes})
             shutil.rmtree(entry, ignore_errors=True)
             os.replace(part, entry)
     finally:
@@ -220,10 +221,10 @@ class _Bounds:
     num_files: int = 0
 
     @classmethod
-    def of(cls, path: Path, place: Path, packed: int | None) -> _Bounds:
-        disk = os.statvfs(place)
+    def of(cls, path: Path, cache: Path, packed: int | None) -> _Bounds:
+        disk = os.statvfs(cache)
         free_files = disk.f_favail if disk.f_files else MAX_FILES  # some file systems do not count
-        return cls(path, SHARE_OF_FREE * shutil.disk_usage(place).free, min(free_files, MAX_FILES), packed)
+        return cls(path, SHARE_OF_FREE * shutil.disk_usage(cache).free, min(free_files, MAX_FILES), packed)
 
     def add(self, member: Member) -> None:
         """Raises DatasetError if this is too much."""

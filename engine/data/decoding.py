@@ -18,7 +18,6 @@ that is not smaller than requested, and the reduced size counts. RESLAB_MAX_PIXE
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 import time
 import warnings
@@ -36,6 +35,8 @@ from PIL import Image
 
 from engine import environment
 from engine.control import Control
+from engine.cores import usable_cores
+from engine.data.columns import FactTable
 from engine.data.depth import (
     BIT_DEPTHS,
     OVERSHOOT,
@@ -66,6 +67,7 @@ _LARGE_BYTES = 64 * 2**20  # a file that is read alone
 _PROGRESS_EVERY_S = 0.1
 _AT_ONCE = 64  # files per batch of work, so that a stop takes effect soon
 _GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")
+_PNG = b"\x89PNG\r\n\x1a\nIHDR"
 _NEVER_DEEP = (b"\xff\xd8", b"GIF8", b"RIFF", b"BM")
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -78,14 +80,6 @@ _alone = threading.RLock()
 Pixels = NDArray[np.uint8]
 Size = int | tuple[int, int] | None
 """Side of a square, (height, width), or None: the file's own size. In pixels."""
-
-
-@dataclass(frozen=True, slots=True)
-class FileFacts:
-    """One file: the SHA-256 of its bytes, and why it is unusable (None if it is usable)."""
-
-    sha256: str
-    problem: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +248,7 @@ def measure_range(paths: Sequence[Path], control: Control) -> Generator[Progress
         LoadingStopped: `control` requested a stop.
     """
     found: list[Extreme] = []
-    with ThreadPoolExecutor(max_workers=_num_threads()) as pool:
+    with ThreadPoolExecutor(max_workers=num_threads()) as pool:
         for start in range(0, len(paths), _AT_ONCE):
             for extreme in pool.map(_measured, paths[start : start + _AT_ONCE]):
                 if control.stop_requested:
@@ -272,8 +266,9 @@ def _measured(path: Path) -> Extreme | None:
     """None if a file does not affect the range: 8 bits, a range of its own, or unusable."""
     try:
         with path.open("rb") as file:
-            if file.read(4).startswith(_NEVER_DEEP):
-                return None
+            start = file.read(25)
+        if start.startswith(_NEVER_DEEP) or (start[:8] + start[12:16] == _PNG and start[24:] <= b"\x08"):
+            return None  # a PNG's 25th byte is its bits a sample
         with _quietly(), open_image(path) as image:
             if not is_deep(image):
                 return None
@@ -310,8 +305,21 @@ def read_bytes(path: Path) -> bytes:
         raise UnusableImageError(f"cannot read it ({error.strerror})") from None
 
 
-def _num_threads() -> int:
-    return min(8, os.cpu_count() or 1)
+def num_threads() -> int:
+    """Threads that decode a whole dataset."""
+    return min(8, usable_cores())
+
+
+def read_and_decode(path: Path, size: int | None, channels: int, pixel_range: PixelRange) -> tuple[str, Pixels | str]:
+    """The SHA-256 of a file's bytes, and its pixels, or why there are none."""
+    try:
+        with _reading(path):
+            data = path.read_bytes()
+            return hashlib.sha256(data).hexdigest(), decode(data, size, channels, pixel_range)
+    except UnusableImageError as error:
+        return "", str(error)
+    except OSError as error:
+        return "", f"unreadable ({error.strerror})"
 
 
 def decode_files(
@@ -321,7 +329,7 @@ def decode_files(
     control: Control,
     keep: Callable[[Pixels], None],
     pixel_range: PixelRange = PixelRange(),  # noqa: B008
-) -> Generator[Progress, None, list[FileFacts]]:
+) -> Generator[Progress, None, FactTable]:
     """Decode every file in several threads, and pass each usable one's pixels to `keep`, in order.
 
     Without a `size`, all must have the size of the first.
@@ -331,18 +339,11 @@ def decode_files(
     """
 
     def work(path: Path) -> tuple[str, Pixels | str]:
-        try:
-            with _reading(path):
-                data = path.read_bytes()
-                return hashlib.sha256(data).hexdigest(), decode(data, size, channels, pixel_range)
-        except UnusableImageError as error:
-            return "", str(error)
-        except OSError as error:
-            return "", f"unreadable ({error.strerror})"
+        return read_and_decode(path, size, channels, pixel_range)
 
-    facts: list[FileFacts] = []
+    facts = FactTable()
     reported_at, shape = 0.0, None
-    with ThreadPoolExecutor(max_workers=_num_threads()) as pool:
+    with ThreadPoolExecutor(max_workers=num_threads()) as pool:
         for start in range(0, len(paths), _AT_ONCE):
             for sha256, found in pool.map(work, paths[start : start + _AT_ONCE]):
                 if control.stop_requested:
@@ -351,7 +352,7 @@ def decode_files(
                 if not isinstance(found, str):
                     shape = shape or found.shape
                     found = found if found.shape == shape else _size_mismatch(found, shape)
-                facts.append(FileFacts(sha256, found if isinstance(found, str) else None))
+                facts.add(sha256, found if isinstance(found, str) else None)
                 if not isinstance(found, str):
                     keep(found)
                 if (now := time.perf_counter()) - reported_at >= _PROGRESS_EVERY_S:

@@ -19,7 +19,7 @@ Keys = NDArray[np.str_] | NDArray[np.int64]
 """(N,) one per image; equal for identical images."""
 
 
-def groups_of(keys: Sequence[bytes] | Keys) -> NDArray[np.int64]:
+def groups_of(keys: Sequence[bytes] | NDArray[np.bytes_] | Keys) -> NDArray[np.int64]:
     """(N,) group number of each image; equal for equal keys."""
     return np.unique(np.asarray(keys), return_inverse=True)[1].reshape(-1).astype(np.int64)
 

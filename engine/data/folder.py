@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from engine.catalog.datasets import own_path
 from engine.control import Control
 from engine.data.archives import check_archive, is_archive, opened
-from engine.data.layout import ASK_FOR, ImageFile, Layout, find_layout, refuse_second_val
+from engine.data.columns import FileTable
+from engine.data.layout import ASK_FOR, Layout, find_layout, refuse_second_val
 from engine.data.listing import OUTSIDE, images_directly_in, list_files
 from engine.data.manifest import FileRecord, unused
 from engine.data.own import files_below, files_state
@@ -43,7 +44,7 @@ def check(spec: RunSpec) -> None:
 def survey(spec: RunSpec, folders: Folders | None, control: Control) -> Generator[Progress, None, Survey]:
     """Survey the folder, without decoding an image; an archive is unpacked. Raises as `load`."""
     with (yield from opened(spec, folders, control, _itself)) as root:
-        return (yield from survey_own_files(spec, read_folder(spec, root), control))
+        return (yield from survey_own_files(spec, read_folder(spec, root), folders, control))
 
 
 def state(spec: RunSpec) -> str:
@@ -59,13 +60,13 @@ def read_folder(spec: RunSpec, root: Path) -> OwnFiles:
     """Every file of the folder `root`, unopened. Raises DatasetError, as `find_layout`."""
     layout = find_layout(root)
     _check_val(spec, layout)
-    files, left_out = [], list(_outside(layout))
+    files, left_out = FileTable(layout.root), list(_outside(layout))
     for part in layout.parts:
         for name in part.class_names:
             label = layout.class_names.index(name)
             for listed in list_files(part.folder / name):
                 if listed.problem is None:
-                    files.append(ImageFile(listed.path, label, part.part))
+                    files.add(listed.text, label, part.part)
                 else:
                     left_out.append(unused(_name(listed.path, layout.root), name, listed.problem))
     return OwnFiles(layout.root, files, layout.class_names, left_out, layout.notes, ASK_FOR)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -34,17 +34,31 @@ Resampler = Literal["tensor", "pillow"]
 """What resizes a dataset's images for the network: see `engine.data.resizing`."""
 
 
+class ImageSource(Protocol):
+    """Images that are in no array: each is read and decoded when it is used."""
+
+    def read(self, parts: Iterable[Tensor], pinned: bool, control: Control | None) -> Iterator[Tensor]:
+        """The images (n, C, H, W) uint8 at the positions in each of `parts`, read ahead by threads; `pinned`: in
+        page-locked memory.
+
+        Raises:
+            DatasetError: a file has changed, or is gone.
+            LoadingStopped: `control` requested a stop.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class Split:
     """Images (M, C, H, W) uint8 and labels (N,) int64.
 
     `rows` (N,) int64 are the positions of this split's images if `images` holds others too, usually mapped from a file;
-    None: all M = N images are its own.
+    None: all M = N images are its own. With a `source`, `images` is a tensor without contents that has their shape.
     """
 
     images: Tensor
     labels: Tensor
     rows: Tensor | None = None
+    source: ImageSource | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -60,14 +74,23 @@ class Split:
 
     def take(self, indices: Tensor) -> Split:
         """A copy of some images and their labels."""
-        rows = indices if self.rows is None else self.rows[indices]
-        return Split(self.images.index_select(0, rows), self.labels[indices])
+        return Split(next(self.read([indices])), self.labels[indices])
+
+    def read(self, parts: Sequence[Tensor], pinned: bool = False, control: Control | None = None) -> Iterator[Tensor]:
+        """Copies of the images at the positions in each of `parts`. Raises as `ImageSource.read`."""
+        rows = [indices if self.rows is None else self.rows[indices] for indices in parts]
+        if self.source is not None:
+            yield from self.source.read(rows, pinned, control)
+            return
+        for chosen in rows:
+            images = self.images.index_select(0, chosen)
+            yield images.pin_memory() if pinned else images
 
     def part(self, indices: Tensor) -> Split:
         """As `take`, but mapped images are not copied."""
         if self.rows is None:
             return self.take(indices)
-        return Split(self.images, self.labels[indices], self.rows[indices])
+        return replace(self, labels=self.labels[indices], rows=self.rows[indices])
 
     def to(self, device: torch.device) -> Split:
         """The whole split in the memory of `device`."""
@@ -78,11 +101,14 @@ class Split:
             images[start : start + _CHUNK] = chunk  # avoids a full copy in host memory
         return Split(images, self.labels.to(device))
 
-    def chunks(self, size: int) -> Iterator[Tensor]:
-        """The images, `size` at a time."""
-        for start in range(0, len(self), size):
-            yield (
-                self.images[start : start + size] if self.rows is None else self.images[self.rows[start : start + size]]
+    def chunks(self, size: int, control: Control | None = None) -> Iterator[Tensor]:
+        """The images, `size` at a time. Raises as `ImageSource.read`."""
+        if self.rows is None:
+            yield from (self.images[start : start + size] for start in range(0, len(self), size))
+        else:
+            positions = torch.arange(len(self))
+            yield from self.read(
+                [positions[start : start + size] for start in range(0, len(self), size)], control=control
             )
 
     def sha256(self) -> str:
@@ -105,7 +131,7 @@ class RawImages:
     train: Split
     test: Split
     class_names: tuple[str, ...]
-    manifest: tuple[FileRecord, ...] = ()
+    manifest: Sequence[FileRecord] = ()
     val: Split | None = None
     notes: tuple[str, ...] = ()
     shared: Mapping[str, int] = field(default_factory=dict)
@@ -132,7 +158,7 @@ class ImageData:
     std: tuple[float, ...]
     test_sha256: str
     train_sha256: str
-    manifest: tuple[FileRecord, ...] = ()
+    manifest: Sequence[FileRecord] = ()
     notes: tuple[str, ...] = ()
     shared: Mapping[str, int] = field(default_factory=dict)
     rules: int = NEWEST_RULES
@@ -144,6 +170,11 @@ class ImageData:
     @property
     def num_unusable(self) -> int:
         return sum(record.split == UNUSABLE for record in self.manifest)
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether images are decoded as they are used."""
+        return self.train.source is not None
 
     @property
     def shape(self) -> DataShape:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NoReturn
 
-from engine.data.listing import folders_in, holds_files, images_directly_in
+from engine.data.listing import folders_in, holds_files, holds_images_directly
 from engine.errors import DatasetError
 from engine.text import some_of
 
@@ -179,7 +179,7 @@ def _unwrapped(folder: Path) -> Path:
     for _ in range(3):
         inside = folders_in(folder)
         alone = len(inside) == 1 and inside[0].name.lower() == folder.name.lower()
-        if not alone or images_directly_in(folder):
+        if not alone or holds_images_directly(folder):
             break
         folder = inside[0]
     return folder
@@ -188,7 +188,7 @@ def _unwrapped(folder: Path) -> Path:
 def _child(path: Path) -> _Child:
     inner = _unwrapped(path)
     return _Child(
-        path, frozenset(sub.name for sub in folders_in(inner) if holds_files(sub)), bool(images_directly_in(inner))
+        path, frozenset(sub.name for sub in folders_in(inner) if holds_files(sub)), holds_images_directly(inner)
     )
 
 

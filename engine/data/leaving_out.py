@@ -34,7 +34,7 @@ class Parts:
     train: Split
     val: Split | None
     test: Split
-    manifest: tuple[FileRecord, ...]
+    manifest: Sequence[FileRecord]
     notes: tuple[str, ...]
     shared: Mapping[str, int]
 

@@ -24,10 +24,15 @@ _SYSTEM_FOLDERS = frozenset({"__macosx", "__pycache__", "$recycle.bin", "system 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """One file. `problem` says why it is not opened; None: it may be an image."""
+    """One file, by its whole path. `problem` says why it is not opened; None: it may be an image."""
 
-    path: Path
+    text: str
     problem: str | None = None
+
+    @property
+    def path(self) -> Path:
+        """Costs ten times as much as the text, and there may be a million."""
+        return Path(self.text)
 
 
 def list_files(folder: Path) -> Iterator[Listed]:
@@ -50,18 +55,18 @@ def _below(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Listed]:
     seen.add((status.st_dev, status.st_ino))
     folders = []
     for entry in entries_of(folder):
-        path = folder / entry.name
         if is_directory(entry):
             if not is_hidden_folder(entry.name):
-                folders.append(path)
-        elif (listed := _listed(path, entry)) is not None:
+                folders.append(folder / entry.name)
+        elif (listed := _listed(entry)) is not None:
             yield listed
     for path in folders:
         yield from _below(path, seen)
 
 
-def _listed(path: Path, entry: os.DirEntry[str]) -> Listed | None:
+def _listed(entry: os.DirEntry[str]) -> Listed | None:
     """None for anything else, such as a socket or a device."""
+    path = entry.path
     if entry.name.startswith(".") or entry.name.lower() in _SYSTEM_FILES:
         return Listed(path, SYSTEM_FILE)
     try:
@@ -69,7 +74,7 @@ def _listed(path: Path, entry: os.DirEntry[str]) -> Listed | None:
             return Listed(path)
     except OSError:  # a link that leads to itself
         return Listed(path, BROKEN_LINK)
-    return Listed(path, BROKEN_LINK) if entry.is_symlink() and not path.exists() else None
+    return Listed(path, BROKEN_LINK) if entry.is_symlink() and not os.path.exists(path) else None
 
 
 def entries_of(folder: Path) -> list[os.DirEntry[str]]:
@@ -113,7 +118,13 @@ def named_as_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in _NEW_ENDINGS or (kind is not None and kind.startswith("image/"))
 
 
-def images_directly_in(folder: Path) -> list[Path]:
+def images_directly_in(folder: Path) -> Iterator[Path]:
     """Files next to the sub-folders of `folder` that have names of images."""
-    found = [entry for entry in entries_of(folder) if not is_directory(entry) and not entry.name.startswith(".")]
-    return [folder / entry.name for entry in found if named_as_image(entry.name)]
+    for entry in entries_of(folder):
+        if not (is_directory(entry) or entry.name.startswith(".")) and named_as_image(entry.name):
+            yield folder / entry.name
+
+
+def holds_images_directly(folder: Path) -> bool:
+    """Whether there is any of these. Raises DatasetError if `folder` cannot be read."""
+    return any(True for _ in images_directly_in(folder))

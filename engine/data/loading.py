@@ -6,7 +6,7 @@ Every dataset passes through here, so size, validation share and normalisation m
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from importlib import import_module
 
@@ -14,12 +14,14 @@ import torch
 
 from engine.catalog.datasets import FOLDER, find_dataset
 from engine.control import Control
+from engine.data.columns import WithVal
 from engine.data.duplicates import count_shared, groups_of, pixel_groups, shared_notes
-from engine.data.exclusion import Exclusion, read_exclusion
+from engine.data.exclusion import read_exclusion
 from engine.data.images import FIRST_RULES, NEWEST_RULES, ImageData, Loader, RawImages, Split
 from engine.data.layout import refuse_second_val
 from engine.data.leaving_out import Parts, image_hashes, without_excluded
 from engine.data.manifest import FileRecord
+from engine.data.measuring import Measured, measure
 from engine.data.own import own_source
 from engine.data.resizing import resize
 from engine.data.splits import Indices, split_off_val, stratified
@@ -84,25 +86,20 @@ def load_dataset(
     if spec.val_share > 0:  # a folder with its own validation part was refused
         rest, held_out = _held_out(raw, spec, rules)
         train, val = train.part(torch.from_numpy(rest)), train.part(torch.from_numpy(held_out))
-        manifest = _with_val(manifest, set(held_out.tolist()))
+        manifest = WithVal.of(manifest, held_out) if manifest else ()
     parts = Parts(train, val, test, manifest, raw.notes, raw.shared)
     if exclusion is not None:
         hashes = image_hashes(raw, manifest, held_out)
         parts = without_excluded(parts, hashes, exclusion, raw.class_names, spec.dataset)
-    return _finished(parts, raw, spec, rules, exclusion)
-
-
-def _finished(parts: Parts, raw: RawImages, spec: RunSpec, rules: int, exclusion: Exclusion | None) -> ImageData:
-    """The dataset with its normalisation and hashes."""
-    train, val, test = parts.train, parts.val, parts.test
-    if len(train) < 2:
-        raise DatasetError(f"{spec.dataset} has {counted(len(train), 'training image')}; expected at least two")
-    mean, std = moments_for(spec, train)
-    files = parts.manifest
+    if len(parts.train) < 2:
+        raise DatasetError(f"{spec.dataset} has {counted(len(parts.train), 'training image')}; expected at least two")
+    measured = yield from measure(parts.train, parts.test, control)
+    mean, std = moments_for(spec, measured)
+    train, val, files = parts.train, parts.val, parts.manifest
     hashed = _sha256_of_files(files) if files else train.sha256() + (val.sha256() if val else "")
     return ImageData(
-        train, val, test, raw.class_names, mean, std, test.sha256(), hashed, files, parts.notes, parts.shared, rules,
-        raw.pixel_range, raw.resampler, raw.root, exclusion,
+        train, val, parts.test, raw.class_names, mean, std, measured.test_sha256, hashed, files, parts.notes,
+        parts.shared, rules, raw.pixel_range, raw.resampler, raw.root, exclusion,
     )  # fmt: skip
 
 
@@ -133,7 +130,7 @@ def _held_out(raw: RawImages, spec: RunSpec, rules: int) -> tuple[Indices, Indic
     return split_off_val(labels, groups_of(raw.train_keys), spec.val_share, spec.split_seed, raw.class_names)
 
 
-def _sha256_of_files(manifest: tuple[FileRecord, ...]) -> str:
+def _sha256_of_files(manifest: Sequence[FileRecord]) -> str:
     """Hash of the files' hashes and classes, without reading gigabytes of pixels."""
     digest = hashlib.sha256()
     for record in manifest:
@@ -142,29 +139,20 @@ def _sha256_of_files(manifest: tuple[FileRecord, ...]) -> str:
     return digest.hexdigest()
 
 
-def _with_val(manifest: tuple[FileRecord, ...], held_out: set[int]) -> tuple[FileRecord, ...]:
-    """The manifest with the training images at these positions marked as validation images."""
-    place = iter(range(len(manifest)))
-    return tuple(
-        replace(record, split="val") if record.split == "train" and next(place) in held_out else record
-        for record in manifest
-    )
-
-
-def moments_for(spec: RunSpec, train: Split) -> Moments:
+def moments_for(spec: RunSpec, measured: Measured) -> Moments:
     """The run's normalisation; `auto` is ImageNet's for trained weights, else that of the training images.
 
     Raises:
         SpecError: the spec states it for another number of channels.
     """
-    channels = train.images.shape[1]
+    channels = measured.train.images.shape[1]
     stated = stated_moments(spec.normalization, channels)
     if stated is not None:
         return stated
     if spec.normalization == "none":
         return (0.0,) * channels, (1.0,) * channels
     if spec.normalization == "dataset" or (spec.normalization == "auto" and spec.weights == "random"):
-        return moments_of(train)
+        return measured.moments()
     return imagenet_moments(channels)
 
 
@@ -185,19 +173,3 @@ def _resized(split: Split, size: int, control: Control) -> Generator[Progress, N
         chunks.append(resize(chunk, size))
         yield Progress("resize", min(len(chunks) * _CHUNK, len(split)), len(split), "images")
     return Split(torch.cat(chunks), split.labels)
-
-
-def moments_of(split: Split) -> Moments:
-    """Mean and standard deviation per channel, exactly, from the counts of the 256 values; pixels from 0 to 1."""
-    values = torch.arange(256, dtype=torch.float64) / 255
-    means, stds = [], []
-    counts = torch.zeros(split.images.shape[1], 256, dtype=torch.float64)
-    for chunk in split.chunks(_CHUNK):
-        for channel, pixels in enumerate(chunk.unbind(1)):
-            counts[channel] += torch.bincount(pixels.flatten(), minlength=256)
-    for share in counts / counts.sum(dim=1, keepdim=True):
-        mean = float((share * values).sum())
-        variance = float((share * (values - mean) ** 2).sum())
-        means.append(mean)
-        stds.append(max(variance**0.5, 1e-3))  # a constant channel stays at zero rather than being blown up
-    return tuple(means), tuple(stds)

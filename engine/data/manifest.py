@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import csv
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from itertools import takewhile
 from pathlib import Path
 
@@ -57,18 +58,25 @@ def left_out_text(kinds: Mapping[str, int]) -> str:
 
 
 def write_manifest(path: Path, records: Sequence[FileRecord]) -> None:
-    """Write one line per file, unusable ones first; names are made safe to print."""
-    ordered = sorted(records, key=lambda record: record.split != UNUSABLE)
+    """Write one line per file, unusable ones first; names are made safe to print. `records` may be a million: none is
+    kept.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.part")
         with part.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow([field.name for field in fields(FileRecord)])
-            writer.writerows(["" if value is None else safe_text(value) for value in astuple(item)] for item in ordered)
+            for is_unusable in (True, False):
+                writer.writerows(_row(item) for item in records if (item.split == UNUSABLE) is is_unusable)
         os.replace(part, path)
     except OSError as error:
         raise DatasetError(f"cannot write {path} ({error.strerror}); choose a writable home folder") from None
+
+
+def _row(item: FileRecord) -> tuple[str, ...]:
+    values = (item.file, item.sha256, item.class_name, item.split, item.problem or "")
+    return tuple(value if value.isascii() and value.isprintable() else safe_text(value) for value in values)
 
 
 def read_unusable(path: Path) -> list[FileRecord] | None:
@@ -100,7 +108,8 @@ def _read(path: Path) -> Iterator[FileRecord]:
         rows = csv.reader(file)
         next(rows)
         for row in rows:
-            yield FileRecord(row[0], row[1], row[2], row[3], row[4] or None)
+            # A million rows share the few names of classes and splits.
+            yield FileRecord(row[0], row[1], sys.intern(row[2]), sys.intern(row[3]), row[4] or None)
 
 
 @contextmanager

@@ -33,8 +33,8 @@ def load(spec: RunSpec, folders: Folders, control: Control) -> Generator[Progres
     """Read the set; download it first if it is missing."""
     found, size = find_medset(spec.dataset)
     own = folders.data / "medmnist" / file_name(found, size)
-    places = (own, folders.data / own.name, expand(PACKAGE_FOLDER) / own.name)
-    path = next((place for place in places if place.is_file()), None)
+    candidates = (own, folders.data / own.name, expand(PACKAGE_FOLDER) / own.name)
+    path = next((candidate for candidate in candidates if candidate.is_file()), None)
     if path is None:
         yield from _download(spec, found, size, own, control)
         return (yield from load_npz(spec, own, control, found.class_names))

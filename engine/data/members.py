@@ -5,7 +5,6 @@ from __future__ import annotations
 import calendar
 import os
 import stat
-import struct
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -14,9 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Literal, cast
 
+from engine.catalog.inside import MAX_LIST_BYTES, zip_list_bytes
 from engine.errors import DatasetError
 
-MAX_LIST_BYTES = 2**28  # of a .zip's list of files, which is read into memory as a whole: about 2 million files
 _MAX_TARGET = 4096
 _UTF8 = 0x800  # a .zip's flag for names in UTF-8
 _ENCRYPTED = 0x1
@@ -87,25 +86,13 @@ def _zip_time(info: zipfile.ZipInfo) -> float:
 def check_list_size(path: Path, file: IO[bytes]) -> None:
     """Raise DatasetError if a .zip's list of files is too long, which is read into memory as a whole.
 
-    Its size is in the record at the end, or in that of the zip64 form (APPNOTE 4.3.14 to 4.3.16).
-
     Raises:
         zipfile.BadZipFile: there is no list.
         OSError: the file cannot be read.
     """
-    size = file.seek(0, os.SEEK_END)
-    file.seek(max(size - 66_000, 0))
-    end = file.read()
-    place = end.rfind(b"PK\5\6")
-    if place < 0 or place + 22 > len(end):
+    num_bytes = zip_list_bytes(file)
+    if num_bytes is None:
         raise zipfile.BadZipFile("it has no list of files: it is damaged, or no .zip")
-    (num_bytes,) = struct.unpack_from("<I", end, place + 12)
-    if place >= 20 and end[place - 20 : place - 16] == b"PK\6\7":
-        (start,) = struct.unpack_from("<Q", end, place - 12)
-        file.seek(min(start, size))
-        record = file.read(56)
-        num_bytes = struct.unpack_from("<Q", record, 40)[0] if len(record) == 56 else num_bytes
-    file.seek(0)
     if num_bytes > MAX_LIST_BYTES:
         raise DatasetError(f"{path} has a list of files of more than {MAX_LIST_BYTES:,} bytes; unpack it yourself")
 

@@ -241,11 +241,11 @@ def _read_labels(
         raise DatasetError(f"{contents.path} has one label, {names[0]}, for all its images; expected at least two")
     found = {}
     for part, labels in raw.items():
-        place = np.searchsorted(classes, labels).clip(max=len(classes) - 1)
-        if len(unknown := np.unique(labels[classes[place] != labels])):
+        numbers = np.searchsorted(classes, labels).clip(max=len(classes) - 1)
+        if len(unknown := np.unique(labels[classes[numbers] != labels])):
             array, others = contents.pairs[part].labels.name, some_of(list(map(_text, unknown.tolist())))
             raise DatasetError(f"{contents.path}: {array} has {others}, of which there is no training image; add some")
-        found[part] = place.astype(np.int64)
+        found[part] = numbers.astype(np.int64)
     return found, names
 
 

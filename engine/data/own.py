@@ -51,7 +51,8 @@ def files_below(root: Path) -> Iterator[str]:
     """The paths of all files in `root`, in a fixed order; `root` itself if it is a file."""
     if root.is_file():
         yield str(root)
-    for folder, _, names in sorted(os.walk(root)):
+    for folder, inner, names in os.walk(root):
+        inner.sort()
         yield from (os.path.join(folder, name) for name in sorted(names))
 
 

@@ -17,17 +17,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.catalog.datasets import CODE, PACKAGE, find_dataset, own_path
 from engine.code_reference import CODE_REFERENCE, CodeReference
 from engine.control import Control
-from engine.data.own import files_state
+from engine.data.own import files_below, files_state
 from engine.errors import DatasetError
 from engine.own_code import OwnDatasetError, OwnObject, explained, load_from_file, load_provided, require_provided
 from engine.paths import Folders
 from engine.progress import Progress
 from engine.spec import RunSpec
+from engine.text import counted
 
 if TYPE_CHECKING:
     from engine.data.images import RawImages
@@ -80,7 +82,9 @@ def state(spec: RunSpec) -> str:
     """Changes with the file. Files that the function reads are not known here."""
     if find_dataset(spec.dataset) is PACKAGE:
         return ""
-    return files_state([CodeReference.of(str(own_path(spec.dataset))).path])
+    text = str(own_path(spec.dataset))
+    path = CodeReference.of(text).path if CODE_REFERENCE.fullmatch(text) else Path(text)
+    return files_state(files_below(path))
 
 
 def _key(spec: RunSpec) -> object:
@@ -142,13 +146,13 @@ def _split(value_of: Callable[[str], Any], part: str, shown: str) -> Any:
         pixels, classes = torch.as_tensor(images).cpu(), torch.as_tensor(labels).cpu()
     except (TypeError, ValueError, RuntimeError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise OwnDatasetError(f"{shown}: {part} images and labels are no arrays of numbers ({reason})") from None
+        raise OwnDatasetError(f"{shown}: {part}_images and {part}_labels are no arrays of numbers ({reason})") from None
     pixels = _images(pixels, f"{shown}: {part}_images")
     if classes.dim() != 1 or classes.is_floating_point() or classes.is_complex() or classes.dtype is torch.bool:
         found = f"{str(classes.dtype).removeprefix('torch.')} of shape {tuple(classes.shape)}"
         raise OwnDatasetError(f"{shown}: {part}_labels are {found}; expected whole numbers, one per image")
     if len(classes) != len(pixels):
-        counts = f"{len(pixels):,} images and {len(classes):,} labels"
+        counts = f"{counted(len(pixels), 'image')} and {counted(len(classes), 'label')}"
         raise OwnDatasetError(f"{shown}: {part} has {counts}; expected one label per image")
     return Split(pixels.contiguous(), classes.to(torch.int64))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,11 +28,17 @@ class OwnFiles:
     """
 
     root: Path
-    files: list[ImageFile]
+    files: Sequence[ImageFile]
     class_names: tuple[str, ...]
     left_out: list[FileRecord]
     notes: tuple[str, ...]
     expected: str
+
+    @property
+    def paths(self) -> Sequence[Path]:
+        from engine.data.columns import FileTable  # loads numpy, which a check does not need
+
+        return FileTable.of(self.root, self.files).paths
 
     def nothing(self) -> DatasetError:
         why = left_out_text(left_out_by_kind(self.left_out))
@@ -46,7 +52,7 @@ def load_own_files(
     from engine.data.files import Source, load_files  # loads torch, which listing files does not need
     from engine.data.sizing import choose_sizing
 
-    sizing = yield from choose_sizing([file.path for file in found.files], spec.image_size, control)
+    sizing = yield from choose_sizing(found.paths, spec.image_size, control)
     if sizing is None:
         raise found.nothing()
     notes = (*found.notes, *([sizing.note] if sizing.note else []))
@@ -56,11 +62,13 @@ def load_own_files(
     return (yield from load_files(source, spec.test_share, spec.split_seed, folders.cache, control))
 
 
-def survey_own_files(spec: RunSpec, found: OwnFiles, control: Control) -> Generator[Progress, None, Survey]:
-    """Survey the files by their headers."""
+def survey_own_files(
+    spec: RunSpec, found: OwnFiles, folders: Folders | None, control: Control
+) -> Generator[Progress, None, Survey]:
+    """Survey the files by their headers; with `folders`, what decoding them will take is measured, too."""
     from engine.data.survey import survey_files  # loads Pillow and numpy, which a check does not need
 
-    surveyed = yield from survey_files(spec, found.files, len(found.class_names), found.notes, control)
+    surveyed = yield from survey_files(spec, found, folders, control)
     if surveyed is None:
         raise found.nothing()
     return surveyed

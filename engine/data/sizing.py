@@ -6,6 +6,7 @@ The loader, the forecast and Set up all decide here, so what is announced is wha
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import OrderedDict
 from collections.abc import Generator, Sequence
 from contextlib import suppress
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.control import Control
+from engine.data.columns import texts_of
 from engine.data.decoding import read_header
 from engine.progress import LoadingStopped, Progress
 
@@ -85,7 +87,7 @@ def choose_sizing(
         LoadingStopped: `control` requested a stop.
     """
     if most is not None and len(paths) > most:
-        paths = [paths[number * len(paths) // most] for number in range(most)]
+        paths = spread(paths, most)
     key = _state(paths), requested is None
     headers = _known.get(key)
     if headers is None:
@@ -94,6 +96,12 @@ def choose_sizing(
         while len(_known) > _REMEMBERED:
             _known.popitem(last=False)
     return _decide(headers, requested) if headers.num_images else None
+
+
+def spread(paths: Sequence[Path], most: int) -> list[Path]:
+    """At most this many of `paths`, spread evenly."""
+    number = min(most, len(paths))
+    return [paths[index * len(paths) // number] for index in range(number)]
 
 
 _known: OrderedDict[tuple[str, bool], _Headers] = OrderedDict()
@@ -122,8 +130,8 @@ def _decide(headers: _Headers, requested: int | None) -> Sizing:
 
 def _state(paths: Sequence[Path]) -> str:
     digest = hashlib.sha256()
-    for path in paths:
+    for path in texts_of(paths):
         with suppress(OSError):  # deleted meanwhile; decoding will report it
-            status = path.stat()
+            status = os.stat(path)
             digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()

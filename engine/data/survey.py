@@ -10,12 +10,15 @@ import math
 from collections import Counter
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from engine.catalog.datasets import find_dataset
 from engine.control import Control, RunControl
 from engine.data.exclusion import read_exclusion
 from engine.data.layout import ImageFile
 from engine.data.own import own_source
+from engine.data.own_files import OwnFiles
+from engine.data.room import DecodePlan
 from engine.paths import Folders
 from engine.progress import Progress
 from engine.shape import DataShape
@@ -30,7 +33,8 @@ MOST_HEADERS = 20_000
 class Survey:
     """Shape and numbers of a dataset's images. `notes` are sentences on what was found, as the run will report them.
 
-    `is_exact`: the numbers are published ones; those of files may turn out lower if some do not decode.
+    `is_exact`: the numbers are published ones; those of files may turn out lower if some do not decode. `decoding` says
+    what decoding the files will take; None: nothing, or they are not here yet.
     """
 
     shape: DataShape
@@ -39,6 +43,7 @@ class Survey:
     num_test: int
     notes: tuple[str, ...] = ()
     is_exact: bool = True
+    decoding: DecodePlan | None = None
 
     @property
     def num_images(self) -> int:
@@ -97,7 +102,8 @@ def _cats_dogs(spec: RunSpec, folders: Folders | None) -> Survey:
     if found is not None:
         counts = _split(found.files, TEST_SHARE)
         note = f"{counted(len(found.files), 'file')} in {found.root}"
-        return Survey(shape, *with_val(spec, counts["train"]), counts["test"], (note,), is_exact=False)
+        decoding = _decode_plan(spec, [file.path for file in found.files], shape.height, shape.channels, folders)
+        return Survey(shape, *with_val(spec, counts["train"]), counts["test"], (note,), False, decoding)
     notes = (f"not in {folders.data} yet: the published archive will be downloaded",) if folders is not None else ()
     return Survey(shape, *with_val(spec, num_train), num_test, notes)
 
@@ -114,7 +120,7 @@ def survey_now(spec: RunSpec, folders: Folders | None) -> Survey:
 
 
 def survey_files(
-    spec: RunSpec, files: Sequence[ImageFile], num_classes: int, notes: Sequence[str], control: Control
+    spec: RunSpec, found: OwnFiles, folders: Folders | None, control: Control
 ) -> Generator[Progress, None, Survey | None]:
     """Survey listed files, by their headers; None if none of them is an image.
 
@@ -123,14 +129,26 @@ def survey_files(
     """
     from engine.data.sizing import choose_sizing  # loads Pillow and numpy, which the first screen does not need
 
-    sizing = yield from choose_sizing([file.path for file in files], spec.image_size, control, MOST_HEADERS)
+    sizing = yield from choose_sizing(found.paths, spec.image_size, control, MOST_HEADERS)
     if sizing is None:
         return None
-    counts = _split(files, spec.test_share)
+    counts = _split(found.files, spec.test_share)
     num_train, num_val = with_val(spec, counts["train"])
-    notes = (*notes, *([sizing.note] if sizing.note else []))
-    shape = DataShape(sizing.channels, *sizing.height_width, num_classes)
-    return Survey(shape, num_train, num_val + counts["val"], counts["test"], tuple(notes), is_exact=False)
+    notes = (*found.notes, *([sizing.note] if sizing.note else []))
+    shape = DataShape(sizing.channels, *sizing.height_width, len(found.class_names))
+    decoding = _decode_plan(spec, found.paths, sizing.size, sizing.channels, folders)
+    return Survey(shape, num_train, num_val + counts["val"], counts["test"], notes, False, decoding)
+
+
+def _decode_plan(
+    spec: RunSpec, paths: Sequence[Path], size: int | None, channels: int, folders: Folders | None
+) -> DecodePlan | None:
+    if folders is None:
+        return None
+    from engine.data.cache import ToDecode  # as above
+    from engine.data.sampling import plan_decoding
+
+    return plan_decoding(ToDecode(paths, spec.dataset, size, channels), folders.cache)
 
 
 def _split(files: Iterable[ImageFile], test_share: float) -> Counter[str]:

@@ -39,10 +39,10 @@ _ROWS = 20_000  # between two reports of progress
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row: `name` and `split` as the table writes them, and the file's `path`."""
+    """One row: `name` and `split` as the table writes them, and the file's `path`, a text as there may be millions."""
 
     name: str
-    path: Path
+    path: str
     label: str
     split: str
 
@@ -68,7 +68,7 @@ def survey(spec: RunSpec, folders: Folders | None, control: Control) -> Generato
     """Survey the table's images, without decoding one; an archive is unpacked. Raises as `load`."""
     with (yield from opened(spec, folders, control, _only_table)) as path:
         found = yield from read_table(spec, path, control)
-        return (yield from survey_own_files(spec, found, control))
+        return (yield from survey_own_files(spec, found, folders, control))
 
 
 def state(spec: RunSpec) -> str:
@@ -91,7 +91,7 @@ def read_table(spec: RunSpec, path: Path, control: Control) -> Generator[Progres
     """
     columns, rows = _rows(path, spec.columns)
     kept, left_out = [], []
-    by_path: defaultdict[Path, list[Row]] = defaultdict(list)
+    by_path: defaultdict[str, list[Row]] = defaultdict(list)
     for number, row in enumerate(rows):
         if number % _ROWS == 0:
             if control.stop_requested:
@@ -111,21 +111,21 @@ def read_table(spec: RunSpec, path: Path, control: Control) -> Generator[Progres
 def _rows(path: Path, setting: str) -> tuple[Columns, Iterator[Row]]:
     header, rows = open_table(path)
     columns = choose_columns(header, setting, str(path))
-    places = [header.index(name) for name in (columns.path, columns.label, columns.split) if name is not None]
-    return columns, _read_rows(path.parent, rows, places)
+    positions = [header.index(name) for name in (columns.path, columns.label, columns.split) if name is not None]
+    return columns, _read_rows(str(path.parent), rows, positions)
 
 
-def _read_rows(root: Path, rows: Iterable[list[str]], places: list[int]) -> Iterator[Row]:
+def _read_rows(root: str, rows: Iterable[list[str]], positions: list[int]) -> Iterator[Row]:
     for cells in rows:
-        name, label, *split = [cells[place].strip() if place < len(cells) else "" for place in places]
+        name, label, *split = [cells[at].strip() if at < len(cells) else "" for at in positions]
         yield Row(name, _file_of(root, name), label, split[0] if split else "")
 
 
-def _file_of(root: Path, name: str) -> Path:
+def _file_of(root: str, name: str) -> str:
     """The file of a path in the table; with backslashes as separators if it was written so."""
-    path = Path(os.path.normpath(root / name.replace("\0", "")))
-    if "\\" in name and not path.exists():
-        return Path(os.path.normpath(root / name.replace("\0", "").replace("\\", "/")))
+    path = os.path.normpath(os.path.join(root, name.replace("\0", "")))
+    if "\\" in name and not os.path.exists(path):
+        return _file_of(root, name.replace("\\", "/"))
     return path
 
 
@@ -137,8 +137,8 @@ def _problem_of(row: Row, columns: Columns) -> str | None:
         return "no label"
     if columns.split is not None and part_by_name(row.split) is None:
         return f"unknown part ({row.split or 'none given'})"
-    if not row.path.is_file():
-        return "not a file" if row.path.exists() else MISSING
+    if not os.path.isfile(row.path):
+        return "not a file" if os.path.exists(row.path) else MISSING
     return None
 
 
@@ -158,7 +158,7 @@ def _assembled(spec: RunSpec, path: Path, columns: Columns, rows: list[Row], lef
     numbers = {name: number for number, name in enumerate(names)}
     parts = {part for row in rows if (part := part_by_name(row.split)) is not None}
     roles = choose_roles(str(path), parts) if parts else {}
-    files = [ImageFile(row.path, numbers[row.label], roles.get(part_by_name(row.split))) for row in rows]
+    files = [ImageFile(Path(row.path), numbers[row.label], roles.get(part_by_name(row.split))) for row in rows]
     notes = [f"columns: {columns.words}", *notes_on_roles(roles)]
     found = OwnFiles(path.parent, files, names, left_out, tuple(notes), EXPECTED)
     if not files:

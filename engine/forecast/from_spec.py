@@ -23,12 +23,11 @@ def plan_from_spec(spec: RunSpec, folders: Folders, ledger: Ledger) -> Plan:
     Raises:
         ReslabError: the network does not accept such images; the folder or the device is missing.
     """
-    shape, num_images = expected_images(spec, folders)
+    shape, dataset_bytes = expected_bytes(spec, folders)
     if problem := misfit(find_model(spec.model), shape):
         raise ModelError(problem)
     placement = choose_placement(spec)
     calibration = _calibration(folders, device_name(placement.device)) or uncalibrated(placement.device)
-    dataset_bytes = resident_bytes(num_images, shape)
     if not images_fit(
         dataset_bytes, headroom_bytes(placement.device, ledger.num_bytes - ledger.idle_bytes, ledger.bound_bytes)
     ):
@@ -36,15 +35,16 @@ def plan_from_spec(spec: RunSpec, folders: Folders, ledger: Ledger) -> Plan:
     return plan_run(Step(spec, shape, placement, dataset_bytes, calibration), ledger)
 
 
-def expected_images(spec: RunSpec, folders: Folders | None = None) -> tuple[DataShape, int]:
-    """Shape and number of a dataset's images, without decoding them: from the headers of the files present, or as
-    published if there are none or no `folders` are given.
+def expected_bytes(spec: RunSpec, folders: Folders | None = None) -> tuple[DataShape, int]:
+    """Shape of a dataset's images, and their bytes in memory, without decoding them: from the headers of the files
+    present, or as published if there are none or no `folders` are given. No bytes if they are decoded as they are used.
 
     Raises:
         DatasetError: the folder is missing, or is not a dataset.
     """
     found = survey_now(spec, folders)
-    return found.shape, found.num_images
+    is_streamed = found.decoding is not None and found.decoding.is_streamed
+    return found.shape, 0 if is_streamed else resident_bytes(found.num_images, found.shape)
 
 
 def _calibration(folders: Folders, name: str) -> Calibration | None:

@@ -53,7 +53,7 @@ def build_model(
         if seeded:  # otherwise another thread may be using the same global state
             torch.manual_seed(spec.seed)
         if info.is_whole:
-            network = build_whole(spec, info, shape, load_weights)
+            network = build_whole(spec, info, shape, load_weights, class_names)
         else:
             network = _fitted(spec, shape, load_weights, class_names)
     if spec.shortcut_padding != "auto":

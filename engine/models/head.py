@@ -45,7 +45,7 @@ def decide_head(stated: str, theirs: Classes | None, ours: Classes) -> Head:
     if stated == "new":
         return Head(False, f"{number}, as set")
     if not theirs.names or not ours.names:
-        return Head(True, f"{number}, their names unknown")
+        return Head(True, f"{number}, names unknown")
     if theirs.names == ours.names:
         return Head(True, f"the same {number}")
     return Head(stated == "keep", _difference(theirs.names, ours.names) + (", as set" if stated == "keep" else ""))

@@ -46,7 +46,7 @@ class Loaded:
             beside = f", not {' or '.join(safe_text(key, _NAME) for key in self.beside)}" if self.beside else ""
             yield f"from {safe_text(self.key, _NAME)}{beside}"
         if self.matched.prefix:
-            yield f"without the prefix {safe_text(self.matched.prefix, _NAME)}"
+            yield f"without {safe_text(self.matched.prefix, _NAME)}"
 
     def _parts(self) -> Iterator[str]:
         found = self.matched

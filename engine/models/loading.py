@@ -23,6 +23,7 @@ from engine.models.head import Classes, Head, decide_head
 from engine.models.imagenet import imagenet_file
 from engine.models.loaded import Loaded
 from engine.models.matching import LEAST_MATCHED, Matched, Target, match, mismatches
+from engine.models.state import load_state
 from engine.models.weights import Weights, check_fit, read_weights
 from engine.paths import expand
 from engine.shape import DataShape
@@ -71,12 +72,32 @@ def load_weights(
         raise ModelError(_group_norm_refusal(spec, weights.state))
     else:
         loaded = _load_foreign(network, wanted, weights)
+    check_evaluation(spec, loaded)
+    return loaded
+
+
+def check_evaluation(spec: RunSpec, loaded: Loaded) -> None:
+    """Raise ModelError if a run of 0 epochs would evaluate a new last layer that nobody asked for."""
     if spec.epochs == 0 and not loaded.head.is_kept and spec.head != "new":
         raise ModelError(
             f"{loaded.source}: the last layer does not fit these classes ({loaded.head.reason}), and with 0 epochs "
             "nothing trains a new one; choose images of the weights' classes, or train for at least one epoch"
         )
-    return loaded
+
+
+def matched_to(target: Target, spec: RunSpec, weights: Weights, twin: str | None = None) -> Matched:
+    """The file's tensors under the network's names; `twin` is the network without, or with, its shortcuts.
+
+    Raises:
+        ModelError: too few of them match.
+    """
+    state = _usual_names(weights.state)
+    matched = match(state, target, weights.is_ordered)
+    if problem := _misfit(spec, matched, twin):
+        found = "; ".join(mismatches(state, target, matched))
+        named = "" if weights.is_ordered else "; only names count, for safetensors has no order: a .pth may match by it"
+        raise ModelError(f"the weights {spec.weights} do not fit {spec.model}: {problem} ({found}){named}")
+    return matched
 
 
 def _group_norm_refusal(spec: RunSpec, state: dict[str, Tensor]) -> str:
@@ -113,10 +134,15 @@ def _load_own(network: nn.Module, wanted: _Wanted, weights: Weights, header: dic
         wanted.fit(network, weights.state, their_stem)
     if problem := check_fit(weights.state, network):
         raise ModelError(f"{run}, and do not fit {spec.model} here ({problem}); expected another image size or network")
-    network.load_state_dict(weights.state)
-    names = tuple(header.get("classes", ()))  # early versions did not record them
-    head = decide_head(spec.head, Classes(number, names if len(names) == number else ()), wanted.classes)
+    load_state(network, weights.state)
+    head = decide_head(spec.head, classes_of(header, number), wanted.classes)
     return _loaded(f"weights of run {header.get('run', '?')}", wanted, Matched(weights.state), head)
+
+
+def classes_of(header: dict[str, Any], number: int) -> Classes:
+    """Those of the run that wrote the header; early versions did not record their names."""
+    names = tuple(header.get("classes", ()))
+    return Classes(number, names if len(names) == number else ())
 
 
 def _loaded(source: str, wanted: _Wanted, matched: Matched, head: Head, **more: Any) -> Loaded:
@@ -134,18 +160,15 @@ def _scaled_its_input(info: ModelInfo, theirs: dict[str, Any], weights: Weights)
 
 def _load_foreign(network: nn.Module, wanted: _Wanted, weights: Weights) -> Loaded:
     """Anybody's weights: match them, fit `network` to their channels and classes, then load what matched."""
-    spec, info, state = wanted.spec, wanted.info, _usual_names(weights.state)
+    spec, info = wanted.spec, wanted.info
     target = Target(network.state_dict(), info.first, info.last, small_first=info.resnet and not info.own_stem)
-    matched = match(state, target, weights.is_ordered)
-    if problem := _misfit(wanted, matched):
-        found = "; ".join(mismatches(state, target, matched))
-        raise ModelError(f"the weights {spec.weights} do not fit {spec.model}: {problem} ({found})")
+    matched = matched_to(target, spec, weights, info.twin)
     stem = _their_stem(wanted, matched, target)
     theirs = wanted.fit(network, matched.state, stem)
     if problem := check_fit({**network.state_dict(), **matched.state}, network):
         raise ModelError(f"the weights {spec.weights} do not fit {spec.model}: {problem}")
-    network.load_state_dict(matched.state, strict=False)
-    source = "ImageNet weights" if spec.weights == "imagenet" else f"weights {safe_text(Path(spec.weights).name, 40)}"
+    load_state(network, matched.state, strict=False)
+    source = "ImageNet weights" if spec.weights == "imagenet" else file_name(spec)
     is_theirs = spec.weights != "imagenet"
     rescales = is_theirs and form_of(network).get("transform_input")
     return _loaded(
@@ -153,6 +176,10 @@ def _load_foreign(network: nn.Module, wanted: _Wanted, weights: Weights) -> Load
         is_foreign=is_theirs and isinstance(network, CifarNet),
         more=("pixels are rescaled as for torchvision's weights",) if rescales else (),
     )  # fmt: skip
+
+
+def file_name(spec: RunSpec) -> str:
+    return f"weights {safe_text(Path(spec.weights).name, 40)}"
 
 
 def _usual_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -164,13 +191,13 @@ def _usual_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def _misfit(wanted: _Wanted, matched: Matched) -> str | None:
+def _misfit(spec: RunSpec, matched: Matched, twin: str | None) -> str | None:
     """Why matched weights are not used, as a clause; None if they are."""
-    spec, info, rest = wanted.spec, wanted.info, (*matched.missing, *matched.left_out)
+    rest = (*matched.missing, *matched.left_out)
     if matched.share < LEAST_MATCHED:
         return f"{percent(matched.share, 1)} of the values match, expected at least {percent(LEAST_MATCHED, 0)}"
-    if info.twin is not None and rest and all(".downsample." in name for name in rest):
-        return f"they are from a network with{'' if matched.left_out else 'out'} shortcuts; choose {info.twin}"
+    if twin is not None and rest and all(".downsample." in name for name in rest):
+        return f"they are from a network with{'' if matched.left_out else 'out'} shortcuts; choose {twin}"
     if rest and spec.weights == "imagenet":
         return "expected torchvision's own file"
     if rest and spec.epochs == 0:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from engine.models.state import COUNTS
 from engine.text import safe_text
 
 LEAST_MATCHED = 0.9  # of the values of both networks, without the first and the last layer
@@ -31,23 +32,28 @@ _WRAPPERS = (
     "student",
     "trunk",
 )
-_COUNTS = "num_batches_tracked"  # batch-norm's; files from before torch 0.4.1 lack them, and torch sets them to 0
 _DEEPEST = 16  # dots in a name that may end a prefix
 _MOST_SHOWN = 5
 _MOST_COMPARED = 2_000  # names whose likeness is computed
 _NAME = 60  # characters of a name that are shown
 
 
+def layer_of(name: str) -> str:
+    """The layer of a tensor."""
+    return name.rpartition(".")[0]
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a network wants: its tensors by name, and its first and last layer, whose channels and classes may differ.
+    """What a network wants: its tensors by name, and its first and last layer, whose channels and classes may differ
+    (None: it has no such layer).
 
     `small_first`: the first layer's filters may also be 3×3.
     """
 
     tensors: Mapping[str, Tensor]
-    first: str
-    last: str
+    first: str | None
+    last: str | None
     small_first: bool = False
 
     def fits(self, name: str, value: Tensor) -> bool:
@@ -59,13 +65,13 @@ class Target:
             case _ if name == f"{self.first}.weight":
                 sides = (wanted.shape[2:], (3, 3)) if self.small_first else (wanted.shape[2:],)
                 return value.shape[0] == wanted.shape[0] and value.shape[2:] in sides
-            case _ if name.rpartition(".")[0] == self.last:
+            case _ if layer_of(name) == self.last:
                 return value.shape[1:] == wanted.shape[1:]
         return value.shape == wanted.shape
 
     def is_counted(self, name: str) -> bool:
         """Whether it counts towards the share that is matched."""
-        return name.rpartition(".")[0] not in (self.first, self.last) and self.tensors[name].is_floating_point()
+        return layer_of(name) not in (self.first, self.last) and self.tensors[name].is_floating_point()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +99,11 @@ class Matched:
     @property
     def names(self) -> list[str]:
         """The network's tensors that were found, without batch-norm's counts."""
-        return [name for name in self.state if not name.endswith(_COUNTS)]
+        return [name for name in self.state if not name.endswith(COUNTS)]
 
     def num_of(self, layer: str) -> int:
         """How many tensors of this layer were found."""
-        return sum(name.rpartition(".")[0] == layer for name in self.names)
+        return sum(layer_of(name) == layer for name in self.names)
 
 
 def match(state: Mapping[str, Tensor], target: Target, is_ordered: bool) -> Matched:
@@ -115,10 +121,11 @@ def mismatches(state: Mapping[str, Tensor], target: Target, matched: Matched) ->
     wrong = [name for name in matched.missing if name in left]
     rest = [name for name in matched.missing if name not in left]
     texts = [f"{name} is {_shape(left[name])} instead of {_shape(target.tensors[name])}" for name in wrong]
-    theirs = [name[:_NAME] for name in left if name not in wrong][:_MOST_COMPARED]
-    for name in rest[: _MOST_SHOWN - len(texts)]:
-        near = difflib.get_close_matches(name, theirs, n=1, cutoff=0)
-        texts.append(f"{name} is missing" + (f" (nearest: {safe_text(near[0])})" if near else ""))
+    theirs = [name for name in left if name not in wrong][:_MOST_COMPARED]
+    for name in rest[:_MOST_SHOWN]:
+        alike = [other[:_NAME] for other in theirs if left[other].shape == target.tensors[name].shape]
+        near = difflib.get_close_matches(name, alike, n=1, cutoff=0)
+        texts.append(f"{name} is missing" + (f" (of its shape: {safe_text(near[0])})" if near else ""))
     unknown = [f"{safe_text(name, _NAME)} is unknown" for name in left if name not in wrong]
     return [*texts, *unknown][:_MOST_SHOWN]
 
@@ -137,11 +144,11 @@ def _match_names(state: Mapping[str, Tensor], target: Target) -> Matched:
         left = {name: value for name, value in inside.items() if name not in found}
         last = _last_layer(left, target) or _last_layer(outside, target)
     for name, value in {**outside, **inside}.items() if last else ():
-        if name.rpartition(".")[0] == last:
+        if layer_of(name) == last:
             found[f"{target.last}.{name.rpartition('.')[2]}"] = value
             inside.pop(name, None)
             outside.pop(name, None)
-    left_out = tuple(name for name in inside if name not in found and not name.endswith(_COUNTS))
+    left_out = tuple(name for name in inside if name not in found and not name.endswith(COUNTS))
     return Matched(
         found, prefix, last, missing=_missing(found, target), left_out=left_out, outside=len(outside),
         share=_share(found, inside, left_out, target),
@@ -150,9 +157,9 @@ def _match_names(state: Mapping[str, Tensor], target: Target) -> Matched:
 
 def _missing(found: Mapping[str, Tensor], target: Target) -> tuple[str, ...]:
     """The network's tensors that are not `found`; a last layer that is not there at all is no mismatch."""
-    names = [name for name in target.tensors if name not in found and not name.endswith(_COUNTS)]
+    names = [name for name in target.tensors if name not in found and not name.endswith(COUNTS)]
     has_last = f"{target.last}.weight" in found
-    return tuple(name for name in names if has_last or name.rpartition(".")[0] != target.last)
+    return tuple(name for name in names if has_last or layer_of(name) != target.last)
 
 
 def _share(found: Mapping[str, Tensor], inside: Mapping[str, Tensor], left_out: Iterable[str], target: Target) -> float:
@@ -164,13 +171,15 @@ def _share(found: Mapping[str, Tensor], inside: Mapping[str, Tensor], left_out: 
 
 
 def _best_prefix(state: Mapping[str, Tensor], target: Target) -> str:
-    """What to remove from their names so that most values fit; the first one if several do equally well."""
+    """What to remove from their names so that most values fit, of the layers whose shape says something; the first one
+    if several do equally well.
+    """
     values: Counter[str] = Counter()
     for name, value in state.items():
         parts = name.split(".")
         for number in range(min(len(parts), _DEEPEST)):
             rest = ".".join(parts[number:])
-            if rest in target.tensors and target.fits(rest, value):
+            if rest in target.tensors and target.is_counted(rest) and target.fits(rest, value):
                 values[name.removesuffix(rest)] += value.numel()
     return max(values, key=lambda prefix: values[prefix]) if values else ""
 
@@ -185,7 +194,7 @@ def _last_layer(left: Mapping[str, Tensor], target: Target) -> str:
         layer, _, leaf = name.rpartition(".")
         layers.setdefault(layer, set()).add(leaf)
     parents = Counter(layer.rpartition(".")[0] for layer in layers)
-    wanted = {name.rpartition(".")[2] for name in target.tensors if name.rpartition(".")[0] == target.last}
+    wanted = {name.rpartition(".")[2] for name in target.tensors if layer_of(name) == target.last}
     able = [
         layer
         for layer, leaves in layers.items()
@@ -239,7 +248,7 @@ def _layers(tensors: Mapping[str, Tensor]) -> Layers:
     layers: Layers = {}
     for name, value in tensors.items():
         layer, _, leaf = name.rpartition(".")
-        if leaf != _COUNTS:
+        if leaf != COUNTS:
             layers.setdefault(layer, {})[leaf] = value
     return layers
 
@@ -268,7 +277,7 @@ def _groups(layers: Iterable[str]) -> Groups:
         parts = layer.split(".")[:_DEEPEST]
         for number in range(1, len(parts)):
             groups.setdefault(".".join(parts[:number]), []).append(position)
-    return {(places[0], places[-1]) for places in groups.values() if len(places) > 1}
+    return {(positions[0], positions[-1]) for positions in groups.values() if len(positions) > 1}
 
 
 def _cross(some: Groups, others: Groups) -> bool:

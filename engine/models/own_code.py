@@ -17,7 +17,7 @@ from engine.code_reference import CodeReference
 from engine.own_code import OwnModelError, OwnObject, explained, line_of, load_from_file, load_provided
 from engine.shape import DataShape
 
-_IMAGES = 2  # batch-norm takes no fewer
+_IMAGES = 2  # one could be mistaken for a missing axis
 
 
 def build(info: ModelInfo, shape: DataShape, pretrained: bool) -> nn.Module:
@@ -62,10 +62,10 @@ def check_outputs(network: nn.Module, info: ModelInfo, shape: DataShape) -> None
     at = f"{info.name}{'' if info.origin == 'timm' else line_of(network)}"
     expected = f"expected a tensor ({_IMAGES}, {shape.num_classes}), one value per image and class"
     if not isinstance(logits, Tensor):
-        raise OwnModelError(f"{at}: for {_IMAGES} images of {shape} it returned {_kind(logits)}; {expected}")
+        raise OwnModelError(f"{at}: for two images of {shape} it returned {_kind(logits)}; {expected}")
     if logits.shape != (_IMAGES, shape.num_classes) or not logits.is_floating_point():
         found = f"{str(logits.dtype).removeprefix('torch.')} values of shape {tuple(logits.shape)}"
-        raise OwnModelError(f"{at}: for {_IMAGES} images of {shape} it returned {found}; {expected}")
+        raise OwnModelError(f"{at}: for two images of {shape} it returned {found}; {expected}")
 
 
 def _kind(value: object) -> str:

@@ -40,7 +40,11 @@ def check_name(info: ModelInfo, pretrained: bool) -> None:
         nearest = difflib.get_close_matches(name, timm_rows(), 1)
         hint = f"did you mean {PREFIX}{nearest[0]}? " if nearest else ""
         raise ModelError(f"timm {timm.__version__} has no network {name!r}: {hint}reslab models timm lists them")
-    if pretrained and _config(name) is None:
+    try:
+        config = timm.get_pretrained_cfg(name)
+    except RuntimeError:  # the part after the dot
+        config = None
+    if (pretrained or "." in name) and not (config is not None and config.has_weights):
         raise ModelError(f"timm has no trained weights {name}; choose weights=random, or the path of a state dict")
 
 

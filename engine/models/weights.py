@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from engine.errors import ModelError
 from engine.format_number import check_format
+from engine.models.state import COUNTS
 from engine.models.unpickle import ALSO_UNDER, FOUND_UNDER, ORDER
 from engine.text import counted, memory_size
 
@@ -80,7 +81,7 @@ def check_fit(state: dict[str, Tensor], network: nn.Module) -> str | None:
     Files from before torch 0.4.1 lack batch-norm's batch counts; torch sets those to 0.
     """
     wanted = network.state_dict()
-    lacking = {name for name in wanted.keys() - state.keys() if not name.endswith("num_batches_tracked")}
+    lacking = {name for name in wanted.keys() - state.keys() if not name.endswith(COUNTS)}
     for what, names in (("lacks", lacking), ("has unknown", state.keys() - wanted.keys())):
         if names:
             return f"it {what} {min(names)}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")

@@ -31,7 +31,9 @@ class WholeBuilder(Protocol):
     def __call__(self, info: ModelInfo, shape: DataShape, pretrained: bool) -> nn.Module: ...
 
 
-def build_whole(spec: RunSpec, info: ModelInfo, shape: DataShape, load_weights: bool) -> nn.Module:
+def build_whole(
+    spec: RunSpec, info: ModelInfo, shape: DataShape, load_weights: bool, class_names: tuple[str, ...] = ()
+) -> nn.Module:
     """The network of `spec`, with the attributes that `engine.models.building` gives every network.
 
     Raises:
@@ -49,7 +51,7 @@ def build_whole(spec: RunSpec, info: ModelInfo, shape: DataShape, load_weights: 
             "which layer to train; leave freeze at none"
         )
     if own_weights and load_weights:
-        network.notes = load_own_weights(network, spec, shape)
+        network.notes = load_own_weights(network, spec, shape, class_names)
     elif spec.weights == "imagenet" and load_weights:
         network.notes = (f"weights {network.pretrained_cfg['architecture']}.{network.pretrained_cfg['tag']} of timm",)
     built: nn.Module = network
@@ -102,7 +104,7 @@ def check_forward(network: nn.Module, info: ModelInfo, shape: DataShape) -> None
     try:
         check_outputs(network, info, shape)
     except OwnModelError as error:
-        raise cannot_take(info, shape, str(error)) from None
+        raise cannot_take(info, shape, str(error).removeprefix(f"{info.name}: ")) from None
 
 
 def fingerprint(model: str) -> str:

@@ -114,7 +114,7 @@ def tune(
     Raises:
         LoadingStopped: `control` requested a stop.
     """
-    trial = Trial(spec.replace(weights="random", freeze="none", backbone_rate=1.0), images, control)
+    trial = Trial(spec.replace(weights="random", freeze="none", backbone_rate=1.0, head="auto"), images, control)
     all_threads, others = torch.get_num_threads(), OthersMeter()
     best, gain = Candidate(placement, all_threads), 1.0
     with keep_threads():

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
+from engine.catalog.models import find_model
 from engine.data.batches import epoch_order, step_seed
 from engine.data.feeding import Batch, feed
 from engine.device import Placement
@@ -85,7 +86,10 @@ class WorkerGroup:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # renamed in torch 2.15; 2.11 has only this name
             # Each rank keeps its own statistics; only rank zero's are used.
-            network = DistributedDataParallel(learner.model, device_ids=devices, broadcast_buffers=False)
+            network = DistributedDataParallel(
+                learner.model, device_ids=devices, broadcast_buffers=False,
+                find_unused_parameters=find_model(learner.spec.model).is_whole,
+            )  # fmt: skip
         return DataParallelLearner(**own, network=network, group=self, norms=shared_norms(learner.model))
 
     def part_of(self, num_images: int) -> tuple[int, int]:

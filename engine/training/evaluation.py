@@ -53,8 +53,8 @@ def evaluate(
     outputs: list[Outputs] = []
     try:
         bounds = [(start, min(start + batch_size, len(split))) for start in range(0, len(split), batch_size)]
-        batches = feed(split, None, bounds, placement.device)
-        for (_, stop), (images, labels) in zip(bounds, batches, strict=True):
+        batches = feed(split, None, bounds, placement.device, control)
+        for (_, stop), (images, labels) in zip(bounds, batches, strict=False):  # a stop may end the batches
             if control.stop_requested:
                 return None
             outputs += recovery.evaluate(work, images, labels, when.step)
@@ -62,6 +62,8 @@ def evaluate(
             if (now := time.perf_counter()) - reported >= REPORT_EVERY_S:
                 reported = now
                 yield EvaluationProgressed(when.run, when.split, stop, len(split))
+        if sum(len(part) for part, *_ in outputs) < len(split):
+            return None
     finally:
         model.train(was_training)
     predictions, confidences, losses = (torch.cat(parts).cpu().numpy() for parts in zip(*outputs, strict=True))

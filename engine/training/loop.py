@@ -37,7 +37,7 @@ from torch import Tensor
 from engine.cores import considerate
 from engine.data.batches import epoch_order
 from engine.data.feeding import Batch, feed
-from engine.errors import CheckpointError
+from engine.errors import CheckpointError, DatasetError
 from engine.events import CheckpointFailed, Event, Moment, RunContinued, RunPaused, RunResumed, Status
 from engine.events import Split as SplitName
 from engine.memory.freeing import empty_caches
@@ -128,6 +128,7 @@ class _Loop:
         self.gradients = Gradients(setup.run, self.learner.model)
         self.epochs_done, self.evaluated = start.epochs_done, start.evaluated
         self.not_finite: str | None = None  # what, and when
+        self.lost: str | None = None  # which file has changed or is gone, of images that are decoded as they are used
         self.began = time.perf_counter() - start.elapsed_s
         folder = context.folders.run_folder(setup.run)
         every_s, num_bytes = setup.spec.checkpoint_every, self.learner.num_bytes
@@ -149,6 +150,8 @@ class _Loop:
                 if self.metrics.diverged_at is not None:
                     self.not_finite = f"the loss was not finite at step {self.metrics.diverged_at:,}"
                     break
+                if self.lost is not None:
+                    break
                 if not self.control.stop_requested:
                     self.epochs_done, self.evaluated = self.epochs_done + 1, False
                     yield self.metrics.end_epoch(self.epochs_done)
@@ -156,7 +159,7 @@ class _Loop:
                 return (yield from self.diverged())
             if self.metrics.step:
                 yield from self.save(last=True)
-            return Ending("stopped", self.control.stop_reason)
+            return Ending("stopped", self.control.stop_reason) if self.lost is None else Ending("failed", self.lost)
         finally:
             self.saver.wait()
 
@@ -185,11 +188,11 @@ class _Loop:
         setup, metrics = self.setup, self.metrics
         order = epoch_order(len(setup.data.train), setup.spec.seed, epoch)
         first = metrics.step - self.epochs_done * setup.steps_per_epoch
-        batches = feed(setup.data.train, order, setup.bounds[first:], setup.placement.device)
+        batches = feed(setup.data.train, order, setup.bounds[first:], setup.placement.device, self.control)
         rate = setup.spec.learning_rate
         self.learner.model.train()
         metrics.clock.start()
-        for number, batch in enumerate(batches, first):
+        for number, batch in enumerate(self.until_lost(batches), first):
             if self.control.pause_requested:
                 yield from self.pause(epoch, rate)
             if self.control.stop_requested:
@@ -206,6 +209,13 @@ class _Loop:
         if metrics.diverged_at is None:
             yield from self.read_metrics(epoch, rate)
         metrics.clock.stop()
+
+    def until_lost(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches before the first that cannot be read any more: the steps so far count."""
+        try:
+            yield from batches
+        except DatasetError as error:
+            self.lost = str(error)
 
     def step(self, batch: Batch, epoch: int, number: int, rate: float) -> tuple[Tensor, Tensor]:
         """One update; returns the loss and the number of right images, still on the device."""
@@ -260,7 +270,10 @@ class _Loop:
         when = When(setup.run, split_name, moment, self.epochs_done, self.metrics.step)
         num_classes = len(setup.data.class_names)
         work = evaluate(self.learner, split, num_classes, when, self.recovery, self.control)
-        evaluated = yield from self.while_saving(work)
+        try:
+            evaluated = yield from self.while_saving(work)
+        except DatasetError as error:
+            self.lost, evaluated = str(error), None
         if evaluated is None:
             return False
         yield evaluated

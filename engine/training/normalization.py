@@ -8,7 +8,7 @@ from typing import Any
 
 from engine.catalog.models import find_model
 from engine.data.images import ImageData
-from engine.data.loading import moments_of
+from engine.data.measuring import moments_of
 from engine.models.weights import own_header
 from engine.paths import expand
 from engine.spec import RunSpec

@@ -13,6 +13,7 @@ from engine.device import Placement
 from engine.errors import CheckpointError
 from engine.events import Resolved, RunStarted
 from engine.models.form import apply_form
+from engine.models.state import load_state
 from engine.models.whole import changed_since, fingerprint
 from engine.spec import unknown_settings
 from engine.step.learner import Learner
@@ -96,7 +97,7 @@ class Resume:
         if state.keys() != self.checkpoint.optimizer.keys():
             raise CheckpointError("the checkpoint's optimizer has other parameters than this run's")
         try:
-            learner.model.load_state_dict(self.checkpoint.model)
+            load_state(learner.model, self.checkpoint.model)
             for index, values in state.items():
                 for name, value in values.items():
                     value.copy_(self.checkpoint.optimizer[index][name])

@@ -94,12 +94,11 @@ class Setup:
         shape = self.data.shape
         info = find_model(self.spec.model)
         stem = choose_stem(info, self.spec.stem, shape)
-        resident = self.data.train.is_on(self.placement.device)
         workers = self.context.group.describe(self.learner.model)
         return RunStarted(
             run=self.run,
             spec=self.spec.to_dict(),
-            resolved=describe(self.placement, stem, resident, workers, packages_of(self.spec.model)),
+            resolved=describe(self.placement, stem, self._where_images_are, workers, packages_of(self.spec.model)),
             num_train=len(self.data.train),
             num_val=len(self.data.val) if self.data.val else 0,
             num_test=len(self.data.test),
@@ -121,6 +120,12 @@ class Setup:
             resampler=self.data.resampler,
             model_sha256=fingerprint(self.spec.model),
         )
+
+    @property
+    def _where_images_are(self) -> str:
+        if self.data.is_streamed:
+            return "decoded"
+        return "resident" if self.data.train.is_on(self.placement.device) else "streamed"
 
     def forecasted(self) -> Iterator[MemoryForecasted]:
         """Yields nothing without a forecast."""
@@ -153,7 +158,7 @@ def set_up(spec: RunSpec, context: RunContext) -> Generator[DatasetProgressed | 
     context.ledger.hold(("model", context.run), learner.model, holding)
     recovery = _recovery(context, learner, execution.plan)
     bounds = batch_bounds(len(data.train), spec.batch_size)
-    if spec.compile and execution.plan.is_whole and group.adapts:
+    if spec.compile and spec.epochs and execution.plan.is_whole and group.adapts:
         compiling = compile_network(learner, data.shape, *_sizes(data, spec, bounds), context.control)
         yield from _reported(compiling, context.run, "network")
     return Setup(spec, context, execution.placement, data, learner, recovery, bounds, execution.plan, execution.tuned)
@@ -341,9 +346,13 @@ def _parts(learner: Learner) -> tuple[tuple[HoldingPart, int], ...]:
 
 
 def _load(spec: RunSpec, context: RunContext, device: torch.device) -> Generator[DatasetProgressed, None, ImageData]:
-    """Load the images onto the device, or leave them where they are if they need more than half of its free memory."""
+    """Load the images onto the device, or leave them where they are if they need more than half of its free memory, or
+    are decoded as they are used.
+    """
     loading = load_dataset(spec, context.folders, context.control, context.resume.data_rules)
     data: ImageData = yield from _reported(loading, context.run, spec.dataset)
+    if data.is_streamed:
+        return data
     ledger = context.ledger
 
     def fits() -> bool:
@@ -371,4 +380,5 @@ def _reported(work: Generator[Progress, None, T], run: int, what: str) -> Genera
         except StopIteration as end:
             value: T = end.value
             return value
-        yield DatasetProgressed(run, what, progress.stage, progress.done, progress.total, progress.unit)
+        where = (progress.stage, progress.done, progress.total, progress.unit)
+        yield DatasetProgressed(run, what, *where, progress.note)

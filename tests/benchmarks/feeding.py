@@ -43,7 +43,7 @@ def feeding(num_pairs: int = 5) -> None:
                         yield prepare(images)
 
             theirs = _loader(size, usable)
-            pairs = [(_speed(ours()), _speed(_endless(theirs))) for _ in range(num_pairs)]
+            pairs = [(batches_per_s(ours()), batches_per_s(_endless(theirs))) for _ in range(num_pairs)]
         report(f"feeding photographs of {size}×{size}", "batches/s", pairs, ("reslab", "ImageFolder, DataLoader"))
 
 
@@ -79,7 +79,7 @@ def _endless(loader: Any) -> Iterator[Tensor]:
             yield images
 
 
-def _speed(batches: Iterator[Tensor]) -> float:
+def batches_per_s(batches: Iterator[Tensor]) -> float:
     """Batches a second, after the first three."""
     for _ in range(3):
         next(batches)

@@ -72,6 +72,20 @@ def feeding(num_pairs: int = 5) -> None:
     feed_both(num_pairs)
 
 
+def streaming(num_pairs: int = 5) -> None:
+    """Batches of 128 photographs a second, decoded as they are used: threads against a DataLoader's workers."""
+    from tests.benchmarks.streaming import streaming as stream_both
+
+    stream_both(num_pairs)
+
+
+def million_files(number: int = 1_000_000) -> None:
+    """Seconds and peak memory of listing, decoding, splitting and listing again a million files; `million-files N`."""
+    from tests.benchmarks.million_files import million_files as make_and_measure
+
+    make_and_measure(number)
+
+
 def chart(num_pairs: int = 50) -> None:
     """One drawing of a chart with a million points against one with a hundred, at 100×16 cells."""
     from tui.widgets.chart import Chart, Line
@@ -189,6 +203,8 @@ BENCHMARKS: dict[str, Callable[..., None]] = {
     "predict-memory": predicting.memory,
     "audit": auditing.audit,
     "feeding": feeding,
+    "streaming": streaming,
+    "million-files": million_files,
     "many-runs": app.many_runs,
     "keys": app.keys,
     "watching": app.watching,

@@ -31,6 +31,7 @@ from engine.launch.scheduler import Scheduler, StoredQueue
 from engine.paths import Folders
 from engine.spec import RunSpec
 from engine.store.store import Store
+from tests.own_files import DATA, NET, write
 from tests.waiting import until
 
 SPEC = RunSpec("digits", "resnet20", epochs=1, dtype="float32")
@@ -219,3 +220,17 @@ def test_who_leaves_lets_go_of_it(backend: Backend, folders: Folders) -> None:
     else:
         events.close()
     until(lambda: Lab(folders).summary(1).status == "stopped")
+
+
+def test_a_network_and_a_dataset_of_ones_own_work_in_every_backend(
+    backend: Backend, folders: Folders, tmp_path: Path
+) -> None:
+    write(tmp_path / "net.py", NET)
+    write(tmp_path / "data.py", DATA)
+    spec = SPEC.replace(dataset=f"code:{tmp_path}/data.py:load", model=f"{tmp_path}/net.py:Net")
+    ended = backend.start(Job(spec)).wait()
+    assert ended is not None
+    assert ended.status == "completed", ended.error
+    started = Lab(folders).run(1).started
+    assert started is not None
+    assert started.model_sha256

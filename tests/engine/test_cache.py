@@ -11,6 +11,7 @@ from PIL import Image
 
 from engine.control import RunControl
 from engine.data.cache import Decoded, decoded
+from engine.data.cache_index import read_sealed, write_sealed
 from engine.locking import lock_of, try_to_lock
 from engine.progress import LoadingStopped
 from tests.fakes import drain
@@ -80,3 +81,33 @@ def test_a_file_that_is_far_too_large_is_not_read(paths: list[Path], tmp_path: P
     _, found = drain(decoded(paths, "a", 8, 3, tmp_path / "cache", RunControl()))
     assert [fact.problem for fact in found.facts] == [None] * 3 + ["larger than 1,024 MiB"] + [None] * 4
     assert len(found.images) == 7
+
+
+def test_an_entry_of_an_earlier_version_is_read(
+    paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has every hash and problem in its index.json."""
+    paths[2].write_bytes(b"no image")
+    _, before = drain(decoded(paths, "a", 8, 3, tmp_path / "cache", RunControl()))
+    (entry,) = (path for path in (tmp_path / "cache").iterdir() if path.is_dir())
+    now = read_sealed(entry / "index.json")
+    earlier = {name: now[name] for name in ("version", "source", "shape", "sha256", "pixel_range")}
+    facts = {"hashes": [fact.sha256 for fact in before.facts], "problems": [fact.problem for fact in before.facts]}
+    write_sealed(entry / "index.json", {**earlier, **facts})
+    (entry / "hashes.bin").unlink()
+    monkeypatch.setattr("engine.data.decoding.decode", lambda *_: pytest.fail("decoded again"))
+    _, found = drain(decoded(paths, "a", 8, 3, tmp_path / "cache", RunControl()))
+    assert found.facts == before.facts
+    assert np.array_equal(found.images, before.images)
+
+
+@pytest.mark.parametrize("name", ["index.json", "hashes.bin"])
+def test_a_damaged_index_is_noticed(paths: list[Path], tmp_path: Path, name: str) -> None:
+    _, before = drain(decoded(paths, "a", 8, 3, tmp_path / "cache", RunControl()))
+    (file,) = (tmp_path / "cache").glob(f"*/{name}")
+    content = bytearray(file.read_bytes())
+    content[40] ^= 1
+    file.write_bytes(content)
+    told, found = drain(decoded(paths, "a", 8, 3, tmp_path / "cache", RunControl()))
+    assert "decode" in {progress.stage for progress in told}
+    assert found.facts == before.facts

@@ -18,7 +18,7 @@ from engine.device import Placement
 from engine.errors import DatasetError, ModelError
 from engine.events import MemoryForecasted, MemoryRecovered, RunEnded, RunStarted
 from engine.forecast import step_memory as forecast_module
-from engine.forecast.from_spec import expected_images, plan_from_spec
+from engine.forecast.from_spec import expected_bytes, plan_from_spec
 from engine.forecast.memory_plan import Plan, plan_run
 from engine.forecast.step_memory import Step, forecast, resident_bytes
 from engine.forecast.timeline import BYTES_FIELDS, Forecast
@@ -66,7 +66,7 @@ def test_other_layouts_and_types_are_forecast_too(dtype: torch.dtype) -> None:
 
 def test_its_parts_add_up_and_are_what_they_are_called() -> None:
     spec = RunSpec("cats-dogs", "resnet18", batch_size=16, image_size=64)
-    weights = 4 * (find_model("resnet18").num_parameters - 998 * 513)
+    weights = 4 * ((find_model("resnet18").num_parameters or 0) - 998 * 513)
     said = of(spec)
     parts = [getattr(said, name) for name in BYTES_FIELDS if name != "peak_bytes"]
     assert sum(parts) == said.peak_bytes
@@ -130,7 +130,8 @@ def test_a_table_made_while_building_can_be_viewed_in_an_evaluation() -> None:
 def test_every_network_is_forecast(info: ModelInfo) -> None:
     side = info.multiple * -(-max(info.min_size, 64) // info.multiple)
     spec, shape = RunSpec("digits", info.name, batch_size=4), DataShape(3, side, side, 10)
-    weights = 4 * count_parameters(info, shape, choose_stem(info, spec.stem, shape))
+    weights = 4 * (count_parameters(info, shape, choose_stem(info, spec.stem, shape)) or 0)
+    assert weights
     assert of(spec, shape).peak_bytes > 3 * weights  # and their gradients, and the momentum
 
 
@@ -183,12 +184,13 @@ def test_the_largest_batch_fits_and_a_larger_one_does_not(monkeypatch: pytest.Mo
 
 
 def test_what_is_asked_of_a_dataset_needs_no_images(folders: Folders, tmp_path: Path) -> None:
-    assert expected_images(RunSpec("mnist", "resnet18", image_size=8)) == (DataShape(1, 8, 8, 10), 70_000)
+    shape = DataShape(1, 8, 8, 10)
+    assert expected_bytes(RunSpec("mnist", "resnet18", image_size=8)) == (shape, resident_bytes(70_000, shape))
     folder = make_folder(tmp_path / "mine", {"ant": 3, "bee": 4})
-    shape, number = expected_images(RunSpec(f"folder:{folder}", "resnet18"))
-    assert (shape, number) == (DataShape(3, 10, 12, 2), 7)
+    shape, num_bytes = expected_bytes(RunSpec(f"folder:{folder}", "resnet18"))
+    assert (shape, num_bytes) == (DataShape(3, 10, 12, 2), resident_bytes(7, shape))
     with pytest.raises(DatasetError):
-        expected_images(RunSpec(f"folder:{tmp_path / 'nowhere'}", "resnet18"))
+        expected_bytes(RunSpec(f"folder:{tmp_path / 'nowhere'}", "resnet18"))
     with pytest.raises(ModelError, match="at least 63 pixels"):
         plan_from_spec(RunSpec("mnist", "alexnet"), folders, Ledger())
     plan = plan_from_spec(RunSpec("mnist", "resnet20"), folders, Ledger())

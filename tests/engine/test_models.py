@@ -142,6 +142,7 @@ def test_the_cifar_family_has_the_papers_counts(depth: int, millions: float) -> 
     """He et al. 2015, table 6."""
     for family in ("resnet", "plain"):
         count = count_parameters(find_model(f"{family}{depth}"), DataShape(3, 32, 32, 10), "small")
+        assert count is not None
         assert round(count / 1e6, 2 if millions < 1 else 1) == millions
 
 

@@ -121,6 +121,14 @@ def test_other_depths_become_8_bits_by_the_rule_for_files(
     assert set(load(f"npz:{saved(tmp_path / 'flags.npz', flags)}", folders).train.images.flatten().tolist()) == {0, 255}
 
 
+def test_a_class_that_another_part_lacks_is_named(tmp_path: Path, folders: Folders) -> None:
+    content = arrays({"train": 9, "val": 3, "test": 3})
+    content["val_labels"][:] = 1
+    content["test_labels"][:] = 2
+    notes = load(f"npz:{saved(tmp_path / 'set.npz', content)}", folders).notes[1:]
+    assert [note.partition(":")[0] for note in notes] == ["no validation image of 0, 2", "no test image of 0, 1"]
+
+
 def test_arrays_in_columns_first_order_are_read(tmp_path: Path, folders: Folders) -> None:
     content = arrays({"train": 9, "test": 3})
     plain = load(f"npz:{saved(tmp_path / 'one.npz', content)}", folders)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from engine.catalog.datasets import (
+    CODE,
     DATASETS,
     KINDS,
     DatasetInfo,
@@ -26,16 +27,17 @@ from tests.engine.test_folders import pictures
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.prefix)
 def test_each_kind_is_treated_alike(kind: DatasetInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    name = absolute_dataset(f"{kind.prefix}mine")
-    assert name == f"{kind.prefix}{tmp_path}/mine"
+    mine = "mine.py:load" if kind is CODE else "mine"
+    name = absolute_dataset(f"{kind.prefix}{mine}")
+    assert name == f"{kind.prefix}{tmp_path}/{mine}"
     assert find_dataset(name) is kind is kind_of(name)
-    assert own_path(name) == tmp_path / "mine"
-    assert short_name(name) == "mine"
-    one, other = RunSpec(name, "resnet20"), RunSpec(f"{kind.prefix}/elsewhere", "resnet20")
+    assert own_path(name) == tmp_path / mine
+    assert short_name(name) == mine
+    one, other = RunSpec(name, "resnet20"), RunSpec(f"{kind.prefix}/elsewhere/{mine}", "resnet20")
     assert one.seed_group() != other.seed_group()
     assert one.seed_group(with_path=False) == other.seed_group(with_path=False)
     before = data_key(one)
-    (tmp_path / "mine").write_bytes(b"one")
+    (tmp_path / mine.partition(":")[0]).write_bytes(b"one")
     assert data_key(one) != before
     assert all(callable(getattr(own_source(name), function)) for function in ("check", "load", "survey", "state"))
     with pytest.raises(SpecError, match=f"{kind.prefix} needs a path"):

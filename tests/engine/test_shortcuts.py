@@ -163,13 +163,13 @@ def test_their_network_is_told_by_its_statistics(folders: Folders, theirs: tuple
             assert "choose plain20" in said
         found = begun(folders, spec_with(path, "plain20"))
         line, said = notes_of(found)
-        assert line.startswith("weights theirs.safetensors: 97 tensors kept; fc kept: 10 classes, their names unknown")
+        assert line.startswith("weights theirs.safetensors: 97 tensors kept; fc kept: 10 classes, names unknown")
         assert said.startswith("weights of a network without shortcuts: ")
     else:
         found = begun(folders, spec_with(path.with_suffix(".pth")))  # as it is handed about; read by another process
         where = {"end": "at the end", "both-sides": "on both sides"}[padding]
         line, said = notes_of(found)
-        assert line.startswith("weights theirs.pth: 97 tensors kept; fc kept: 10 classes, their names unknown")
+        assert line.startswith("weights theirs.pth: 97 tensors kept; fc kept: 10 classes, names unknown")
         assert said.startswith(f"shortcuts padded {where}: 10 of the 10 batch-norms")
         refusal = error_of(begun(folders, spec_with(path, "plain20")))
         assert "are from a network with shortcuts" in refusal

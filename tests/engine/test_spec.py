@@ -41,6 +41,7 @@ def specs(draw: st.DrawFn) -> RunSpec:
     values["nesterov"] = values["nesterov"] and values["momentum"] > 0
     if values["weights"] == "random":
         values["freeze"], values["backbone_rate"], values["head"] = "none", 1.0, "auto"
+    values["columns"] = draw(st.sampled_from(["auto", "path=a b, label=ü", "path=x,label=y,split=]"]))
     values["shortcut_padding"] = "auto"  # the others are for the CIFAR networks
     dataset = draw(st.sampled_from(["digits", "mnist", "folder:/tmp/[red]x \x1b]52;c;x\x07"]))
     return RunSpec(dataset, draw(st.sampled_from(["resnet18", "wide_resnet50_2"])), **values)

@@ -44,7 +44,7 @@ def flat(root: Path, number: int) -> list[str]:
         ("set.csv", ",", ("image_path", "label", "split")),
         ("set.csv", ";", ("Filename", "Class", "Set")),
         ("set.TSV", "\t", ("file", "target", "Subset")),
-        ("set.csv", ",", ("Image", "category", "fold")),
+        ("set.csv", "|", ("Image", "category", "fold")),
     ],
 )
 def test_a_table_is_the_folder_that_it_describes(

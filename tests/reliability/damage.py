@@ -95,7 +95,7 @@ class _Cache:
 
     def _read(self) -> tuple[bytes, tuple[object, ...]]:
         found = _decoded(self._paths, self._cache, 16)
-        return found.images.tobytes(), found.facts
+        return found.images.tobytes(), tuple(found.facts)
 
     def __call__(self, draws: random.Random, cut: bool) -> str | None:
         _harm(draws.choice(sorted(self._whole)), draws, cut)

@@ -47,6 +47,7 @@ def make_app(folders: Folders, monkeypatch: pytest.MonkeyPatch, reading: MemoryR
 
     monkeypatch.setattr(Session, "watch_memory", watch_memory)
     monkeypatch.setattr(Session, "load_torch", lambda self: None)
+    monkeypatch.setattr("engine.catalog.timm_table.find_spec", lambda name: None)  # screens are stored without timm
 
     def make(script: ScriptedRun | None = None, **more: object) -> ReslabApp:
         return ReslabApp(folders, backend_of=script or ScriptedRun(), **more)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from tests.tui.conftest import MakeApp, drawn, text_of, until
 from tui.messages import TorchLoaded
 from tui.screens.setup import SetupScreen
 from tui.widgets.menu import Menu
+from tui.widgets.recipe import RecipeForm
 
 
 def setup_of(app: object) -> SetupScreen:
@@ -63,12 +65,12 @@ async def test_a_number_is_edited_in_place_and_refused_at_the_field(make_app: Ma
     app = make_app()
     async with app.run_test(size=(100, 30)) as pilot:
         await pilot.press("tab", "tab", "enter")
-        await pilot.press("backspace", "backspace", "0", "enter")
+        await pilot.press("backspace", "backspace", "minus", "1", "enter")
         await drawn(pilot)
-        assert "✗ epochs: 0 is not valid" in text_of(app)
+        assert "✗ epochs: -1 is not valid" in text_of(app)
         recipe = setup_of(app).recipe
         assert (recipe.has_class("editing"), recipe.values["epochs"]) == (True, 10)
-        await pilot.press("backspace", "3", "enter")
+        await pilot.press("backspace", "backspace", "3", "enter")
         await drawn(pilot)
         assert (recipe.has_class("editing"), recipe.values["epochs"]) == (False, 3)
         assert "• 3" in text_of(app)
@@ -153,6 +155,71 @@ async def test_a_folder_becomes_a_dataset(make_app: MakeApp, tmp_path: Path) -> 
         await pilot.press("enter")
         await until(pilot, lambda: app.live and app.live.over)
     assert script.specs[0].dataset == f"folder:{root}"
+
+
+@pytest.mark.parametrize(
+    ("typed", "shown"),
+    [
+        pytest.param("set.csv", "csv", marks=pytest.mark.slow),
+        pytest.param("set.npz", "npz", marks=pytest.mark.slow),
+        ("set.zip", "folder"),
+    ],
+)
+async def test_a_table_arrays_or_an_archive_become_a_dataset(
+    typed: str, shown: str, make_app: MakeApp, tmp_path: Path
+) -> None:
+    from tests.engine.test_archives import packed
+    from tests.engine.test_npz import arrays, saved
+    from tests.engine.test_tables import flat, table
+
+    rows = [(file, n % 2) for n, file in enumerate(flat(tmp_path, 6))]
+    table(tmp_path / "set.csv", ("where", "kind"), rows)
+    saved(tmp_path / "set.npz", arrays({"train": 6, "test": 3}))
+    packed(make_folder(tmp_path / "pets", {"cat": 3, "dog": 3}), tmp_path / "set.zip")
+    app = make_app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        setup = app.screen
+        await pilot.press("end", "enter")
+        await drawn(pilot)
+        app.screen.query_one("Input").value = str(tmp_path / typed)  # type: ignore[attr-defined]
+        await pilot.press("enter")
+        await drawn(pilot)
+        if shown == "csv":
+            assert "has the columns where, kind" in text_of(app).replace("\n", " ")
+            await pilot.press("escape")
+            setup.query_one(RecipeForm).set_values({"columns": "path=where,label=kind"})
+            await pilot.press("enter", *str(tmp_path / typed), "enter")
+            await drawn(pilot)
+        menu = setup.query_one("#datasets", Menu)
+        assert menu.chosen == f"{shown}:{tmp_path / typed}"
+        assert menu.rows[menu.highlighted or 0].cells == (typed, shown, "")
+        await until(pilot, lambda: "classes, about train" in text_of(app))
+
+
+@pytest.mark.slow
+async def test_medmnists_sets_can_be_named(make_app: MakeApp) -> None:
+    app = make_app()
+    async with app.run_test(size=(120, 36)) as pilot:
+        await pilot.press("end", "enter", *"medmnist:breast:64", "enter")
+        await drawn(pilot)
+        assert "images 64×64×1 · train 546, validation 78, test 156" in text_of(app)
+
+
+async def test_datasets_of_earlier_runs_are_offered_the_latest_first(make_app: MakeApp, tmp_path: Path) -> None:
+    from engine.store.store import Store
+
+    app = make_app()
+    pets, gone, later = (make_folder(tmp_path / name, {"cat": 2, "dog": 2}) for name in ("pets", "gone", "later"))
+    with Store(app.state.folders.database) as store:
+        for root in (pets, gone, later, pets, later):
+            store.create_run(RunSpec(f"folder:{root}", "resnet18"))
+        store.create_run(RunSpec("digits", "resnet18"))
+    shutil.rmtree(gone)
+    async with app.run_test(size=(100, 30)) as pilot:
+        menu = app.screen.query_one("#datasets", Menu)
+        await until(pilot, lambda: f"folder:{pets}" in menu.ids)
+        assert menu.ids[-3:] == [f"folder:{later}", f"folder:{pets}", "your folder …"]
+        assert menu.chosen == "digits"
 
 
 async def test_an_earlier_run_tells_how_long(make_app: MakeApp) -> None:

@@ -13,7 +13,8 @@ from textual.content import Content
 from textual.screen import ModalScreen, Screen
 from textual.widgets import Input, Static
 
-from engine.catalog.models import ModelInfo
+from engine.catalog.models import ModelInfo, find_model
+from engine.catalog.own_models import absolute_model
 from engine.errors import DatasetError, SpecError
 from engine.memory.ledger import Holding
 from engine.text import memory_size, safe_text
@@ -138,7 +139,7 @@ def _held_name(holding: Holding) -> str:
 
 
 class ModelQuestion(ModalScreen[str | None]):
-    """Asks for one of many architectures; typing filters the list, arrows move in it."""
+    """Asks for one of many architectures, or a file of the user's own; typing filters the list, arrows move in it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "dismiss(None)", "Back"),
@@ -149,13 +150,15 @@ class ModelQuestion(ModalScreen[str | None]):
     def __init__(self, models: Sequence[ModelInfo]) -> None:
         super().__init__()
         self._rows = [
-            Row(info.name, (info.name, millions(info.num_parameters), info.title))
+            Row(info.name, (info.short_name, millions(info.num_parameters), info.title))
             for info in sorted(models, key=lambda info: info.name)
         ]
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog wide"):
-            yield Input(placeholder="type a part of the name, for example densenet", compact=True)
+            yield Input(
+                placeholder="a part of the name, such as densenet, or your own ~/net.toml or ~/net.py:Net", compact=True
+            )
             yield Menu(self._rows, id="choices", num_fixed=2)
             yield Static("↑↓: move · enter: accept · esc: cancel", id="verdict", classes="dim", markup=False)
 
@@ -167,18 +170,48 @@ class ModelQuestion(ModalScreen[str | None]):
         words = event.value.lower().split()
         found = [row for row in self._rows if all(word in " ".join(row.cells).lower() for word in words)]
         self.query_one(Menu).set_rows(found, highlight=0)
-        none = "✗ no matching architecture · esc: cancel"
-        self.query_one("#verdict", Static).update("↑↓: move · enter: accept · esc: cancel" if found else none)
+        self._show("↑↓: move · enter: accept · esc: cancel" if found else _about(event.value))
+
+    def _show(self, text: str) -> None:
+        self.query_one("#verdict", Static).update(plain_content(text))
 
     @on(Input.Submitted)
     def _accept(self) -> None:
         menu = self.query_one(Menu)
-        if menu.highlighted is not None:
+        if menu.rows:
             self.dismiss(menu.chosen)
+            return
+        try:
+            self.dismiss(find_own_file(self.query_one(Input).value))
+        except SpecError as error:
+            self._show(f"✗ {error}")
 
     @on(Menu.Selected)
     def _accept_clicked(self) -> None:
         self.dismiss(self.query_one(Menu).chosen)
+
+
+def find_own_file(text: str) -> str:
+    """The architecture in a file of the user's own, by its absolute name; nothing is opened.
+
+    Raises:
+        SpecError: it is no such name.
+    """
+    name = absolute_model(text.strip())
+    if not find_model(name).is_whole:
+        raise SpecError(f"{name} is no file of your own; expected ~/net.py:NAME or ~/net.toml")
+    return name
+
+
+def _about(text: str) -> str:
+    """What enter would do with a text that no architecture in the list matches."""
+    try:
+        info = find_model(text.strip())
+    except SpecError:
+        return "✗ no matching architecture · your own: ~/net.toml or ~/net.py:Net"
+    if info.runs_code:
+        return "enter: accept; it is code and runs with all your rights · esc: cancel"
+    return "enter: accept · esc: cancel"
 
 
 class FolderQuestion(ModalScreen[str | None]):
@@ -194,8 +227,11 @@ class FolderQuestion(ModalScreen[str | None]):
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog wide"):
-            yield Static("Your own images: one folder per class, or train/ and test/ folders of classes;", markup=False)
-            yield Static("a table of paths and labels (.csv), arrays (.npz), or an archive of these.", markup=False)
+            about = (
+                "Your own images: one folder per class, train/ and test/ folders of classes, a table of paths and "
+                "labels (.csv), arrays (.npz), or an archive of these."
+            )
+            yield Static(about, markup=False)
             yield Input(placeholder="~/pictures", id="path")
             yield Static("enter: accept · esc: cancel", id="verdict", classes="dim", markup=False)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from engine.data.survey import Survey, published
-from engine.errors import ReslabError
+from engine.errors import ReslabError, SpecError
+from engine.settings import Value
 from engine.spec import RunSpec
 from tui.screens.base import LabScreen
+from tui.screens.own_datasets import YOUR_FOLDER
 from tui.screens.plan import survey_key
 from tui.text import counted, dataset_title
 from tui.widgets.data_pane import DataPane, DataView
@@ -38,8 +41,11 @@ class Glancing:
         self._pane.border_title = "Data"
         self._pane.show_text(text)
 
-    def show(self, spec: RunSpec, may_load: bool) -> None:
+    def show(self, spec: RunSpec | None, may_load: bool) -> None:
         """Show what is known of `spec`'s data, and look for more."""
+        if spec is None:
+            self.clear("choose a dataset")
+            return
         key = (*survey_key(spec), may_load)
         if (known := self._views.get(key)) is not None:
             self._present(*known)
@@ -70,6 +76,14 @@ class Glancing:
     def _present(self, title: str, view: DataView) -> None:
         self._pane.border_title, self._pane.border_subtitle = title, _LOOK
         self._pane.show(view)
+
+
+def spec_of_data(dataset: str, model: str, recipe: Mapping[str, Value]) -> RunSpec | None:
+    """The dataset under Set up's cursor with the recipe; None if there is none, or the recipe is not valid."""
+    try:
+        return None if dataset == YOUR_FOLDER else RunSpec(dataset, model, **recipe)  # type: ignore[arg-type]
+    except SpecError:
+        return None
 
 
 def _published_view(found: Survey) -> DataView:

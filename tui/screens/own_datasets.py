@@ -26,7 +26,7 @@ def _own_row(name: str) -> Row:
     info = find_dataset(name)
     if info.shape is not None:
         return Row(name, (name, str(info.shape), f"{info.num_images:,}"))
-    return Row(name, (short_name(name), info.prefix.removesuffix(":"), ""))
+    return Row(name, (short_name(name), info.prefix.removesuffix(":") or "package", ""))
 
 
 def remembered(summaries: Sequence[RunSummary]) -> list[str]:

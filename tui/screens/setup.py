@@ -14,17 +14,17 @@ from textual.timer import Timer
 from textual.widgets import Static
 
 from engine.catalog.datasets import DATASETS
-from engine.catalog.models import MORE_MODELS
 from engine.data.survey import published
 from engine.errors import SpecError
 from engine.settings import Value, settings_of
 from engine.spec import RunSpec
 from tui.commands import Commands
 from tui.screens.base import LabScreen, follow
-from tui.screens.glancing import Glancing
+from tui.screens.decoding import is_agreed, result_or_error
+from tui.screens.glancing import Glancing, spec_of_data
+from tui.screens.menu_rows import MORE, DatasetMenu, ModelMenu, model_rows, more_models, more_text
 from tui.screens.own_datasets import YOUR_FOLDER, dataset_rows, remembered
-from tui.screens.plan import marked_lines, plan_lines, plan_text, result_or_error, survey_key
-from tui.screens.setup_menus import MORE, Datasets, Models, model_rows
+from tui.screens.plan import marked_lines, plan_lines, plan_text, survey_key
 from tui.state import AppState
 from tui.text import estimate_text, plain_content
 from tui.widgets.data_pane import DataPane
@@ -66,8 +66,8 @@ class SetupScreen(LabScreen[None]):
     def compose(self) -> ComposeResult:
         yield ModeBar("setup")
         with Horizontal(id="panes"):
-            yield Datasets(dataset_rows([]), id="datasets", title="Dataset")
-            yield Models(model_rows([]), id="models", title="Architecture")
+            yield DatasetMenu(dataset_rows([]), id="datasets", title="Dataset")
+            yield ModelMenu(model_rows([]), id="models", title="Architecture")
             names = sorted(_RECIPE, key=lambda name: not _RECIPE[name].common)
             yield RecipeForm({name: _RECIPE[name] for name in names}, self._check, id="recipe")
         with Horizontal(id="below"):
@@ -88,6 +88,23 @@ class SetupScreen(LabScreen[None]):
         follow(self, self.state.forecasts, lambda forecast: self.show_plan())
         follow(self, self.state.surveys, lambda survey: self.show_plan())
         follow(self, self.state.run_changed, self._run_changed)
+        self.call_after_refresh(self._add_provided)  # the first paint need not wait for it
+
+    @work
+    async def _add_provided(self) -> None:
+        """Add the networks and datasets of installed packages to the menus."""
+        from engine.catalog.datasets import provided_datasets
+        from engine.catalog.own_models import provided_models
+
+        datasets, models = await self.commands.run_in_thread(lambda: (provided_datasets(), provided_models()))
+        self._own += [info.name for info in datasets if info.name not in self._own]
+        self._more += [info.name for info in models if info.name not in self._more]
+        if self.is_mounted and self.query("#datasets"):  # else the screen is closing
+            for menu, rows in zip(self._menus, (dataset_rows(self._own), model_rows(self._more)), strict=True):
+                if len(rows) != len(menu.rows):
+                    chosen = menu.chosen
+                    menu.set_rows(rows)
+                    menu.choose(chosen)
 
     def on_resize(self) -> None:
         """From 110 columns on there is room for the data beside the plan."""
@@ -151,9 +168,19 @@ class SetupScreen(LabScreen[None]):
 
     def _train(self) -> None:
         try:
-            self.commands.start_run(RunSpec(self.dataset, self.model, **self.recipe.values))  # type: ignore[arg-type]
+            spec = RunSpec(self.dataset, self.model, **self.recipe.values)  # type: ignore[arg-type]
         except SpecError as error:
             self.commands.report(str(error), "error")
+            return
+        if published(spec) is None:  # there are files to decode
+            self._train_if_agreed(spec)
+        else:
+            self.commands.start_run(spec)
+
+    @work(exclusive=True, group="agree")
+    async def _train_if_agreed(self, spec: RunSpec) -> None:
+        if await is_agreed(spec, self.state, self.commands):
+            self.commands.start_run(spec)
 
     def action_add(self) -> None:
         self._add(1)
@@ -207,9 +234,8 @@ class SetupScreen(LabScreen[None]):
     async def action_add_seeds(self) -> None:
         from tui.screens.dialogs import NumberQuestion
 
-        number = await self.app.push_screen_wait(
-            NumberQuestion("How many seeds, from the recipe's seed upwards?", 5, 100)
-        )
+        question = NumberQuestion("How many seeds, from the recipe's seed upwards?", 5, 100)
+        number = await self.app.push_screen_wait(question)
         if number is not None:
             self._add(number)
 
@@ -296,7 +322,7 @@ class SetupScreen(LabScreen[None]):
     async def _ask_for_model(self) -> None:
         from tui.screens.dialogs import ModelQuestion
 
-        name = await self.app.push_screen_wait(ModelQuestion(MORE_MODELS))
+        name = await self.app.push_screen_wait(ModelQuestion(more_models()))
         if name is not None:
             self._add_model(name)
 
@@ -323,24 +349,14 @@ class SetupScreen(LabScreen[None]):
                 plain_content("enter: choose your own images: folders of classes, a table, an .npz file, an archive")
             ]
         elif self.model == MORE:
-            lines = [plain_content(f"enter: {len(MORE_MODELS)} more architectures from torchvision")]
+            lines = [plain_content(more_text())]
         else:
             lines = self._plan()
         self.query_one("#plan", Static).update(Content("\n").join(lines))
-        spec = self._spec_of_data()
-        if spec is None:
-            self._glancing.clear("choose a dataset")
-        else:
-            self._glancing.show(spec, self.state.torch_loaded.value)
+        self._glancing.show(self._spec_of_data(), self.state.torch_loaded.value)
 
     def _spec_of_data(self) -> RunSpec | None:
-        """The dataset under the cursor with the recipe; None if there is none, or the recipe is not valid."""
-        if self.dataset == YOUR_FOLDER:
-            return None
-        try:
-            return RunSpec(self.dataset, "resnet18" if self.model == MORE else self.model, **self.recipe.values)  # type: ignore[arg-type]
-        except SpecError:
-            return None
+        return spec_of_data(self.dataset, "resnet18" if self.model == MORE else self.model, self.recipe.values)
 
     def action_data(self) -> None:
         spec = self._spec_of_data()

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from engine.catalog.datasets import find_dataset
 from engine.data.audit.rules import RULE
 from engine.data.audit.values import Audit
-from engine.data.cache import AUDIT, keep_within_bound, read_index, seal_of
+from engine.data.cache import AUDIT, keep_within_bound
+from engine.data.cache_index import INDEX, read_sealed, write_sealed
 from engine.data.decoding import RULE as DECODING_RULE
 from engine.data.exclusion import read_exclusion
 from engine.data.own import files_below, files_state, own_source
@@ -84,7 +85,7 @@ def keep(cache: Path, name: str, kept: KeptAudit) -> None:
         part.mkdir(parents=True)
         (part / "audit.json").write_bytes(text)
         (part / "samples.u8").write_bytes(pixels)
-        (part / "index.json").write_text(json.dumps({**index, "seal": seal_of(index)}), encoding="utf-8")
+        write_sealed(part / INDEX, index)
         shutil.rmtree(entry, ignore_errors=True)
         os.replace(part, entry)
     except OSError as error:
@@ -101,7 +102,7 @@ def find_kept(cache: Path, name: str) -> KeptAudit | None:
     """The audit kept under `name`; None if there is none, or it is damaged."""
     entry = cache / name
     try:
-        index = read_index(entry / "index.json")
+        index = read_sealed(entry / INDEX)
         text, pixels = (entry / "audit.json").read_bytes(), (entry / "samples.u8").read_bytes()
         if [hashlib.sha256(data).hexdigest() for data in (text, pixels)] != index["sha256"]:
             return None
@@ -117,7 +118,7 @@ def kept_for(cache: Path, test_sha256: str, train_sha256: str) -> Audit | None:
     """An audit of the images that a run was trained and tested on; None if none is kept."""
     for path in sorted(cache.glob("audit-*/index.json")):
         try:
-            index = read_index(path)
+            index = read_sealed(path)
         except _BROKEN:
             continue
         matches = (index.get("test_sha256"), index.get("train_sha256")) == (test_sha256, train_sha256)

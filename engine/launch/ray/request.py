@@ -8,8 +8,8 @@ from typing import Any
 
 from engine.device import Placement
 from engine.errors import ForecastError
-from engine.forecast.from_spec import expected_images
-from engine.forecast.step_memory import Step, forecast, resident_bytes
+from engine.forecast.from_spec import expected_bytes
+from engine.forecast.step_memory import Step, forecast
 from engine.memory.calibration import Calibration, unseen_gpu
 from engine.paths import Folders
 from engine.spec import RunSpec
@@ -67,13 +67,13 @@ def request_for(
 def _peak_bytes(spec: RunSpec, folders: Folders | None, on_gpu: bool) -> int:
     import torch
 
-    shape, num_images = expected_images(spec, folders)
+    shape, dataset_bytes = expected_bytes(spec, folders)
     device = torch.device("cuda" if on_gpu else "cpu")
     half = (on_gpu and spec.dtype == "auto") or spec.dtype == "bfloat16"
     layout = torch.channels_last if on_gpu else torch.contiguous_format
     placement = Placement(device, torch.bfloat16 if half else torch.float32, layout, "forecast")
     calibration = unseen_gpu() if on_gpu else Calibration()
     try:
-        return forecast(Step(spec, shape, placement, resident_bytes(num_images, shape), calibration)).peak_bytes
+        return forecast(Step(spec, shape, placement, dataset_bytes, calibration)).peak_bytes
     except ForecastError:
         return _UNKNOWN
