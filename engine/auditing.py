@@ -5,27 +5,32 @@ Loads no torch until images are loaded.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+import hashlib
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from engine.analysis.seeds import Compared, images_of
 from engine.analysis.without import compare_without
 from engine.data.audit.decisions import read_decisions, write_decision
-from engine.data.audit.findings import suspects
+from engine.data.audit.findings import findings_of, suspects
+from engine.data.audit.glance import Glance, glance
 from engine.data.audit.kept import KeptAudit, audit_key, find_kept, keep, kept_for
-from engine.data.audit.values import Audit, ByNetwork
+from engine.data.audit.values import Audit, ByNetwork, ImageRef
 from engine.data.cache import entries
+from engine.data.exclusion import read_exclusion, write_list
 from engine.errors import CheckpointError, DatasetError
 from engine.paths import Folders
 from engine.progress import LoadingStopped, Progress
 from engine.records import Predictions, RunDetails
 from engine.spec import RunSpec
+from engine.text import safe_text
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from engine.control import Control
+    from engine.data.audit.opened import OpenDataset
     from engine.data.audit.scan import Scanned
     from engine.memory.ledger import Ledger
 
@@ -71,6 +76,46 @@ class DatasetLook:
         """How much the kept audit takes in the cache; 0 if none is kept."""
         name = audit_key(spec, self.folders)
         return next((entry.num_bytes for entry in entries(self.folders.cache) if entry.name == name), 0)
+
+    def open(self, spec: RunSpec, control: Control) -> Generator[Progress, None, OpenDataset]:
+        """The images of `spec`'s dataset, with its audit, for looking. Raises as `audit`."""
+        name = audit_key(spec, self.folders)
+        kept = find_kept(self.folders.cache, name)
+        from engine.data.audit.opened import OpenDataset
+        from engine.data.audit.scan import refs_of, scan
+        from engine.data.loading import load_dataset
+
+        if kept is not None:
+            data = yield from load_dataset(spec, self.folders, control)
+            refs = yield from refs_of(spec, self.folders, data, control)
+            return OpenDataset.of(kept.audit, data, refs)
+        scanned = yield from scan(spec, self.folders, control)
+        keep(self.folders.cache, name, KeptAudit(scanned.audit, scanned.samples))
+        return OpenDataset.of(scanned.audit, scanned.data, scanned.refs)
+
+    def glance(self, spec: RunSpec, may_load: bool) -> Glance | None:
+        """What is known at once about the images of `spec`; None if only loading can tell. Raises DatasetError."""
+        return glance(spec, self.folders, may_load)
+
+    def num_findings(self, found: Glance, spec: RunSpec) -> int | None:
+        """How many kinds of findings there are; None if nobody has looked at all images yet."""
+        if found.kept is None:
+            return None
+        return len(findings_of(found.kept.audit, self.decisions(), spec.batch_size))
+
+    def exclude(self, spec: RunSpec, images: Iterable[ImageRef]) -> str:
+        """Write an exclude list of these images and those that `spec` leaves out already; returns its path.
+
+        Raises:
+            DatasetError: the present list cannot be read, or the home folder cannot be written.
+        """
+        before = read_exclusion(spec)
+        hashes = dict.fromkeys(sorted(before.hashes), "") if before else {}
+        hashes |= {image.sha256: safe_text(f"{image.part} {image.name}") for image in images}
+        name = hashlib.sha256("".join(sorted(hashes)).encode()).hexdigest()[:12]
+        path = self.folders.home / "excluded" / f"{name}.txt"
+        write_list(path, hashes, safe_text(f"images left out of {spec.dataset}"))
+        return str(path)
 
     def decisions(self) -> dict[tuple[str, str], str]:
         """The decisions on near-duplicates, by the pair's hashes."""

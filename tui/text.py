@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.cells import cell_len, set_cell_size
@@ -27,6 +28,11 @@ def plain_content(text: object, style: str = "") -> Content:
 def gib(num_bytes: float | None) -> str:
     """Bytes in GiB with one decimal; a dash if the hardware does not report them."""
     return "–" if num_bytes is None else f"{num_bytes / GIB:.1f}"
+
+
+def dataset_title(dataset: str) -> str:
+    """A dataset's name; a folder's own name without its path."""
+    return safe_text(Path(dataset).name if ":" in dataset else dataset, 30)
 
 
 def clock(seconds: float | None) -> str:

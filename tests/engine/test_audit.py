@@ -103,6 +103,7 @@ def test_an_audit_finds_what_is_planted_and_nothing_else(planted: Path, folders:
     assert {kind.name: kind.number for kind in audit.sizes} == {"48×48": 36, "38×38": 1}
 
 
+@pytest.mark.slow
 def test_unequal_classes_are_named_with_their_ratio(tmp_path: Path, folders: Folders) -> None:
     root = scenes(tmp_path / "images", {"train/few": 3, "train/many": 12, "test/few": 2, "test/many": 2})
     found = by_kind(audited(folders, spec_of(root)))
@@ -145,6 +146,7 @@ def test_the_second_look_is_kept_until_a_file_changes(planted: Path, folders: Fo
     assert audited(folders, spec).num_images == first.num_images + 1
 
 
+@pytest.mark.slow
 def test_a_damaged_entry_is_made_again(planted: Path, folders: Folders) -> None:
     first = audited(folders, spec_of(planted))
     (entry,) = folders.cache.glob("audit-*")
@@ -200,6 +202,7 @@ def test_the_command_line_says_the_same_facts_both_ways_and_ends_with_0(
     assert facts["parts"] == [{"part": "train", "counts": [15, 12]}, {"part": "test", "counts": [5, 5]}]
 
 
+@pytest.mark.slow
 def test_hostile_file_names_are_made_safe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = scenes(tmp_path / "images", {"train/a": 4, "train/b": 4, "test/a": 2, "test/b": 2})
     (root / "train/a/\x1b]52;x\x07.png").write_bytes((root / "test/a/0.png").read_bytes())
@@ -220,6 +223,7 @@ def test_a_missing_dataset_is_refused_in_one_sentence(tmp_path: Path, capsys: py
         assert error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_images_without_files_are_hashed_as_the_dataset_stores_them(folders: Folders, few_digits: None) -> None:
     native, small = audited(folders, RunSpec("digits", "resnet20")), audited(folders, RunSpec("digits", "resnet20"))
     small = audited(folders, RunSpec("digits", "resnet20", image_size=6))
@@ -332,6 +336,7 @@ def test_the_thresholds_are_all_needed() -> None:
     assert MOST_CANDIDATES > 10_000**2
 
 
+@pytest.mark.slow
 def test_the_json_of_an_audit_is_plain(planted: Path, folders: Folders) -> None:
     """It goes through a file and back unchanged: `kept` reads what `audit` returned."""
     audit = audited(folders, spec_of(planted))

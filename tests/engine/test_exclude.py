@@ -170,7 +170,7 @@ def test_a_run_keeps_its_list_and_says_what_it_left_out(root: Path, listed: Path
     assert len(images[0]) == len(images[1])
 
 
-@pytest.mark.parametrize("gone", [True, False])
+@pytest.mark.parametrize("gone", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_run_resumes_with_its_own_list_and_refuses_a_changed_one(
     root: Path, listed: Path, folders: Folders, gone: bool
 ) -> None:
@@ -193,6 +193,7 @@ def test_a_run_resumes_with_its_own_list_and_refuses_a_changed_one(
     assert started.num_train == 14
 
 
+@pytest.mark.slow
 def test_a_relative_list_is_found_from_any_folder(
     root: Path, listed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

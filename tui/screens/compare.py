@@ -31,7 +31,7 @@ from tui.widgets.mode_bar import ModeBar
 if TYPE_CHECKING:
     from engine.analysis.comparison import Comparison
     from engine.analysis.mistakes import Mistake
-    from engine.analysis.seeds import GroupVerdict, SeedGroup
+    from engine.analysis.seeds import SeedGroup
 
 # Okabe and Ito's, ordered by contrast on black; the markers distinguish the runs without colour.
 _COLOURS = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#F0E442", "#D55E00", "#0072B2")
@@ -89,7 +89,7 @@ class CompareScreen(LabScreen[None]):
             self.query_one("#sentences", Static).update(plain_content(error))
             return
         self._show_groups(read.groups)
-        self._show(read.runs, read.comparison, read.group_verdicts)
+        self._show(read.runs, read.comparison, [*(item.verdict for item in read.group_verdicts), *read.without])
 
     def _show_groups(self, groups: Sequence[SeedGroup]) -> None:
         table = self.query_one("#groups", Static)
@@ -97,7 +97,7 @@ class CompareScreen(LabScreen[None]):
         if groups:
             table.update(f"\n{columns_text(group_rows(groups))}")
 
-    def _show(self, details: Sequence[RunDetails], found: Comparison, between: Sequence[GroupVerdict]) -> None:
+    def _show(self, details: Sequence[RunDetails], found: Comparison, more: Sequence[str]) -> None:
         records = [item.record for item in details]
         parts = [item.memory.micro_batch for item in details]
         table = columns_text(comparison_rows(records, found.no_verdict is None, parts))
@@ -105,7 +105,7 @@ class CompareScreen(LabScreen[None]):
         differing = [("differs", *(f"#{record.run}" for record in records)), *differing_rows(found.differing)]
         text = columns_text(differing) if found.differing else "no setting differs"
         self.query_one("#differing", Static).update(Content.styled(f"\n{text}\n", "dim"))
-        sentences = [found.no_verdict, *(item.verdict for item in found.verdicts), *(item.verdict for item in between)]
+        sentences = [found.no_verdict, *(item.verdict for item in found.verdicts), *more]
         lines = [Content(""), *(plain_content(sentence, "bold") for sentence in sentences if sentence), Content("")]
         lines += [
             plain_content(

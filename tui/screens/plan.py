@@ -88,7 +88,8 @@ def marked_lines(datasets: Sequence[str], models: Sequence[str], recipe: Mapping
 
 def survey_key(spec: RunSpec) -> tuple[object, ...]:
     """The settings that decide which images are loaded and how they are split."""
-    return spec.dataset, spec.image_size, spec.test_share, spec.val_share, spec.columns
+    images = spec.dataset, spec.image_size, spec.test_share, spec.val_share, spec.columns
+    return (*images, spec.split_seed, spec.exclude)
 
 
 def plan_text(plan: Plan) -> str:

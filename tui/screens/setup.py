@@ -21,11 +21,13 @@ from engine.spec import RunSpec
 from tui.commands import Commands
 from tui.screens.base import LabScreen, follow
 from tui.screens.decoding import is_agreed, result_or_error
+from tui.screens.glancing import Glancing, spec_of_data
 from tui.screens.menu_rows import MORE, DatasetMenu, ModelMenu, model_rows, more_models, more_text
 from tui.screens.own_datasets import YOUR_FOLDER, dataset_rows, remembered
 from tui.screens.plan import marked_lines, plan_lines, plan_text, survey_key
 from tui.state import AppState
 from tui.text import estimate_text, plain_content
+from tui.widgets.data_pane import DataPane
 from tui.widgets.key_bar import KeyBar
 from tui.widgets.menu import Menu
 from tui.widgets.mode_bar import ModeBar
@@ -47,6 +49,7 @@ class SetupScreen(LabScreen[None]):
         Binding("shift+tab", "app.focus_previous", "Pane back", show=False, tooltip="go to the previous pane"),
         Binding("a", "add", "Add", tooltip="add all marked datasets × architectures to the queue"),
         Binding("A", "add_seeds", "Seeds", show=False, tooltip="add all marked pairs with several seeds"),
+        Binding("v", "data", "Data", tooltip="look at the dataset: classes, pictures, what an audit finds"),
         Binding("t", "twin", "Twin", tooltip="queue it and its twin without (or with) shortcuts"),
         Binding("o", "report", "Report", tooltip="queue one of the report's experiments"),
         Binding("r", "recipe", "Recipe", show=False, tooltip="switch between the recipe fast and the defaults"),
@@ -67,9 +70,13 @@ class SetupScreen(LabScreen[None]):
             yield ModelMenu(model_rows([]), id="models", title="Architecture")
             names = sorted(_RECIPE, key=lambda name: not _RECIPE[name].common)
             yield RecipeForm({name: _RECIPE[name] for name in names}, self._check, id="recipe")
-        plan = Static(id="plan", classes="pane", markup=False)
-        plan.border_title = "What will run"
-        yield plan
+        with Horizontal(id="below"):
+            plan = Static(id="plan", classes="pane", markup=False)
+            plan.border_title = "What will run"
+            yield plan
+            pane = DataPane("data")
+            self._glancing = Glancing(self, pane)
+            yield pane
         yield KeyBar()
 
     def on_mount(self) -> None:
@@ -99,8 +106,15 @@ class SetupScreen(LabScreen[None]):
                     menu.set_rows(rows)
                     menu.choose(chosen)
 
+    def on_resize(self) -> None:
+        """From 110 columns on there is room for the data beside the plan."""
+        self.set_class(self.size.width >= 110, "broad")
+        self.set_class(self.size.height >= 45, "tall")
+        self.query_one("#plan").border_subtitle = "" if self.has_class("broad") else "v: look at the data"
+
     def on_screen_resume(self) -> None:
         self.state.surveys.clear()  # files may have changed meanwhile
+        self._glancing.forget()
         self.show_plan()
 
     @property
@@ -339,6 +353,19 @@ class SetupScreen(LabScreen[None]):
         else:
             lines = self._plan()
         self.query_one("#plan", Static).update(Content("\n").join(lines))
+        self._glancing.show(self._spec_of_data(), self.state.torch_loaded.value)
+
+    def _spec_of_data(self) -> RunSpec | None:
+        return spec_of_data(self.dataset, "resnet18" if self.model == MORE else self.model, self.recipe.values)
+
+    def action_data(self) -> None:
+        spec = self._spec_of_data()
+        if spec is None:
+            self.commands.report("choose a dataset first: enter on the last row lists more", "warning")
+            return
+        from tui.screens.data import DataScreen
+
+        self.app.push_screen(DataScreen(self.state, self.commands, spec, self.recipe.set_values))
 
     def _plan(self) -> list[Content]:
         try:

@@ -23,6 +23,8 @@ from tui.widgets.sharp import ImageWidget
 Image = NDArray[np.uint8]
 _GAP = 2
 _MIN_LINES = 2  # below a picture
+_ROW, _TALL_ROW, _WIDE = 13, 17, 150  # lines that a row of pictures takes, and the width from which it takes more
+_LEAST_SIDE, _MOST_SIDE = 8, 40  # cells
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +65,16 @@ class Gallery(Widget, can_focus=True):
     def show(self, pictures: Sequence[Picture], empty_text: str = "") -> None:
         """Show these pictures from the first page, or `empty_text` if there are none."""
         self._pictures, self._empty_text, self._first = pictures, empty_text, 0
-        self._num_lines = max((len(item.captions) + bool(item.file) for item in pictures), default=0)
+        self._num_lines = self.lines_below(pictures)
         self._changed()
+
+    def lines_below(self, pictures: Sequence[Picture]) -> int:
+        """The lines of text below each picture."""
+        return max((len(item.captions) + bool(item.file) for item in pictures), default=0)
+
+    def caption_style(self, index: int, base: Style) -> Style:
+        """Of the lines below the picture at `index`."""
+        return base
 
     def action_page(self, by: int) -> None:
         across, down, _ = self._layout(self.size)
@@ -118,12 +128,16 @@ class Gallery(Widget, can_focus=True):
 
     def _layout(self, size: Size) -> tuple[int, int, int]:
         """Pictures across and down, and the width of one in cells."""
-        side = 16 if size.width < 100 else 24
+        side = self.side_of(size.width, size.height)
         return (
             max((size.width + _GAP) // (side + _GAP), 1),
             max(size.height // (side // 2 + self._lines_below + 1), 1),
             side,
         )
+
+    def side_of(self, width: int, height: int) -> int:
+        """The width of a picture in a gallery of this size, in cells."""
+        return 16 if width < 100 else 24
 
     def _draw(self, size: Size) -> list[Strip]:
         across, down, side = self._layout(size)
@@ -138,13 +152,29 @@ class Gallery(Widget, can_focus=True):
             for line in range(side // 2):
                 strips.append(_joined([pixels[line] for pixels in drawn], side, base))
             below = [picture.lines(side) for picture in row]
+            styles = [self.caption_style(self._first + start + column, base) for column in range(len(row))]
             for texts in zip_longest(*below, [""] * self._lines_below, fillvalue=""):
-                strips.append(_joined([[Segment(text, base)] for text in texts[:-1]], side, base))
+                cells = zip(texts[:-1], styles, strict=True)
+                strips.append(_joined([[Segment(text, style)] for text, style in cells], side, base))
             strips.append(Strip([]))
         range_text = f"{self._first + 1} to {self._first + len(shown)} of {len(self._pictures)}"
         if len(strips) <= size.height and len(self._pictures) > 1:
             strips[-1] = Strip([Segment(range_text, base + Style(dim=True))])
         return strips
+
+
+class StillGallery(Gallery, inherit_bindings=False, can_focus=False):
+    """A gallery whose surroundings have the keys; its pictures fill the height."""
+
+    def side_of(self, width: int, height: int) -> int:
+        return filling_side(width, height, self._lines_below)
+
+
+def filling_side(width: int, height: int, lines_below: int) -> int:
+    """The side of pictures whose rows fill the height, in cells."""
+    rows = max(round(height / (_ROW if width < _WIDE else _TALL_ROW)), 1)
+    side = 2 * (height // rows - lines_below - 1)
+    return max(min(side, width, _MOST_SIDE) // 2 * 2, _LEAST_SIDE)
 
 
 def _joined(parts: Sequence[Sequence[Segment]], side: int, base: Style) -> Strip:
@@ -157,13 +187,16 @@ def _joined(parts: Sequence[Sequence[Segment]], side: int, base: Style) -> Strip
 
 
 def half_blocks(pixels: Image, side: int) -> list[list[Segment]]:
-    """The image scaled to side × side pixels (nearest neighbour, aspect ratio kept), as side / 2 lines of cells."""
+    """The image scaled to side × side pixels (aspect ratio kept; larger ones are averaged, smaller ones keep their
+    pixels), as side / 2 lines of cells.
+    """
     _, height, width = pixels.shape
     scale = side / max(height, width)
     rows, columns = max(round(height * scale), 1), max(round(width * scale), 1)
     y, x = np.arange(rows) * height // rows, np.arange(columns) * width // columns
+    scaled = _averaged(pixels, y, x) if scale < 1 else pixels[:, y][:, :, x]
     fitted = np.zeros((side, side, 3), np.uint8)
-    fitted[:rows, :columns] = np.broadcast_to(pixels[:, y][:, :, x].transpose(1, 2, 0), (rows, columns, 3))
+    fitted[:rows, :columns] = np.broadcast_to(scaled.transpose(1, 2, 0), (rows, columns, 3))
     lines = []
     for row in range(0, side, 2):
         upper, lower = fitted[row].tolist(), fitted[row + 1].tolist()
@@ -174,6 +207,15 @@ def half_blocks(pixels: Image, side: int) -> list[list[Segment]]:
             ]
         )
     return lines
+
+
+def _averaged(pixels: Image, y: NDArray[np.intp], x: NDArray[np.intp]) -> Image:
+    """The mean of the pixels from each position in `y` and `x` to the next one."""
+    _, height, width = pixels.shape
+    sums = np.add.reduceat(np.add.reduceat(pixels, y, axis=1, dtype=np.int64), x, axis=2)
+    areas = np.diff(y, append=height)[:, None] * np.diff(x, append=width)
+    means: Image = (sums / areas).round().astype(np.uint8)
+    return means
 
 
 def _colour(rgb: Sequence[int]) -> Color:

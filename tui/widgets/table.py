@@ -57,6 +57,10 @@ class Table(Rows):
         self._widths: Sequence[int] = ()
         self._marked: Collection[int] = ()
 
+    def align_left(self, columns: Collection[int]) -> None:
+        """Which columns align left from now on."""
+        self._left = columns
+
     def show(
         self,
         titles: Sequence[str],

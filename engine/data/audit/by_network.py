@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from engine.control import Control
+from engine.data.audit.rules import MOST_ODD, MOST_PAIRS
 from engine.data.audit.values import ByNetwork, ImagePair, ImageRef, OddImage
 from engine.progress import LoadingStopped, Progress
 
 LEAST_COSINE = 0.995
-MOST_PAIRS, MOST_ODD = 200, 500
 _BLOCK = 1024
 _NEIGHBOURS = 4  # of each image
 

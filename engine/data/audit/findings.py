@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
 
+from engine.data.audit.rules import MOST_ODD, MOST_PAIRS
 from engine.data.audit.values import PART_WORDS, PARTS, Audit, ImagePair, ImageRef, PartCounts
 from engine.data.manifest import kind_of, left_out_text
 from engine.text import counted, some_of
@@ -99,7 +100,8 @@ def _shared_sentence(audit: Audit, groups: Sequence[Sequence[ImageRef]], one: st
 
 def _also_in(audit: Audit, number: int, one: str, other: str) -> str:
     total = next(part.total for part in audit.parts if part.part == other)
-    known = "the network has seen them, so they count as right too easily" if one == "train" else "they are not new"
+    seen = "the network has seen it, so it counts" if number == 1 else "the network has seen them, so they count"
+    known = f"{seen} as right too easily" if one == "train" else "the test set is not new"
     return (
         f"{number:,} of {total:,} {PART_WORDS[other]} images also {'lies' if number == 1 else 'lie'} in the "
         f"{PART_WORDS[one]} set: {known}."
@@ -216,12 +218,14 @@ def _by_network(audit: Audit) -> tuple[Finding, ...]:
         for item in found.odd
     )
     number = sum(_in(item.image, "test") for item in found.odd)
+    first = " Only the farthest are kept." if len(odd) == MOST_ODD else ""
+    closest = " Only the most similar are kept." if len(found.pairs) == MOST_PAIRS else ""
     return (
         Finding("far-from-class", f"images far from their class, by run {found.run}", len(odd),
-                f"Their labels may be wrong, or they are hard; {number:,} of them are test images.", odd,
+                f"Their labels may be wrong, or they are hard; {number:,} of them are test images.{first}", odd,
                 tuple(item.image for item in found.odd)),
         Finding("alike-by-network", f"pairs that run {found.run} can hardly tell apart", len(found.pairs),
-                "The same image, or only the same to this network: decide pair by pair.",
+                f"The same image, or only the same to this network: decide pair by pair.{closest}",
                 tuple(map(_pair_line, found.pairs))),
     )  # fmt: skip
 

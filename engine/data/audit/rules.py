@@ -9,5 +9,7 @@ photographs none came closer than 12 bits, or above 0.85 (`python -m tests.bench
 LEAST_SIDE = 32
 """Pixels of the shorter side. In smaller images different ones count as alike: 64,005 pairs of MNIST's training images
 would."""
+MOST_PAIRS, MOST_ODD = 200, 500
+"""What is kept of a network's judgement: the most similar pairs, and the images farthest from their class."""
 RULE = (1, MOST_PHASH_BITS, MOST_DHASH_BITS, LEAST_CORRELATION, LEAST_SIDE)
 """For cache keys. Increment the number with any other change to the audit's facts."""

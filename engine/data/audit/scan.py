@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from engine.control import Control
+from engine.data.audit.glance import NUM_SAMPLES, SAMPLE_SIDE
 from engine.data.audit.hashing import Looks, looks_of, near_pairs
 from engine.data.audit.rules import LEAST_SIDE
 from engine.data.audit.values import PARTS, Audit, ExtremeImage, ImagePair, ImageRef, Kind, PartCounts
@@ -26,7 +27,6 @@ from engine.spec import RunSpec
 
 MOST_LISTED = 10_000
 """Pairs, groups and images of one kind that an audit keeps."""
-NUM_SAMPLES, SAMPLE_SIDE = 12, 48
 _CHUNK = 256
 _UNIFORM_STD, _DARK, _BRIGHT = 3.0, 8.0, 247.0
 _HEADERS_AT_ONCE = 64
@@ -51,7 +51,7 @@ def scan(spec: RunSpec, folders: Folders, control: Control) -> Generator[Progres
         LoadingStopped: `control` requested a stop.
     """
     data = yield from load_dataset(spec, folders, control)
-    refs = yield from _refs(spec, folders, data, control)
+    refs = yield from refs_of(spec, folders, data, control)
     looks = yield from _looks(data, control)
     groups = groups_of(np.array([ref.sha256 for ref in refs]))
     near, note = yield from _near(data, refs, looks, groups, control)
@@ -59,7 +59,7 @@ def scan(spec: RunSpec, folders: Folders, control: Control) -> Generator[Progres
     audit = Audit(
         dataset=spec.dataset,
         class_names=data.class_names,
-        parts=tuple(_counts(name, split, len(data.class_names)) for name, split in parts_of(data).items()),
+        parts=count_parts(data),
         shape=(data.shape.channels, data.shape.height, data.shape.width),
         sizes=sizes,
         modes=modes,
@@ -72,7 +72,7 @@ def scan(spec: RunSpec, folders: Folders, control: Control) -> Generator[Progres
         extreme=_extreme(refs, looks),
         notes=data.notes,
     )
-    return Scanned(audit, data, refs, _samples(data))
+    return Scanned(audit, data, refs, samples_of(data))
 
 
 def parts_of(data: ImageData) -> dict[str, Split]:
@@ -81,7 +81,7 @@ def parts_of(data: ImageData) -> dict[str, Split]:
     return {name: split for name in PARTS if (split := found[name]) is not None}
 
 
-def _refs(
+def refs_of(
     spec: RunSpec, folders: Folders, data: ImageData, control: Control
 ) -> Generator[Progress, None, tuple[ImageRef, ...]]:
     """Every image, part by part."""
@@ -185,11 +185,16 @@ def _most_common(counter: Counter[str]) -> tuple[Kind, ...]:
     return tuple(Kind(name, number) for name, number in ordered)
 
 
-def _counts(part: str, split: Split, num_classes: int) -> PartCounts:
-    return PartCounts(part, tuple(torch.bincount(split.labels, minlength=num_classes).tolist()))
+def count_parts(data: ImageData) -> tuple[PartCounts, ...]:
+    """The images of each part by class."""
+    num_classes = len(data.class_names)
+    return tuple(
+        PartCounts(part, tuple(torch.bincount(split.labels, minlength=num_classes).tolist()))
+        for part, split in parts_of(data).items()
+    )
 
 
-def _samples(data: ImageData) -> NDArray[np.uint8]:
+def samples_of(data: ImageData) -> NDArray[np.uint8]:
     """Small pictures of training images, in turn from each class."""
     labels = data.train.labels.numpy()
     order = np.argsort(labels, kind="stable")
