@@ -19,7 +19,7 @@ from engine.catalog.datasets import FOLDER, absolute_dataset, find_dataset, kind
 from engine.catalog.models import find_model
 from engine.columns import AUTO, EXAMPLE, parse_columns
 from engine.errors import SpecError
-from engine.format_number import KEY, check_format
+from engine.format_number import KEY, check_format, parse_object
 from engine.normalization import read_moments
 from engine.paths import names_run, run_of
 from engine.settings import Effect, Setting, Value, setting, settings_of
@@ -387,17 +387,6 @@ def unknown_settings(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in known and name != KEY}
 
 
-def parse_object(text: str) -> dict[str, Any]:
-    """Raises SpecError if `text` is not a JSON object."""
-    try:
-        values = json.loads(text)
-    except (ValueError, TypeError) as error:
-        raise SpecError(f"not JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise SpecError(f"not a JSON object: {text[:40]}; expected settings and their values")
-    return values
-
-
 def _canonical(values: Mapping[str, Any]) -> str:
     return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
@@ -409,4 +398,4 @@ def affecting(*effects: Effect) -> tuple[str, ...]:
     return tuple(name for name, item in described if not set(effects).isdisjoint(item.affects))
 
 
-__all__ = ["RunSpec", "Setting", "Value", "affecting", "parse_object", "settings_of", "unknown_settings"]
+__all__ = ["RunSpec", "Setting", "Value", "affecting", "settings_of", "unknown_settings"]

@@ -96,7 +96,7 @@ def _shown(lab: Lab, spec: RunSpec, control: RunControl, run: int | None) -> Aud
 def _print(audit: Audit, findings: tuple[Finding, ...], look: DatasetLook, spec: RunSpec) -> None:
     channels, height, width = audit.shape
     print(
-        f"{safe_text(audit.dataset)}: {counted(audit.num_images, 'image')} in {len(audit.class_names)} classes, used "
+        f"{safe_text(audit.dataset)}: {counted(audit.num_images, 'image')} in {counted(len(audit.class_names), 'class', 'classes')}, used "
         f"at {height}×{width}×{channels}"
     )
     header = ("CLASS", *(part.part.upper() for part in audit.parts))

@@ -37,7 +37,7 @@ from engine.locking import lock_of, wait_for_lock
 from engine.paths import Folders, find_folders
 from engine.progress import LoadingStopped, Progress
 from engine.spec import RunSpec
-from engine.text import memory_size, safe_text, some_of
+from engine.text import counted, memory_size, safe_text, some_of
 
 MAX_FILES = 5_000_000
 MAX_RATIO = 200  # of unpacked to packed bytes; photographs hardly compress, uncompressed scans about tenfold
@@ -231,7 +231,7 @@ class _Bounds:
         self.num_files += 1
         self.num_bytes += member.num_bytes
         if self.num_files > self.free_files:
-            raise DatasetError(f"{self.path} holds more than {self.free_files:,} files; unpack it yourself")
+            raise DatasetError(f"{self.path} holds more than {counted(self.free_files, 'file')}; unpack it yourself")
         if self.packed is not None and self.num_bytes > self.free_bytes:
             raise DatasetError(
                 f"{self.path} unpacks to {memory_size(self.num_bytes)} or more, and {memory_size(self.free_bytes)} are "

@@ -15,6 +15,7 @@ from typing import IO, Literal, cast
 
 from engine.catalog.inside import MAX_LIST_BYTES, zip_list_bytes
 from engine.errors import DatasetError
+from engine.text import counted
 
 _MAX_TARGET = 4096
 _UTF8 = 0x800  # a .zip's flag for names in UTF-8
@@ -106,7 +107,7 @@ def tar_members(path: Path) -> Iterator[Member]:
         assert archive.fileobj is not None
         archive.fileobj.seek(archive.offset)  # tarfile takes a damaged header for the end
         if any(archive.fileobj.read(tarfile.BLOCKSIZE)):
-            raise tarfile.ReadError(f"a damaged header after {archive.offset:,} bytes")
+            raise tarfile.ReadError(f"a damaged header after {counted(archive.offset, 'byte')}")
 
 
 def _tar_member(archive: tarfile.TarFile, info: tarfile.TarInfo, file: IO[bytes]) -> Member:

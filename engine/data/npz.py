@@ -29,7 +29,7 @@ from engine.paths import Folders
 from engine.progress import Progress
 from engine.shape import DataShape
 from engine.spec import RunSpec
-from engine.text import memory_size, safe_text, some_of
+from engine.text import counted, memory_size, safe_text, some_of
 
 if TYPE_CHECKING:
     from engine.data.images import RawImages
@@ -165,7 +165,9 @@ def _check_pair(path: Path, pair: Pair, first: Pair) -> None:
     if shape[1:] != first.images.shape[1:]:
         raise DatasetError(f"{path}: {images.words}, but {first.images.words}; expected images of one size")
     if labels.dtype.kind not in "biuUS" or len(labels.shape) not in (1, 2) or labels.shape[:1] != shape[:1]:
-        raise DatasetError(f"{path}: {labels.words}; expected one whole number or text for each of {shape[0]:,} images")
+        raise DatasetError(
+            f"{path}: {labels.words}; expected one whole number or text for each of {counted(shape[0], 'image')}"
+        )
     if len(labels.shape) == 2 and labels.shape[1] != 1:
         raise DatasetError(
             f"{path}: {labels.words}, several for each image; reslab classifies images into one class each, so labels "

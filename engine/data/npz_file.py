@@ -18,7 +18,7 @@ from engine.control import Control
 from engine.data.members import check_list_size
 from engine.errors import DatasetError
 from engine.progress import LoadingStopped, Progress
-from engine.text import safe_text, some_of
+from engine.text import counted, safe_text, some_of
 
 _MAX_ARRAYS = 1000
 _MAX_HEADER = 10_000  # characters
@@ -72,7 +72,7 @@ def _read_header(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) ->
             f"{path}: {safe_text(name, 40)} holds Python objects, which reslab never unpickles; save plain arrays"
         )
     if min(shape, default=0) < 0 or header.num_bytes != info.file_size - start:
-        raise DatasetError(f"{path} is damaged: {header.words}, but holds {info.file_size - start:,} bytes")
+        raise DatasetError(f"{path} is damaged: {header.words}, but holds {counted(info.file_size - start, 'byte')}")
     return header
 
 
@@ -96,7 +96,7 @@ def read_array(path: Path, header: Header, control: Control) -> Generator[Progre
             done += len(block)
             yield Progress("read", done, len(raw), "bytes")
     if done < len(raw):
-        raise DatasetError(f"{path} is damaged: {header.words}, but holds {done:,} bytes")
+        raise DatasetError(f"{path} is damaged: {header.words}, but holds {counted(done, 'byte')}")
     values = raw.view(header.dtype) if header.num_bytes else np.empty(0, header.dtype)
     values = values.reshape(header.shape, order="F" if header.is_fortran else "C")
     return np.ascontiguousarray(values.astype(header.dtype.newbyteorder("="), copy=False))

@@ -12,9 +12,9 @@ from collections.abc import Collection, Iterator, Sequence
 from functools import cache
 
 from engine.errors import SpecError
-from engine.format_number import KEY, check_format
+from engine.format_number import KEY, check_format, parse_object
 from engine.records import QueueEntry, UnreadableEntry
-from engine.spec import RunSpec, parse_object
+from engine.spec import RunSpec
 
 FORMAT = 2
 _SPEC = "spec"

@@ -75,6 +75,8 @@ NEVER_ONE = {  # what the number is, where it cannot be one, or is none
     "engine/data/splits.py: {share:g} of {counted(len(labels), 'image')} images",
     "engine/device.py: {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores",
     "engine/fetching.py: {total:,} bytes",
+    "engine/data/members.py: {MAX_LIST_BYTES:,} bytes",
+    "engine/data/audit/findings.py: {PART_WORDS[other]} images",
     "engine/catalog/models.py: {shape.num_classes} classes",
     "engine/analysis/seeds.py: {len(a.seeds)} seeds",
 }
