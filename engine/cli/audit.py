@@ -95,8 +95,9 @@ def _shown(lab: Lab, spec: RunSpec, control: RunControl, run: int | None) -> Aud
 
 def _print(audit: Audit, findings: tuple[Finding, ...], look: DatasetLook, spec: RunSpec) -> None:
     channels, height, width = audit.shape
+    classes = counted(len(audit.class_names), "class", "classes")
     print(
-        f"{safe_text(audit.dataset)}: {counted(audit.num_images, 'image')} in {counted(len(audit.class_names), 'class', 'classes')}, used "
+        f"{safe_text(audit.dataset)}: {counted(audit.num_images, 'image')} in {classes}, used "
         f"at {height}×{width}×{channels}"
     )
     header = ("CLASS", *(part.part.upper() for part in audit.parts))
