@@ -72,7 +72,7 @@ async def test_timms_networks_are_searched_where_it_is_installed(
 ) -> None:
     monkeypatch.setattr(timm_table, "find_spec", lambda name: is_installed or None)
     app = make_app()
-    async with app.run_test(size=(160, 36)) as pilot:
+    async with app.run_test(size=(240, 36)) as pilot:
         app.screen.query_one("#models", Menu).choose(MORE)
         await until(pilot, lambda: ("all of timm" if is_installed else "uv pip install timm") in text_of(app))
         await open_more(app, pilot)
@@ -90,7 +90,7 @@ async def test_what_packages_bring_is_in_the_menus(
 ) -> None:
     with example_installed(tmp_path / "site", monkeypatch):
         app = make_app()
-        async with app.run_test(size=(160, 36)) as pilot:
+        async with app.run_test(size=(240, 36)) as pilot:
             models = app.screen.query_one("#models", Menu)
             models.choose(MORE)
             await until(pilot, lambda: "reslab-spots:spotnet" in models.ids)
