@@ -65,6 +65,7 @@ def test_each_name_means_what_it_says(folders: Folders) -> None:
     assert data_key(SPEC) != data_key(SPEC.replace(normalization="0.5/0.2"))
 
 
+@pytest.mark.slow
 def test_a_run_is_normalised_as_stated_throughout(folders: Folders, tmp_path: Path) -> None:
     from PIL import Image
     from sklearn.datasets import load_digits
@@ -100,6 +101,7 @@ def _final(folders: Folders, spec: RunSpec) -> Any:
     return ended.final
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_normalised_as_before(folders: Folders) -> None:
     stopped = run_until(RunStarted, folders, SPEC)
     assert isinstance(stopped[-1], RunEnded)

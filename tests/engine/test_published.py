@@ -124,6 +124,7 @@ def trained(images: Tensor, labels: Tensor, epochs: int = 3) -> TheirResNet:
     return network.eval()
 
 
+@pytest.mark.slow
 def test_evaluate_predicts_what_the_published_network_predicts(folders: Folders, tmp_path: Path) -> None:
     images, labels = _coloured_digits()
     write_images(tmp_path / "digits", images, labels)

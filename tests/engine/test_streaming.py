@@ -325,6 +325,7 @@ def test_the_mistakes_of_such_a_run_are_shown(folders: Folders, photographs: Pat
     assert images.shape[1:] == (3, 8, 8)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("nothing_fits")
 def test_the_commands_say_what_decoding_takes(
     folders: Folders, photographs: Path, capsys: pytest.CaptureFixture[str]
