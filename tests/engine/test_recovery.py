@@ -36,6 +36,8 @@ from engine.step.learner import Learner, build_learner, micro_batch_bounds
 from engine.store.store import Store
 from engine.training.checkpoint import load_checkpoint
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SPEC = RunSpec("digits", "resnet20", epochs=2, batch_size=16)
 few_digits = pytest.mark.usefixtures("few_digits")
 CPU = Placement(torch.device("cpu"), torch.float32, torch.contiguous_format, "test")

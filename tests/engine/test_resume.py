@@ -35,7 +35,7 @@ from engine.training.saving import Saver
 from tests.fakes import events_of
 from tests.running import run_until
 
-pytestmark = pytest.mark.usefixtures("few_digits")
+pytestmark = pytest.mark.usefixtures("few_digits", "one_thread")
 SPEC = RunSpec("digits", "resnet20", epochs=3, batch_size=32)
 STEPS = 6  # an epoch
 
